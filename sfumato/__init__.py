@@ -1,0 +1,58 @@
+"""sfumato: edit and morph images with pretrained diffusion models, and keep everything else as it was.
+
+>>> model = sfumato.load_model("emoji")
+>>> result = sfumato.edit(model, "cat.png", source_prompt="a cat face", target_prompt="a dog face")
+>>> result.save("dog.png")
+
+Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "METHODS": "sfumato.registry",
+    "EditResult": "sfumato.api",
+    "GenerateResult": "sfumato.api",
+    "Inversion": "sfumato.inversion.result",
+    "InvertResult": "sfumato.api",
+    "SfumatoError": "sfumato.errors",
+    "UsageError": "sfumato.errors",
+    "Watch": "sfumato.samplers.watch",
+    "edit": "sfumato.api",
+    "generate": "sfumato.api",
+    "invert": "sfumato.api",
+    "load_model": "sfumato.models.loading",
+}
+
+__all__ = [*_HOMES]
+
+if TYPE_CHECKING:
+    from sfumato.api import EditResult as EditResult
+    from sfumato.api import GenerateResult as GenerateResult
+    from sfumato.api import InvertResult as InvertResult
+    from sfumato.api import edit as edit
+    from sfumato.api import generate as generate
+    from sfumato.api import invert as invert
+    from sfumato.errors import SfumatoError as SfumatoError
+    from sfumato.errors import UsageError as UsageError
+    from sfumato.inversion.result import Inversion as Inversion
+    from sfumato.models.loading import load_model as load_model
+    from sfumato.registry import METHODS as METHODS
+    from sfumato.samplers.watch import Watch as Watch
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sfumato' has no attribute {name!r}")
+    import importlib
+
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,93 @@
+"""Prompt-to-Prompt: token alignment, and edits sampled from a given noise."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.attention import align
+from sfumato.edit.prompt_to_prompt import prompt_to_prompt
+from sfumato.inversion.result import Inversion
+from sfumato.models.base import Model
+from sfumato.samplers.loop import Branch, sample
+from tests.conformance.golden import Case
+from tests.conformance.registry import runner
+
+
+@runner("prompt-to-prompt", "aligner")
+def aligner(case: Case, model: Model) -> dict[str, Tensor]:
+    tokenizer, outputs = model.tokenizer, {}
+    for index, pair in enumerate(case.prompts):
+        mapper, alphas = align.refine_mapper(tokenizer, pair["source"], pair["target"], released=True)
+        outputs[f"refine_mapper_{index:02d}"], outputs[f"refine_alphas_{index:02d}"] = mapper, alphas
+        if pair["replace"]:
+            swap = align.replace_mapper(tokenizer, pair["source"], pair["target"], released=True)
+            outputs[f"replace_mapper_{index:02d}"] = swap
+        for side, words in pair.get("word_positions", {}).items():
+            for word, positions in words.items():
+                assert align.token_indices(tokenizer, pair[side], word, released=True) == positions, (pair[side], word)
+    for index, asked in enumerate(case.parameters["schedules"]):
+        outputs[f"schedule_{index:02d}"] = align.replace_schedule(
+            tokenizer, asked["prompts"][1:], asked["num_steps"], _bounds(asked["cross_replace_steps"]), released=True
+        )
+    for index, asked in enumerate(case.parameters["equalizers"]):
+        weights = dict(zip(asked["words"], asked["values"], strict=True))
+        outputs[f"equalizer_{index:02d}"] = align.equalizer(tokenizer, [asked["prompt"]], weights, released=True)[0]
+    return outputs
+
+
+@runner("prompt-to-prompt", "edit")
+def edit(case: Case, model: Model) -> dict[str, Tensor]:
+    parameters, prompts = case.parameters, case.prompts
+    kinds = parameters["edit"].split("+")
+    blend = parameters.get("local_blend") or {}
+    noise = case.tensors["initial_latent"]
+    timesteps = tuple(case.tensors["timesteps"].tolist())
+    per_step = []
+
+    def keep(latents: Tensor, step: Any) -> Tensor:
+        per_step.append(latents[:, 0])
+        return latents
+
+    edited = prompt_to_prompt(
+        model,
+        Inversion("given", noise, timesteps),
+        source_prompt=prompts[0],
+        target_prompts=prompts[1:],
+        guidance_scale=parameters["guidance_scale"],
+        edit="replace" if "replace" in kinds else "refine" if "refine" in kinds else "none",
+        cross_replace_steps=_bounds(parameters["cross_replace_steps"]),
+        self_replace_steps=_bounds(parameters["self_replace_steps"]),
+        weights=parameters.get("equalizer"),
+        blend_words=blend.get("words"),
+        blend_threshold=blend.get("threshold", 0.3),
+        blend_start=blend.get("start", 0.0),
+        released=True,
+        on_step=[keep],
+    )
+    condition = model.encode_prompt(prompts)
+    free = sample(
+        model,
+        noise,
+        {p: Branch(condition[[row]], guidance_scale=parameters["guidance_scale"]) for row, p in _numbered(prompts)},
+        timesteps=timesteps,
+    )
+    assert edited.maps is not None
+    return {
+        "latents_per_step": torch.stack(per_step),
+        "final_latents": edited.latents[:, 0],
+        "average_cross_attention": edited.maps[:, 0],
+        "final_latents_without_control": free[:, 0],
+    }
+
+
+def _numbered(prompts: list[str]) -> list[tuple[int, str]]:
+    """Rows and branch names; equal prompts get names of their own."""
+    return [(row, f"{row}: {prompt}") for row, prompt in enumerate(prompts)]
+
+
+def _bounds(value: Any) -> Any:
+    """JSON lists as the pairs that they are."""
+    if isinstance(value, dict):
+        return {word: _bounds(bounds) for word, bounds in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,191 @@
+"""Imports point one way, the heavy libraries stay behind one door, and nothing heavy loads before it is used."""
+
+import ast
+import fnmatch
+import subprocess
+import sys
+import textwrap
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "sfumato"
+
+# A module or folder of the package imports its own tier and those before it; within a tier, no circles.
+TIERS = (
+    {"errors", "registry", "images", "schedules", "models"},
+    {"samplers", "emoji"},
+    {"inversion", "attention"},
+    {"edit", "morph", "distill"},
+    {"api", "bench", "run"},
+    {"apps"},
+    {"__main__"},
+)
+# Stands by itself: imports nothing of the package, and all may import it.
+FREE = {"metrics"}
+# The package's own namespace re-exports names from everywhere, so only from here on may they be taken from it.
+FIRST_TIER_USING_NAMESPACE = next(rank for rank, tier in enumerate(TIERS) if "api" in tier)
+NAMESPACE_FOR_ALL = {"__version__"}
+
+HEAVY = {"diffusers", "transformers"}
+HEAVY_ALLOWED = ("sfumato.models", "sfumato.models.*", "sfumato.emoji.*")  # emoji/ builds and trains networks
+
+
+def imported_names(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """Yields (line, absolute dotted name) of every import of a module: at its top, in functions, for type checking."""
+    parents = module.split(".") if is_package else module.split(".")[:-1]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import():
+                for alias in node.names:
+                    yield node.lineno, alias.name
+            case ast.ImportFrom():
+                start = parents[: len(parents) - node.level + 1] if node.level else []
+                for alias in node.names:
+                    yield node.lineno, ".".join([*start, *filter(None, [node.module]), alias.name])
+            case ast.Call(
+                func=ast.Name(id="__import__" | "import_module") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
+                if name.startswith("."):
+                    level = len(name) - len(name.lstrip("."))
+                    name = ".".join([*parents[: len(parents) - level + 1], name.lstrip(".")])
+                yield node.lineno, name
+
+
+def violations(package: Path) -> list[str]:
+    """Every import below `package`, a folder named sfumato, that breaks the order above, as `file:line: what`."""
+    rank_of = {unit: rank for rank, tier in enumerate(TIERS) for unit in tier}
+    found: list[str] = []
+    arrows: dict[str, set[str]] = defaultdict(set)
+
+    for path in sorted(package.rglob("*.py")):
+        parts = [package.name, *path.relative_to(package).with_suffix("").parts]
+        is_package = parts[-1] == "__init__"
+        module = ".".join(parts[:-1] if is_package else parts)
+        unit = None if module == package.name else parts[1]
+        if unit is not None and unit not in rank_of and unit not in FREE:
+            found.append(f"{path}: give {unit!r} a place in TIERS")
+            continue
+
+        for line, name in imported_names(ast.parse(path.read_text(encoding="utf-8")), module, is_package):
+            where, (top, *rest) = f"{path}:{line}", name.split(".")
+            if top in HEAVY and not any(fnmatch.fnmatchcase(module, pattern) for pattern in HEAVY_ALLOWED):
+                found.append(f"{where}: {module} imports {top}; only models/ may")
+            if top != package.name or unit is None:
+                continue
+
+            target = rest[0] if rest else ""
+            if target in NAMESPACE_FOR_ALL or target == unit:
+                continue
+            if unit in FREE:
+                found.append(f"{where}: {unit} imports {name}; it depends on nothing of the package")
+            elif target in rank_of:
+                arrows[unit].add(target)
+                if rank_of[target] > rank_of[unit]:
+                    found.append(f"{where}: {unit} imports {name}; the arrow runs from {target} to {unit}")
+            elif target not in FREE and rank_of[unit] < FIRST_TIER_USING_NAMESPACE:
+                found.append(f"{where}: {unit} imports {name} from the public face, which stands above it")
+
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        found.append(f"a circle: {' <- '.join(error.args[1])}")
+    return found
+
+
+def test_imports_follow_the_design() -> None:
+    found = violations(PACKAGE)
+    assert not found, "\n".join(found)
+
+
+def plant(folder: Path, files: dict[str, str]) -> Path:
+    package = folder / "sfumato"
+    for name, text in files.items():
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return package
+
+
+def test_checker_accepts_the_order(tmp_path: Path) -> None:
+    package = plant(
+        tmp_path,
+        {
+            "__init__.py": "from sfumato.apps.cli import main",
+            "errors.py": "import math",
+            "models/loading.py": "import diffusers\nfrom sfumato import __version__\nfrom ..errors import ModelError",
+            "emoji/train.py": "import transformers\nfrom sfumato.samplers import sample",
+            "samplers/loop.py": "from sfumato import errors\nfrom .ddim import ddim_step",
+            "samplers/ddim.py": "from sfumato.metrics.psnr import psnr",
+            "metrics/psnr.py": "import torch",
+            "edit/method.py": "from sfumato.attention.align import words\nfrom sfumato.inversion import Inversion",
+            "apps/cli.py": "import sfumato\nfrom sfumato import edit, load_model",
+        },
+    )
+    assert violations(package) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "complaint"),
+    [
+        ("samplers/loop.py", "from sfumato.edit.method import run", "the arrow runs from edit to samplers"),
+        ("samplers/loop.py", "import sfumato.attention.align", "the arrow runs from attention to samplers"),
+        ("samplers/loop.py", "from sfumato import inversion", "the arrow runs from inversion to samplers"),
+        ("samplers/deep/loop.py", "from ...morph import slerp", "the arrow runs from morph to samplers"),
+        ("samplers/__init__.py", "from ..morph import slerp", "the arrow runs from morph to samplers"),
+        ("schedules.py", "from .samplers import ddim", "the arrow runs from samplers to schedules"),
+        ("edit/method.py", "def run():\n    from sfumato.apps import cli", "the arrow runs from apps to edit"),
+        ("edit/method.py", "if TYPE_CHECKING:\n    from sfumato.api import edit", "the arrow runs from api to edit"),
+        ("models/base.py", "import_module('sfumato.bench')", "the arrow runs from bench to models"),
+        ("models/base.py", "importlib.import_module('..bench', __name__)", "the arrow runs from bench to models"),
+        ("edit/method.py", "from sfumato import load_model", "from the public face"),
+        ("metrics/psnr.py", "from sfumato.images import read", "depends on nothing of the package"),
+        ("edit/method.py", "from diffusers import UNet2DConditionModel", "only models/ may"),
+        ("distill/fast.py", "def run():\n    import transformers.models.clip", "only models/ may"),
+        ("surprise.py", "", "give 'surprise' a place"),
+    ],
+)
+def test_checker_catches(tmp_path: Path, file: str, text: str, complaint: str) -> None:
+    (found,) = violations(plant(tmp_path, {file: text}))
+    assert complaint in found
+    assert file in found
+
+
+def test_checker_catches_a_circle(tmp_path: Path) -> None:
+    package = plant(
+        tmp_path,
+        {"inversion/a.py": "from sfumato.attention import b", "attention/b.py": "from ..inversion import a"},
+    )
+    (found,) = violations(package)
+    assert found.startswith("a circle")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("import sfumato", id="import"),
+        pytest.param(
+            "import contextlib, io; sys.argv = ['sfumato', '--help']; from sfumato.apps.cli import main\n"
+            "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as page: main()\n"
+            "assert 'edit' in page.getvalue(), page.getvalue()",
+            id="help",
+        ),
+    ],
+)
+def test_starts_light_and_fast(code: str) -> None:
+    program = f"import sys\n{code}\nprint(*sorted({HEAVY | {'torch'}} & set(sys.modules)))"
+    seconds: list[float] = []
+    while len(seconds) < 3 or (
+        min(seconds) >= 0.5 and len(seconds) < 10
+    ):  # the best of some: others use the machine too
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == []
+    assert min(seconds) < 0.5
