@@ -1,0 +1,161 @@
+"""`Inversion`: what a replay needs, in memory and in one `.safetensors` file keyed by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sfumato.errors import InversionError
+
+_FORMAT = "sfumato-inversion-1"
+_TENSORS = ("noise", "trajectory", "noise_maps", "null_embeds")
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """What leads back to an image: inverted once, edited many times. `sample(replay=...)` consumes it.
+
+    Attributes:
+        method: Which inversion made it.
+        noise: x_T, (image, channels, height, width).
+        timesteps: Its grid, noisiest first.
+        trajectory: Latents x_0 ... x_T, (steps + 1, image, channels, height, width), or None.
+        noise_maps: Noise consumed by each step in sampling order, (steps, image, channels, height, width), or None.
+        null_embeds: Embedding in place of the empty prompt's, in sampling order, (steps, image, tokens, dim), or None.
+        eta: Stochasticity that the noise maps belong to.
+        prompt: Source prompt.
+        guidance_scale: Guidance that it was made with.
+        model: Revision of the model.
+        key: Content hash of image, model and options, see `content_key`.
+    """
+
+    method: str
+    noise: Tensor
+    timesteps: tuple[int, ...]
+    trajectory: Tensor | None = None
+    noise_maps: Tensor | None = None
+    null_embeds: Tensor | None = None
+    eta: float = 0.0
+    prompt: str = ""
+    guidance_scale: float = 1.0
+    model: str = ""
+    key: str = ""
+
+    def latents_at(self, t: int) -> Tensor:
+        """Latents at timestep t of the trajectory, (image, channels, height, width); t = -1 is the clean image.
+
+        Raises:
+            InversionError: The inversion holds no such timestep, or no trajectory.
+        """
+        if self.trajectory is None:
+            raise InversionError(f"a {self.method} inversion keeps no trajectory")
+        if t == -1:
+            return self.trajectory[0]
+        if t not in self.timesteps:
+            raise InversionError(
+                f"the inversion holds no latents at timestep {t}; sample on its own grid of {len(self.timesteps)} steps"
+            )
+        return self.trajectory[len(self.timesteps) - self.timesteps.index(t)]
+
+    def check(self, *, model: str, timesteps: tuple[int, ...]) -> None:
+        """Refuses a run that this inversion does not lead back from.
+
+        Raises:
+            InversionError: It was made with another model or on another grid.
+        """
+        if self.model and self.model != model:
+            raise InversionError(
+                f"the inversion was made with model {self.model}, not {model}: invert again with this model"
+            )
+        if self.timesteps != timesteps:
+            raise InversionError(
+                f"the inversion has {len(self.timesteps)} steps ({self.timesteps[0]} ... {self.timesteps[-1]}), the run"
+                f" {len(timesteps)} ({timesteps[0]} ... {timesteps[-1]}): use num_inference_steps={len(self.timesteps)}"
+                " or invert again"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes one `.safetensors` file, whole or not at all.
+
+        Raises:
+            InversionError: The folder does not exist or cannot be written, or the name ends otherwise.
+        """
+        from safetensors.torch import save_file
+
+        target = Path(path)
+        if target.suffix != ".safetensors":
+            raise InversionError(f"an inversion is saved as .safetensors, got {target.name!r}")
+        if not target.parent.is_dir():
+            raise InversionError(f"folder {target.parent} does not exist: create it first")
+        tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSORS if getattr(self, name) is not None}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
+        metadata = {"format": _FORMAT, "fields": json.dumps(plain), "content": _content_hash(tensors)}
+        temporary = Path()
+        try:
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=".part")
+            os.close(handle)
+            temporary = Path(name)
+            save_file(tensors, temporary, metadata=metadata)
+            temporary.replace(target)
+        except OSError as error:
+            raise InversionError(f"cannot write {target}: {error.strerror or error}") from error
+        finally:
+            if temporary.is_file():
+                temporary.unlink()
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Inversion:
+        """Reads what `save` wrote.
+
+        Raises:
+            InversionError: The file is missing, damaged, or no sfumato inversion.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).is_file():
+            raise InversionError(f"no inversion at {path}: make one with `sfumato invert` or Inversion.save")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise InversionError(f"{path} is no sfumato inversion (format {metadata.get('format')!r})")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError, UnicodeDecodeError) as error:
+            raise InversionError(f"{path} is damaged or no .safetensors file ({error}): invert again") from error
+        if _content_hash(tensors) != metadata.get("content"):
+            raise InversionError(f"{path} is damaged: its content does not match its hash; invert again")
+        try:
+            plain = json.loads(metadata["fields"])
+            return cls(**{**plain, "timesteps": tuple(plain["timesteps"])}, **tensors)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise InversionError(f"{path} is damaged ({error}): invert again") from error
+
+    def to(self, device: Any) -> Inversion:
+        """The same with its tensors on a device."""
+        moved = {name: getattr(self, name).to(device) for name in _TENSORS if getattr(self, name) is not None}
+        return replace(self, **moved)
+
+
+def content_key(image: bytes, model: str, options: Mapping[str, Any]) -> str:
+    """Hash that two inversions share exactly when image, model and options agree; 16 hexadecimal digits."""
+    digest = hashlib.sha256(image)
+    digest.update(model.encode())
+    digest.update(json.dumps(options, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def _content_hash(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,239 @@
+"""The protocol through which every method sees a model, and what passes over it.
+
+A method never sees a UNet, a guidance batch, extra conditions or a prediction target: the adapter settles them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import UsageError
+from sfumato.schedules import Schedule
+
+Kind = Literal["self", "cross", "joint"]
+Place = Literal["down", "mid", "up"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the network is told besides latents and t; one row a prompt.
+
+    Attributes:
+        prompt_embeds: Text encoder output, (rows, tokens, dim).
+        pooled_embeds: Pooled text embedding, (rows, dim), for families that use one (SDXL), else None.
+    """
+
+    prompt_embeds: Tensor
+    pooled_embeds: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompt_embeds)
+
+    def __getitem__(self, rows: slice | list[int]) -> Condition:
+        return self._each(lambda tensor: tensor[rows])
+
+    def repeat(self, count: int) -> Condition:
+        """Every row `count` times, equal rows side by side."""
+        return self._each(lambda tensor: tensor.repeat_interleave(count, dim=0))
+
+    def expand(self, rows: int) -> Condition:
+        """The same condition for `rows` rows.
+
+        Raises:
+            UsageError: The condition has neither one row nor `rows` rows.
+        """
+        if len(self) not in (1, rows):
+            raise UsageError(f"a condition of {len(self)} rows does not fit a batch of {rows}")
+        return self if len(self) == rows else self.repeat(rows)
+
+    def with_embeds(self, prompt_embeds: Tensor) -> Condition:
+        """The same with other text embeddings, (rows, tokens, dim)."""
+        return replace(self, prompt_embeds=prompt_embeds)
+
+    def padded(self, tokens: int, empty: Condition) -> Condition:
+        """The same with `tokens` tokens a row: as many chunks of the empty prompt (one row) follow as are missing."""
+        missing = tokens - self.prompt_embeds.shape[1]
+        if missing == 0:
+            return self
+        chunk = empty.prompt_embeds.to(self.prompt_embeds)
+        filling = chunk.repeat(len(self), missing // chunk.shape[1], 1)
+        return self.with_embeds(torch.cat([self.prompt_embeds, filling], dim=1))
+
+    @staticmethod
+    def cat(conditions: Sequence[Condition]) -> Condition:
+        """Stacks rows; all conditions come from the same model and have equally many tokens."""
+        pooled = [c.pooled_embeds for c in conditions if c.pooled_embeds is not None]
+        return Condition(torch.cat([c.prompt_embeds for c in conditions]), torch.cat(pooled) if pooled else None)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        pooled = None if self.pooled_embeds is None else change(self.pooled_embeds)
+        return Condition(change(self.prompt_embeds), pooled)
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One attention layer of the network, at the latent size of a run.
+
+    Attributes:
+        layer_name: Module path.
+        kind: "self", "cross" (text as keys) or "joint".
+        place: "down", "mid" or "up".
+        order: Position in execution order, 0-based, self- and cross-attention counted together.
+        resolution: (height, width) of its query grid.
+        latent_size: (height, width) of the run's latents.
+        heads: Attention heads.
+    """
+
+    layer_name: str
+    kind: Kind
+    place: Place
+    order: int
+    resolution: tuple[int, int]
+    latent_size: tuple[int, int]
+    heads: int
+
+    @property
+    def num_queries(self) -> int:
+        return self.resolution[0] * self.resolution[1]
+
+
+@dataclass
+class AttentionCall:
+    """One attention computation on its way through a hook.
+
+    Attributes:
+        site: Where.
+        query, key, value: (rows, heads, tokens, head_dim); a hook may replace them.
+        mask: Added to the scores before softmax, broadcastable to (rows, heads, query, key), or None.
+        scale: Factor on the scores.
+    """
+
+    site: AttentionSite
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    scale: float
+
+
+class AttentionHook(Protocol):
+    """Takes over attention calls while it is installed."""
+
+    def wants(self, site: AttentionSite) -> bool:
+        """Whether this call shall go through `attend`; if not, the layer runs as if unhooked."""
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Attention output before the output projection, (rows, heads, query tokens, head_dim)."""
+
+
+class Tokenizer(Protocol):
+    """The text side of a model, as far as a method may see it."""
+
+    max_words_tokens: int
+    """Tokens of text that fit one chunk, start and end token not counted."""
+
+    def ids(self, prompt: str) -> list[int]:
+        """Token ids of the whole prompt, without start and end token."""
+
+    def text(self, token_id: int) -> str:
+        """A token in characters, without its end-of-word mark."""
+
+
+class Model(ABC):
+    """A pretrained text-to-image latent diffusion model.
+
+    Attributes:
+        name, revision: What was loaded: the name asked for, and the hub commit or content fingerprint.
+        device, dtype: Where and in what precision the networks compute.
+        schedule: Noise levels.
+        tokenizer: Words to positions.
+        latent_channels: Channels of the latents.
+        vae_scale_factor: Pixels per latent, along one side.
+        sample_size: (height, width) in pixels that the model was trained at.
+        guidance_scale, num_inference_steps: What suits the model where the user says nothing.
+        evaluations: Single-sample network evaluations so far, over the model's life; read differences.
+    """
+
+    name: str
+    revision: str
+    device: torch.device
+    dtype: torch.dtype
+    schedule: Schedule
+    tokenizer: Tokenizer
+    latent_channels: int
+    vae_scale_factor: int
+    sample_size: tuple[int, int]
+    guidance_scale: float = 7.5
+    num_inference_steps: int = 50
+    evaluations: int = 0
+
+    @abstractmethod
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Scaled latents (the posterior's mean), (batch, channels, height, width) float32, of pixels in [-1, 1]."""
+
+    @abstractmethod
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Pixels, (batch, 3, H, W) float32, nominally in [-1, 1], of scaled latents."""
+
+    @abstractmethod
+    def encode_prompt(self, prompts: str | Sequence[str]) -> Condition:
+        """One row a prompt, all rows padded to the same number of tokens; long prompts take several chunks."""
+
+    @abstractmethod
+    def predict(self, latents: Tensor, t: int, condition: Condition) -> Tensor:
+        """The network's output, shaped and typed like the latents, in the target space of `schedule.prediction_type`.
+
+        Counts `len(latents)` evaluations. Differentiable in latents and condition.
+        """
+
+    def predict_noise(self, latents: Tensor, t: int, condition: Condition, *, alpha_bar: float | None = None) -> Tensor:
+        """Predicted noise, shaped like the latents.
+
+        Args:
+            latents: (rows, channels, height, width).
+            t: Timestep told to the network.
+            condition: As many rows as the latents.
+            alpha_bar: Level of the latents where it is not that of t (inversion tells the level it moves to).
+        """
+        level = self.schedule.alpha_bar(t) if alpha_bar is None else alpha_bar
+        return self.schedule.noise_and_x0(self.predict(latents, t, condition), latents, level)[0]
+
+    @abstractmethod
+    def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
+        """All attention layers in execution order, with their resolutions at that latent size."""
+
+    @abstractmethod
+    def attention_hook(self, hook: AttentionHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
+        """Routes the named sites through `hook` inside the block and leaves the model as found.
+
+        Raises:
+            ModelError: A site's attention cannot be taken over (an unknown processor); the model is untouched.
+        """
+
+    def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents of a picture of `size` = (height, width) in pixels."""
+        height, width = size or self.sample_size
+        for side in (height, width):
+            if side % self.vae_scale_factor or side <= 0:
+                raise UsageError(f"height and width must be multiples of {self.vae_scale_factor}, got {height}x{width}")
+        return self.latent_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} on {self.device.type}, {str(self.dtype).removeprefix('torch.')}>"
+
+
+def sites_of_kind(sites: Sequence[AttentionSite], kind: Kind) -> Iterator[AttentionSite]:
+    """The sites of one kind, in execution order."""
+    return (site for site in sites if site.kind == kind)
+
+
+def by_name(sites: Sequence[AttentionSite]) -> Mapping[str, AttentionSite]:
+    """Sites under their layer names."""
+    return {site.layer_name: site for site in sites}

@@ -1,0 +1,88 @@
+"""Takes over attention layers of a diffusers network: projections stay the layer's, the middle goes to a hook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from sfumato.errors import ModelError
+from sfumato.models.base import AttentionCall, AttentionHook, AttentionSite
+
+# Processors whose arithmetic is the plain one written out below; anything else (IP-Adapter, custom) has more to it.
+PLAIN = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "FusedAttnProcessor2_0", "SlicedAttnProcessor"}
+
+
+class HookedProcessor:
+    """An attention processor that lets a hook compute softmax(q k) v where it wants to, and the original elsewhere."""
+
+    def __init__(self, original: Any, hook: AttentionHook, site: AttentionSite) -> None:
+        self.original, self.hook, self.site = original, hook, site
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        if not self.hook.wants(self.site):
+            output: Tensor = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **kwargs)
+            return output
+
+        residual, shape = hidden_states, hidden_states.shape
+        if attn.spatial_norm is not None:
+            hidden_states = attn.spatial_norm(hidden_states, temb)
+        if len(shape) == 4:
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (rows, query, dim)
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        keys_from = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if encoder_hidden_states is not None and attn.norm_cross:
+            keys_from = attn.norm_encoder_hidden_states(keys_from)
+        if attention_mask is not None:
+            rows, keys = keys_from.shape[:2]
+            attention_mask = attn.prepare_attention_mask(attention_mask, keys, rows)
+            attention_mask = attention_mask.view(rows, attn.heads, -1, attention_mask.shape[-1])
+
+        def heads(tensor: Any) -> Any:
+            return tensor.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (rows, heads, tokens, head_dim)
+
+        query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(keys_from)), heads(attn.to_v(keys_from))
+        query = query if attn.norm_q is None else attn.norm_q(query)
+        key = key if attn.norm_k is None else attn.norm_k(key)
+        call = AttentionCall(self.site, query, key, value, attention_mask, query.shape[-1] ** -0.5)
+
+        hidden_states = self.hook.attend(call).transpose(1, 2).flatten(2).to(query.dtype)
+        hidden_states = attn.to_out[1](attn.to_out[0](hidden_states))
+        if len(shape) == 4:
+            hidden_states = hidden_states.transpose(1, 2).reshape(shape)
+        if attn.residual_connection:
+            hidden_states = hidden_states + residual
+        result: Tensor = hidden_states / attn.rescale_output_factor
+        return result
+
+
+@contextmanager
+def hooked(layers: Mapping[str, nn.Module], hook: AttentionHook, sites: Sequence[AttentionSite]) -> Iterator[None]:
+    """Installs the hook on the named layers; restores every processor afterwards, also when the block raises."""
+    chosen: dict[str, Any] = {site.layer_name: layers[site.layer_name] for site in sites}
+    for name, layer in chosen.items():
+        kind = type(layer.processor).__name__
+        if kind not in PLAIN and not isinstance(layer.processor, HookedProcessor):
+            raise ModelError(
+                f"attention layer {name} runs a {kind}, which cannot be edited; load the model without it"
+                " (IP-Adapters and custom attention processors change what attention computes)"
+            )
+    saved = {name: layer.processor for name, layer in chosen.items()}
+    try:
+        for site in sites:
+            chosen[site.layer_name].processor = HookedProcessor(saved[site.layer_name], hook, site)
+        yield
+    finally:
+        for name, processor in saved.items():
+            chosen[name].processor = processor

@@ -1,0 +1,62 @@
+"""Stable Diffusion XL: two text encoders, a pooled embedding, and micro-conditions on the picture's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from sfumato.models.base import Condition
+from sfumato.models.stable_diffusion import StableDiffusion
+from sfumato.models.text import chunked_ids
+from sfumato.schedules import Schedule
+
+
+class StableDiffusionXL(StableDiffusion):
+    """The base model and its distilled kin (SDXL-Turbo).
+
+    Reference: Podell et al., 2023, https://arxiv.org/abs/2307.01952, section 2.2 for the micro-conditions. The original
+    and target sizes are told as the picture's own, the crop as (0, 0).
+    """
+
+    zeroes_empty_negative = False
+
+    @classmethod
+    def from_pipeline(cls, pipeline: Any, *, name: str, revision: str) -> Self:
+        model = cls(
+            unet=pipeline.unet,
+            vae=pipeline.vae,
+            text_encoders=[pipeline.text_encoder, pipeline.text_encoder_2],
+            tokenizers=[pipeline.tokenizer, pipeline.tokenizer_2],
+            schedule=Schedule.from_config(pipeline.scheduler.config),
+            name=name,
+            revision=revision,
+        )
+        model.zeroes_empty_negative = bool(pipeline.config.get("force_zeros_for_empty_prompt", False))
+        return model
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: str | Sequence[str]) -> Condition:
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        count = max(chunked_ids(tokenizer, texts).shape[1] for tokenizer in self.tokenizers)
+        embeds, pooled = [], torch.empty(0)
+        for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
+            chunks = chunked_ids(tokenizer, texts, count).to(self.device)
+            output = encoder(chunks.flatten(0, 1), output_hidden_states=True)
+            # The layer before the last one, as the model was trained
+            embeds.append(output.hidden_states[-2].unflatten(0, chunks.shape[:2]).flatten(1, 2))
+            pooled = output[0].unflatten(0, chunks.shape[:2])[:, 0]  # the second encoder's, first chunk
+        condition = Condition(torch.cat(embeds, dim=-1), pooled)
+        if self.zeroes_empty_negative:
+            keep = torch.tensor([text != "" for text in texts], device=self.device)
+            condition = Condition(condition.prompt_embeds * keep[:, None, None], pooled * keep[:, None])
+        return condition
+
+    def _added_conditions(self, latents: Tensor, condition: Condition) -> dict[str, Tensor] | None:
+        assert condition.pooled_embeds is not None, "an SDXL condition carries a pooled embedding"
+        height, width = (side * self.vae_scale_factor for side in latents.shape[-2:])
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
+        pooled = condition.pooled_embeds.to(self.device, self.dtype)
+        return {"text_embeds": pooled, "time_ids": sizes.expand(len(latents), -1)}

@@ -1,0 +1,130 @@
+"""Stable Diffusion 1.x and 2.x, and every model in its layout (the embedded `emoji` model among them)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.errors import ModelError
+from sfumato.models.base import AttentionHook, AttentionSite, Condition, Model, Place
+from sfumato.models.processor import hooked
+from sfumato.models.text import ClipTokenizer, chunked_ids
+from sfumato.schedules import Schedule
+
+
+class StableDiffusion(Model):
+    """A UNet with cross-attention on one CLIP text encoder, predicting noise (1.x, 2.x base) or velocity (2.x)."""
+
+    def __init__(
+        self, *, unet: Any, vae: Any, text_encoders: Sequence[Any], tokenizers: Sequence[Any], schedule: Schedule,
+        name: str, revision: str,
+    ) -> None:  # fmt: skip
+        """Takes loaded networks, on one device and in one dtype; see `load_model` for the usual way."""
+        self.unet, self.vae, self.text_encoders = unet, vae, list(text_encoders)
+        self.tokenizers = [ClipTokenizer(tokenizer) for tokenizer in tokenizers]
+        self.tokenizer: ClipTokenizer = self.tokenizers[0]
+        self.schedule, self.name, self.revision = schedule, name, revision
+        self.device, self.dtype = unet.device, unet.dtype
+        self.latent_channels = int(unet.config.in_channels)
+        if self.latent_channels != int(vae.config.latent_channels):
+            raise ModelError(
+                f"{name!r} takes {self.latent_channels} channels where its autoencoder gives"
+                f" {vae.config.latent_channels}: inpainting and depth models are not supported, use the base model"
+            )
+        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        side = unet.config.sample_size
+        height, width = (side, side) if isinstance(side, int) else side
+        self.sample_size = (height * self.vae_scale_factor, width * self.vae_scale_factor)
+        for network in (unet, vae, *self.text_encoders):
+            network.eval().requires_grad_(False)
+        # An autoencoder marked so overflows in half precision
+        self._vae_dtype = torch.float32 if self.dtype == torch.float16 and vae.config.force_upcast else self.dtype
+        if self.vae.dtype != self._vae_dtype:
+            self.vae.to(dtype=self._vae_dtype)
+
+    @classmethod
+    def from_pipeline(cls, pipeline: Any, *, name: str, revision: str) -> Self:
+        """Takes the parts of a loaded diffusers pipeline."""
+        return cls(
+            unet=pipeline.unet,
+            vae=pipeline.vae,
+            text_encoders=[pipeline.text_encoder],
+            tokenizers=[pipeline.tokenizer],
+            schedule=Schedule.from_config(pipeline.scheduler.config),
+            name=name,
+            revision=revision,
+        )
+
+    @torch.no_grad()
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        posterior = self.vae.encode(pixels.to(self.device, self._vae_dtype)).latent_dist
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        latents: Tensor = (posterior.mode().float() - shift) * self.vae.config.scaling_factor
+        return latents
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        unscaled = latents / self.vae.config.scaling_factor + shift
+        pixels: Tensor = self.vae.decode(unscaled.to(self.device, self._vae_dtype)).sample
+        return pixels.float()
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: str | Sequence[str]) -> Condition:
+        chunks = chunked_ids(self.tokenizer, [prompts] if isinstance(prompts, str) else prompts).to(self.device)
+        encoded = self.text_encoders[0](chunks.flatten(0, 1))[0]  # (rows x chunks, tokens, dim)
+        return Condition(encoded.unflatten(0, chunks.shape[:2]).flatten(1, 2))
+
+    def predict(self, latents: Tensor, t: int, condition: Condition) -> Tensor:
+        self.evaluations += len(latents)
+        output: Tensor = self.unet(
+            latents.to(self.device, self.dtype),
+            torch.tensor(t, device=self.device),
+            encoder_hidden_states=condition.prompt_embeds.to(self.device, self.dtype),
+            added_cond_kwargs=self._added_conditions(latents, condition),
+            return_dict=False,
+        )[0]
+        return output.to(latents.dtype)
+
+    def _added_conditions(self, latents: Tensor, condition: Condition) -> dict[str, Tensor] | None:
+        return None
+
+    def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
+        resolutions = [latent_size]
+        for _ in range(len(self.unet.config.down_block_types) - 1):
+            height, width = resolutions[-1]
+            resolutions.append(((height + 1) // 2, (width + 1) // 2))
+        found = []
+        for name, layer in self._attention_layers().items():
+            place, level = _place(name, len(resolutions))
+            kind = "cross" if layer.is_cross_attention else "self"
+            found.append((name, kind, place, resolutions[level], layer.heads))
+        execution = {"down": 0, "mid": 1, "up": 2}
+        found.sort(key=lambda site: execution[site[2]])  # stable: within a place, modules are listed as they run
+        return tuple(
+            AttentionSite(name, kind, place, order, resolution, latent_size, heads)  # type: ignore[arg-type]
+            for order, (name, kind, place, resolution, heads) in enumerate(found)
+        )
+
+    def attention_hook(self, hook: AttentionHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
+        return hooked(self._attention_layers(), hook, sites)
+
+    def _attention_layers(self) -> dict[str, Any]:
+        return {name: module for name, module in self.unet.named_modules() if _is_attention(module)}
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return hasattr(module, "processor") and hasattr(module, "to_q") and hasattr(module, "is_cross_attention")
+
+
+def _place(layer_name: str, levels: int) -> tuple[Place, int]:
+    """Where a layer sits, and how many times its grid is halved against the latents."""
+    found = re.match(r"(down|up)_blocks\.(\d+)\.", layer_name)
+    if found is None:
+        return "mid", levels - 1
+    block = int(found[2])
+    return ("down", block) if found[1] == "down" else ("up", levels - 1 - block)

@@ -1,0 +1,44 @@
+"""Prompts of any length: CLIP token ids in chunks of one encoder length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class ClipTokenizer:
+    """What a method may see of a CLIP tokenizer, and what the adapter needs to lay out its input."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.length = int(tokenizer.model_max_length)
+        self.max_words_tokens = self.length - 2
+        self.start, self.end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+        self.padding = self.end if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+
+    def ids(self, prompt: str) -> list[int]:
+        """Token ids of the whole prompt, without start and end token."""
+        # verbose=False: going past one chunk is meant, the library's warning about it would mislead
+        return list(self._tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+
+    def text(self, token_id: int) -> str:
+        """A token in characters, without its end-of-word mark."""
+        return str(self._tokenizer.decode([token_id])).strip()
+
+
+def chunked_ids(tokenizer: ClipTokenizer, prompts: Sequence[str], chunks: int | None = None) -> Tensor:
+    """Token ids, (rows, chunks, length): each chunk framed by start and end token and padded.
+
+    All rows get as many chunks as the longest prompt needs, or `chunks` when that is more.
+    """
+    size = tokenizer.max_words_tokens
+    words = [tokenizer.ids(prompt) for prompt in prompts]
+    count = max([1, chunks or 1, *(-(-len(ids) // size) for ids in words)])
+    rows = []
+    for ids in words:
+        framed = [[tokenizer.start, *ids[i * size : (i + 1) * size], tokenizer.end] for i in range(count)]
+        rows.append([chunk + [tokenizer.padding] * (tokenizer.length - len(chunk)) for chunk in framed])
+    return torch.tensor(rows)

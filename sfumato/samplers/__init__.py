@@ -1,0 +1,1 @@
+"""Stepping rules, and the one loop that every method runs through."""
