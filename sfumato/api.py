@@ -1,0 +1,494 @@
+"""The public drivers `edit`, `generate`, `invert`: they read pictures, run a recipe, hand back pictures with a bill."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import sfumato
+from sfumato.attention.align import token_indices
+from sfumato.cost import Cost, measured
+from sfumato.errors import UsageError
+from sfumato.images import (
+    Fit,
+    FittedImage,
+    ImageSource,
+    check_writable,
+    fit_image,
+    load_image,
+    save_image,
+    to_images,
+    to_pixels,
+)
+from sfumato.inversion import find_inversion
+from sfumato.inversion.result import Inversion, content_key
+from sfumato.metrics.psnr import psnr
+from sfumato.models.base import Model
+from sfumato.registry import METHODS
+from sfumato.samplers.loop import Branch, sample
+from sfumato.samplers.watch import Watch, progress_bar
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LOW_PSNR = 20.0
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """Edited pictures of one source.
+
+    Attributes:
+        images: One picture for each target prompt.
+        source: The source picture as the model saw it; of an edit without a picture, the generated source.
+        reconstruction: The source branch of the run, decoded.
+        recipe: Everything needed to repeat it; goes into saved files.
+        cost: Network evaluations, seconds, peak memory.
+        reconstruction_psnr: Of the reconstruction against the source, dB; infinite for a generated source.
+        ceiling_psnr: Of the autoencoder alone, dB: no reconstruction can be much better.
+        inversion: What led back to the source; pass it as `inverted=` to edit again without inverting again.
+        notes: What was done to the picture, and warnings.
+        maps: Mean cross-attention, (branch, height, width, token), or None.
+    """
+
+    images: tuple[Image.Image, ...]
+    source: Image.Image
+    reconstruction: Image.Image
+    recipe: Mapping[str, Any]
+    cost: Cost
+    reconstruction_psnr: float
+    ceiling_psnr: float
+    inversion: Inversion
+    notes: tuple[str, ...] = ()
+    maps: Tensor | None = None
+    _model: Model | None = field(default=None, repr=False)
+
+    @property
+    def image(self) -> Image.Image:
+        """The first (usually only) edited picture."""
+        return self.images[0]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the first edited picture with its recipe; further targets go beside it as NAME-2.png and so on.
+
+        Raises:
+            ImageError: The path cannot be written.
+        """
+        first = Path(path)
+        paths = [first, *(first.with_stem(f"{first.stem}-{k + 2}") for k in range(len(self.images) - 1))]
+        for target in paths:
+            check_writable(target)
+        for image, target in zip(self.images, paths, strict=True):
+            save_image(image, target, recipe=self.recipe)
+        return first
+
+    def attention_map(self, word: str, *, target: int | None = 0) -> Tensor:
+        """Where a word looks, (height, width), each value in [0, 1] of the map's maximum.
+
+        Args:
+            word: A word or phrase of the prompt.
+            target: Which target prompt; None: the source.
+
+        Raises:
+            UsageError: The word is not in that prompt, or the method keeps no maps.
+        """
+        if self.maps is None or self._model is None:
+            raise UsageError(f"{self.recipe['method']} keeps no attention maps")
+        prompts = [self.recipe["source_prompt"], *self.recipe["target_prompts"]]
+        branch = 0 if target is None else target + 1
+        if not 0 <= branch < len(prompts):
+            raise UsageError(f"target must be in [0, {len(prompts) - 2}], got {target}")
+        heat = self.maps[branch][..., token_indices(self._model.tokenizer, prompts[branch], word)].sum(dim=-1)
+        return heat / heat.max().clamp(min=1e-12)
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """Pictures drawn from text."""
+
+    images: tuple[Image.Image, ...]
+    recipe: Mapping[str, Any]
+    cost: Cost
+
+    @property
+    def image(self) -> Image.Image:
+        """The first picture."""
+        return self.images[0]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the first picture with its recipe; further ones go beside it as NAME-2.png and so on."""
+        first = Path(path)
+        check_writable(first)
+        for k, image in enumerate(self.images):
+            save_image(image, first if k == 0 else first.with_stem(f"{first.stem}-{k + 1}"), recipe=self.recipe)
+        return first
+
+
+@dataclass(frozen=True)
+class InvertResult:
+    """An inverted picture, and how well it comes back.
+
+    Attributes:
+        inversion: Save it, or pass it to `edit(..., inverted=...)`.
+        source, reconstruction: The picture as the model saw it, and as it comes back at guidance 1.
+        reconstruction_psnr, ceiling_psnr: dB, see `EditResult`.
+    """
+
+    inversion: Inversion
+    source: Image.Image
+    reconstruction: Image.Image
+    recipe: Mapping[str, Any]
+    cost: Cost
+    reconstruction_psnr: float
+    ceiling_psnr: float
+    notes: tuple[str, ...] = ()
+
+
+def edit(
+    model: Model,
+    image: ImageSource | None = None,
+    *,
+    source_prompt: str,
+    target_prompt: str | Sequence[str],
+    method: str = "prompt-to-prompt",
+    inversion: str | None = None,
+    inverted: Inversion | None = None,
+    negative_prompt: str = "",
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    source_guidance_scale: float | None = None,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    fit: Fit | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+    watch: Watch | None = None,
+    **options: Any,
+) -> EditResult:
+    """Edits a picture by text; everything else stays.
+
+    Args:
+        model: From `load_model`.
+        image: Path, bytes, PIL picture, array or tensor; None: edit the picture that the model draws of the source
+            prompt.
+        source_prompt: What the picture shows.
+        target_prompt: What it shall show; several give several pictures in one batch.
+        method: A name in `METHODS`.
+        inversion: How to get back to noise; None: the method's first choice.
+        inverted: An inversion made before, of the same picture, model and step count.
+        negative_prompt: What guidance leads away from.
+        num_inference_steps: None: the model's own choice (50).
+        guidance_scale: Strength of the target prompt, at least 1 (1 = off); None: the model's own choice.
+        source_guidance_scale: Guidance of the source branch; None: 1 for a real picture, so that it comes back; as
+            `guidance_scale` for a drawn one.
+        seed: Of all draws.
+        size: (width, height) in pixels; None: the picture's own.
+        fit: What may be done when the picture does not fit the model: "crop", "pad" or "resize".
+        background: Colour under transparent pixels.
+        watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
+        options: The method's own, see `METHODS[method].parameters`.
+
+    Raises:
+        UsageError: An argument is wrong (unknown name, out of range, prompts that do not fit the method).
+        ImageError: The picture cannot be read or does not fit.
+        InversionError: `inverted` belongs to another model or step count.
+        ModelError: The model cannot honour the edit.
+        SamplingError: The run broke down.
+    """
+    recipe_method = METHODS[method]
+    options = recipe_method.check_options(options)
+    inversion_name = inversion or (inverted.method if inverted is not None else recipe_method.inversions[0])
+    if inversion_name not in recipe_method.inversions:
+        find_inversion(inversion_name)
+        raise UsageError(
+            f"{method} cannot start from inversion {inversion_name!r}; it takes: {', '.join(recipe_method.inversions)}"
+        )
+    targets = [target_prompt] if isinstance(target_prompt, str) else list(target_prompt)
+    _check_prompts(source_prompt, targets)
+    steps = num_inference_steps or (len(inverted.timesteps) if inverted is not None else model.num_inference_steps)
+    timesteps = tuple(model.schedule.timesteps(steps))
+    guidance = _check_guidance(model.guidance_scale if guidance_scale is None else guidance_scale)
+    real = image is not None
+    source_guidance = (1.0 if real else guidance) if source_guidance_scale is None else source_guidance_scale
+    _check_guidance(source_guidance, "source_guidance_scale")
+    if inverted is not None:
+        inverted.check(model=model.revision, timesteps=timesteps)
+    picture = _read(model, image, size, fit, background) if image is not None else None
+
+    recipe: dict[str, Any] = {
+        "command": "edit",
+        "sfumato": sfumato.__version__,
+        "model": model.name,
+        "revision": model.revision,
+        "method": method,
+        "inversion": inversion_name if real else None,
+        "source_prompt": source_prompt,
+        "target_prompts": targets,
+        "negative_prompt": negative_prompt,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "source_guidance_scale": source_guidance,
+        "seed": seed,
+        "size": list(size) if size else None,
+        "fit": fit,
+        "background": list(background),
+        "options": options,
+        "image": None if picture is None else picture.origin,
+    }
+    with progress_bar(watch=watch) as watching, measured(model) as cost:
+        if picture is not None:
+            clean = model.encode_image(picture.pixels)
+            start = inverted or _inverted(
+                model, clean, picture, inversion_name, source_prompt, num_inference_steps=steps, watch=watching
+            )
+        else:
+            noise = _noise(model, 1, seed, size)
+            start = inverted or Inversion("drawn", noise, timesteps, prompt=source_prompt, model=model.revision)
+        edited = recipe_method.function(
+            model,
+            start,
+            source_prompt=source_prompt,
+            target_prompts=targets,
+            negative_prompt=negative_prompt,
+            guidance_scale=guidance,
+            source_guidance_scale=source_guidance,
+            watch=watching.during("editing"),
+            **options,
+        )
+        with torch.no_grad():
+            decoded = to_images(model.decode_latents(edited.latents[:, 0]))
+            ceiling = None if picture is None else to_images(model.decode_latents(clean))[0]
+
+    notes = [] if picture is None else list(picture.notes)
+    reconstruction, source = decoded[0], decoded[0] if picture is None else picture.fitted.image
+    ceiling_psnr = math.inf if ceiling is None else _psnr(ceiling, source)
+    source_psnr = _psnr(reconstruction, source)
+    if source_psnr < LOW_PSNR:
+        notes.append(_low_psnr_note(source_psnr, ceiling_psnr, source_guidance))
+        warnings.warn(notes[-1], stacklevel=2)
+    restore = (lambda shown: shown) if picture is None else picture.fitted.restore
+    return EditResult(
+        images=tuple(restore(shown) for shown in decoded[1:]),
+        source=restore(source),
+        reconstruction=restore(reconstruction),
+        recipe=recipe,
+        cost=cost,
+        reconstruction_psnr=source_psnr,
+        ceiling_psnr=ceiling_psnr,
+        inversion=start,
+        notes=tuple(notes),
+        maps=None if edited.maps is None else edited.maps[:, 0].float().cpu(),
+        _model=model,
+    )
+
+
+def generate(
+    model: Model,
+    prompt: str,
+    *,
+    negative_prompt: str = "",
+    num_images: int = 1,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    eta: float = 0.0,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    watch: Watch | None = None,
+) -> GenerateResult:
+    """Draws pictures from text.
+
+    Args:
+        model: From `load_model`.
+        prompt: What to draw.
+        negative_prompt: What guidance leads away from.
+        num_images: How many, in one batch, at least 1.
+        num_inference_steps, guidance_scale: None: the model's own choice.
+        eta: 0 = DDIM, 1 = DDPM, in [0, 1].
+        seed: Of all draws.
+        size: (width, height) in pixels; None: what the model was trained at.
+        watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
+
+    Raises:
+        UsageError: An argument is out of range.
+        SamplingError: The run broke down.
+    """
+    if num_images < 1:
+        raise UsageError(f"num_images must be at least 1, got {num_images}")
+    steps = num_inference_steps or model.num_inference_steps
+    guidance = _check_guidance(model.guidance_scale if guidance_scale is None else guidance_scale)
+    generator = torch.Generator().manual_seed(seed)
+    recipe = {
+        "command": "generate",
+        "sfumato": sfumato.__version__,
+        "model": model.name,
+        "revision": model.revision,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "num_images": num_images,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "eta": eta,
+        "seed": seed,
+        "size": list(size) if size else None,
+    }
+    with progress_bar(watch=watch) as watching, measured(model) as cost:
+        condition = model.encode_prompt([prompt, negative_prompt])
+        latents = sample(
+            model,
+            _noise(model, num_images, generator, size),
+            {"sample": Branch(condition[[0]], condition[[1]], guidance)},
+            num_inference_steps=steps,
+            eta=eta,
+            generator=generator,
+            watch=watching.during("drawing"),
+        )
+        with torch.no_grad():
+            images = to_images(model.decode_latents(latents[0]))
+    return GenerateResult(tuple(images), recipe, cost)
+
+
+def invert(
+    model: Model,
+    image: ImageSource,
+    *,
+    prompt: str = "",
+    method: str = "ddim",
+    num_inference_steps: int | None = None,
+    size: tuple[int, int] | None = None,
+    fit: Fit | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+    watch: Watch | None = None,
+) -> InvertResult:
+    """Finds what leads back to a picture, and shows how well it comes back at guidance 1.
+
+    Args:
+        model: From `load_model`.
+        image: Path, bytes, PIL picture, array or tensor.
+        prompt: What the picture shows.
+        method: Name of the inversion.
+        num_inference_steps: None: the model's own choice.
+        size, fit, background, watch: See `edit`.
+
+    Raises:
+        UsageError: An argument is wrong.
+        ImageError: The picture cannot be read or does not fit.
+    """
+    find_inversion(method)
+    steps = num_inference_steps or model.num_inference_steps
+    model.schedule.timesteps(steps)
+    picture = _read(model, image, size, fit, background)
+    recipe = {
+        "command": "invert",
+        "sfumato": sfumato.__version__,
+        "model": model.name,
+        "revision": model.revision,
+        "inversion": method,
+        "source_prompt": prompt,
+        "num_inference_steps": steps,
+        "image": picture.origin,
+    }
+    with progress_bar(watch=watch) as watching, measured(model) as cost:
+        clean = model.encode_image(picture.pixels)
+        inversion = _inverted(model, clean, picture, method, prompt, num_inference_steps=steps, watch=watching)
+        branch = Branch(model.encode_prompt(prompt))
+        back = sample(
+            model,
+            inversion.noise,
+            {"source": branch},
+            timesteps=inversion.timesteps,
+            replay=inversion,
+            eta=inversion.eta,
+            watch=watching.during("reconstructing"),
+        )
+        with torch.no_grad():
+            reconstruction, ceiling = to_images(model.decode_latents(torch.cat([back[0], clean])))
+    source = picture.fitted.image
+    source_psnr, ceiling_psnr = _psnr(reconstruction, source), _psnr(ceiling, source)
+    notes = list(picture.notes)
+    if source_psnr < LOW_PSNR:
+        notes.append(_low_psnr_note(source_psnr, ceiling_psnr, 1.0))
+        warnings.warn(notes[-1], stacklevel=2)
+    return InvertResult(inversion, source, reconstruction, recipe, cost, source_psnr, ceiling_psnr, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Picture:
+    fitted: FittedImage
+    pixels: Tensor
+    notes: tuple[str, ...]
+    origin: dict[str, Any]
+
+
+def _read(
+    model: Model, image: ImageSource, size: tuple[int, int] | None, fit: Fit | None, background: tuple[int, int, int]
+) -> _Picture:
+    loaded = load_image(image, background=background)
+    fitted = fit_image(loaded.image, multiple=model.vae_scale_factor, size=size, fit=fit)
+    notes = list(loaded.notes)
+    if fitted.fit is not None:
+        width, height = fitted.image.size
+        notes.append(
+            f"picture of {fitted.original_size[0]}x{fitted.original_size[1]} fitted to {width}x{height} ({fitted.fit})"
+        )
+    digest = hashlib.sha256(fitted.image.tobytes()).hexdigest()
+    path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
+    return _Picture(fitted, to_pixels(fitted.image), tuple(notes), {"path": path, "sha256": digest})
+
+
+def _inverted(
+    model: Model, clean: Tensor, picture: _Picture, name: str, prompt: str, *, num_inference_steps: int, watch: Watch
+) -> Inversion:
+    """Runs an inversion and stamps it with prompt and content key."""
+    from dataclasses import replace
+
+    found = find_inversion(name)(
+        model, clean, model.encode_prompt(prompt), num_inference_steps=num_inference_steps, watch=watch
+    )
+    options = {"method": name, "prompt": prompt, "steps": num_inference_steps}
+    return replace(found, prompt=prompt, key=content_key(picture.fitted.image.tobytes(), model.revision, options))
+
+
+def _noise(model: Model, images: int, seed: int | torch.Generator, size: tuple[int, int] | None) -> Tensor:
+    """Standard normal latents, drawn on the CPU so that a seed means the same on every device."""
+    generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+    shape = model.latent_shape((size[1], size[0]) if size else None)
+    return torch.randn((images, *shape), generator=generator)
+
+
+def _psnr(image: Image.Image, reference: Image.Image) -> float:
+    import numpy as np
+
+    return psnr(np.asarray(image), np.asarray(reference), data_range=255)
+
+
+def _check_prompts(source_prompt: str, targets: list[str]) -> None:
+    if not source_prompt.strip():
+        raise UsageError("source_prompt is empty: say what the picture shows, e.g. 'a cat face'")
+    if not targets or not all(target.strip() for target in targets):
+        raise UsageError("target_prompt is empty: say what the picture shall show, e.g. 'a dog face'")
+
+
+def _check_guidance(scale: float, name: str = "guidance_scale") -> float:
+    if not (math.isfinite(scale) and 1.0 <= scale <= 100.0):
+        raise UsageError(f"{name} must be in [1, 100] (1 = off), got {scale:g}")
+    return float(scale)
+
+
+def _low_psnr_note(source_psnr: float, ceiling_psnr: float, guidance: float) -> str:
+    if ceiling_psnr < LOW_PSNR + 1.0:
+        remedy = (
+            f"the model's autoencoder only reaches {ceiling_psnr:.1f} dB here: use a larger picture or another model"
+        )
+    elif guidance > 1.0:
+        remedy = f"source_guidance_scale={guidance:g} makes the replay drift: use 1"
+    else:
+        remedy = "describe the picture better in the source prompt, or use more steps"
+    return f"the source picture does not come back (PSNR {source_psnr:.1f} dB): {remedy}"

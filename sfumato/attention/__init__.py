@@ -1,0 +1,1 @@
+"""What a branch takes from another inside the attention layers."""

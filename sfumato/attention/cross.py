@@ -1,0 +1,150 @@
+"""Edits of the cross-attention map: word swap, refinement, re-weighting, and the schedule they share.
+
+Source: Hertz et al., 2022, https://arxiv.org/abs/2208.01626, section 3.2. In the unified form of our docstrings M is
+the source branch's map, M* the edited branch's own; branch 0 is the source, all others are edited.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sfumato.attention.patch import AttentionEdit
+from sfumato.models.base import AttentionSite
+from sfumato.samplers.loop import Layout
+from sfumato.schedules import Step
+
+
+class MapEdit(Protocol):
+    """Makes the maps of the edited branches, (edit, image, heads, query, key), before the schedule mixes them."""
+
+    def __call__(self, source: Tensor, own: Tensor) -> Tensor:
+        """From the source's map, (1, image, heads, query, key), and the edited branches' own."""
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Word swap: M A, with A of `align.replace_mapper`, (edit, source token, target token)."""
+
+    mapper: Tensor
+
+    def __call__(self, source: Tensor, own: Tensor) -> Tensor:
+        return source @ self.mapper.to(source)[:, None, None]
+
+
+@dataclass(frozen=True)
+class Refine:
+    """Refinement: M[:, a(j)] where target token j has a source token a(j), else M*[:, j]; from `align.refine_mapper`.
+
+    Attributes:
+        mapper: a(j), (edit, token), -1 where new.
+        aligned: 1 where not new, (edit, token).
+    """
+
+    mapper: Tensor
+    aligned: Tensor
+
+    def __call__(self, source: Tensor, own: Tensor) -> Tensor:
+        index = self.mapper.clamp(min=0).to(source.device)
+        taken = torch.cat([source[..., columns] for columns in index])  # (edit, image, heads, query, key)
+        return torch.where(self.aligned.to(source.device)[:, None, None, None] > 0, taken, own)
+
+
+@dataclass(frozen=True)
+class Reweight:
+    """Re-weighting: factor c_j on column j of the source's map, or of what another edit makes; rows are not
+    re-normalised.
+
+    Attributes:
+        factors: c, (edit, token).
+        inner: The edit that comes first, or None.
+    """
+
+    factors: Tensor
+    inner: MapEdit | None = None
+
+    def __call__(self, source: Tensor, own: Tensor) -> Tensor:
+        maps = source if self.inner is None else self.inner(source, own)
+        return maps * self.factors.to(source)[:, None, None, None]
+
+
+class CrossAttentionEdit(AttentionEdit):
+    """alpha M_new + (1 - alpha) M* in the edited branches, in every cross-attention layer, conditional rows only."""
+
+    needs_map = True
+
+    def __init__(self, edit: MapEdit, alpha: Tensor) -> None:
+        """Takes the edit and its weight at each step, (steps or more, edit, token), see `align.replace_schedule`."""
+        self.edit, self.alpha = edit, alpha
+        self._any = [bool(row.any()) for row in alpha]
+        self._all = [bool((row == 1.0).all()) for row in alpha]
+
+    def selects(self, site: AttentionSite) -> bool:
+        return site.kind == "cross"
+
+    def active(self, step: Step) -> bool:
+        return self._any[step.index]
+
+    def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
+        tokens = self.alpha.shape[-1]  # later chunks of a long prompt stay as they are
+        first, later = attention_probs[0, ..., :tokens], attention_probs[0, ..., tokens:]
+        source, own = first[:1], first[1:]
+        edited = self.edit(source, own)
+        if not self._all[step.index]:
+            edited = torch.lerp(own, edited, self.alpha[step.index].to(own)[:, None, None, None].expand_as(own))
+        maps = torch.cat([source, edited])
+        return (torch.cat([maps, later], dim=-1) if later.shape[-1] else maps)[None]
+
+
+class CrossAttentionMaps(AttentionEdit):
+    """Adds up the conditional cross-attention maps of one resolution, as they are after the edits before it.
+
+    Only the mean over heads and layers is kept: a few hundred KB, where the authors' code keeps every map of the
+        network.
+
+    Attributes:
+        total: Sum over steps and layers of the mean over heads, (branch, image, height, width, token), or None before.
+        count: Network calls added up (steps x layers).
+    """
+
+    needs_map = True
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.count = 0
+        self._resolution: tuple[int, int] | None = None
+
+    def choose(self, sites: tuple[AttentionSite, ...]) -> CrossAttentionMaps:
+        """Picks the resolution among the model's sites: a quarter of the latents, as the authors at 512 px, where the
+        model has cross-attention there, else whatever comes closest to 16 x 16 queries."""
+        cross = [site for site in sites if site.kind == "cross"]
+        quarter = [site for site in cross if _is_quarter(site)]
+        chosen = quarter or sorted(cross, key=lambda site: abs(site.num_queries - 256))
+        self._resolution = chosen[0].resolution if chosen else None
+        return self
+
+    def begin(self, layout: Layout) -> None:
+        self.total, self.count = None, 0
+
+    def selects(self, site: AttentionSite) -> bool:
+        return site.kind == "cross" and site.resolution == self._resolution
+
+    def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
+        mean = attention_probs[0].detach().mean(dim=2).unflatten(2, site.resolution)  # (branch, image, h, w, token)
+        self.total = mean if self.total is None else self.total + mean
+        self.count += 1
+        return attention_probs
+
+    @property
+    def average(self) -> Tensor:
+        """Mean map so far, (branch, image, height, width, token)."""
+        assert self.total is not None, "no step was taken yet"
+        return self.total / self.count
+
+
+def _is_quarter(site: AttentionSite) -> bool:
+    (height, width), (rows, columns) = site.latent_size, site.resolution
+    return rows == -(-height // 4) and columns == -(-width // 4)

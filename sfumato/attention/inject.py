@@ -1,0 +1,46 @@
+"""Attention of one branch used in others: queries and keys exchanged before the fused kernel, so no map is ever made.
+
+softmax(q_s k_s) v_t is the source's map applied to the target's values. Prompt-to-Prompt's self-attention injection and
+Plug-and-Play's are this, at other sites and guidance rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sfumato.attention.patch import CONDITIONAL, AttentionEdit
+from sfumato.models.base import AttentionSite
+from sfumato.schedules import Step
+
+
+class InjectSelfAttention(AttentionEdit):
+    """All branches use the self-attention map of branch 0 at the chosen sites, for steps start <= index < end."""
+
+    def __init__(
+        self,
+        where: Callable[[AttentionSite], bool],
+        start: int,
+        end: int,
+        *,
+        guidance: tuple[str, ...] = CONDITIONAL,
+    ) -> None:
+        self.where, self.start, self.end, self.guidance = where, start, end, guidance
+
+    def selects(self, site: AttentionSite) -> bool:
+        return site.kind == "self" and self.where(site)
+
+    def active(self, step: Step) -> bool:
+        return self.start <= step.index < self.end
+
+    def edit_qkv(
+        self, query: Tensor, key: Tensor, value: Tensor, site: AttentionSite, step: Step
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _first_branch(query), _first_branch(key), value
+
+
+def _first_branch(tensor: Tensor) -> Tensor:
+    """Branch 0 in place of all branches; axes (guidance, branch, ...)."""
+    return torch.cat([tensor[:, :1]] * tensor.shape[1], dim=1)

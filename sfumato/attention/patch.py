@@ -1,0 +1,164 @@
+"""Attention control: edits that see named rows at named sites, and cost nothing where they have nothing to say.
+
+An edit says which sites and which steps it wants. Every other attention call keeps the network's own fused kernel.
+Only an edit that reads or writes the softmax map (`needs_map`) pays for materialising it, and only for the guidance
+rows it acts on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfumato.errors import ModelError
+from sfumato.models.base import AttentionCall, AttentionSite, Model
+from sfumato.samplers.loop import Layout
+from sfumato.schedules import Step
+
+CONDITIONAL = ("cond",)
+BOTH = ("uncond", "cond")
+
+
+class AttentionEdit:
+    """One edit of attention; subclasses override what they need.
+
+    Tensors handed over have the axes (guidance, branch, image, heads, ...), guidance cut down to `guidance`. What an
+    edit returns replaces what it was given; it must not write in place.
+
+    Attributes:
+        guidance: The guidance rows it acts on.
+        needs_map: Whether it wants the softmax map.
+    """
+
+    guidance: tuple[str, ...] = CONDITIONAL
+    needs_map = False
+
+    def begin(self, layout: Layout) -> None:
+        """Told once, before the run."""
+
+    def selects(self, site: AttentionSite) -> bool:
+        """Whether it acts at this site."""
+        raise NotImplementedError
+
+    def active(self, step: Step) -> bool:
+        """Whether it acts at this step."""
+        return True
+
+    def edit_qkv(
+        self, query: Tensor, key: Tensor, value: Tensor, site: AttentionSite, step: Step
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key, value before attention, each (guidance, branch, image, heads, tokens, head_dim)."""
+        return query, key, value
+
+    def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
+        """The softmax map, (guidance, branch, image, heads, query, key); asked only when `needs_map`."""
+        return attention_probs
+
+
+class AttentionControl:
+    """Installs attention edits for the length of a run; a `Control` of the sampling loop."""
+
+    def __init__(self, edits: Sequence[AttentionEdit]) -> None:
+        self.edits = tuple(edits)
+        self._step: Step | None = None
+        self._layout: Layout | None = None
+        self._at: dict[str, tuple[AttentionEdit, ...]] = {}
+
+    @contextmanager
+    def installed(self, model: Model, layout: Layout) -> Iterator[AttentionControl]:
+        """Takes over the selected sites inside the block; the model is left as found, also when the block raises.
+
+        Raises:
+            ModelError: An edit finds no site to act on, so it would silently do nothing.
+        """
+        sites = model.attention_sites(layout.latent_size)
+        self._at = {site.layer_name: tuple(edit for edit in self.edits if edit.selects(site)) for site in sites}
+        for edit in self.edits:
+            if not any(edit in edits for edits in self._at.values()):
+                raise ModelError(
+                    f"{type(edit).__name__} finds no attention layer to act on in {model.name!r} at latents of"
+                    f" {layout.latent_size[0]}x{layout.latent_size[1]} ({len(sites)} layers looked at)"
+                )
+            edit.begin(layout)
+        self._layout = layout
+        try:
+            with model.attention_hook(self, [site for site in sites if self._at[site.layer_name]]):
+                yield self
+        finally:
+            self._step, self._layout, self._at = None, None, {}
+
+    def at_step(self, step: Step) -> None:
+        self._step = step
+
+    def wants(self, site: AttentionSite) -> bool:
+        return bool(self._active(site))
+
+    def _active(self, site: AttentionSite) -> list[AttentionEdit]:
+        assert self._step is not None, "at_step must be told before the network is called"
+        return [edit for edit in self._at[site.layer_name] if edit.active(self._step)]
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        assert self._step is not None, "at_step must be told before the network is called"
+        assert self._layout is not None, "the control must be installed"
+        step, layout, site, edits = self._step, self._layout, call.site, self._active(call.site)
+
+        query, key, value = (tensor.unflatten(0, layout.axes) for tensor in (call.query, call.key, call.value))
+        for edit in edits:
+            rows = _rows(edit.guidance, layout.guidance)
+            given = query[rows], key[rows], value[rows]
+            edited = edit.edit_qkv(*given, site, step)
+            query, key, value = (
+                whole if new is old else _put(whole, rows, new)
+                for whole, old, new in zip((query, key, value), given, edited, strict=True)
+            )
+
+        mapped = [edit for edit in edits if edit.needs_map]
+        names = tuple(name for name in layout.guidance if any(name in edit.guidance for edit in mapped))
+        rows = _rows(names, layout.guidance)
+        rest = _rows(tuple(name for name in layout.guidance if name not in names), layout.guidance)
+        mask = call.mask
+        if mask is not None:
+            mask = mask.expand(len(call.query), *mask.shape[1:]).unflatten(0, layout.axes)
+
+        parts = {}
+        if rest.stop > rest.start:
+            rest_mask = None if mask is None else mask[rest]
+            parts[rest.start] = _fused(query[rest], key[rest], value[rest], rest_mask, call.scale)
+        if rows.stop > rows.start:
+            probs = _softmax_map(query[rows], key[rows], None if mask is None else mask[rows], call.scale)
+            for edit in mapped:
+                within = _rows(edit.guidance, names)
+                probs = _put(probs, within, edit.edit_probs(probs[within], site, step))
+            parts[rows.start] = probs.to(value.dtype) @ value[rows]
+        return torch.cat([parts[start] for start in sorted(parts)]).flatten(0, 2)
+
+
+def _rows(names: tuple[str, ...], axis: tuple[str, ...]) -> slice:
+    """The slice of a guidance axis that holds these names, as far as it has them."""
+    present = [axis.index(name) for name in names if name in axis]
+    return slice(present[0], present[-1] + 1) if present else slice(0, 0)
+
+
+def _put(whole: Tensor, rows: slice, part: Tensor) -> Tensor:
+    """`whole` with these rows exchanged; no copy when all are."""
+    if rows.start == 0 and rows.stop == len(whole):
+        return part
+    return torch.cat([whole[: rows.start], part, whole[rows.stop :]])
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    flat_mask = None if mask is None else mask.flatten(0, 2)
+    output: Tensor = F.scaled_dot_product_attention(
+        query.flatten(0, 2), key.flatten(0, 2), value.flatten(0, 2), attn_mask=flat_mask, scale=scale
+    )
+    axes = (query.shape[0], query.shape[1], query.shape[2])
+    return output.unflatten(0, axes)
+
+
+def _softmax_map(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    scores = (query * scale) @ key.transpose(-1, -2)
+    return (scores if mask is None else scores + mask).softmax(dim=-1)

@@ -1,0 +1,1 @@
+"""Editing methods, one recipe a file. `METHODS` finds them."""
