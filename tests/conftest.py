@@ -29,3 +29,31 @@ def tiny_model(tiny_sd: Path) -> Any:
     import sfumato
 
     return sfumato.load_model(tiny_sd, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def toy_model() -> Any:
+    """A Stable Diffusion 1.x of three levels at 16x16 latents: quick enough for whole runs in a test."""
+    from sfumato.models.stable_diffusion import StableDiffusion
+    from tests.toy import toy_sd_pipeline
+
+    return StableDiffusion.from_pipeline(toy_sd_pipeline(), name="toy", revision="toy")
+
+
+@pytest.fixture(scope="session")
+def toy_velocity_model() -> Any:
+    """The same, predicting velocity as Stable Diffusion 2.x does."""
+    from sfumato.models.stable_diffusion import StableDiffusion
+    from tests.toy import toy_sd_pipeline
+
+    pipeline = toy_sd_pipeline(prediction_type="v_prediction")
+    return StableDiffusion.from_pipeline(pipeline, name="toy-v", revision="toy-v")
+
+
+@pytest.fixture(scope="session")
+def toy_xl_model() -> Any:
+    """Stable Diffusion XL's topology at toy width: two text encoders, pooled embedding, size conditions."""
+    from sfumato.models.sdxl import StableDiffusionXL
+    from tests.toy import toy_sdxl_pipeline
+
+    return StableDiffusionXL.from_pipeline(toy_sdxl_pipeline(), name="toy-xl", revision="toy-xl")

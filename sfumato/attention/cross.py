@@ -118,10 +118,13 @@ class CrossAttentionMaps(AttentionEdit):
         self._resolution: tuple[int, int] | None = None
 
     def choose(self, sites: tuple[AttentionSite, ...]) -> CrossAttentionMaps:
-        """Picks the resolution among the model's sites: a quarter of the latents, as the authors at 512 px, where the
-        model has cross-attention there, else whatever comes closest to 16 x 16 queries."""
+        """Picks the resolution among the model's sites.
+
+        A quarter of the latents, as the authors at 512 px, where the model has cross-attention there and it is 8 x 8
+        at least; else whatever comes closest to 16 x 16 queries.
+        """
         cross = [site for site in sites if site.kind == "cross"]
-        quarter = [site for site in cross if _is_quarter(site)]
+        quarter = [site for site in cross if _is_quarter(site) and site.num_queries >= 64]
         chosen = quarter or sorted(cross, key=lambda site: abs(site.num_queries - 256))
         self._resolution = chosen[0].resolution if chosen else None
         return self

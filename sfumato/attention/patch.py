@@ -161,4 +161,5 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale
 
 def _softmax_map(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     scores = (query * scale) @ key.transpose(-1, -2)
-    return (scores if mask is None else scores + mask).softmax(dim=-1)
+    probs: Tensor = (scores if mask is None else scores + mask).softmax(dim=-1)
+    return probs
