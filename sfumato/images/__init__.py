@@ -1,0 +1,26 @@
+"""Pictures in and out: any common kind of picture to RGB, RGB to the size a model allows, tensors, files with a recipe.
+
+`image` is a PIL picture, `pixels` a tensor in [-1, 1]. Nothing is repaired in silence: what was done to a picture is
+in the `notes` of the result, and what cannot be done is an `ImageError` that names the picture and the remedy.
+"""
+
+from sfumato.images.fitting import FITS, Fit, FittedImage, fit_image
+from sfumato.images.pixels import to_images, to_pixels
+from sfumato.images.reading import MAX_PIXELS, ImageSource, LoadedImage, load_image
+from sfumato.images.writing import check_writable, read_recipe, save_image
+
+__all__ = [
+    "FITS",
+    "MAX_PIXELS",
+    "Fit",
+    "FittedImage",
+    "ImageSource",
+    "LoadedImage",
+    "check_writable",
+    "fit_image",
+    "load_image",
+    "read_recipe",
+    "save_image",
+    "to_images",
+    "to_pixels",
+]

@@ -1,0 +1,126 @@
+"""Picture files that carry the recipe which made them, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from sfumato.errors import ImageError, UsageError
+from sfumato.images.reading import existing_file, open_image
+
+_WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+_RECIPE_KEY = "sfumato"
+_EXIF_IFD, _EXIF_USER_COMMENT = 0x8769, 0x9286
+_COMMENT_START = b"ASCII\0\0\0" + _RECIPE_KEY.encode() + b":"
+
+
+def check_writable(path: str | os.PathLike[str], *, extensions: Sequence[str] = tuple(_WRITABLE)) -> Path:
+    """Finds out now, before the heavy work, whether `path` can be written later; nothing is left behind.
+
+    Raises:
+        ImageError: The extension is unknown, the folder does not exist or cannot be written, or `path` is a folder or
+            a device.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in extensions:
+        raise ImageError(f"cannot write {path}: the name must end in one of {', '.join(extensions)}")
+    try:
+        if path.exists() and not path.is_file():
+            raise ImageError(
+                f"cannot write {path}: it is a {'folder' if path.is_dir() else 'device'}; choose another name"
+            )
+        folder = path.parent
+        if not folder.is_dir():
+            problem = "is not a folder" if folder.exists() else f"does not exist; make it first (mkdir -p {folder})"
+            raise ImageError(f"cannot write {path}: the folder {folder} {problem}")
+        probe = _beside(path.resolve())
+        os.close(_create(probe))
+        probe.unlink()
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot write {path}: {reason}; choose another folder or free its rights") from error
+    return path
+
+
+def save_image(image: Image.Image, path: str | os.PathLike[str], *, recipe: Mapping[str, Any] | None = None) -> Path:
+    """Writes a picture whole or not at all, with the recipe that made it.
+
+    The recipe is JSON: in PNG a text chunk named `sfumato`; in JPEG and WebP, which have none, the EXIF user comment
+    (JPEG has room for 64 kB). `read_recipe` reads all three. JPEG and WebP are lossy; PNG is the one to keep.
+
+    Raises:
+        ImageError: As `check_writable`; or the disk is full; or the recipe is too long for JPEG.
+        UsageError: The recipe holds something that JSON cannot say.
+    """
+    path = check_writable(path)
+    kind = _WRITABLE[path.suffix.lower()]
+    options: dict[str, Any] = {} if kind == "PNG" else {"quality": 95}
+    if kind == "JPEG":
+        options["subsampling"] = 0
+    if recipe is not None:
+        try:
+            text = json.dumps(dict(recipe), ensure_ascii=True)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the recipe cannot be written as JSON: {error}") from error
+        if kind == "PNG":
+            options["pnginfo"] = PngImagePlugin.PngInfo()
+            options["pnginfo"].add_text(_RECIPE_KEY, text)
+        else:
+            exif = Image.Exif()
+            exif.get_ifd(_EXIF_IFD)[_EXIF_USER_COMMENT] = _COMMENT_START + text.encode("ascii")
+            options["exif"] = exif
+    part = _beside(path.resolve())
+    try:
+        with os.fdopen(_create(part), "wb") as file:
+            image.convert("RGB").save(file, format=kind, **options)
+        part.replace(path.resolve())  # through a link, not over it
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot write {path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the recipe that `save_image` wrote into a picture.
+
+    Raises:
+        ImageError: The picture cannot be read, carries no recipe, or carries a damaged one.
+    """
+    path = existing_file(path)
+    try:
+        with path.open("rb") as file, open_image(file, str(path)) as image:
+            text = image.info.get(_RECIPE_KEY)
+            if text is None:
+                comment = image.getexif().get_ifd(_EXIF_IFD).get(_EXIF_USER_COMMENT, b"")
+                if isinstance(comment, bytes) and comment.startswith(_COMMENT_START):
+                    text = comment.removeprefix(_COMMENT_START).decode("ascii", "replace")
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
+    if text is None:
+        raise ImageError(f"{path} carries no recipe; only pictures saved by sfumato do, and some programs remove it")
+    try:
+        recipe = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ImageError(f"the recipe in {path} is damaged ({error}); give the options by hand") from error
+    if not isinstance(recipe, dict):
+        raise ImageError(f"the recipe in {path} is damaged (not a JSON object); give the options by hand")
+    return recipe
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".sfumato-{secrets.token_hex(6)}.part")
+
+
+def _create(path: Path) -> int:
+    # not tempfile: its files are private (0600), and a result should have the rights that the user's umask gives
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)

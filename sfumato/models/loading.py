@@ -1,0 +1,229 @@
+"""One way in for every model: the embedded one, the hub, a diffusers folder, a single file, a ready pipeline."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from sfumato.errors import ModelError, UsageError
+from sfumato.models import hub
+from sfumato.models.pipelines import SUPPORTED, family_of, load_file, load_folder, merge_lora
+from sfumato.models.quiet import quiet
+from sfumato.models.weights import INDEX, fingerprint, read_header, refuse_pickle
+
+if TYPE_CHECKING:
+    import torch
+
+    from sfumato.models.base import Model
+
+Lora: TypeAlias = "str | os.PathLike[str] | tuple[str | os.PathLike[str], float]"
+
+EMBEDDED: Final = "emoji"
+
+_DTYPES = {
+    **dict.fromkeys(("fp16", "float16", "half"), "float16"),
+    **dict.fromkeys(("bf16", "bfloat16"), "bfloat16"),
+    **dict.fromkeys(("fp32", "float32"), "float32"),
+    **dict.fromkeys(("fp64", "float64"), "float64"),
+}
+
+
+def load_model(
+    name: Any,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    loras: Sequence[Lora] = (),
+) -> Model:
+    """Loads a pretrained model behind the one protocol that all methods use.
+
+    Only safetensors files are read, and no code that comes with a model is run.
+
+    Args:
+        name: "emoji" (embedded, needs no network); a short name from `hub.SHORT_NAMES`, such as "sd15"; a hub id; the
+            path of a diffusers folder or of one `.safetensors` checkpoint; or a diffusers pipeline that is already
+            there, whose networks are then shared. A checkpoint's configuration is looked for beside it
+            (`model_index.json` and its folders), then in the hub's cache, then on the hub.
+        device: "cuda", "mps", "cpu" or a `torch.device`; by default the first of these that is there (for a pipeline:
+            where it is). `Model.device` says which.
+        dtype: "fp16", "bf16", "fp32", "fp64" or a `torch.dtype`; by default fp32 on the processor and fp16 elsewhere
+            (for a pipeline: what it has).
+        revision: Branch, tag or commit of a hub model.
+        variant: Part of the weight files' names, such as "fp16".
+        loras: Safetensors LoRA files, or (file, scale) pairs, merged into the weights in this order.
+
+    Returns:
+        The model; its `revision` is the hub commit, or a fingerprint of the files' content.
+
+    Raises:
+        UsageError: An argument is wrong; found before anything is loaded.
+        ModelError: The model is missing, incomplete, pickled, of an unsupported family, or out of reach.
+    """
+    ready = None if isinstance(name, (str, os.PathLike)) else name
+    if ready is not None and not hasattr(ready, "components"):
+        raise UsageError(f"name must be a name, a path or a diffusers pipeline, got {type(name).__name__}")
+    if ready is not None and (revision or variant or loras):
+        raise UsageError("revision, variant and loras are for models that are loaded here; apply them to the pipeline")
+    chosen_device = resolve_device(device) if device is not None or ready is None else None
+    chosen_dtype = resolve_dtype(dtype, chosen_device) if dtype is not None or ready is None else None
+    adapters = _checked_loras(loras)
+
+    if ready is not None:
+        title = getattr(getattr(ready, "config", None), "_name_or_path", None) or type(ready).__name__
+        return adapter_for(
+            ready, name=str(title), revision=_pipeline_fingerprint(ready), device=chosen_device, dtype=chosen_dtype
+        )
+
+    source, commit = _locate(name, revision=revision, variant=variant)
+    if source.is_dir():
+        pipeline, found = load_folder(source, variant, chosen_dtype)
+    else:
+        pipeline, found = load_file(source, chosen_dtype)
+    found = commit or found
+    for index, (file, scale) in enumerate(adapters):
+        merge_lora(pipeline, file, scale, f"lora_{index}")
+        found += f"+lora:{fingerprint(file.parent, (), [file]).removeprefix('sha256:')}@{scale:g}"
+    return adapter_for(pipeline, name=str(name), revision=found, device=chosen_device, dtype=chosen_dtype)
+
+
+def adapter_for(
+    pipeline: Any, *, name: str, revision: str, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> Model:
+    """Puts the adapter of its family around a diffusers pipeline, after moving the pipeline where it is wanted.
+
+    Raises:
+        ModelError: The pipeline is of another family, lacks a part, or its network takes more than latents and text.
+    """
+    import torch
+
+    from sfumato.models.sdxl import StableDiffusionXL
+    from sfumato.models.stable_diffusion import StableDiffusion
+
+    adapters = {"StableDiffusionPipeline": StableDiffusion, "StableDiffusionXLPipeline": StableDiffusionXL}
+    family = family_of([base.__name__ for base in type(pipeline).__mro__], name)
+    parts = ["unet", "vae", "text_encoder", "tokenizer", "scheduler"]
+    parts += ["text_encoder_2", "tokenizer_2"] if family == "StableDiffusionXLPipeline" else []
+    missing = [part for part in parts if getattr(pipeline, part, None) is None]
+    if missing:
+        raise ModelError(
+            f"{name} lacks {', '.join(missing)} (a refiner, or loaded in part); give the complete base model"
+        )
+    network = pipeline.unet.config
+    if network.in_channels != pipeline.vae.config.latent_channels:
+        raise ModelError(
+            f"the network of {name} takes {network.in_channels} channels, not {pipeline.vae.config.latent_channels} "
+            "(made for inpainting, depth or instructions); give the plain text-to-image model"
+        )
+    if getattr(network, "time_cond_proj_dim", None):
+        raise ModelError(f"the network of {name} takes its guidance scale as an input (LCM); {SUPPORTED}")
+    wanted = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
+    try:
+        with quiet():
+            pipeline.to(**wanted)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{name} does not fit into the memory of {device}; use dtype fp16, or device cpu") from error
+    return adapters[family].from_pipeline(pipeline, name=name, revision=revision)
+
+
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
+    """Gives the device asked for, or the best one: CUDA, then MPS, then the processor.
+
+    Raises:
+        UsageError: The device is unknown or not there.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [kind for kind, is_there in there.items() if is_there]
+    if device is None:
+        return torch.device(available[0])
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"device must be one of {', '.join(there)}, got {device!r}") from error
+    if chosen.type not in there:
+        raise UsageError(f"device must be one of {', '.join(there)}, got {str(device)!r}")
+    beyond = chosen.type == "cuda" and there["cuda"] and (chosen.index or 0) >= torch.cuda.device_count()
+    if not there[chosen.type] or beyond:
+        raise UsageError(f"device {str(device)!r} is not available on this machine; available: {', '.join(available)}")
+    return chosen
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device | None = None) -> torch.dtype:
+    """Gives the dtype asked for, or what suits the device: fp32 on the processor, fp16 elsewhere.
+
+    Raises:
+        UsageError: The dtype is unknown, not a float, or not one that the device computes in.
+    """
+    import torch
+
+    if dtype is None:
+        return torch.float32 if device is None or device.type == "cpu" else torch.float16
+    known = {key: getattr(torch, value) for key, value in _DTYPES.items()}
+    chosen = known.get(dtype.lower().removeprefix("torch."), dtype) if isinstance(dtype, str) else dtype
+    if chosen not in known.values():
+        raise UsageError(f"dtype must be one of fp16, bf16, fp32, fp64, got {dtype!r}")
+    if chosen == torch.float64 and device is not None and device.type == "mps":
+        raise UsageError("mps does not compute in fp64; use fp32, or device cpu")
+    return chosen
+
+
+def _locate(name: str | os.PathLike[str], *, revision: str | None, variant: str | None) -> tuple[Path, str | None]:
+    """Gives the folder or file, and the commit where it came from the hub."""
+    path = Path(name)
+    if name == EMBEDDED:
+        path = Path(__file__).parents[1] / "emoji" / "weights"
+        if not (path / INDEX).is_file():
+            raise ModelError(f"this installation of sfumato lacks the embedded model ({path}); install it again")
+    elif not path.exists() and isinstance(name, str) and name not in hub.SHORT_NAMES:
+        refuse_pickle(path)
+        if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.suffix == ".safetensors":
+            raise ModelError(f"there is no model file or folder {name}; check the path (current folder: {Path.cwd()})")
+    if isinstance(name, str) and name != EMBEDDED and (name in hub.SHORT_NAMES or not path.exists()):
+        folder = hub.fetch(hub.resolve_name(name), revision=revision, variant=variant)
+        return folder, folder.name
+    refuse_pickle(path)
+    if not path.exists():
+        raise ModelError(f"there is no model file or folder {path}; check the path (current folder: {Path.cwd()})")
+    if revision is not None:
+        raise UsageError(f"revision is for hub models; {name} is a local one")
+    if path.is_file():
+        if variant is not None:
+            raise UsageError(f"variant is for folders and hub models; {name} is a single file")
+        if path.suffix.lower() != ".safetensors":
+            raise ModelError(f"{path} is no .safetensors file; give one, or a diffusers folder")
+    return path, None
+
+
+def _checked_loras(loras: Sequence[Lora]) -> list[tuple[Path, float]]:
+    if isinstance(loras, (str, os.PathLike)):
+        raise UsageError(f"loras must be a list of files or (file, scale) pairs, got {str(loras)!r}")
+    checked = []
+    for lora in loras:
+        file, scale = lora if isinstance(lora, tuple) else (lora, 1.0)
+        path = Path(file)
+        refuse_pickle(path)
+        if not path.is_file():
+            raise ModelError(f"there is no LoRA file {path}; check the path (current folder: {Path.cwd()})")
+        if not math.isfinite(scale):
+            raise UsageError(f"the scale of LoRA {path} must be finite, got {scale}")
+        read_header(path)
+        checked.append((path, float(scale)))
+    return checked
+
+
+def _pipeline_fingerprint(pipeline: Any) -> str:
+    """Names the content of a ready pipeline, of which no file may exist: shapes and a few values of every parameter."""
+    digest = hashlib.sha256()
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        module = getattr(pipeline, part, None)
+        for key, value in module.state_dict().items() if module is not None else ():
+            few = value.detach().flatten()[:: max(1, value.numel() // 4)][:4].double().tolist()
+            digest.update(f"{part}.{key}{tuple(value.shape)}{few}".encode())
+    return f"sha256:{digest.hexdigest()[:16]}"
