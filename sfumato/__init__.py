@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "INVERSIONS": "sfumato.registry",
     "METHODS": "sfumato.registry",
     "EditResult": "sfumato.api",
     "GenerateResult": "sfumato.api",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from sfumato.errors import UsageError as UsageError
     from sfumato.inversion.result import Inversion as Inversion
     from sfumato.models.loading import load_model as load_model
+    from sfumato.registry import INVERSIONS as INVERSIONS
     from sfumato.registry import METHODS as METHODS
     from sfumato.samplers.watch import Watch as Watch
 

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,10 @@ from sfumato.images import (
     to_images,
     to_pixels,
 )
-from sfumato.inversion import find_inversion
 from sfumato.inversion.result import Inversion, content_key
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
-from sfumato.registry import METHODS
+from sfumato.registry import INVERSIONS, METHODS, Method
 from sfumato.samplers.loop import Branch, sample
 from sfumato.samplers.watch import Watch, progress_bar
 
@@ -161,6 +160,7 @@ def edit(
     target_prompt: str | Sequence[str],
     method: str = "prompt-to-prompt",
     inversion: str | None = None,
+    inversion_options: Mapping[str, Any] | None = None,
     inverted: Inversion | None = None,
     negative_prompt: str = "",
     num_inference_steps: int | None = None,
@@ -182,13 +182,14 @@ def edit(
         source_prompt: What the picture shows.
         target_prompt: What it shall show; several give several pictures in one batch.
         method: A name in `METHODS`.
-        inversion: How to get back to noise; None: the method's first choice.
+        inversion: How to get back to noise, a name in `INVERSIONS`; None: the method's first choice.
+        inversion_options: The inversion's own, see `INVERSIONS[inversion].parameters`.
         inverted: An inversion made before, of the same picture, model and step count.
         negative_prompt: What guidance leads away from.
         num_inference_steps: None: the model's own choice (50).
         guidance_scale: Strength of the target prompt, at least 1 (1 = off); None: the model's own choice.
-        source_guidance_scale: Guidance of the source branch; None: 1 for a real picture, so that it comes back; as
-            `guidance_scale` for a drawn one.
+        source_guidance_scale: Guidance of the source branch; None: what the inversion of a real picture needs for it
+            to come back (1 for most); as `guidance_scale` for a drawn picture.
         seed: Of all draws.
         size: (width, height) in pixels; None: the picture's own.
         fit: What may be done when the picture does not fit the model: "crop", "pad" or "resize".
@@ -205,19 +206,18 @@ def edit(
     """
     recipe_method = METHODS[method]
     options = recipe_method.check_options(options)
-    inversion_name = inversion or (inverted.method if inverted is not None else recipe_method.inversions[0])
-    if inversion_name not in recipe_method.inversions:
-        find_inversion(inversion_name)
-        raise UsageError(
-            f"{method} cannot start from inversion {inversion_name!r}; it takes: {', '.join(recipe_method.inversions)}"
-        )
+    inversion_name = _choose_inversion(recipe_method, inversion, inverted)
+    inversion_options = INVERSIONS[inversion_name].check_options(inversion_options or {}) if inversion_name else {}
     targets = [target_prompt] if isinstance(target_prompt, str) else list(target_prompt)
     _check_prompts(source_prompt, targets)
     steps = num_inference_steps or (len(inverted.timesteps) if inverted is not None else model.num_inference_steps)
     timesteps = tuple(model.schedule.timesteps(steps))
     guidance = _check_guidance(model.guidance_scale if guidance_scale is None else guidance_scale)
     real = image is not None
-    source_guidance = (1.0 if real else guidance) if source_guidance_scale is None else source_guidance_scale
+    suits = INVERSIONS[inversion_name].source_guidance_scale if real and inversion_name else None
+    source_guidance = (
+        source_guidance_scale if source_guidance_scale is not None else guidance if suits is None else suits
+    )
     _check_guidance(source_guidance, "source_guidance_scale")
     if inverted is not None:
         inverted.check(model=model.revision, timesteps=timesteps)
@@ -230,6 +230,7 @@ def edit(
         "revision": model.revision,
         "method": method,
         "inversion": inversion_name if real else None,
+        "inversion_options": inversion_options,
         "source_prompt": source_prompt,
         "target_prompts": targets,
         "negative_prompt": negative_prompt,
@@ -244,14 +245,21 @@ def edit(
         "image": None if picture is None else picture.origin,
     }
     with progress_bar(watch=watch) as watching, measured(model) as cost:
-        if picture is not None:
-            clean = model.encode_image(picture.pixels)
-            start = inverted or _inverted(
-                model, clean, picture, inversion_name, source_prompt, num_inference_steps=steps, watch=watching
-            )
+        generator = torch.Generator().manual_seed(seed)
+        clean = None if picture is None else model.encode_image(picture.pixels)
+        if inverted is not None:
+            start = inverted
+        elif picture is None or clean is None:
+            start = Inversion("drawn", _noise(model, 1, generator, size), timesteps, prompt=source_prompt)
+        elif not inversion_name:
+            noise = torch.randn(clean.shape, generator=generator).to(clean)
+            start = Inversion("picture", noise, timesteps, trajectory=clean[None], prompt=source_prompt)
         else:
-            noise = _noise(model, 1, seed, size)
-            start = inverted or Inversion("drawn", noise, timesteps, prompt=source_prompt, model=model.revision)
+            start = _inverted(
+                model, clean, picture, inversion_name, source_prompt,
+                negative=model.encode_prompt(negative_prompt), guidance_scale=source_guidance,
+                num_inference_steps=steps, generator=generator, watch=watching.during("inverting"), **inversion_options,
+            )  # fmt: skip
         edited = recipe_method.function(
             model,
             start,
@@ -260,12 +268,13 @@ def edit(
             negative_prompt=negative_prompt,
             guidance_scale=guidance,
             source_guidance_scale=source_guidance,
+            generator=generator,
             watch=watching.during("editing"),
             **options,
         )
         with torch.no_grad():
             decoded = to_images(model.decode_latents(edited.latents[:, 0]))
-            ceiling = None if picture is None else to_images(model.decode_latents(clean))[0]
+            ceiling = None if clean is None else to_images(model.decode_latents(clean))[0]
 
     notes = [] if picture is None else list(picture.notes)
     reconstruction, source = decoded[0], decoded[0] if picture is None else picture.fitted.image
@@ -362,12 +371,15 @@ def invert(
     prompt: str = "",
     method: str = "ddim",
     num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: int = 0,
     size: tuple[int, int] | None = None,
     fit: Fit | None = None,
     background: tuple[int, int, int] = (255, 255, 255),
     watch: Watch | None = None,
+    **options: Any,
 ) -> InvertResult:
-    """Finds what leads back to a picture, and shows how well it comes back at guidance 1.
+    """Finds what leads back to a picture, and shows how well it comes back.
 
     Args:
         model: From `load_model`.
@@ -375,13 +387,19 @@ def invert(
         prompt: What the picture shows.
         method: Name of the inversion.
         num_inference_steps: None: the model's own choice.
+        guidance_scale: At which it shall come back; None: what the inversion is made for.
+        seed: Of the inversion's draws, where it has any.
         size, fit, background, watch: See `edit`.
+        options: The inversion's own, see `INVERSIONS[method].parameters`.
 
     Raises:
         UsageError: An argument is wrong.
         ImageError: The picture cannot be read or does not fit.
     """
-    find_inversion(method)
+    entry = INVERSIONS[method]
+    options = entry.check_options(options)
+    suits = model.guidance_scale if entry.source_guidance_scale is None else entry.source_guidance_scale
+    guidance = _check_guidance(suits if guidance_scale is None else guidance_scale)
     steps = num_inference_steps or model.num_inference_steps
     model.schedule.timesteps(steps)
     picture = _read(model, image, size, fit, background)
@@ -393,12 +411,18 @@ def invert(
         "inversion": method,
         "source_prompt": prompt,
         "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "seed": seed,
+        "options": options,
         "image": picture.origin,
     }
     with progress_bar(watch=watch) as watching, measured(model) as cost:
         clean = model.encode_image(picture.pixels)
-        inversion = _inverted(model, clean, picture, method, prompt, num_inference_steps=steps, watch=watching)
-        branch = Branch(model.encode_prompt(prompt))
+        inversion = _inverted(
+            model, clean, picture, method, prompt, guidance_scale=guidance, num_inference_steps=steps,
+            generator=torch.Generator().manual_seed(seed), watch=watching.during("inverting"), **options,
+        )  # fmt: skip
+        branch = Branch(model.encode_prompt(prompt), guidance_scale=guidance)
         back = sample(
             model,
             inversion.noise,
@@ -414,7 +438,7 @@ def invert(
     source_psnr, ceiling_psnr = _psnr(reconstruction, source), _psnr(ceiling, source)
     notes = list(picture.notes)
     if source_psnr < LOW_PSNR:
-        notes.append(_low_psnr_note(source_psnr, ceiling_psnr, 1.0))
+        notes.append(_low_psnr_note(source_psnr, ceiling_psnr, guidance))
         warnings.warn(notes[-1], stacklevel=2)
     return InvertResult(inversion, source, reconstruction, recipe, cost, source_psnr, ceiling_psnr, tuple(notes))
 
@@ -443,22 +467,31 @@ def _read(
     return _Picture(fitted, to_pixels(fitted.image), tuple(notes), {"path": path, "sha256": digest})
 
 
-def _inverted(
-    model: Model, clean: Tensor, picture: _Picture, name: str, prompt: str, *, num_inference_steps: int, watch: Watch
-) -> Inversion:
-    """Runs an inversion and stamps it with prompt and content key."""
-    from dataclasses import replace
+def _choose_inversion(method: Method, name: str | None, inverted: Inversion | None) -> str:
+    """The inversion to use, "" for a method that starts from the picture itself.
 
-    found = find_inversion(name)(
-        model, clean, model.encode_prompt(prompt), num_inference_steps=num_inference_steps, watch=watch
-    )
-    options = {"method": name, "prompt": prompt, "steps": num_inference_steps}
-    return replace(found, prompt=prompt, key=content_key(picture.fitted.image.tobytes(), model.revision, options))
+    Raises:
+        UsageError: There is no such inversion, or it does not serve the method (with the reason).
+    """
+    chosen = name or (inverted.method if inverted is not None else next(iter(method.inversions), ""))
+    if not chosen or chosen in method.inversions or chosen == "drawn":
+        return chosen if chosen in method.inversions else ""
+    entry = INVERSIONS[chosen]
+    takes = ", ".join(method.inversions) or "none: it starts from the picture itself"
+    reason = method.refuses.get(chosen, f"{entry.title} keeps nothing that {method.title} could start from")
+    raise UsageError(f"{method.name} cannot start from inversion {chosen!r}: {reason}; it takes: {takes}")
 
 
-def _noise(model: Model, images: int, seed: int | torch.Generator, size: tuple[int, int] | None) -> Tensor:
+def _inverted(model: Model, clean: Tensor, picture: _Picture, name: str, prompt: str, **options: Any) -> Inversion:
+    """Runs an inversion and stamps it with prompt, guidance and content key."""
+    found: Inversion = INVERSIONS[name].function(model, clean, model.encode_prompt(prompt), **options)
+    plain = {key: value for key, value in options.items() if isinstance(value, int | float | str | bool | None)}
+    key = content_key(picture.fitted.image.tobytes(), model.revision, {"method": name, "prompt": prompt, **plain})
+    return replace(found, prompt=prompt, guidance_scale=options["guidance_scale"], model=model.revision, key=key)
+
+
+def _noise(model: Model, images: int, generator: torch.Generator, size: tuple[int, int] | None) -> Tensor:
     """Standard normal latents, drawn on the CPU so that a seed means the same on every device."""
-    generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     shape = model.latent_shape((size[1], size[0]) if size else None)
     return torch.randn((images, *shape), generator=generator)
 

@@ -16,7 +16,7 @@ import pkgutil
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sfumato.errors import UsageError
 
@@ -105,15 +105,14 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method as `METHODS` knows it.
+class Entry:
+    """A function under a name, with its options.
 
     Attributes:
-        name: What `method=` and `--method` take.
-        function: The latent-level function: (model, source, prompts, options) to latents.
+        name: What `method=`, `inversion=` and their command-line options take.
+        function: The latent-level function.
         title, paper, summary, when, cost: For people: full name, reference, what it does, when to use it, and its price
             in network evaluations (rows through the network for one picture).
-        inversions: Names of the inversions that serve it, the default one first.
         parameters: Its options.
     """
 
@@ -124,7 +123,6 @@ class Method:
     summary: str
     when: str
     cost: str
-    inversions: tuple[str, ...]
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,14 +137,70 @@ class Method:
         return {name: self.parameters[name].check(value) for name, value in options.items()}
 
 
+@dataclass(frozen=True)
+class Method(Entry):
+    """An editing method as `METHODS` knows it.
+
+    Attributes:
+        inversions: Names of the inversions that serve it, the default one first; empty: it starts from the picture
+            itself.
+        refuses: Why an inversion does not serve it, by the inversion's name, where there is more to say than that.
+    """
+
+    inversions: tuple[str, ...] = ()
+    refuses: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InversionEntry(Entry):
+    """An inversion as `INVERSIONS` knows it.
+
+    Attributes:
+        source_guidance_scale: Guidance of the source branch at which the picture comes back; None: any, since the
+            inversion corrects for it.
+    """
+
+    source_guidance_scale: float | None = 1.0
+
+
 def method(
-    name: str, *, title: str, paper: str, summary: str, when: str, cost: str, inversions: tuple[str, ...] = ("ddim",)
+    name: str,
+    *,
+    title: str,
+    paper: str,
+    summary: str,
+    when: str,
+    cost: str,
+    inversions: tuple[str, ...] = ("ddim",),
+    refuses: Mapping[str, str] | None = None,
 ) -> Callable[[Function], Function]:
-    """Registers the decorated function as a method; see `Method` for the fields."""
+    """Registers the decorated function as an editing method; see `Method` for the fields."""
 
     def register(function: Function) -> Function:
-        entry = Method(name, function, title, paper, summary, when, cost, inversions, parameters(function))
-        METHODS.add(entry)
+        options = parameters(function)
+        METHODS.add(Method(name, function, title, paper, summary, when, cost, options, inversions, refuses or {}))
+        return function
+
+    return register
+
+
+def inversion(
+    name: str,
+    *,
+    title: str,
+    paper: str,
+    summary: str,
+    when: str,
+    cost: str,
+    source_guidance_scale: float | None = 1.0,
+) -> Callable[[Function], Function]:
+    """Registers the decorated function as an inversion; see `InversionEntry` for the fields."""
+
+    def register(function: Function) -> Function:
+        options = parameters(function)
+        INVERSIONS.add(
+            InversionEntry(name, function, title, paper, summary, when, cost, options, source_guidance_scale)
+        )
         return function
 
     return register
@@ -172,33 +226,34 @@ def unknown(kind: str, name: str, known: Mapping[str, Any] | list[str], *, of: s
     return f"unknown {kind} {name!r}{of}: {hint}known: {', '.join(known) or 'none'}"
 
 
-class Methods(Mapping[str, Method]):
-    """All methods by name, found by importing the recipe folders at first use."""
+Kind = TypeVar("Kind", bound=Entry)
 
-    packages = ("sfumato.edit",)
 
-    def __init__(self) -> None:
-        self._entries: dict[str, Method] = {}
+class Registry(Mapping[str, Kind]):
+    """Entries by name, found by importing the modules of a package at first use."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self.package = kind, package
+        self._entries: dict[str, Kind] = {}
         self._loaded = False
 
-    def add(self, entry: Method) -> None:
+    def add(self, entry: Kind) -> None:
         if entry.name in self._entries:
-            raise ValueError(f"two methods are called {entry.name!r}")
+            raise ValueError(f"two entries are called {entry.name!r}")
         self._entries[entry.name] = entry
 
-    def _load(self) -> dict[str, Method]:
+    def _load(self) -> dict[str, Kind]:
         if not self._loaded:
             self._loaded = True
-            for package in self.packages:
-                folder = importlib.import_module(package)
-                for module in pkgutil.iter_modules(folder.__path__):
-                    importlib.import_module(f"{package}.{module.name}")
+            folder = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(folder.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
         return self._entries
 
-    def __getitem__(self, name: str) -> Method:
+    def __getitem__(self, name: str) -> Kind:
         entries = self._load()
         if name not in entries:
-            raise UsageError(unknown("method", name, entries))
+            raise UsageError(unknown(self.kind, name, sorted(entries)))
         return entries[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -211,7 +266,8 @@ class Methods(Mapping[str, Method]):
         return name in self._load()
 
 
-METHODS = Methods()
+METHODS: Registry[Method] = Registry("method", "sfumato.edit")
+INVERSIONS: Registry[InversionEntry] = Registry("inversion", "sfumato.inversion")
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

@@ -64,3 +64,6 @@ class GaussianModel(Model):
 
     def attention_hook(self, hook: Any, sites: Sequence[AttentionSite]) -> Any:
         return nullcontext()
+
+    def feature_hook(self, layer_names: Sequence[str], hook: Any) -> Any:
+        return nullcontext()

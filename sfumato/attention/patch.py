@@ -152,11 +152,11 @@ def _put(whole: Tensor, rows: slice, part: Tensor) -> Tensor:
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     flat_mask = None if mask is None else mask.flatten(0, 2)
-    output: Tensor = F.scaled_dot_product_attention(
+    output = F.scaled_dot_product_attention(
         query.flatten(0, 2), key.flatten(0, 2), value.flatten(0, 2), attn_mask=flat_mask, scale=scale
     )
-    axes = (query.shape[0], query.shape[1], query.shape[2])
-    return output.unflatten(0, axes)
+    split: Tensor = output.unflatten(0, query.shape[:3])
+    return split
 
 
 def _softmax_map(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:

@@ -54,6 +54,7 @@ def prompt_to_prompt(
     negative_prompt: str = "",
     guidance_scale: float = 7.5,
     source_guidance_scale: float | None = None,
+    generator: torch.Generator | None = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     edit: Annotated[
@@ -107,6 +108,7 @@ def prompt_to_prompt(
         negative_prompt: What guidance leads away from, in all branches.
         guidance_scale: Of the edited branches.
         source_guidance_scale: Of the source branch; None: as the edited ones.
+        generator: Not used: nothing is drawn but what the inversion holds.
         on_step: Called after every step, after local blend.
         watch: Progress, previews, cancellation.
         edit, cross_replace_steps, self_replace_steps, self_replace_size, weights, blend_words, blend_threshold,
@@ -156,6 +158,7 @@ def prompt_to_prompt(
         source.noise,
         branches,
         timesteps=source.timesteps,
+        eta=source.eta,
         replay=source,
         controls=[AttentionControl(edits)],
         on_step=[*([] if blend is None else [blend]), *on_step],

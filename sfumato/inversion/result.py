@@ -49,6 +49,15 @@ class Inversion:
     model: str = ""
     key: str = ""
 
+    @property
+    def clean(self) -> Tensor:
+        """The picture's own latents x_0, (image, channels, height, width).
+
+        Raises:
+            InversionError: The inversion keeps no trajectory.
+        """
+        return self.latents_at(-1)
+
     def latents_at(self, t: int) -> Tensor:
         """Latents at timestep t of the trajectory, (image, channels, height, width); t = -1 is the clean image.
 

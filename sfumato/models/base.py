@@ -133,6 +133,10 @@ class AttentionHook(Protocol):
         """Attention output before the output projection, (rows, heads, query tokens, head_dim)."""
 
 
+FeatureHook = Callable[[str, Tensor], Tensor]
+"""From a layer's name and output, (rows, channels, height, width), to what goes on in its place."""
+
+
 class Tokenizer(Protocol):
     """The text side of a model, as far as a method may see it."""
 
@@ -215,6 +219,14 @@ class Model(ABC):
 
         Raises:
             ModelError: A site's attention cannot be taken over (an unknown processor); the model is untouched.
+        """
+
+    @abstractmethod
+    def feature_hook(self, layer_names: Sequence[str], hook: FeatureHook) -> AbstractContextManager[None]:
+        """Passes the outputs of the named layers through `hook` inside the block and leaves the model as found.
+
+        Raises:
+            ModelError: The network has no such layer.
         """
 
     def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:

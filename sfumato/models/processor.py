@@ -1,4 +1,7 @@
-"""Takes over attention layers of a diffusers network: projections stay the layer's, the middle goes to a hook."""
+"""Hooks into a diffusers network, for the length of a block.
+
+Attention: projections stay the layer's, the middle goes to a hook. Features: a layer's output passes through a hook.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionCall, AttentionHook, AttentionSite
+from sfumato.models.base import AttentionCall, AttentionHook, AttentionSite, FeatureHook
 
 # Processors whose arithmetic is the plain one written out below; anything else (IP-Adapter, custom) has more to it.
 PLAIN = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "FusedAttnProcessor2_0", "SlicedAttnProcessor"}
@@ -86,3 +89,22 @@ def hooked(layers: Mapping[str, nn.Module], hook: AttentionHook, sites: Sequence
     finally:
         for name, processor in saved.items():
             chosen[name].processor = processor
+
+
+@contextmanager
+def feature_hooked(network: nn.Module, layer_names: Sequence[str], hook: FeatureHook) -> Iterator[None]:
+    """Passes the outputs of the named layers through the hook; removes it afterwards, also when the block raises."""
+    layers = dict(network.named_modules())
+    missing = [name for name in layer_names if name not in layers]
+    if missing:
+        raise ModelError(f"the network has no layer {', '.join(missing)}, so its features cannot be edited")
+
+    def through(name: str) -> Any:
+        return lambda module, inputs, output: hook(name, output)
+
+    handles = [layers[name].register_forward_hook(through(name)) for name in layer_names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionHook, AttentionSite, Condition, Model, Place
-from sfumato.models.processor import hooked
+from sfumato.models.base import AttentionHook, AttentionSite, Condition, FeatureHook, Model, Place
+from sfumato.models.processor import feature_hooked, hooked
 from sfumato.models.text import ClipTokenizer, chunked_ids
 from sfumato.schedules import Schedule
 
@@ -112,6 +112,9 @@ class StableDiffusion(Model):
 
     def attention_hook(self, hook: AttentionHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
         return hooked(self._attention_layers(), hook, sites)
+
+    def feature_hook(self, layer_names: Sequence[str], hook: FeatureHook) -> AbstractContextManager[None]:
+        return feature_hooked(self.unet, layer_names, hook)
 
     def _attention_layers(self) -> dict[str, Any]:
         return {name: module for name, module in self.unet.named_modules() if _is_attention(module)}

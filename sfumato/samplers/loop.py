@@ -22,6 +22,7 @@ from sfumato.schedules import Neighbour, Step
 
 Scale = float | Callable[[Step], float]
 OnStep = Callable[[Tensor, Step], Tensor]
+Guide = Callable[["Model", Tensor, Step, Condition, Tensor, "Layout"], Tensor]
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,9 @@ def sample(
     generator: torch.Generator | None = None,
     replay: Replay | None = None,
     controls: Sequence[Control] = (),
+    before_step: Sequence[OnStep] = (),
     on_step: Sequence[OnStep] = (),
+    guide: Guide | None = None,
     watch: Watch | None = None,
     differentiable: bool = False,
 ) -> Tensor:
@@ -120,8 +123,10 @@ def sample(
         generator: Draws the noise of stochastic steps, one draw a step, shared by all branches.
         replay: Takes noise maps and null embeddings from there instead.
         controls: Installed for the length of the run and told every step.
-        on_step: Called in turn with the latents, (branch, image, channels, height, width), after every step; what they
-            return goes on.
+        before_step, on_step: Called in turn with the latents, (branch, image, channels, height, width), before the
+            network call of every step and after the step; what they return goes on.
+        guide: Makes the guided network output in place of `guided_output`, with the same arguments but the step for t:
+            other networks or adapters for the two halves, guidance by gradients.
         watch: Progress, previews, cancellation.
         differentiable: Keep the graph through the whole run.
 
@@ -157,8 +162,14 @@ def sample(
         for step in watch.over(steps[start_index:]):
             for control in controls:
                 control.at_step(step)
+            for hook in before_step:
+                latents = hook(latents, step)
             scales = torch.tensor([branch.scale(step) for branch in branches.values()]).to(latents)
-            model_output = guided_output(model, latents, step.t, conditions.at(step), scales, layout)
+            condition = conditions.at(step)
+            if guide is None:
+                model_output = guided_output(model, latents, step.t, condition, scales, layout)
+            else:
+                model_output = guide(model, latents, step, condition, scales, layout)
             noise_pred, x0_pred = model.schedule.noise_and_x0(model_output, latents, step.alpha_bar)
             watch.show(step.index, x0_pred)
             draw = _step_noise(step, eta, step_rule, replay, generator, latents)
