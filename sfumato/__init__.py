@@ -9,6 +9,8 @@ Nothing heavy is imported until it is used.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -16,10 +18,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "INVERSIONS": "sfumato.registry",
     "METHODS": "sfumato.registry",
-    "EditResult": "sfumato.api",
-    "GenerateResult": "sfumato.api",
+    "EditResult": "sfumato.results",
+    "GenerateResult": "sfumato.results",
     "Inversion": "sfumato.inversion.result",
-    "InvertResult": "sfumato.api",
+    "InvertResult": "sfumato.results",
     "SfumatoError": "sfumato.errors",
     "UsageError": "sfumato.errors",
     "Watch": "sfumato.samplers.watch",
@@ -32,9 +34,6 @@ _HOMES = {
 __all__ = [*_HOMES]
 
 if TYPE_CHECKING:
-    from sfumato.api import EditResult as EditResult
-    from sfumato.api import GenerateResult as GenerateResult
-    from sfumato.api import InvertResult as InvertResult
     from sfumato.api import edit as edit
     from sfumato.api import generate as generate
     from sfumato.api import invert as invert
@@ -44,7 +43,21 @@ if TYPE_CHECKING:
     from sfumato.models.loading import load_model as load_model
     from sfumato.registry import INVERSIONS as INVERSIONS
     from sfumato.registry import METHODS as METHODS
+    from sfumato.results import EditResult as EditResult
+    from sfumato.results import GenerateResult as GenerateResult
+    from sfumato.results import InvertResult as InvertResult
     from sfumato.samplers.watch import Watch as Watch
+
+
+class _Package(ModuleType):
+    """`edit` is a function here and a folder beside: importing the folder must not put it in the function's place."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

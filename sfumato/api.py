@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import sfumato
-from sfumato.attention.align import token_indices
-from sfumato.cost import Cost, measured
+from sfumato.cost import measured
 from sfumato.errors import UsageError
-from sfumato.images import (
-    Fit,
-    FittedImage,
-    ImageSource,
-    check_writable,
-    fit_image,
-    load_image,
-    save_image,
-    to_images,
-    to_pixels,
-)
+from sfumato.images import Fit, ImageSource, to_images
 from sfumato.inversion.result import Inversion, content_key
+from sfumato.masking import Masking, MaskSource
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
+from sfumato.picture import Picture, read_picture
 from sfumato.registry import INVERSIONS, METHODS, Method
+from sfumato.results import EditResult, GenerateResult, InvertResult
 from sfumato.samplers.loop import Branch, sample
 from sfumato.samplers.watch import Watch, progress_bar
 
@@ -40,116 +30,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LOW_PSNR = 20.0
-
-
-@dataclass(frozen=True)
-class EditResult:
-    """Edited pictures of one source.
-
-    Attributes:
-        images: One picture for each target prompt.
-        source: The source picture as the model saw it; of an edit without a picture, the generated source.
-        reconstruction: The source branch of the run, decoded.
-        recipe: Everything needed to repeat it; goes into saved files.
-        cost: Network evaluations, seconds, peak memory.
-        reconstruction_psnr: Of the reconstruction against the source, dB; infinite for a generated source.
-        ceiling_psnr: Of the autoencoder alone, dB: no reconstruction can be much better.
-        inversion: What led back to the source; pass it as `inverted=` to edit again without inverting again.
-        notes: What was done to the picture, and warnings.
-        maps: Mean cross-attention, (branch, height, width, token), or None.
-    """
-
-    images: tuple[Image.Image, ...]
-    source: Image.Image
-    reconstruction: Image.Image
-    recipe: Mapping[str, Any]
-    cost: Cost
-    reconstruction_psnr: float
-    ceiling_psnr: float
-    inversion: Inversion
-    notes: tuple[str, ...] = ()
-    maps: Tensor | None = None
-    _model: Model | None = field(default=None, repr=False)
-
-    @property
-    def image(self) -> Image.Image:
-        """The first (usually only) edited picture."""
-        return self.images[0]
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the first edited picture with its recipe; further targets go beside it as NAME-2.png and so on.
-
-        Raises:
-            ImageError: The path cannot be written.
-        """
-        first = Path(path)
-        paths = [first, *(first.with_stem(f"{first.stem}-{k + 2}") for k in range(len(self.images) - 1))]
-        for target in paths:
-            check_writable(target)
-        for image, target in zip(self.images, paths, strict=True):
-            save_image(image, target, recipe=self.recipe)
-        return first
-
-    def attention_map(self, word: str, *, target: int | None = 0) -> Tensor:
-        """Where a word looks, (height, width), each value in [0, 1] of the map's maximum.
-
-        Args:
-            word: A word or phrase of the prompt.
-            target: Which target prompt; None: the source.
-
-        Raises:
-            UsageError: The word is not in that prompt, or the method keeps no maps.
-        """
-        if self.maps is None or self._model is None:
-            raise UsageError(f"{self.recipe['method']} keeps no attention maps")
-        prompts = [self.recipe["source_prompt"], *self.recipe["target_prompts"]]
-        branch = 0 if target is None else target + 1
-        if not 0 <= branch < len(prompts):
-            raise UsageError(f"target must be in [0, {len(prompts) - 2}], got {target}")
-        heat = self.maps[branch][..., token_indices(self._model.tokenizer, prompts[branch], word)].sum(dim=-1)
-        return heat / heat.max().clamp(min=1e-12)
-
-
-@dataclass(frozen=True)
-class GenerateResult:
-    """Pictures drawn from text."""
-
-    images: tuple[Image.Image, ...]
-    recipe: Mapping[str, Any]
-    cost: Cost
-
-    @property
-    def image(self) -> Image.Image:
-        """The first picture."""
-        return self.images[0]
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the first picture with its recipe; further ones go beside it as NAME-2.png and so on."""
-        first = Path(path)
-        check_writable(first)
-        for k, image in enumerate(self.images):
-            save_image(image, first if k == 0 else first.with_stem(f"{first.stem}-{k + 1}"), recipe=self.recipe)
-        return first
-
-
-@dataclass(frozen=True)
-class InvertResult:
-    """An inverted picture, and how well it comes back.
-
-    Attributes:
-        inversion: Save it, or pass it to `edit(..., inverted=...)`.
-        source, reconstruction: The picture as the model saw it, and as it comes back at guidance 1.
-        reconstruction_psnr, ceiling_psnr: dB, see `EditResult`.
-    """
-
-    inversion: Inversion
-    source: Image.Image
-    reconstruction: Image.Image
-    recipe: Mapping[str, Any]
-    cost: Cost
-    reconstruction_psnr: float
-    ceiling_psnr: float
-    notes: tuple[str, ...] = ()
 
 
 def edit(
@@ -170,6 +50,11 @@ def edit(
     size: tuple[int, int] | None = None,
     fit: Fit | None = None,
     background: tuple[int, int, int] = (255, 255, 255),
+    mask: MaskSource | None = None,
+    mask_words: str | Sequence[str] | None = None,
+    mask_threshold: float = 0.4,
+    mask_feather: float = 0.0,
+    mask_pixels: bool = False,
     watch: Watch | None = None,
     **options: Any,
 ) -> EditResult:
@@ -194,6 +79,11 @@ def edit(
         size: (width, height) in pixels; None: the picture's own.
         fit: What may be done when the picture does not fit the model: "crop", "pad" or "resize".
         background: Colour under transparent pixels.
+        mask: Where the edit may change the picture (white), a picture of the same size; outside, the source stays.
+        mask_words: Such a mask made from where these words of the source prompt look.
+        mask_threshold: Share of the words' largest attention that counts as inside, in (0, 1).
+        mask_feather: Width of the mask's soft edge in pixels.
+        mask_pixels: Paste the result into the source picture, so that what lies outside the mask is bit-identical.
         watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
         options: The method's own, see `METHODS[method].parameters`.
 
@@ -221,7 +111,8 @@ def edit(
     _check_guidance(source_guidance, "source_guidance_scale")
     if inverted is not None:
         inverted.check(model=model.revision, timesteps=timesteps)
-    picture = _read(model, image, size, fit, background) if image is not None else None
+    picture = read_picture(model, image, size, fit, background) if image is not None else None
+    masking = Masking.read(picture, mask, mask_words, mask_threshold, mask_feather, mask_pixels)
 
     recipe: dict[str, Any] = {
         "command": "edit",
@@ -242,6 +133,7 @@ def edit(
         "fit": fit,
         "background": list(background),
         "options": options,
+        "mask": None if masking is None else masking.recipe,
         "image": None if picture is None else picture.origin,
     }
     with progress_bar(watch=watch) as watching, measured(model) as cost:
@@ -260,6 +152,9 @@ def edit(
                 negative=model.encode_prompt(negative_prompt), guidance_scale=source_guidance,
                 num_inference_steps=steps, generator=generator, watch=watching.during("inverting"), **inversion_options,
             )  # fmt: skip
+        keep = None
+        if masking is not None and clean is not None:
+            keep = masking.hook(model, clean, start, source_prompt, len(targets), generator)
         edited = recipe_method.function(
             model,
             start,
@@ -269,6 +164,7 @@ def edit(
             guidance_scale=guidance,
             source_guidance_scale=source_guidance,
             generator=generator,
+            on_step=() if keep is None else (keep,),
             watch=watching.during("editing"),
             **options,
         )
@@ -283,9 +179,12 @@ def edit(
     if source_psnr < LOW_PSNR:
         notes.append(_low_psnr_note(source_psnr, ceiling_psnr, source_guidance))
         warnings.warn(notes[-1], stacklevel=2)
+    results = decoded[1:]
+    if masking is not None and keep is not None and masking.pixels:
+        results = [masking.paste(shown, source, keep) for shown in results]
     restore = (lambda shown: shown) if picture is None else picture.fitted.restore
     return EditResult(
-        images=tuple(restore(shown) for shown in decoded[1:]),
+        images=tuple(restore(shown) for shown in results),
         source=restore(source),
         reconstruction=restore(reconstruction),
         recipe=recipe,
@@ -402,7 +301,7 @@ def invert(
     guidance = _check_guidance(suits if guidance_scale is None else guidance_scale)
     steps = num_inference_steps or model.num_inference_steps
     model.schedule.timesteps(steps)
-    picture = _read(model, image, size, fit, background)
+    picture = read_picture(model, image, size, fit, background)
     recipe = {
         "command": "invert",
         "sfumato": sfumato.__version__,
@@ -443,30 +342,6 @@ def invert(
     return InvertResult(inversion, source, reconstruction, recipe, cost, source_psnr, ceiling_psnr, tuple(notes))
 
 
-@dataclass(frozen=True)
-class _Picture:
-    fitted: FittedImage
-    pixels: Tensor
-    notes: tuple[str, ...]
-    origin: dict[str, Any]
-
-
-def _read(
-    model: Model, image: ImageSource, size: tuple[int, int] | None, fit: Fit | None, background: tuple[int, int, int]
-) -> _Picture:
-    loaded = load_image(image, background=background)
-    fitted = fit_image(loaded.image, multiple=model.vae_scale_factor, size=size, fit=fit)
-    notes = list(loaded.notes)
-    if fitted.fit is not None:
-        width, height = fitted.image.size
-        notes.append(
-            f"picture of {fitted.original_size[0]}x{fitted.original_size[1]} fitted to {width}x{height} ({fitted.fit})"
-        )
-    digest = hashlib.sha256(fitted.image.tobytes()).hexdigest()
-    path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
-    return _Picture(fitted, to_pixels(fitted.image), tuple(notes), {"path": path, "sha256": digest})
-
-
 def _choose_inversion(method: Method, name: str | None, inverted: Inversion | None) -> str:
     """The inversion to use, "" for a method that starts from the picture itself.
 
@@ -482,7 +357,7 @@ def _choose_inversion(method: Method, name: str | None, inverted: Inversion | No
     raise UsageError(f"{method.name} cannot start from inversion {chosen!r}: {reason}; it takes: {takes}")
 
 
-def _inverted(model: Model, clean: Tensor, picture: _Picture, name: str, prompt: str, **options: Any) -> Inversion:
+def _inverted(model: Model, clean: Tensor, picture: Picture, name: str, prompt: str, **options: Any) -> Inversion:
     """Runs an inversion and stamps it with prompt, guidance and content key."""
     found: Inversion = INVERSIONS[name].function(model, clean, model.encode_prompt(prompt), **options)
     plain = {key: value for key, value in options.items() if isinstance(value, int | float | str | bool | None)}
@@ -497,8 +372,6 @@ def _noise(model: Model, images: int, generator: torch.Generator, size: tuple[in
 
 
 def _psnr(image: Image.Image, reference: Image.Image) -> float:
-    import numpy as np
-
     return psnr(np.asarray(image), np.asarray(reference), data_range=255)
 
 

@@ -21,7 +21,7 @@ TIERS = (
     {"samplers", "emoji"},
     {"inversion", "attention"},
     {"edit", "morph", "distill"},
-    {"api", "bench", "run"},
+    {"api", "bench", "masking", "picture", "results", "run"},
     {"apps"},
     {"__main__"},
 )

@@ -1,0 +1,50 @@
+"""The `sfumato` command. Each subcommand is a module beside this one; heavy imports happen inside them only."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sfumato import __version__
+from sfumato.apps.console import command
+from sfumato.apps.demo import demo
+from sfumato.apps.doctor import doctor
+from sfumato.apps.edit import edit
+from sfumato.apps.generate import generate
+from sfumato.apps.invert import invert
+from sfumato.apps.methods import methods
+from sfumato.apps.models import models
+
+app = typer.Typer(
+    name="sfumato",
+    help="Edit pictures by text with pretrained diffusion models, and keep everything else as it was.",
+    epilog="Start with: sfumato demo (offline, on bundled pictures). Errors in full: SFUMATO_DEBUG=1.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for _function in (demo, edit, generate, invert, methods, models, doctor):
+    app.command()(command(_function))
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sfumato {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command; see `sfumato --help`. Exit codes: 0, 1 (failed), 2 (wrong usage), 130 (stopped)."""
+    app(prog_name="sfumato")

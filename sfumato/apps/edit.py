@@ -1,0 +1,188 @@
+"""`sfumato edit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfumato.apps.console import comes_back, cost_fields, note, print_json, stdout, table, working
+from sfumato.apps.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Fit,
+    Guidance,
+    ModelName,
+    Revision,
+    Size,
+    Steps,
+    Variant,
+    choose_output,
+    load,
+    outputs,
+    parse_options,
+    parse_size,
+)
+from sfumato.apps.recipe import Recipe
+from sfumato.errors import UsageError
+from sfumato.images import load_image
+
+if TYPE_CHECKING:
+    from sfumato import EditResult
+
+
+def edit(
+    image: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The picture. Without it, the picture that the model draws of the source prompt is edited."
+        ),
+    ] = None,
+    source: Annotated[str | None, typer.Option("--source", "-s", help="What the picture shows.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="What it shall show; several make several pictures.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The result.", show_default="named after the picture")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="See: sfumato methods.", show_default="prompt-to-prompt")] = None,
+    inversion: Annotated[
+        str | None, typer.Option(help="How to get back to noise.", show_default="the method's first choice")
+    ] = None,
+    model: ModelName = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    source_guidance: Annotated[
+        float | None,
+        typer.Option(help="Guidance of the source's own branch.", show_default="1, as --guidance for a drawn picture"),
+    ] = None,
+    negative: Annotated[str | None, typer.Option(help="What to lead away from.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all draws.", show_default="0")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods NAME."),
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD=FACTOR", help="How strongly a word shows: 1 as is, 2 strongly, 0 not at all."),
+    ] = None,
+    size: Size = None,
+    fit: Fit = None,
+    inversion_settings: Annotated[
+        list[str] | None,
+        typer.Option("--set-inversion", metavar="NAME=VALUE", help="An option of the inversion, likewise."),
+    ] = None,
+    inverted: Annotated[
+        Path | None, typer.Option(help="A .safetensors file of `sfumato invert`, to spare the inversion.")
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Repeat the edit that made this picture; other options change it.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Edit a picture by text; everything else stays.
+
+    Example: sfumato edit cat.png --source "a cat face" --target "a dog face" -o dog.png
+    """
+    recipe = Recipe.of_edit(like) if like is not None else None
+    known: dict[str, Any] = recipe.values if recipe is not None else {}
+    given = image
+    if recipe is not None and given is None:
+        image = recipe.image()
+    if inverted is not None and image is None:
+        raise UsageError("--inverted needs IMAGE, the picture that was inverted")
+    targets = target or known.get("target_prompts") or []
+    if not targets:
+        raise UsageError("--target is missing: say what the picture shall show, e.g. --target 'a dog face'")
+    if image is not None:
+        load_image(image)  # a missing or damaged picture is found before anything heavy is done
+    size_pixels = parse_size(size) or (recipe.size if recipe is not None else None)
+    stem = f"{image.stem if image is not None else source or known.get('source_prompt') or 'picture'}-edit"
+    path = choose_output(output, stem, ".png", count=len(targets), inputs=(image, like, inverted))
+
+    with working("starting"):
+        from sfumato import api
+        from sfumato.inversion.result import Inversion
+        from sfumato.registry import INVERSIONS, METHODS
+
+    start = Inversion.load(inverted) if inverted is not None else None
+    source = source if source is not None else known.get("source_prompt", start.prompt if start is not None else None)
+    if source is None:
+        raise UsageError("--source is missing: say what the picture shows, e.g. --source 'a cat face'")
+    method_name = method or known.get("method", "prompt-to-prompt")
+    entry = METHODS[method_name]
+    same_method = method_name == known.get("method")
+    options = parse_options(entry, settings, weight)
+    inversion_options: dict[str, Any] = {}
+    if same_method:
+        options = entry.check_options({**known["options"], **options})
+        if start is None and inversion in (None, known["inversion"]):
+            inversion, inversion_options = known["inversion"], known["inversion_options"]
+    if inversion_settings or inversion is not None:
+        chosen = INVERSIONS[inversion or next(iter(entry.inversions), "")]
+        given_options = parse_options(chosen, inversion_settings, flag="--set-inversion")
+        inversion_options = chosen.check_options({**inversion_options, **given_options})
+    drawn_then = known.get("image") is None
+    if source_guidance is None and not (drawn_then and image is not None):
+        source_guidance = known.get("source_guidance_scale")
+
+    same_model = recipe is not None and model in (None, known["model"])
+    loaded = load(
+        model or known.get("model", "emoji"),
+        device,
+        dtype,
+        revision=revision or (recipe.commit if recipe is not None and same_model else None),
+        variant=variant,
+    )
+    if recipe is not None:
+        recipe.compare(loaded)
+        if given is None and image is not None:
+            recipe.check_image(image, loaded)
+    result = api.edit(
+        loaded,
+        image,
+        source_prompt=source,
+        target_prompt=targets,
+        method=method_name,
+        inversion=inversion,
+        inversion_options=inversion_options,
+        inverted=start,
+        negative_prompt=negative if negative is not None else known.get("negative_prompt", ""),
+        num_inference_steps=steps or known.get("num_inference_steps"),
+        guidance_scale=guidance if guidance is not None else known.get("guidance_scale"),
+        source_guidance_scale=source_guidance,
+        seed=seed if seed is not None else known.get("seed", 0),
+        size=size_pixels,
+        fit=fit.value if fit is not None else known.get("fit"),
+        background=tuple(known.get("background", (255, 255, 255))),
+        **options,
+    )
+    result.save(path)
+    _report(result, outputs(path, len(targets)), as_json)
+
+
+def _report(result: EditResult, paths: list[Path], as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "command": "edit",
+                "images": [str(path) for path in paths],
+                "reconstruction_psnr": result.reconstruction_psnr,
+                "ceiling_psnr": result.ceiling_psnr,
+                "cost": cost_fields(result.cost),
+                "notes": list(result.notes),
+                "recipe": dict(result.recipe),
+            }
+        )
+        return
+    rows = [("result", ", ".join(str(path) for path in paths))]
+    rows += [("source", comes_back(result.reconstruction_psnr, result.ceiling_psnr)), ("cost", str(result.cost))]
+    table(rows, to=stdout())
+    for text in result.notes:
+        note(text)

@@ -1,0 +1,74 @@
+"""`sfumato generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfumato.apps.console import cost_fields, print_json, table
+from sfumato.apps.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Guidance,
+    ModelName,
+    Revision,
+    Size,
+    Steps,
+    Variant,
+    choose_output,
+    load,
+    outputs,
+    parse_size,
+)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The picture.", show_default="named after the prompt")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many pictures.")] = 1,
+    model: ModelName = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
+    eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="0 is DDIM, 1 is DDPM.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    size: Size = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw pictures from text.
+
+    Example: sfumato generate "a cat face in noto style on a blue background" -o cat.png
+    """
+    size_pixels = parse_size(size)
+    path = choose_output(output, prompt, ".png", count=count)
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
+
+    from sfumato import api
+
+    result = api.generate(
+        loaded,
+        prompt,
+        negative_prompt=negative,
+        num_images=count,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        eta=eta,
+        seed=seed,
+        size=size_pixels,
+    )
+    result.save(path)
+    paths = [str(name) for name in outputs(path, count)]
+    if as_json:
+        fields = {"images": paths, "cost": cost_fields(result.cost), "recipe": dict(result.recipe)}
+        print_json({"command": "generate", **fields})
+    else:
+        table([("result", ", ".join(paths)), ("cost", str(result.cost))])

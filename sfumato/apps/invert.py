@@ -1,0 +1,105 @@
+"""`sfumato invert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfumato.apps.console import comes_back, cost_fields, note, print_json, table, working
+from sfumato.apps.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Fit,
+    ModelName,
+    Revision,
+    Size,
+    Steps,
+    Variant,
+    choose_output,
+    load,
+    parse_options,
+    parse_size,
+)
+from sfumato.images import load_image, save_image
+
+
+def invert(
+    image: Annotated[Path, typer.Argument(help="The picture.")],
+    source: Annotated[str, typer.Option("--source", "-s", help="What the picture shows.")] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .safetensors file.", show_default="named after the picture")
+    ] = None,
+    reconstruction: Annotated[Path | None, typer.Option(help="Also write the picture as it comes back.")] = None,
+    inversion: Annotated[str, typer.Option(help="How to get back to noise; see: sfumato methods.")] = "ddim",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option of the inversion; see: sfumato methods NAME."),
+    ] = None,
+    model: ModelName = None,
+    steps: Steps = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="At which the picture shall come back.", show_default="what the inversion is made for"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the inversion's draws.")] = 0,
+    size: Size = None,
+    fit: Fit = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the noise that leads back to a picture: once, for many edits with --inverted.
+
+    Example: sfumato invert cat.png --source "a cat face" -o cat.safetensors
+    """
+    load_image(image)  # a missing or damaged picture is found before anything heavy is done
+    size_pixels = parse_size(size)
+    path = choose_output(output, image.stem, ".safetensors", inputs=(image,))
+    if reconstruction is not None:
+        choose_output(reconstruction, "", ".png", inputs=(image,))
+
+    with working("starting"):
+        from sfumato import api
+        from sfumato.registry import INVERSIONS
+
+    options = parse_options(INVERSIONS[inversion], settings)
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
+    result = api.invert(
+        loaded,
+        image,
+        prompt=source,
+        method=inversion,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        size=size_pixels,
+        fit=fit.value if fit is not None else None,
+        **options,
+    )
+    if reconstruction is not None:
+        save_image(result.reconstruction, reconstruction, recipe=result.recipe)
+    result.inversion.save(path)
+    if as_json:
+        print_json(
+            {
+                "command": "invert",
+                "inversion": str(path),
+                "reconstruction": None if reconstruction is None else str(reconstruction),
+                "reconstruction_psnr": result.reconstruction_psnr,
+                "ceiling_psnr": result.ceiling_psnr,
+                "cost": cost_fields(result.cost),
+                "notes": list(result.notes),
+                "recipe": dict(result.recipe),
+            }
+        )
+        return
+    rows = [("result", str(path)), *([("picture", str(reconstruction))] if reconstruction is not None else [])]
+    rows += [("source", comes_back(result.reconstruction_psnr, result.ceiling_psnr)), ("cost", str(result.cost))]
+    table(rows)
+    for text in result.notes:
+        note(text)

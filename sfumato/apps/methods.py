@@ -1,0 +1,107 @@
+"""`sfumato methods`: everything it shows is read from the methods' own declarations."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfumato.apps.console import print_json, stdout, table, working
+from sfumato.apps.options import AsJson
+
+if TYPE_CHECKING:
+    from sfumato.registry import Entry, Parameter
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show this method or inversion with all its options.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the methods and inversions, or show one with all its options."""
+    with working("starting"):
+        from sfumato.registry import INVERSIONS, METHODS
+
+        entries: dict[str, list[Entry]] = {"methods": [*METHODS.values()], "inversions": [*INVERSIONS.values()]}
+    if name is not None:
+        wanted = INVERSIONS[name] if name in INVERSIONS else METHODS[name]
+        entries = {kind: [entry for entry in found if entry is wanted] for kind, found in entries.items()}
+    if as_json:
+        print_json({kind: [_fields(entry) for entry in found] for kind, found in entries.items()})
+    elif name is not None:
+        _show(wanted)
+    else:
+        for kind, found in entries.items():
+            _list(kind, found)
+        stdout().print("Options of one: sfumato methods NAME", style="dim")
+
+
+def _list(kind: str, found: list[Entry]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table("name", "when", "cost", "paper", title=kind, title_justify="left", show_lines=True)
+    shown.columns[0].no_wrap, shown.columns[3].overflow = True, "fold"
+    for entry in found:
+        shown.add_row(Text(entry.name, "bold"), Text(entry.when), Text(entry.cost), Text(entry.paper))
+    stdout().print(shown)
+
+
+def _show(entry: Entry) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console = stdout()
+    console.print(Text(f"{entry.title}: {entry.summary}"), "")
+    inversions = _inversions(entry)
+    facts = [(key, getattr(entry, key)) for key in ("name", "when", "cost", "paper")]
+    if inversions is not None:
+        facts.append(("starts from", ", ".join(inversions) or "the picture itself"))
+    table(facts, to=console)
+    if not entry.parameters:
+        return
+    option = "option" if inversions is None else "option (--set NAME=VALUE)"
+    shown = Table(option, "meaning", "type", "default", "range", show_lines=True)
+    shown.columns[0].no_wrap = True
+    for parameter in entry.parameters.values():
+        cells = (parameter.help, parameter.type_name, _default(parameter), parameter.range)
+        shown.add_row(Text(parameter.name, "bold"), *(Text(cell) for cell in cells))
+    console.print("", shown)
+    if inversions is None:
+        console.print("Given by --set to sfumato invert, by --set-inversion to sfumato edit.", style="dim")
+    console.print(Text("Lists and tables are given as JSON: --set NAME=[0.1,0.6]  --set 'NAME={\"dog\": 2}'", "dim"))
+
+
+def _inversions(entry: Entry) -> list[str] | None:
+    """Names of the inversions that a method starts from; None for an inversion."""
+    names = getattr(entry, "inversions", None)
+    return None if names is None else list(names)
+
+
+def _default(parameter: Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return "must be given"
+    if isinstance(parameter.default, str):
+        return parameter.default
+    return json.dumps(parameter.default, default=str).replace("null", "none")
+
+
+def _fields(entry: Entry) -> dict[str, Any]:
+    options = [
+        {
+            "name": parameter.name,
+            "help": parameter.help,
+            "type": parameter.type_name,
+            "choices": list(parameter.choices),
+            "required": parameter.default is inspect.Parameter.empty,
+            "default": None if parameter.default is inspect.Parameter.empty else parameter.default,
+            "low": parameter.low,
+            "high": parameter.high,
+        }
+        for parameter in entry.parameters.values()
+    ]
+    texts = ("name", "title", "summary", "when", "cost", "paper")
+    inversions = _inversions(entry)
+    starts = {} if inversions is None else {"inversions": inversions}
+    return {**{key: getattr(entry, key) for key in texts}, **starts, "options": options}

@@ -1,0 +1,146 @@
+"""Options that several commands take, and the reading of their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfumato.apps.console import say, working
+from sfumato.errors import UsageError
+from sfumato.images import check_writable
+
+if TYPE_CHECKING:
+    from sfumato.models.base import Model
+    from sfumato.registry import Entry
+
+
+class Fitting(StrEnum):
+    """The fits of `sfumato.images` as typer wants them."""
+
+    crop = "crop"
+    pad = "pad"
+    resize = "resize"
+
+
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="emoji (embedded), a short name or hub id, a diffusers folder or a .safetensors file; see sfumato models.",
+        show_default="emoji",
+    ),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
+Variant = Annotated[str | None, typer.Option(help="Variant of the weight files, such as fp16.")]
+Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the first of these that is there")]
+Dtype = Annotated[
+    str | None, typer.Option(help="fp16, bf16, fp32 or fp64.", show_default="fp32 on cpu, fp16 elsewhere")
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's own choice")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="How strongly the prompt pulls, 1 (off) to 100.", show_default="the model's own choice"),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH", help="Size in pixels, such as 512x512.", show_default="the picture's own, or the model's"
+    ),
+]
+Fit = Annotated[
+    Fitting | None, typer.Option(help="What may be done when the picture does not fit the model.", case_sensitive=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for machines.")]
+
+
+def load(
+    name: str, device: str | None, dtype: str | None, *, revision: str | None = None, variant: str | None = None
+) -> Model:
+    """Loads a model under a spinner, and says where it runs."""
+    with working(f"loading {name}"):
+        from sfumato.models.loading import load_model
+
+        model = load_model(name, device=device, dtype=dtype, revision=revision, variant=variant)
+    say(f"{model.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}", "dim")
+    return model
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Reads WIDTHxHEIGHT.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*([1-9]\d{0,5})\s*[xX×,]\s*([1-9]\d{0,5})\s*", text)
+    if found is None:
+        raise UsageError(f"--size must be WIDTHxHEIGHT in pixels, such as 512x512, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def parse_options(
+    entry: Entry, settings: Iterable[str] | None, weights: Iterable[str] | None = None, *, flag: str = "--set"
+) -> dict[str, Any]:
+    """Reads `--set name=value` and `--weight WORD=FACTOR` into options of a method or an inversion, checked.
+
+    Raises:
+        UsageError: An option is unknown (with the closest name), malformed, given twice, or out of range.
+    """
+    options: dict[str, Any] = {}
+    for setting in settings or ():
+        name, equals, text = setting.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise UsageError(f"{flag} takes name=value, got {setting!r}")
+        if name not in entry.parameters:
+            entry.check_options({name: text})
+        if name in options:
+            raise UsageError(f"{flag} {name} is given twice")
+        options[name] = entry.parameters[name].parse(text)
+    factors: dict[str, float] = {}
+    for weight in weights or ():
+        word, equals, text = weight.rpartition("=")
+        try:
+            factors[word.strip()] = float(text)
+        except ValueError:
+            equals = ""
+        if not equals or not word.strip():
+            raise UsageError(f"--weight takes WORD=FACTOR, such as dog=1.5, got {weight!r}")
+    if factors and "weights" not in entry.parameters:
+        raise UsageError(f"--weight: the method {entry.name} has no weights of words; see: sfumato methods")
+    if factors:
+        options["weights"] = {**(options.get("weights") or {}), **factors}
+    return entry.check_options(options)
+
+
+def outputs(first: Path, count: int = 1) -> list[Path]:
+    """The files that `count` pictures go to: NAME, NAME-2, NAME-3, as the results' `save` names them."""
+    return [first, *(first.with_stem(f"{first.stem}-{k + 2}") for k in range(count - 1))]
+
+
+def choose_output(
+    asked: Path | None, stem: str, suffix: str, *, count: int = 1, inputs: Iterable[Path | None] = ()
+) -> Path:
+    """The output asked for, or a free name in the current folder; checked to be writable, and to be no input.
+
+    Raises:
+        UsageError: An input would be overwritten.
+        ImageError: It cannot be written.
+    """
+    if asked is None:
+        name = "-".join(re.findall(r"\w+", stem.lower()))[:60] or "sfumato"
+        tries = (Path(f"{name}{'' if k == 1 else f'-v{k}'}{suffix}") for k in range(1, 10_000))
+        asked = next(path for path in tries if not any(other.exists() for other in outputs(path, count)))
+    for path in outputs(asked, count):
+        check_writable(path, **({} if suffix == ".png" else {"extensions": [suffix]}))
+        for given in inputs:
+            if given is not None and path.exists() and given.exists() and path.samefile(given):
+                raise UsageError(f"{path} is an input and would be overwritten; choose another name with -o")
+    return asked

@@ -1,0 +1,47 @@
+"""A picture on its way in: read, fitted to the model, and remembered by content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sfumato.images import Fit, FittedImage, ImageSource, fit_image, load_image, to_pixels
+from sfumato.models.base import Model
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A source picture.
+
+    Attributes:
+        fitted: The picture at a size that the model allows, and how to cut a result back.
+        pixels: The same as a tensor, (1, 3, H, W) in [-1, 1].
+        notes: What was done to it.
+        origin: Its path, where it has one, and the SHA-256 of its fitted pixels; goes into recipes.
+    """
+
+    fitted: FittedImage
+    pixels: Tensor
+    notes: tuple[str, ...]
+    origin: dict[str, Any]
+
+
+def read_picture(
+    model: Model, image: ImageSource, size: tuple[int, int] | None, fit: Fit | None, background: tuple[int, int, int]
+) -> Picture:
+    """Reads a picture and fits it to the model; see `load_image` and `fit_image` for arguments and errors."""
+    loaded = load_image(image, background=background)
+    fitted = fit_image(loaded.image, multiple=model.vae_scale_factor, size=size, fit=fit)
+    notes = list(loaded.notes)
+    if fitted.fit is not None:
+        width, height = fitted.image.size
+        notes.append(
+            f"picture of {fitted.original_size[0]}x{fitted.original_size[1]} fitted to {width}x{height} ({fitted.fit})"
+        )
+    digest = hashlib.sha256(fitted.image.tobytes()).hexdigest()
+    path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
+    return Picture(fitted, to_pixels(fitted.image), tuple(notes), {"path": path, "sha256": digest})

@@ -1,0 +1,131 @@
+"""What the drivers hand back: pictures, the recipe that made them, the bill, and how well the source came back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from sfumato.attention.align import token_indices
+from sfumato.cost import Cost
+from sfumato.errors import UsageError
+from sfumato.images import check_writable, save_image
+from sfumato.inversion.result import Inversion
+from sfumato.models.base import Model
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """Edited pictures of one source.
+
+    Attributes:
+        images: One picture for each target prompt.
+        source: The source picture as the model saw it; of an edit without a picture, the generated source.
+        reconstruction: The source branch of the run, decoded.
+        recipe: Everything needed to repeat it; goes into saved files.
+        cost: Network evaluations, seconds, peak memory.
+        reconstruction_psnr: Of the reconstruction against the source, dB; infinite for a generated source.
+        ceiling_psnr: Of the autoencoder alone, dB: no reconstruction can be much better.
+        inversion: What led back to the source; pass it as `inverted=` to edit again without inverting again.
+        notes: What was done to the picture, and warnings.
+        maps: Mean cross-attention, (branch, height, width, token), or None.
+    """
+
+    images: tuple[Image.Image, ...]
+    source: Image.Image
+    reconstruction: Image.Image
+    recipe: Mapping[str, Any]
+    cost: Cost
+    reconstruction_psnr: float
+    ceiling_psnr: float
+    inversion: Inversion
+    notes: tuple[str, ...] = ()
+    maps: Tensor | None = None
+    _model: Model | None = field(default=None, repr=False)
+
+    @property
+    def image(self) -> Image.Image:
+        """The first (usually only) edited picture."""
+        return self.images[0]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the first edited picture with its recipe; further targets go beside it as NAME-2.png and so on.
+
+        Raises:
+            ImageError: The path cannot be written.
+        """
+        first = Path(path)
+        paths = [first, *(first.with_stem(f"{first.stem}-{k + 2}") for k in range(len(self.images) - 1))]
+        for target in paths:
+            check_writable(target)
+        for image, target in zip(self.images, paths, strict=True):
+            save_image(image, target, recipe=self.recipe)
+        return first
+
+    def attention_map(self, word: str, *, target: int | None = 0) -> Tensor:
+        """Where a word looks, (height, width), each value in [0, 1] of the map's maximum.
+
+        Args:
+            word: A word or phrase of the prompt.
+            target: Which target prompt; None: the source.
+
+        Raises:
+            UsageError: The word is not in that prompt, or the method keeps no maps.
+        """
+        if self.maps is None or self._model is None:
+            raise UsageError(f"{self.recipe['method']} keeps no attention maps")
+        prompts = [self.recipe["source_prompt"], *self.recipe["target_prompts"]]
+        branch = 0 if target is None else target + 1
+        if not 0 <= branch < len(prompts):
+            raise UsageError(f"target must be in [0, {len(prompts) - 2}], got {target}")
+        heat = self.maps[branch][..., token_indices(self._model.tokenizer, prompts[branch], word)].sum(dim=-1)
+        return heat / heat.max().clamp(min=1e-12)
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """Pictures drawn from text."""
+
+    images: tuple[Image.Image, ...]
+    recipe: Mapping[str, Any]
+    cost: Cost
+
+    @property
+    def image(self) -> Image.Image:
+        """The first picture."""
+        return self.images[0]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the first picture with its recipe; further ones go beside it as NAME-2.png and so on."""
+        first = Path(path)
+        check_writable(first)
+        for k, image in enumerate(self.images):
+            save_image(image, first if k == 0 else first.with_stem(f"{first.stem}-{k + 1}"), recipe=self.recipe)
+        return first
+
+
+@dataclass(frozen=True)
+class InvertResult:
+    """An inverted picture, and how well it comes back.
+
+    Attributes:
+        inversion: Save it, or pass it to `edit(..., inverted=...)`.
+        source, reconstruction: The picture as the model saw it, and as it comes back at guidance 1.
+        reconstruction_psnr, ceiling_psnr: dB, see `EditResult`.
+    """
+
+    inversion: Inversion
+    source: Image.Image
+    reconstruction: Image.Image
+    recipe: Mapping[str, Any]
+    cost: Cost
+    reconstruction_psnr: float
+    ceiling_psnr: float
+    notes: tuple[str, ...] = ()

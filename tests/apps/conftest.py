@@ -1,0 +1,78 @@
+"""A toy model folder, a picture, and a way to run the command."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sfumato.apps.cli import app
+from tests.toy import toy_sd_folder
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder at toy width."""
+    return toy_sd_folder(tmp_path_factory.mktemp("model") / "toy")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of the test."""
+    for name in ("SFUMATO_DEBUG", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def cat(folder: Path) -> Path:
+    """A picture of 64x64."""
+    values = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(values).resize((64, 64), Image.Resampling.BICUBIC).save(folder / "cat.png")
+    return Path("cat.png")
+
+
+@pytest.fixture
+def run() -> Run:
+    """Runs `sfumato` with arguments and checks the exit code."""
+
+    def run(*args: Any, code: int = 0) -> Any:
+        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        assert result.exit_code == code, f"exit code {result.exit_code}\n{result.stdout}\n{result.stderr}"
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def edit(run: Run, toy: Path, cat: Path) -> Run:
+    """Runs `sfumato edit cat.png` on the toy model, with JSON as the answer; options may be given anew."""
+
+    def edit(*args: Any) -> dict[str, Any]:
+        prompts = ("--source", "a photo of a cat", "--target", "a photo of a dog")
+        result = run("edit", cat, *prompts, "--model", toy, "--steps", 2, "--device", "cpu", "--json", *args)
+        answer: dict[str, Any] = json.loads(result.stdout)
+        return answer
+
+    return edit
+
+
+def pixels(path: Path) -> str:
+    """A hash of a picture's pixels."""
+    with Image.open(path) as image:
+        return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
+
+
+def size(path: Path | str) -> tuple[int, int]:
+    """Width and height of a picture."""
+    with Image.open(path) as image:
+        return image.size

@@ -1,0 +1,248 @@
+"""Good runs of every command on a toy model, and what they promise: repeatable pictures, JSON alone on stdout."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sfumato import __version__
+from sfumato.images import read_recipe, save_image
+from tests.apps.conftest import pixels, size
+
+
+def test_edit_says_what_it_did(cat: Path, toy: Path, run: Any) -> None:
+    prompts = ("--source", "a photo of a cat", "--target", "a photo of a dog")
+    result = run("edit", cat, *prompts, "--model", toy, "--steps", 2, "-o", "dog.png")
+    assert "dog.png" in result.stdout
+    assert "PSNR" in result.stdout
+    assert "autoencoder alone" in result.stdout
+    assert "network evaluations" in result.stdout
+    assert result.stderr.count("does not come back") == 1  # a toy's autoencoder; warned of once
+    assert size("dog.png") == (64, 64)
+    assert read_recipe("dog.png")["target_prompts"] == ["a photo of a dog"]
+
+
+def test_json_is_alone_on_stdout(edit: Any) -> None:
+    answer = edit("-o", "dog.png")
+    assert answer["images"] == ["dog.png"]
+    assert answer["command"] == "edit"
+    assert answer["reconstruction_psnr"] < answer["ceiling_psnr"] + 5
+    assert answer["cost"]["evaluations"] > 0
+    assert answer["recipe"] == read_recipe("dog.png")
+
+
+def test_default_name_is_free(edit: Any, cat: Path) -> None:
+    before = pixels(cat)
+    names = [edit()["images"][0] for _ in range(2)]
+    assert names == ["cat-edit.png", "cat-edit-v2.png"]
+    assert pixels(cat) == before
+
+
+def test_several_targets(edit: Any) -> None:
+    answer = edit("--target", "a photo of a house", "-o", "out.png")
+    assert answer["images"] == ["out.png", "out-2.png"]
+    assert pixels(Path("out.png")) != pixels(Path("out-2.png"))
+
+
+def test_further_results_overwrite_no_input(run: Any, cat: Path, toy: Path) -> None:
+    Path("x-2.png").write_bytes(cat.read_bytes())
+    args = ("--source", "a cat", "--target", "a dog", "--target", "a hat", "--model", toy)
+    assert "x-2.png is an input" in run("edit", "x-2.png", *args, "-o", "x.png", code=2).stderr
+
+
+def test_options_and_weights_reach_the_method(edit: Any) -> None:
+    plain, weighted = (
+        edit("-o", "plain.png", "--set", "self-replace-steps=[0.1, 0.6]"),
+        edit("-o", "weighted.png", "--set", "self-replace-steps=[0.1, 0.6]", "--weight", "dog=2"),
+    )
+    assert plain["recipe"]["options"] == {"self_replace_steps": [0.1, 0.6]}
+    assert weighted["recipe"]["options"]["weights"] == {"dog": 2.0}
+    assert pixels(Path("plain.png")) != pixels(Path("weighted.png"))
+
+
+def test_like_repeats_bit_for_bit(edit: Any, run: Any) -> None:
+    edit("-o", "first.png", "--weight", "dog=1.5", "--guidance", 4, "--seed", 3, "--negative", "red")
+    run("edit", "--like", "first.png", "-o", "again.png")
+    assert pixels(Path("again.png")) == pixels(Path("first.png"))
+    assert read_recipe("again.png") == read_recipe("first.png")
+
+
+def test_like_can_be_changed(edit: Any, run: Any) -> None:
+    edit("-o", "first.png", "--weight", "dog=1.5")
+    run("edit", "--like", "first.png", "-o", "other.png", "--target", "a photo of a dog face", "--guidance", 2)
+    recipe = read_recipe("other.png")
+    assert recipe["target_prompts"] == ["a photo of a dog face"]
+    assert recipe["guidance_scale"] == 2
+    assert recipe["options"] == {"weights": {"dog": 1.5}}
+    assert recipe["num_inference_steps"] == 2
+
+
+def test_like_wants_the_same_picture(edit: Any, run: Any, cat: Path) -> None:
+    edit("-o", "first.png")
+    Image.new("RGB", (64, 64), (9, 99, 9)).save(cat)
+    error = run("edit", "--like", "first.png", "-o", "again.png", code=1).stderr
+    assert "its content has changed" in error
+    assert "give it as IMAGE" in error
+    run("edit", cat, "--like", "first.png", "-o", "other.png")  # given by hand it may be another
+
+    cat.unlink()
+    assert "not at cat.png any more" in run("edit", "--like", "first.png", "-o", "again.png", code=1).stderr
+    assert not Path("again.png").exists()
+
+
+def test_like_wants_an_edit(run: Any, cat: Path, toy: Path) -> None:
+    assert "carries no recipe" in run("edit", "--like", cat, code=1).stderr
+    run("generate", "a cat", "--model", toy, "--steps", 2, "--size", "64x64", "-o", "drawn.png")
+    assert "`sfumato generate`" in run("edit", "--like", "drawn.png", code=2).stderr
+
+
+def test_like_refuses_what_it_cannot_repeat(run: Any, edit: Any) -> None:
+    edit("-o", "first.png")
+    recipe = read_recipe("first.png")
+    with Image.open("first.png") as image:
+        save_image(image, "masked.png", recipe={**recipe, "mask": {"words": ["cat"]}})
+        save_image(image, "damaged.png", recipe={**recipe, "seed": "three"})
+    assert "under a mask" in run("edit", "--like", "masked.png", code=2).stderr
+    assert "is damaged (seed)" in run("edit", "--like", "damaged.png", code=1).stderr
+
+
+def test_edit_of_a_drawn_picture(run: Any, toy: Path) -> None:
+    args = ("--source", "a cat", "--target", "a dog", "--model", toy, "--steps", 2, "--size", "64x64", "--json")
+    answer = json.loads(run("edit", *args).stdout)
+    assert answer["images"] == ["a-cat-edit.png"]
+    assert answer["ceiling_psnr"] is None  # infinite: there was nothing to encode
+    assert answer["recipe"]["image"] is None
+    run("edit", "--like", "a-cat-edit.png", "-o", "again.png")
+    assert pixels(Path("again.png")) == pixels(Path("a-cat-edit.png"))
+
+
+def test_invert_then_edit(run: Any, edit: Any, cat: Path, toy: Path) -> None:
+    prompt = ("--source", "a photo of a cat")
+    args = ("--model", toy, "--steps", 2, "--reconstruction", "back.png", "--json")
+    answer = json.loads(run("invert", cat, *prompt, *args).stdout)
+    assert answer["inversion"] == "cat.safetensors"
+    assert size(answer["reconstruction"]) == (64, 64)
+
+    whole, spared = edit("-o", "whole.png"), edit("-o", "spared.png", "--inverted", "cat.safetensors")
+    assert pixels(Path("spared.png")) == pixels(Path("whole.png"))
+    assert spared["cost"]["evaluations"] < whole["cost"]["evaluations"]
+    error = run("edit", *prompt, "--target", "a dog", "--inverted", "cat.safetensors", code=2).stderr
+    assert "--inverted needs IMAGE" in error
+    Path("cat.safetensors").write_bytes(b"damaged")
+    bad = run("edit", cat, *prompt, "--target", "a dog", "--inverted", "cat.safetensors", "--model", toy, code=1)
+    assert "cat.safetensors is damaged" in bad.stderr
+
+
+def test_fit(run: Any, toy: Path) -> None:
+    Image.new("RGB", (70, 60), (200, 30, 30)).save("odd.png")
+    args = ("edit", "odd.png", "--source", "a cat", "--target", "a dog", "--model", toy, "--steps", 2)
+    assert "70x60 pixels" in run(*args, code=1).stderr
+    run(*args, "--fit", "pad", "-o", "padded.png")
+    assert size("padded.png") == (70, 60)
+    run("edit", "--like", "padded.png", "-o", "again.png")
+    assert pixels(Path("again.png")) == pixels(Path("padded.png"))
+
+
+def test_generate(run: Any, toy: Path) -> None:
+    args = ("--model", toy, "--steps", 2, "--size", "64x64", "--count", 2, "--json")
+    answer = json.loads(run("generate", "A cat, a hat!", *args).stdout)
+    assert answer["images"] == ["a-cat-a-hat.png", "a-cat-a-hat-2.png"]
+    assert size("a-cat-a-hat-2.png") == (64, 64)
+    assert answer["recipe"]["prompt"] == "A cat, a hat!"
+
+
+def test_methods_are_read_from_the_registry(run: Any) -> None:
+    from sfumato.registry import INVERSIONS, METHODS
+
+    answer, tables = json.loads(run("methods", "--json").stdout), run("methods").stdout
+    for kind, registry in (("methods", METHODS), ("inversions", INVERSIONS)):
+        listed = {entry["name"]: entry for entry in answer[kind]}
+        assert sorted(listed) == sorted(registry)
+        for name, entry in registry.items():
+            assert name in tables
+            page = run("methods", name).stdout
+            assert [option["name"] for option in listed[name]["options"]] == list(entry.parameters)
+            for option in entry.parameters.values():
+                assert option.name in page
+                assert option.range.split(",")[0] in page
+    assert "did you mean" in run("methods", "prompt-to-promt", code=2).stderr
+
+
+def test_options_of_the_inversion(run: Any, edit: Any, cat: Path, toy: Path) -> None:
+    edit("-o", "one.png", "--set-inversion", "told=from")
+    assert read_recipe("one.png")["inversion_options"] == {"told": "from"}
+    run("edit", "--like", "one.png", "-o", "two.png")
+    assert pixels(Path("two.png")) == pixels(Path("one.png"))
+    args = ("--source", "a photo of a cat", "--model", toy, "--steps", 2)
+    run("invert", cat, *args, "--set", "told=from")
+    edit("-o", "three.png", "--inverted", "cat.safetensors")
+    assert pixels(Path("three.png")) == pixels(Path("one.png"))
+    error = run("invert", cat, *args, "--set", "tolled=from", code=2).stderr
+    assert "unknown option 'tolled' of ddim: did you mean 'told'" in error
+
+
+def test_models(run: Any) -> None:
+    listed = json.loads(run("models", "--json").stdout)
+    assert {"emoji", "sd15", "sdxl"} <= {model["name"] for model in listed["models"]}
+    assert "diffusers folder" in run("models").stdout
+
+
+def test_doctor(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sfumato.apps import doctor
+
+    absent = doctor.Finding("model emoji", "missing", "not there", "install sfumato again")
+    present = doctor.Finding("model emoji", "ok", "embedded")
+    monkeypatch.setattr(doctor, "_embedded", lambda: present)
+    report = json.loads(run("doctor", "--json").stdout)
+    assert report["healthy"]
+    assert {"python", "torch", "diffusers", "device", "memory"} <= {finding["name"] for finding in report["findings"]}
+    monkeypatch.setattr(doctor, "_embedded", lambda: absent)
+    assert "get it: install sfumato again" in run("doctor", code=1).stdout
+
+
+def test_version(run: Any) -> None:
+    assert run("--version").stdout.strip() == f"sfumato {__version__}"
+
+
+def test_every_command_has_help(run: Any) -> None:
+    for name in ("demo", "edit", "generate", "invert", "methods", "models", "doctor"):
+        assert name in run("--help").stdout
+        assert "Usage" in run(name, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (MemoryError("no room"), 1, "out of memory"),
+        (RuntimeError("a bug"), 1, "SFUMATO_DEBUG=1"),
+        (OSError(28, "No space left on device"), 1, "No space left on device"),
+    ],
+)
+def test_what_goes_wrong_elsewhere(
+    run: Any, cat: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, says: str
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("sfumato.models.loading.load_model", broken)
+    result = run("edit", cat, "--source", "a cat", "--target", "a dog", code=code)
+    assert says in result.stderr
+
+
+def test_debugging_shows_the_traceback(cat: Path) -> None:
+    program = "from sfumato.apps.cli import main; main()"
+    args = ["edit", str(cat), "--source", "a cat", "--target", "a dog", "--size", "big"]
+    command = [sys.executable, "-c", program, *args]
+    plain = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert plain.returncode == 2
+    assert plain.stderr == "error: --size must be WIDTHxHEIGHT in pixels, such as 512x512, got 'big'\n"
+    environment = {**os.environ, "SFUMATO_DEBUG": "1"}
+    debugged = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert debugged.returncode == 2
+    assert "Traceback" in debugged.stderr
