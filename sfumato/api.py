@@ -100,7 +100,9 @@ def edit(
     inversion_options = INVERSIONS[inversion_name].check_options(inversion_options or {}) if inversion_name else {}
     targets = [target_prompt] if isinstance(target_prompt, str) else list(target_prompt)
     _check_prompts(source_prompt, targets)
-    steps = num_inference_steps or (len(inverted.timesteps) if inverted is not None else model.num_inference_steps)
+    steps = num_inference_steps
+    if steps is None:
+        steps = model.num_inference_steps if inverted is None else len(inverted.timesteps)
     timesteps = tuple(model.schedule.timesteps(steps))
     guidance = _check_guidance(model.guidance_scale if guidance_scale is None else guidance_scale)
     real = image is not None
@@ -109,9 +111,10 @@ def edit(
         source_guidance_scale if source_guidance_scale is not None else guidance if suits is None else suits
     )
     _check_guidance(source_guidance, "source_guidance_scale")
-    if inverted is not None:
-        inverted.check(model=model.revision, timesteps=timesteps)
     picture = read_picture(model, image, size, fit, background) if image is not None else None
+    if inverted is not None:
+        digest = "" if picture is None else picture.origin["sha256"]
+        inverted.check(model=model.revision, timesteps=timesteps, picture=digest)
     masking = Masking.read(picture, mask, mask_words, mask_threshold, mask_feather, mask_pixels)
 
     recipe: dict[str, Any] = {
@@ -230,7 +233,7 @@ def generate(
     """
     if num_images < 1:
         raise UsageError(f"num_images must be at least 1, got {num_images}")
-    steps = num_inference_steps or model.num_inference_steps
+    steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
     guidance = _check_guidance(model.guidance_scale if guidance_scale is None else guidance_scale)
     generator = torch.Generator().manual_seed(seed)
     recipe = {
@@ -299,7 +302,7 @@ def invert(
     options = entry.check_options(options)
     suits = model.guidance_scale if entry.source_guidance_scale is None else entry.source_guidance_scale
     guidance = _check_guidance(suits if guidance_scale is None else guidance_scale)
-    steps = num_inference_steps or model.num_inference_steps
+    steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
     model.schedule.timesteps(steps)
     picture = read_picture(model, image, size, fit, background)
     recipe = {
@@ -327,6 +330,7 @@ def invert(
             inversion.noise,
             {"source": branch},
             timesteps=inversion.timesteps,
+            start_index=inversion.start_index,
             replay=inversion,
             eta=inversion.eta,
             watch=watching.during("reconstructing"),
@@ -362,7 +366,14 @@ def _inverted(model: Model, clean: Tensor, picture: Picture, name: str, prompt: 
     found: Inversion = INVERSIONS[name].function(model, clean, model.encode_prompt(prompt), **options)
     plain = {key: value for key, value in options.items() if isinstance(value, int | float | str | bool | None)}
     key = content_key(picture.fitted.image.tobytes(), model.revision, {"method": name, "prompt": prompt, **plain})
-    return replace(found, prompt=prompt, guidance_scale=options["guidance_scale"], model=model.revision, key=key)
+    return replace(
+        found,
+        prompt=prompt,
+        guidance_scale=options["guidance_scale"],
+        model=model.revision,
+        picture=picture.origin["sha256"],
+        key=key,
+    )
 
 
 def _noise(model: Model, images: int, generator: torch.Generator, size: tuple[int, int] | None) -> Tensor:

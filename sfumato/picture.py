@@ -35,7 +35,7 @@ def read_picture(
 ) -> Picture:
     """Reads a picture and fits it to the model; see `load_image` and `fit_image` for arguments and errors."""
     loaded = load_image(image, background=background)
-    fitted = fit_image(loaded.image, multiple=model.vae_scale_factor, size=size, fit=fit)
+    fitted = fit_image(loaded.image, multiple=model.size_multiple, size=size, fit=fit)
     notes = list(loaded.notes)
     if fitted.fit is not None:
         width, height = fitted.image.size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,16 +61,10 @@ class EditResult:
         Raises:
             ImageError: The path cannot be written.
         """
-        first = Path(path)
-        paths = [first, *(first.with_stem(f"{first.stem}-{k + 2}") for k in range(len(self.images) - 1))]
-        for target in paths:
-            check_writable(target)
-        for image, target in zip(self.images, paths, strict=True):
-            save_image(image, target, recipe=self.recipe)
-        return first
+        return save_all(self.images, path, self.recipe)
 
     def attention_map(self, word: str, *, target: int | None = 0) -> Tensor:
-        """Where a word looks, (height, width), each value in [0, 1] of the map's maximum.
+        """Where a word looks, (height, width), as a share of the map's maximum, in [0, 1]; weights below 0 show as 0.
 
         Args:
             word: A word or phrase of the prompt.
@@ -85,7 +79,8 @@ class EditResult:
         branch = 0 if target is None else target + 1
         if not 0 <= branch < len(prompts):
             raise UsageError(f"target must be in [0, {len(prompts) - 2}], got {target}")
-        heat = self.maps[branch][..., token_indices(self._model.tokenizer, prompts[branch], word)].sum(dim=-1)
+        tokens = token_indices(self._model.tokenizer, prompts[branch], word)
+        heat = self.maps[branch][..., tokens].sum(dim=-1).clamp(min=0)
         return heat / heat.max().clamp(min=1e-12)
 
 
@@ -104,11 +99,7 @@ class GenerateResult:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the first picture with its recipe; further ones go beside it as NAME-2.png and so on."""
-        first = Path(path)
-        check_writable(first)
-        for k, image in enumerate(self.images):
-            save_image(image, first if k == 0 else first.with_stem(f"{first.stem}-{k + 1}"), recipe=self.recipe)
-        return first
+        return save_all(self.images, path, self.recipe)
 
 
 @dataclass(frozen=True)
@@ -129,3 +120,19 @@ class InvertResult:
     reconstruction_psnr: float
     ceiling_psnr: float
     notes: tuple[str, ...] = ()
+
+
+def numbered_paths(path: str | os.PathLike[str], count: int) -> list[Path]:
+    """Where `count` pictures go: the path itself, then NAME-2, NAME-3, ... beside it."""
+    first = Path(path)
+    return [first, *(first.with_stem(f"{first.stem}-{k}") for k in range(2, count + 1))]
+
+
+def save_all(images: Sequence[Image.Image], path: str | os.PathLike[str], recipe: Mapping[str, Any]) -> Path:
+    """Writes all pictures with their recipe, after checking that every one can be written; returns the first path."""
+    paths = numbered_paths(path, len(images))
+    for target in paths:
+        check_writable(target)
+    for image, target in zip(images, paths, strict=True):
+        save_image(image, target, recipe=recipe)
+    return paths[0]

@@ -84,6 +84,8 @@ def test_an_inversion_is_made_once_and_used_again(toy_model: Any, picture: Image
     assert loaded.key == edit(toy_model, picture).inversion.key
     with pytest.raises(InversionError, match="num_inference_steps=4"):
         edit(toy_model, picture, inverted=loaded, num_inference_steps=5)
+    with pytest.raises(InversionError, match="another picture"):
+        edit(toy_model, picture.rotate(180), inverted=loaded)
 
 
 def test_padding_is_cut_off_again(toy_model: Any, picture: Image.Image) -> None:
@@ -123,6 +125,7 @@ def test_a_low_psnr_is_a_warning(toy_model: Any, picture: Image.Image) -> None:
         ({"guidance_scale": 0.5}, r"guidance_scale must be in \[1, 100\]"),
         ({"guidance_scale": math.nan}, "guidance_scale must be"),
         ({"num_inference_steps": 5000}, "num_inference_steps must be"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be"),
         ({"self_replace_step": 0.5}, "did you mean 'self_replace_steps'"),
         ({"self_replace_steps": 1.5}, r"must be in \[0, 1\], got 1.5"),
         ({"inversion_options": {"tell": "to"}}, "did you mean 'told'"),

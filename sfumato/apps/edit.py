@@ -80,6 +80,20 @@ def edit(
     like: Annotated[
         Path | None, typer.Option(help="Repeat the edit that made this picture; other options change it.")
     ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="A picture of the same size: the edit may show where it is white.")
+    ] = None,
+    mask_words: Annotated[
+        list[str] | None, typer.Option(help="Such a mask from where words of --source look; repeatable.")
+    ] = None,
+    mask_threshold: Annotated[
+        float | None, typer.Option(help="Share of the words' attention that is inside.", show_default="0.4")
+    ] = None,
+    mask_feather: Annotated[float | None, typer.Option(help="Soft edge, pixels.", show_default="0")] = None,
+    mask_pixels: Annotated[
+        bool | None,
+        typer.Option("--mask-pixels/--no-mask-pixels", help="Outside the mask the very pixels of the picture stay."),
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
@@ -161,10 +175,31 @@ def edit(
         size=size_pixels,
         fit=fit.value if fit is not None else known.get("fit"),
         background=tuple(known.get("background", (255, 255, 255))),
+        **_masking(known.get("mask") or {}, mask, mask_words, mask_threshold, mask_feather, mask_pixels),
         **options,
     )
     result.save(path)
     _report(result, outputs(path, len(targets)), as_json)
+
+
+def _masking(
+    known: dict[str, Any],
+    mask: Path | None,
+    words: list[str] | None,
+    threshold: float | None,
+    feather: float | None,
+    pixels: bool | None,
+) -> dict[str, Any]:
+    """The mask arguments of `sfumato.edit`: what was given, else what the recipe says."""
+    if mask is None and not words:
+        mask, words = known.get("path"), known.get("words")
+    return {
+        "mask": mask,
+        "mask_words": words or None,
+        "mask_threshold": known.get("threshold", 0.4) if threshold is None else threshold,
+        "mask_feather": known.get("feather", 0.0) if feather is None else feather,
+        "mask_pixels": known.get("pixels", False) if pixels is None else pixels,
+    }
 
 
 def _report(result: EditResult, paths: list[Path], as_json: bool) -> None:

@@ -121,8 +121,10 @@ def parse_options(
 
 
 def outputs(first: Path, count: int = 1) -> list[Path]:
-    """The files that `count` pictures go to: NAME, NAME-2, NAME-3, as the results' `save` names them."""
-    return [first, *(first.with_stem(f"{first.stem}-{k + 2}") for k in range(count - 1))]
+    """The files that `count` pictures go to: NAME, NAME-2, NAME-3."""
+    from sfumato.results import numbered_paths
+
+    return numbered_paths(first, count)
 
 
 def choose_output(

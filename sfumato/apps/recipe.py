@@ -65,8 +65,9 @@ class Recipe:
         for name, kinds in _KINDS.items():
             if name not in values or not isinstance(values[name], kinds):
                 raise ImageError(f"the recipe in {file} is damaged ({name}); give the options by hand")
-        if values.get("mask") is not None:
-            raise UsageError(f"{file} was edited under a mask, which --like cannot repeat; give the options by hand")
+        mask = values.get("mask") or {}
+        if mask and not mask.get("path") and not mask.get("words"):
+            raise UsageError(f"{file} was edited under a mask that was not a file; give it with --mask")
         return cls(file, values)
 
     @property
@@ -107,7 +108,7 @@ class Recipe:
         background = tuple(self.values["background"])
         fitted = fit_image(
             load_image(path, background=background).image,
-            multiple=model.vae_scale_factor, size=self.size, fit=self.values["fit"],
+            multiple=model.size_multiple, size=self.size, fit=self.values["fit"],
         )  # fmt: skip
         found, wanted = hashlib.sha256(fitted.image.tobytes()).hexdigest(), self.values["image"].get("sha256")
         if found != wanted:

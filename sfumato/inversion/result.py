@@ -14,9 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from sfumato.errors import InversionError
+from sfumato.samplers.bdia import BidirectionalStep
 
 _FORMAT = "sfumato-inversion-1"
-_TENSORS = ("noise", "trajectory", "noise_maps", "null_embeds")
+_TENSORS = ("noise", "trajectory", "noise_maps", "null_embeds", "null_pooled_embeds", "correction", "residuals")
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,19 @@ class Inversion:
         trajectory: Latents x_0 ... x_T, (steps + 1, image, channels, height, width), or None.
         noise_maps: Noise consumed by each step in sampling order, (steps, image, channels, height, width), or None.
         null_embeds: Embedding in place of the empty prompt's, in sampling order, (steps, image, tokens, dim), or None.
+        null_pooled_embeds: The pooled embedding that goes with it, (image, dim), where the model has one; None: as it is.
+        correction: First correction of BDIA's step rule, (image, channels, height, width), or None.
+        residuals: How far each step missed while inverting, one entry an iteration, in sampling order,
+            (steps, image, iterations), NaN where none was run; what is measured, the inversion says. Or None.
+        gamma: Weight of the look back in BDIA's step rule; 0: the replay takes DDIM steps.
+        pinned: The replay sets the source branch to the trajectory after every step.
         eta: Stochasticity that the noise maps belong to.
         prompt: Source prompt.
         guidance_scale: Guidance that it was made with.
         model: Revision of the model.
+        picture: SHA-256 of the fitted picture's pixels, or "" for latents given directly.
         key: Content hash of image, model and options, see `content_key`.
+        start_index: First step that it leads back from; `noise` is at that step's level, and the trajectory ends there.
     """
 
     method: str
@@ -43,11 +52,18 @@ class Inversion:
     trajectory: Tensor | None = None
     noise_maps: Tensor | None = None
     null_embeds: Tensor | None = None
+    null_pooled_embeds: Tensor | None = None
+    correction: Tensor | None = None
+    residuals: Tensor | None = None
+    gamma: float = 0.0
+    pinned: bool = False
     eta: float = 0.0
     prompt: str = ""
     guidance_scale: float = 1.0
     model: str = ""
+    picture: str = ""
     key: str = ""
+    start_index: int = 0
 
     @property
     def clean(self) -> Tensor:
@@ -68,18 +84,35 @@ class Inversion:
             raise InversionError(f"a {self.method} inversion keeps no trajectory")
         if t == -1:
             return self.trajectory[0]
-        if t not in self.timesteps:
+        if t not in self.timesteps[self.start_index :]:
             raise InversionError(
                 f"the inversion holds no latents at timestep {t}; sample on its own grid of {len(self.timesteps)} steps"
             )
         return self.trajectory[len(self.timesteps) - self.timesteps.index(t)]
 
-    def check(self, *, model: str, timesteps: tuple[int, ...]) -> None:
+    def step_rule(self, start_index: int) -> BidirectionalStep | None:
+        """The rule that replays it, new for each run; None: any.
+
+        Raises:
+            InversionError: An exact inversion shall be replayed from a later step than its first.
+        """
+        if self.correction is None:
+            return None
+        if start_index > 0:
+            raise InversionError(
+                f"an exact inversion ({self.method}) is replayed from its first step on, not from step {start_index + 1}:"
+                " run all steps, or take another inversion"
+            )
+        return BidirectionalStep(self.gamma, self.correction)
+
+    def check(self, *, model: str, timesteps: tuple[int, ...], picture: str = "") -> None:
         """Refuses a run that this inversion does not lead back from.
 
         Raises:
-            InversionError: It was made with another model or on another grid.
+            InversionError: It was made with another model, of another picture, or on another grid.
         """
+        if self.picture and picture and self.picture != picture:
+            raise InversionError("the inversion was made of another picture: invert this one")
         if self.model and self.model != model:
             raise InversionError(
                 f"the inversion was made with model {self.model}, not {model}: invert again with this model"

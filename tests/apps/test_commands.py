@@ -95,6 +95,26 @@ def test_like_wants_the_same_picture(edit: Any, run: Any, cat: Path) -> None:
     assert not Path("again.png").exists()
 
 
+def test_masks(edit: Any, run: Any, cat: Path) -> None:
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save("mask.png")
+    edit("-o", "first.png", "--mask", "mask.png", "--mask-pixels")
+    with Image.open("first.png") as first, Image.open(cat) as source:
+        right = (40, 0, 64, 64)
+        assert first.crop(right).tobytes() == source.convert("RGB").crop(right).tobytes()
+        assert first.tobytes() != source.convert("RGB").tobytes()
+    run("edit", "--like", "first.png", "-o", "again.png")
+    assert pixels(Path("again.png")) == pixels(Path("first.png"))
+    edit("-o", "words.png", "--mask-words", "cat", "--mask-threshold", 0.7)
+    run("edit", "--like", "words.png", "-o", "words-again.png")
+    assert pixels(Path("words-again.png")) == pixels(Path("words.png"))
+    Image.new("L", (8, 8), 255).save("small.png")
+    error = run("edit", "--like", "first.png", "--mask", "small.png", "-o", "bad.png", code=1).stderr
+    assert "8x8 pixels, the picture 64x64" in error
+    assert not Path("bad.png").exists()
+
+
 def test_like_wants_an_edit(run: Any, cat: Path, toy: Path) -> None:
     assert "carries no recipe" in run("edit", "--like", cat, code=1).stderr
     run("generate", "a cat", "--model", toy, "--steps", 2, "--size", "64x64", "-o", "drawn.png")
@@ -105,9 +125,9 @@ def test_like_refuses_what_it_cannot_repeat(run: Any, edit: Any) -> None:
     edit("-o", "first.png")
     recipe = read_recipe("first.png")
     with Image.open("first.png") as image:
-        save_image(image, "masked.png", recipe={**recipe, "mask": {"words": ["cat"]}})
+        save_image(image, "masked.png", recipe={**recipe, "mask": {"path": None, "words": []}})
         save_image(image, "damaged.png", recipe={**recipe, "seed": "three"})
-    assert "under a mask" in run("edit", "--like", "masked.png", code=2).stderr
+    assert "give it with --mask" in run("edit", "--like", "masked.png", code=2).stderr
     assert "is damaged (seed)" in run("edit", "--like", "damaged.png", code=1).stderr
 
 

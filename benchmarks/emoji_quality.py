@@ -1,0 +1,189 @@
+"""Measures the embedded model: `python benchmarks/emoji_quality.py --json docs/emoji/quality.json`.
+
+Figures, and the bars they are held against:
+
+- `autoencoder_psnr`: mean PSNR in dB of renderings that no stage has seen (other placements and colours, held-out pairs
+  too).
+- `concept_top1`, `style_top1`: share of generated pictures in which the independent classifier sees what the caption
+  says.
+- `background_within`: share whose border colour (median) lies within Delta E 15 (CIE76) of the named colour.
+- `heldout_concept_top1`: as `concept_top1`, on the (concept, style) pairs that were never trained on.
+
+Captions name concept, style and background. The classifier's own accuracy on unseen renderings is given beside, as the
+ceiling. Pictures are sampled by DDIM in fp32 weights under bf16 autocast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from skimage.color import rgb2lab
+
+from sfumato.emoji import WEIGHTS
+from sfumato.emoji.autoencoder import psnr, reconstruct
+from sfumato.emoji.judges import load_classifier
+from sfumato.emoji.pool import build_pool
+from sfumato.emoji.sampling import generate
+from sfumato.emoji.sheets import save_sheet, to_images, to_pixels
+from sfumato.emoji.world import BACKGROUNDS, STYLES, Concept, Scene, caption, held_out_pairs, load_concepts
+
+
+def border_distance(images: np.ndarray, scenes: list[Scene]) -> np.ndarray:
+    """Delta E (CIE76) between the median colour of the two outermost pixels and the named colour, (count,)."""
+    ring = np.ones(images.shape[1:3], bool)
+    ring[2:-2, 2:-2] = False
+    seen = np.median(images[:, ring], axis=1) / 255
+    named = np.array([BACKGROUNDS[scene.background] for scene in scenes]) / 255
+    return np.linalg.norm(rgb2lab(seen) - rgb2lab(named), axis=-1)
+
+
+@torch.no_grad()
+def judge(
+    classifier: Any, names: list[str], pixels: torch.Tensor, scenes: list[Scene]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the classifier sees the right concept and the right style: two boolean arrays, (count,)."""
+    logits = [classifier(batch) for batch in pixels.split(64)]
+    concept = torch.cat([one for one, _ in logits]).argmax(1).tolist()
+    style = torch.cat([two for _, two in logits]).argmax(1).tolist()
+    styles = list(STYLES)
+    return (
+        np.array([names[row] == scene.concept for row, scene in zip(concept, scenes, strict=True)]),
+        np.array([styles[row] == scene.style for row, scene in zip(style, scenes, strict=True)]),
+    )
+
+
+def mark(image: np.ndarray) -> np.ndarray:
+    """Puts a red frame round the picture of a held-out pair, (height, width, 3)."""
+    framed = image.copy()
+    framed[:2] = framed[-2:] = framed[:, :2] = framed[:, -2:] = (255, 0, 0)
+    return framed
+
+
+def order(concepts: list[Concept]) -> Callable[[tuple[str, str]], tuple[int, int]]:
+    """The place of a (concept, style) pair in a sheet."""
+    names, styles = [concept.name for concept in concepts], list(STYLES)
+    return lambda pair: (names.index(pair[0]), styles.index(pair[1]))
+
+
+def main() -> None:
+    """Parses the command line, measures, and writes the figures."""
+    parser = argparse.ArgumentParser(description="Measure the embedded model.")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--sheets", type=Path, help="folder for sample sheets")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, default=300, help="the most concepts to draw, each in all styles")
+    parser.add_argument("--per-held-out", type=int, default=4, help="pictures of each held-out pair")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+
+    begin = time.time()
+    concepts = load_concepts()
+    held_out = set(held_out_pairs(concepts))
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        arguments.weights, use_safetensors=True, torch_dtype=torch.float32
+    )
+    pipeline = pipeline.to(arguments.device)
+    for part in (pipeline.unet, pipeline.vae):
+        part.to(memory_format=torch.channels_last)
+    classifier, names = load_classifier(arguments.weights / "classifier.safetensors")
+
+    unseen = build_pool(concepts, 2, seed=31415, pairs="all")
+    truth = to_pixels(unseen.images())
+    output = reconstruct(pipeline.vae, truth, arguments.device)
+    figures: dict[str, Any] = {"autoencoder_psnr": float(psnr(output, truth).mean())}
+    right_concept, right_style = judge(classifier, names, truth, unseen.scenes)
+    figures["classifier_on_renderings"] = {"concept_top1": right_concept.mean(), "style_top1": right_style.mean()}
+
+    generator = random.Random(arguments.seed)
+    chosen = concepts if len(concepts) <= arguments.limit else generator.sample(concepts, arguments.limit)
+    backgrounds = list(BACKGROUNDS)
+    trained = [
+        Scene(concept.name, style, generator.choice(backgrounds))
+        for concept in chosen
+        for style in STYLES
+        if (concept.name, style) not in held_out
+    ]
+    withheld = [
+        Scene(name, style, generator.choice(backgrounds))
+        for name, style in sorted(held_out)
+        for _ in range(arguments.per_held_out)
+    ]
+    scenes = trained + withheld
+    pixels = generate(
+        [caption(scene) for scene in scenes],
+        tokenizer=pipeline.tokenizer,
+        text_encoder=pipeline.text_encoder,
+        unet=pipeline.unet,
+        autoencoder=pipeline.vae,
+        scheduler=pipeline.scheduler,
+        num_inference_steps=arguments.steps,
+        guidance_scale=arguments.guidance,
+        seed=arguments.seed,
+        device=arguments.device,
+    )
+    images = to_images(pixels)
+    right_concept, right_style = judge(classifier, names, pixels.clamp(-1, 1), scenes)
+    within = border_distance(images, scenes) < 15
+    count = len(trained)
+    figures |= {
+        "concept_top1": right_concept[:count].mean(),
+        "style_top1": right_style[:count].mean(),
+        "background_within": within[:count].mean(),
+        "heldout_concept_top1": right_concept[count:].mean(),
+        "heldout_style_top1": right_style[count:].mean(),
+    }
+    if arguments.sheets:
+        drawn = {(scene.concept, scene.style): image for scene, image in zip(scenes[::-1], images[::-1], strict=True)}
+        cells = [mark(drawn[pair]) if pair in held_out else drawn[pair] for pair in sorted(drawn, key=order(concepts))]
+        save_sheet(cells, arguments.sheets / "samples.png", columns=5 * len(STYLES), colours=256)
+        save_sheet(images[count:], arguments.sheets / "held-out.png", columns=3 * arguments.per_held_out, colours=256)
+        some = slice(None, None, max(1, len(truth) // 16))
+        rows = np.concatenate([to_images(truth[some][:16]), to_images(output[some][:16])])
+        save_sheet(rows, arguments.sheets / "autoencoder.png", columns=16, colours=256)
+    figures = {
+        key: round(float(value), 4)
+        if not isinstance(value, dict)
+        else {k: round(float(v), 4) for k, v in value.items()}
+        for key, value in figures.items()
+    }
+    figures |= {
+        "counts": {"concepts": len(chosen), "trained": count, "held_out": len(withheld), "autoencoder": len(unseen)},
+        "sampling": {"sampler": "DDIM", "steps": arguments.steps, "guidance_scale": arguments.guidance},
+        "seed": arguments.seed,
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")}
+        | {"python": platform.python_version()},
+        "commit": commit(),
+        "seconds": round(time.time() - begin, 1),
+    }
+    text = json.dumps(figures, indent=1) + "\n"
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
+def commit() -> str | None:
+    """The checkout's commit, or None outside one."""
+    run = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
+    return run.stdout.strip() or None if run.returncode == 0 else None
+
+
+if __name__ == "__main__":
+    main()

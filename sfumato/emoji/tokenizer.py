@@ -1,0 +1,115 @@
+"""The model's own tokenizer: CLIP's scheme (lower case, byte-level BPE, `</w>` ends a word) on a small vocabulary.
+
+The vocabulary is learned from the captions' words and emojibase's keywords, so that nearly every word the model knows
+is one token; any other text falls back to pieces and single bytes, so nothing is unknown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+from sfumato.emoji.data import fetch
+from sfumato.emoji.networks import MAX_TOKENS
+from sfumato.emoji.world import BACKGROUNDS, OPENINGS, POSITIONS, STYLES, Concept
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def byte_letters() -> dict[int, str]:
+    """The printable character that stands for each byte in a byte-level vocabulary."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    letters = {byte: chr(byte) for byte in printable}
+    for byte in range(256):
+        letters.setdefault(byte, chr(0x100 + sum(1 for known in letters.values() if ord(known) >= 0x100)))
+    return letters
+
+
+def learn_merges(counts: dict[str, int], number: int) -> list[tuple[str, str]]:
+    """Learns byte-pair merges, the most frequent pair first; ties go to the alphabetically first pair.
+
+    Args:
+        counts: Word -> how often it is seen.
+        number: The most merges to learn.
+
+    Returns:
+        The merges, in order.
+    """
+    letters = byte_letters()
+    words = []
+    for word, count in counts.items():
+        symbols = [letters[byte] for byte in word.encode()]
+        words.append(([*symbols[:-1], symbols[-1] + "</w>"], count))
+    merges: list[tuple[str, str]] = []
+    for _ in range(number):
+        pairs: Counter[tuple[str, str]] = Counter()
+        for symbols, count in words:
+            for pair in pairwise(symbols):
+                pairs[pair] += count
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for symbols, _ in words:
+            at = 0
+            while at < len(symbols) - 1:
+                if (symbols[at], symbols[at + 1]) == best:
+                    symbols[at : at + 2] = ["".join(best)]
+                at += 1
+    return merges
+
+
+def vocabulary_words(concepts: Sequence[Concept]) -> dict[str, int]:
+    """Words to learn from, with weights: those of captions count more than emojibase's keywords."""
+    counts: Counter[str] = Counter()
+
+    def add(texts: Iterable[str], weight: int) -> None:
+        for text in texts:
+            for word in text.lower().replace("-", " ").split():
+                if word.isalpha() and word.isascii():
+                    counts[word] += weight
+
+    add((concept.name for concept in concepts), 20)
+    add([*STYLES, *BACKGROUNDS, *POSITIONS, *OPENINGS], 20)
+    add(["a an and with without in on at of the to style background small big large tiny drawing picture face"], 20)
+    keywords = {concept.hexcode: 1 for concept in concepts}
+    for entry in json.loads((fetch("emojibase-data") / "en" / "data.json").read_text(encoding="utf-8")):
+        if entry["hexcode"] in keywords:
+            add([*entry.get("tags", []), entry["label"]], 2)
+    return dict(counts)
+
+
+def build_tokenizer(concepts: Sequence[Concept], folder: Path, *, merges: int = 1600) -> CLIPTokenizer:
+    """Learns a tokenizer and writes its files.
+
+    Args:
+        concepts: The world's concepts.
+        folder: Where `vocab.json`, `merges.txt` and the configuration go.
+        merges: The most merges to learn.
+
+    Returns:
+        The tokenizer as loaded back from the folder.
+    """
+    learned = learn_merges(vocabulary_words(concepts), merges)
+    letters = byte_letters()
+    symbols = [letters[byte] for byte in sorted(letters)]
+    vocabulary = [*symbols, *(symbol + "</w>" for symbol in symbols)]
+    vocabulary += ["".join(pair) for pair in learned]
+    vocabulary = list(dict.fromkeys([*vocabulary, START, END]))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(
+        json.dumps({token: index for index, token in enumerate(vocabulary)}, ensure_ascii=False), encoding="utf-8"
+    )
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in learned), encoding="utf-8"
+    )
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, "do_lower_case": True, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=1) + "\n", encoding="utf-8")
+    return CLIPTokenizer.from_pretrained(str(folder))
