@@ -23,12 +23,14 @@ _HOMES = {
     "Inversion": "sfumato.inversion.result",
     "InvertResult": "sfumato.results",
     "SfumatoError": "sfumato.errors",
+    "TranslateResult": "sfumato.translation",
     "UsageError": "sfumato.errors",
     "Watch": "sfumato.samplers.watch",
     "edit": "sfumato.api",
     "generate": "sfumato.api",
     "invert": "sfumato.api",
     "load_model": "sfumato.models.loading",
+    "translate": "sfumato.translation",
 }
 
 __all__ = [*_HOMES]
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from sfumato.results import GenerateResult as GenerateResult
     from sfumato.results import InvertResult as InvertResult
     from sfumato.samplers.watch import Watch as Watch
+    from sfumato.translation import TranslateResult as TranslateResult
+    from sfumato.translation import translate as translate
 
 
 class _Package(ModuleType):

@@ -21,8 +21,8 @@ from sfumato.masking import Masking, MaskSource
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
 from sfumato.picture import Picture, read_picture
-from sfumato.registry import INVERSIONS, METHODS, Method
-from sfumato.results import EditResult, GenerateResult, InvertResult
+from sfumato.registry import INVERSIONS, METHODS, Method, recorded
+from sfumato.results import EditResult, GenerateResult, InvertResult, TriedEdit
 from sfumato.samplers.loop import Branch, sample
 from sfumato.samplers.watch import Watch, progress_bar
 
@@ -74,7 +74,7 @@ def edit(
         num_inference_steps: None: the model's own choice (50).
         guidance_scale: Strength of the target prompt, at least 1 (1 = off); None: the model's own choice.
         source_guidance_scale: Guidance of the source branch; None: what the inversion of a real picture needs for it
-            to come back (1 for most); as `guidance_scale` for a drawn picture.
+            to come back (1 for most), or what `inverted` was made for; as `guidance_scale` for a drawn picture.
         seed: Of all draws.
         size: (width, height) in pixels; None: the picture's own.
         fit: What may be done when the picture does not fit the model: "crop", "pad" or "resize".
@@ -107,6 +107,8 @@ def edit(
     guidance = _check_guidance(model.guidance_scale if guidance_scale is None else guidance_scale)
     real = image is not None
     suits = INVERSIONS[inversion_name].source_guidance_scale if real and inversion_name else None
+    if real and inversion_name and inverted is not None:
+        suits = inverted.guidance_scale  # what it was made for
     source_guidance = (
         source_guidance_scale if source_guidance_scale is not None else guidance if suits is None else suits
     )
@@ -135,7 +137,7 @@ def edit(
         "size": list(size) if size else None,
         "fit": fit,
         "background": list(background),
-        "options": options,
+        "options": recorded(options),
         "mask": None if masking is None else masking.recipe,
         "image": None if picture is None else picture.origin,
     }
@@ -173,6 +175,7 @@ def edit(
         )
         with torch.no_grad():
             decoded = to_images(model.decode_latents(edited.latents[:, 0]))
+            tried = [to_images(model.decode_latents(candidate.latents))[0] for candidate in edited.candidates]
             ceiling = None if clean is None else to_images(model.decode_latents(clean))[0]
 
     notes = [] if picture is None else list(picture.notes)
@@ -197,6 +200,11 @@ def edit(
         inversion=start,
         notes=tuple(notes),
         maps=None if edited.maps is None else edited.maps[:, 0].float().cpu(),
+        tried=tuple(
+            TriedEdit(candidate.method, candidate.options, candidate.agreement, candidate.change, restore(shown))
+            for candidate, shown in zip(edited.candidates, tried, strict=True)
+        ),
+        distances=None if edited.distances is None else edited.distances[..., 0].float().cpu(),
         _model=model,
     )
 

@@ -21,6 +21,10 @@ class InversionError(SfumatoError, ValueError):
     """An inversion is damaged, foreign, or does not fit the run that wants to replay it."""
 
 
+class DirectionError(SfumatoError, ValueError):
+    """An edit direction is damaged, foreign, or belongs to another text encoder."""
+
+
 class SamplingError(SfumatoError, RuntimeError):
     """A run broke down: latents became NaN or infinite."""
 

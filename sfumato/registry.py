@@ -16,6 +16,7 @@ import pkgutil
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sfumato.errors import UsageError
@@ -76,6 +77,8 @@ class Parameter:
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
+            value = text
+        if str in kinds and not any(_fits(value, part) for part in _alternatives(self.type)):
             value = text
         return self.check(value)
 
@@ -226,6 +229,17 @@ def unknown(kind: str, name: str, known: Mapping[str, Any] | list[str], *, of: s
     return f"unknown {kind} {name!r}{of}: {hint}known: {', '.join(known) or 'none'}"
 
 
+def recorded(value: Any) -> Any:
+    """An option's value as a recipe keeps it: what JSON knows stays, anything else says in words what it is."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): recorded(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [recorded(part) for part in value]
+    return str(value)
+
+
 Kind = TypeVar("Kind", bound=Entry)
 
 
@@ -275,7 +289,7 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def _type_name(part: Any) -> str:
-    names = {float: "number", int: "whole number", bool: "yes or no", str: "text", types.NoneType: "none"}
+    names = {float: "number", int: "whole number", bool: "yes or no", str: "text", Path: "file", types.NoneType: "none"}
     origin = get_origin(part)
     if origin is Literal:
         return " | ".join(str(choice) for choice in get_args(part))

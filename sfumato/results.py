@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class TriedEdit:
+    """One of several edits that a method tried before it chose; see `edit.result.Candidate`."""
+
+    method: str
+    options: Mapping[str, Any]
+    agreement: float
+    change: float
+    image: Image.Image
+
+
+@dataclass(frozen=True)
 class EditResult:
     """Edited pictures of one source.
 
@@ -36,6 +47,9 @@ class EditResult:
         inversion: What led back to the source; pass it as `inverted=` to edit again without inverting again.
         notes: What was done to the picture, and warnings.
         maps: Mean cross-attention, (branch, height, width, token), or None.
+        tried: All edits that were tried, where the method chooses among several.
+        distances: How far each edit's latents were from the source's after each executed step, (steps, edit), where the
+            method measures it, or None.
     """
 
     images: tuple[Image.Image, ...]
@@ -48,6 +62,8 @@ class EditResult:
     inversion: Inversion
     notes: tuple[str, ...] = ()
     maps: Tensor | None = None
+    tried: tuple[TriedEdit, ...] = ()
+    distances: Tensor | None = None
     _model: Model | None = field(default=None, repr=False)
 
     @property

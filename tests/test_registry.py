@@ -1,12 +1,13 @@
 """Options declared once: types, ranges, text as the command line gives it, close names."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 
 from sfumato.errors import UsageError
-from sfumato.registry import METHODS, Option, Parameter, parameters
+from sfumato.registry import INVERSIONS, METHODS, Option, Parameter, parameters, recorded
 
 
 def example(
@@ -19,6 +20,7 @@ def example(
     count: Annotated[int, Option("how many", low=1)] = 3,
     flag: Annotated[bool, Option("whether")] = False,
     words: Annotated[str | Sequence[str] | None, Option("which words")] = None,
+    file: Annotated[str | Path | Parameter | None, Option("which file")] = None,
 ) -> None: ...
 
 
@@ -26,7 +28,7 @@ OPTIONS = parameters(example)
 
 
 def test_only_annotated_parameters_are_options() -> None:
-    assert list(OPTIONS) == ["kind", "share", "table", "count", "flag", "words"]
+    assert list(OPTIONS) == ["kind", "share", "table", "count", "flag", "words", "file"]
     assert OPTIONS["kind"].choices == ("one", "two")
     assert OPTIONS["share"].range == "[0, 1]"
     assert OPTIONS["table"].range == "[-2, inf)"
@@ -47,6 +49,9 @@ def test_only_annotated_parameters_are_options() -> None:
         ("flag", "false", False),
         ("words", "dog", "dog"),
         ("words", '["cat", "dog"]', ["cat", "dog"]),
+        ("file", "way.safetensors", "way.safetensors"),
+        ("file", "2024", "2024"),
+        ("file", "none", None),
     ],
 )
 def test_text_is_read_by_type(name: str, text: str, value: object) -> None:
@@ -83,8 +88,18 @@ def test_unknown_names_suggest_the_closest() -> None:
 def test_every_method_explains_every_option() -> None:
     assert len(METHODS) > 0
     for method in METHODS.values():
-        assert all([method.title, method.paper, method.summary, method.when, method.cost, method.inversions])
+        assert all([method.title, method.paper, method.summary, method.when, method.cost])
+        assert all(name in INVERSIONS for name in [*method.inversions, *method.refuses])
         for parameter in method.parameters.values():
             assert isinstance(parameter, Parameter)
             assert len(parameter.help) > 10, (method.name, parameter.name)
             assert parameter.check(parameter.default) == parameter.default, (method.name, parameter.name)
+
+
+def test_recipes_keep_what_json_knows() -> None:
+    class Thing:
+        def __str__(self) -> str:
+            return "a thing"
+
+    values = {"a": (1, 2.5, True), "b": None, "c": Path("x") / "y", "d": {"e": [Thing()]}}
+    assert recorded(values) == {"a": [1, 2.5, True], "b": None, "c": str(Path("x") / "y"), "d": {"e": ["a thing"]}}

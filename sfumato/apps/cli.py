@@ -9,6 +9,7 @@ import typer
 from sfumato import __version__
 from sfumato.apps.console import command
 from sfumato.apps.demo import demo
+from sfumato.apps.direction import direction_app
 from sfumato.apps.doctor import doctor
 from sfumato.apps.edit import edit
 from sfumato.apps.generate import generate
@@ -28,6 +29,7 @@ app = typer.Typer(
 
 for _function in (demo, edit, generate, invert, methods, models, doctor):
     app.command()(command(_function))
+app.add_typer(direction_app)
 
 
 def _show_version(wanted: bool) -> None:

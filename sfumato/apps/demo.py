@@ -38,6 +38,7 @@ class DemoEdit:
         word: Whose attention is shown: in the target, or in the source where only weights change.
         options: Of the method.
         method: Which one.
+        said: Source prompt in place of the caption.
     """
 
     name: str
@@ -47,6 +48,7 @@ class DemoEdit:
     word: str
     options: Mapping[str, Any] = field(default_factory=dict)
     method: str = "prompt-to-prompt"
+    said: str | None = None
 
     @property
     def slug(self) -> str:
@@ -59,6 +61,7 @@ class DemoEdit:
         Raises:
             ValueError: The caption lacks the words to change.
         """
+        caption = self.said or caption
         if self.old not in caption:
             raise ValueError(f"{self.old!r} is not in the caption {caption!r} of {self.file}")
         return caption, caption.replace(self.old, self.new, 1)
@@ -68,8 +71,8 @@ EDITS = (
     DemoEdit("word swap", "cat-face.png", "cat face", "dog face", "dog"),
     DemoEdit("style", "fox.png", "flat style", "noto style", "noto"),
     DemoEdit("background", "panda.png", "purple background", "yellow background", "yellow"),
-    DemoEdit("re-weight", "red-apple.png", "red apple", "red apple", "red", {"weights": {"red": -1.0}}),
-    DemoEdit("refine", "star.png", "a star", "a small star", "small"),
+    DemoEdit("re-weight", "lion.png", "white", "pink", "pink", {"weights": {"pink": 2.0}}),
+    DemoEdit("refine", "star.png", "on a", "in glossy style on a", "glossy", said="a star on a blue background"),
     DemoEdit("local edit", "lion.png", "lion", "bear", "bear", {"blend_words": ["lion", "bear"]}),
     DemoEdit("word swap", "strawberry.png", "strawberry", "pizza", "pizza"),
 )

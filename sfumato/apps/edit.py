@@ -179,6 +179,12 @@ def edit(
         **options,
     )
     result.save(path)
+    if result.tried:
+        from sfumato.apps.tradeoff import tradeoff_sheet
+        from sfumato.images import save_image
+
+        sheet = save_image(tradeoff_sheet(result), path.with_name(f"{path.stem}-tried.png"))
+        note(f"all {len(result.tried)} candidates and their trade-off: {sheet}")
     _report(result, outputs(path, len(targets)), as_json)
 
 

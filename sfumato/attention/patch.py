@@ -54,6 +54,13 @@ class AttentionEdit:
         """Query, key, value before attention, each (guidance, branch, image, heads, tokens, head_dim)."""
         return query, key, value
 
+    def score_bias(self, query: Tensor, key: Tensor, site: AttentionSite, step: Step) -> Tensor | None:
+        """What is added to the scores before softmax, broadcastable to (guidance, branch, image, heads, query, key).
+
+        Takes the guidance rows it acts on, after `edit_qkv`; None adds nothing. The kernel stays the fused one.
+        """
+        return None
+
     def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
         """The softmax map, (guidance, branch, image, heads, query, key); asked only when `needs_map`."""
         return attention_probs
@@ -107,6 +114,7 @@ class AttentionControl:
         step, layout, site, edits = self._step, self._layout, call.site, self._active(call.site)
 
         query, key, value = (tensor.unflatten(0, layout.axes) for tensor in (call.query, call.key, call.value))
+        bias: Tensor | None = None
         for edit in edits:
             rows = _rows(edit.guidance, layout.guidance)
             given = query[rows], key[rows], value[rows]
@@ -115,6 +123,11 @@ class AttentionControl:
                 whole if new is old else _put(whole, rows, new)
                 for whole, old, new in zip((query, key, value), given, edited, strict=True)
             )
+            added = edit.score_bias(query[rows], key[rows], site, step)
+            if added is not None:
+                full = query.new_zeros(*layout.axes, *added.shape[3:])
+                full = _put(full, rows, added.expand(rows.stop - rows.start, *layout.axes[1:], *added.shape[3:]))
+                bias = full if bias is None else bias + full
 
         mapped = [edit for edit in edits if edit.needs_map]
         names = tuple(name for name in layout.guidance if any(name in edit.guidance for edit in mapped))
@@ -123,6 +136,8 @@ class AttentionControl:
         mask = call.mask
         if mask is not None:
             mask = mask.expand(len(call.query), *mask.shape[1:]).unflatten(0, layout.axes)
+        if bias is not None:
+            mask = bias if mask is None else mask + bias
 
         parts = {}
         if rest.stop > rest.start:

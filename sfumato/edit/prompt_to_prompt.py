@@ -14,26 +14,18 @@ scales the source's map, and maps are not re-normalised.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 
-from sfumato.attention import align
-from sfumato.attention.blend import LocalBlend
-from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, MapEdit, Refine, Replace, Reweight
-from sfumato.attention.inject import InjectSelfAttention
-from sfumato.attention.patch import AttentionControl, AttentionEdit
+from sfumato.attention.prompt_control import CrossReplaceSteps, Kind, SelfReplaceSize, SelfReplaceSteps, prompt_control
 from sfumato.edit.result import Edited
-from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion
-from sfumato.models.base import Model, Tokenizer
+from sfumato.models.base import Model
 from sfumato.registry import Option, method
 from sfumato.samplers.loop import Branch, OnStep, sample
 from sfumato.samplers.watch import Watch
-
-Kind = Literal["auto", "replace", "refine", "none"]
 
 
 @method(
@@ -43,7 +35,17 @@ Kind = Literal["auto", "replace", "refine", "none"]
     summary="Swaps, adds or re-weights words of the prompt while the picture's layout is held by its attention maps.",
     when="The edit can be said as a change of a few words, and the shape of things should stay.",
     cost="4 evaluations a step with one target (2 at guidance 1), plus the inversion's for a real picture.",
-    inversions=("ddim",),
+    inversions=(
+        "ddim",
+        "direct",
+        "negative-prompt",
+        "null-text",
+        "fixed-point",
+        "bdia",
+        "regularised-ddim",
+        "edit-friendly",
+        "dpm-encoder",
+    ),
 )
 def prompt_to_prompt(
     model: Model,
@@ -63,24 +65,9 @@ def prompt_to_prompt(
             "replace: same number of words; refine: words added or removed; auto: whichever fits; none: weights only"
         ),
     ] = "auto",
-    cross_replace_steps: Annotated[
-        float | tuple[float, float] | Mapping[str, float | tuple[float, float]],
-        Option(
-            "share of the run that keeps the source's cross-attention (layout): a number, start and end, or per word"
-            ' of the target with "default_" for the rest',
-            low=0,
-            high=1,
-        ),
-    ] = 0.8,
-    self_replace_steps: Annotated[
-        float | tuple[float, float],
-        Option(
-            "share of the run that keeps the source's self-attention (shape): a number, or start and end", low=0, high=1
-        ),
-    ] = 0.4,
-    self_replace_size: Annotated[
-        int, Option("self-attention is kept in layers of at most this many positions a side", low=1)
-    ] = 16,
+    cross_replace_steps: CrossReplaceSteps = 0.8,
+    self_replace_steps: SelfReplaceSteps = 0.4,
+    self_replace_size: SelfReplaceSize = 16,
     weights: Annotated[
         Mapping[str, float] | None,
         Option("how strongly words of the target show: 1 = as is, 0 = not at all, below 0 = the opposite"),
@@ -122,27 +109,16 @@ def prompt_to_prompt(
         ModelError: An edit finds no attention layer to act on.
     """
     targets = list(target_prompts)
-    steps = len(source.timesteps)
     names = ("source", *(["target"] if len(targets) == 1 else [f"target-{k + 1}" for k in range(len(targets))]))
-    _warn_long_prompts(model.tokenizer, [source_prompt, *targets])
-
-    edits: list[AttentionEdit] = []
-    map_edit = _map_edit(model.tokenizer, source_prompt, targets, edit, weights, released)
-    if map_edit is not None:
-        alpha = align.replace_schedule(model.tokenizer, targets, steps, cross_replace_steps, released=released)
-        if alpha[:steps].any():
-            edits.append(CrossAttentionEdit(map_edit, alpha))
-    start, end = align.share_of_run(self_replace_steps, "self_replace_steps")
-    if int(start * steps) < int(end * steps):
-        limit = self_replace_size**2
-        edits.append(InjectSelfAttention(lambda site: site.num_queries <= limit, int(start * steps), int(end * steps)))
-    maps = CrossAttentionMaps().choose(model.attention_sites((source.noise.shape[-2], source.noise.shape[-1])))
-    edits.append(maps)  # last: it sees the edited maps
-
-    blend = _local_blend(
-        model.tokenizer, maps, [source_prompt, *targets], blend_words, blend_subtract_words, blend_threshold,
-        int(blend_start * steps), released,
+    built = prompt_control(
+        model, source_prompt, targets, num_inference_steps=len(source.timesteps), start_index=source.start_index,
+        latent_size=(source.noise.shape[-2], source.noise.shape[-1]), edit=edit,
+        cross_replace_steps=cross_replace_steps, self_replace_steps=self_replace_steps,
+        self_replace_size=self_replace_size, weights=weights, blend_words=blend_words,
+        blend_threshold=blend_threshold, blend_subtract_words=blend_subtract_words, blend_start=blend_start,
+        released=released,
     )  # fmt: skip
+    blend = built.blend
 
     condition = model.encode_prompt([source_prompt, *targets, negative_prompt])
     negative = condition[[-1]]
@@ -158,85 +134,12 @@ def prompt_to_prompt(
         source.noise,
         branches,
         timesteps=source.timesteps,
+        start_index=source.start_index,
         eta=source.eta,
         replay=source,
-        controls=[AttentionControl(edits)],
+        controls=[built.control],
         on_step=[*([] if blend is None else [blend]), *on_step],
         watch=watch,
     )
     mask = None if blend is None else blend.mask
-    return Edited(latents, names, maps.average, mask)
-
-
-def _map_edit(
-    tokenizer: Tokenizer,
-    source: str,
-    targets: Sequence[str],
-    edit: Kind,
-    weights: Mapping[str, float] | None,
-    released: bool,
-) -> MapEdit | None:
-    """The cross-attention edit that the prompts ask for; None when nothing is to be done."""
-    if edit == "auto":
-        counts = {len(align.words_of(prompt)) for prompt in (source, *targets)}
-        edit = "replace" if len(counts) == 1 else "refine"
-    inner: MapEdit | None = None
-    if edit == "replace":
-        inner = Replace(torch.stack([align.replace_mapper(tokenizer, source, t, released=released) for t in targets]))
-    elif edit == "refine":
-        pairs = [align.refine_mapper(tokenizer, source, t, released=released) for t in targets]
-        inner = Refine(torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs]))
-    if weights:
-        outside = {word: weight for word, weight in weights.items() if not -2.0 <= weight <= 2.0}
-        if outside and not released:
-            warnings.warn(
-                f"weights outside [-2, 2], the paper's range, tend to break the picture: {outside}", stacklevel=3
-            )
-        return Reweight(align.equalizer(tokenizer, targets, weights, released=released), inner)
-    return inner
-
-
-def _local_blend(
-    tokenizer: Tokenizer,
-    maps: CrossAttentionMaps,
-    prompts: Sequence[str],
-    words: str | Sequence[str] | None,
-    subtract: str | Sequence[str] | None,
-    threshold: float,
-    start_index: int,
-    released: bool,
-) -> LocalBlend | None:
-    if words is None:
-        if subtract is not None:
-            raise UsageError("blend_subtract_words needs blend_words")
-        return None
-
-    def rows(given: str | Sequence[str], option: str) -> torch.Tensor:
-        one_each = [given] * len(prompts) if isinstance(given, str) else list(given)
-        if len(one_each) != len(prompts):
-            raise UsageError(
-                f"{option} needs one word for all, or one for each of {len(prompts)} prompts; got {one_each}"
-            )
-        return torch.stack(
-            [align.indicator(tokenizer, p, [w], released=released) for p, w in zip(prompts, one_each, strict=True)]
-        )
-
-    return LocalBlend(
-        maps,
-        rows(words, "blend_words"),
-        threshold=threshold,
-        subtract=None if subtract is None else rows(subtract, "blend_subtract_words"),
-        subtract_threshold=threshold,
-        start_index=start_index,
-    )
-
-
-def _warn_long_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> None:
-    limit = tokenizer.max_words_tokens
-    for prompt in prompts:
-        count = len(tokenizer.ids(prompt))
-        if count > limit:
-            warnings.warn(
-                f"the prompt has {count} tokens; attention is edited for its first {limit} only: {prompt[:60]!r}...",
-                stacklevel=3,
-            )
+    return Edited(latents, names, built.maps.average, mask)

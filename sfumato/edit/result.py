@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of several edits that a recipe tried.
+
+    Attributes:
+        method, options: What made it.
+        agreement: How well the edit took; higher is better, 0 is the unedited picture.
+        change: Relative L2 distance of its latents from the source's.
+        latents: (image, channels, height, width).
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    agreement: float
+    change: float
+    latents: Tensor
 
 
 @dataclass(frozen=True)
@@ -17,9 +37,14 @@ class Edited:
         branches: Their names, "source" first.
         maps: Mean cross-attention, (branch, image, height, width, token), or None where the method keeps none.
         mask: Where the edit was allowed at the last step, (edit, image, height, width), or None.
+        candidates: All edits that were tried, where the recipe chooses among several.
+        distances: Euclidean distance of each edited branch from the source's after each executed step,
+            (steps, edit, image), or None where the recipe does not measure it.
     """
 
     latents: Tensor
     branches: tuple[str, ...]
     maps: Tensor | None = None
     mask: Tensor | None = None
+    candidates: tuple[Candidate, ...] = ()
+    distances: Tensor | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from torch import Tensor
 
 from sfumato.errors import InversionError
 from sfumato.samplers.bdia import BidirectionalStep
+from sfumato.tensorfile import Kind, load_tensors, save_tensors
 
-_FORMAT = "sfumato-inversion-1"
+_KIND = Kind("inversion", "make one with `sfumato invert` or Inversion.save", "invert again", InversionError)
 _TENSORS = ("noise", "trajectory", "noise_maps", "null_embeds", "null_pooled_embeds", "correction", "residuals")
 
 
@@ -31,7 +31,7 @@ class Inversion:
         trajectory: Latents x_0 ... x_T, (steps + 1, image, channels, height, width), or None.
         noise_maps: Noise consumed by each step in sampling order, (steps, image, channels, height, width), or None.
         null_embeds: Embedding in place of the empty prompt's, in sampling order, (steps, image, tokens, dim), or None.
-        null_pooled_embeds: The pooled embedding that goes with it, (image, dim), where the model has one; None: as it is.
+        null_pooled_embeds: The pooled embedding that goes with it, (image, dim), or None: as it is.
         correction: First correction of BDIA's step rule, (image, channels, height, width), or None.
         residuals: How far each step missed while inverting, one entry an iteration, in sampling order,
             (steps, image, iterations), NaN where none was run; what is measured, the inversion says. Or None.
@@ -100,8 +100,8 @@ class Inversion:
             return None
         if start_index > 0:
             raise InversionError(
-                f"an exact inversion ({self.method}) is replayed from its first step on, not from step {start_index + 1}:"
-                " run all steps, or take another inversion"
+                f"an exact inversion ({self.method}) is replayed from its first step on, not from step"
+                f" {start_index + 1}: run all steps, or take another inversion"
             )
         return BidirectionalStep(self.gamma, self.correction)
 
@@ -130,29 +130,9 @@ class Inversion:
         Raises:
             InversionError: The folder does not exist or cannot be written, or the name ends otherwise.
         """
-        from safetensors.torch import save_file
-
-        target = Path(path)
-        if target.suffix != ".safetensors":
-            raise InversionError(f"an inversion is saved as .safetensors, got {target.name!r}")
-        if not target.parent.is_dir():
-            raise InversionError(f"folder {target.parent} does not exist: create it first")
-        tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSORS if getattr(self, name) is not None}
+        tensors = {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TENSORS}
-        metadata = {"format": _FORMAT, "fields": json.dumps(plain), "content": _content_hash(tensors)}
-        temporary = Path()
-        try:
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=".part")
-            os.close(handle)
-            temporary = Path(name)
-            save_file(tensors, temporary, metadata=metadata)
-            temporary.replace(target)
-        except OSError as error:
-            raise InversionError(f"cannot write {target}: {error.strerror or error}") from error
-        finally:
-            if temporary.is_file():
-                temporary.unlink()
-        return target
+        return save_tensors(path, tensors, plain, _KIND)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Inversion:
@@ -161,25 +141,11 @@ class Inversion:
         Raises:
             InversionError: The file is missing, damaged, or no sfumato inversion.
         """
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).is_file():
-            raise InversionError(f"no inversion at {path}: make one with `sfumato invert` or Inversion.save")
+        tensors, plain = load_tensors(path, _KIND)
         try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise InversionError(f"{path} is no sfumato inversion (format {metadata.get('format')!r})")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError, UnicodeDecodeError) as error:
-            raise InversionError(f"{path} is damaged or no .safetensors file ({error}): invert again") from error
-        if _content_hash(tensors) != metadata.get("content"):
-            raise InversionError(f"{path} is damaged: its content does not match its hash; invert again")
-        try:
-            plain = json.loads(metadata["fields"])
-            return cls(**{**plain, "timesteps": tuple(plain["timesteps"])}, **tensors)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise InversionError(f"{path} is damaged ({error}): invert again") from error
+            return cls(**{**plain, "timesteps": tuple(plain["timesteps"]), **tensors})
+        except (KeyError, TypeError) as error:
+            raise InversionError(f"{path} is damaged ({error}): {_KIND.again}") from error
 
     def to(self, device: Any) -> Inversion:
         """The same with its tensors on a device."""
@@ -193,11 +159,3 @@ def content_key(image: bytes, model: str, options: Mapping[str, Any]) -> str:
     digest.update(model.encode())
     digest.update(json.dumps(options, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:16]
-
-
-def _content_hash(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -229,12 +229,22 @@ class Model(ABC):
             ModelError: The network has no such layer.
         """
 
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of a picture must be multiples of this many pixels."""
+        return self.vae_scale_factor
+
+    @property
+    def text_fingerprint(self) -> str:
+        """Equal for two models exactly where their text embeddings mean the same; "" for a model without text."""
+        return ""
+
     def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of a picture of `size` = (height, width) in pixels."""
         height, width = size or self.sample_size
         for side in (height, width):
-            if side % self.vae_scale_factor or side <= 0:
-                raise UsageError(f"height and width must be multiples of {self.vae_scale_factor}, got {height}x{width}")
+            if side % self.size_multiple or side <= 0:
+                raise UsageError(f"height and width must be multiples of {self.size_multiple}, got {height}x{width}")
         return self.latent_channels, height // self.vae_scale_factor, width // self.vae_scale_factor
 
     def __repr__(self) -> str:

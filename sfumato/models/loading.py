@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Lora: TypeAlias = "str | os.PathLike[str] | tuple[str | os.PathLike[str], float]"
 
 EMBEDDED: Final = "emoji"
+EMBEDDED_GUIDANCE: Final = 4.0  # the best of 2, 4 and 6, see its model card; 7.5 burns its colours
 
 _DTYPES = {
     **dict.fromkeys(("fp16", "float16", "half"), "float16"),
@@ -89,7 +90,10 @@ def load_model(
     for index, (file, scale) in enumerate(adapters):
         merge_lora(pipeline, file, scale, f"lora_{index}")
         found += f"+lora:{fingerprint(file.parent, (), [file]).removeprefix('sha256:')}@{scale:g}"
-    return adapter_for(pipeline, name=str(name), revision=found, device=chosen_device, dtype=chosen_dtype)
+    model = adapter_for(pipeline, name=str(name), revision=found, device=chosen_device, dtype=chosen_dtype)
+    if name == EMBEDDED:
+        model.guidance_scale = EMBEDDED_GUIDANCE
+    return model
 
 
 def adapter_for(
@@ -104,10 +108,16 @@ def adapter_for(
 
     from sfumato.models.sdxl import StableDiffusionXL
     from sfumato.models.stable_diffusion import StableDiffusion
+    from sfumato.models.unconditional import UnconditionalDDPM
 
-    adapters = {"StableDiffusionPipeline": StableDiffusion, "StableDiffusionXLPipeline": StableDiffusionXL}
+    adapters: dict[str, type[StableDiffusion] | type[UnconditionalDDPM]] = {
+        "StableDiffusionPipeline": StableDiffusion,
+        "StableDiffusionXLPipeline": StableDiffusionXL,
+        "DDPMPipeline": UnconditionalDDPM,
+    }
     family = family_of([base.__name__ for base in type(pipeline).__mro__], name)
-    parts = ["unet", "vae", "text_encoder", "tokenizer", "scheduler"]
+    parts = ["unet", "scheduler"]
+    parts += ["vae", "text_encoder", "tokenizer"] if family != "DDPMPipeline" else []
     parts += ["text_encoder_2", "tokenizer_2"] if family == "StableDiffusionXLPipeline" else []
     missing = [part for part in parts if getattr(pipeline, part, None) is None]
     if missing:
@@ -115,7 +125,7 @@ def adapter_for(
             f"{name} lacks {', '.join(missing)} (a refiner, or loaded in part); give the complete base model"
         )
     network = pipeline.unet.config
-    if network.in_channels != pipeline.vae.config.latent_channels:
+    if family != "DDPMPipeline" and network.in_channels != pipeline.vae.config.latent_channels:
         raise ModelError(
             f"the network of {name} takes {network.in_channels} channels, not {pipeline.vae.config.latent_channels} "
             "(made for inpainting, depth or instructions); give the plain text-to-image model"

@@ -21,8 +21,13 @@ _FAMILIES = {
     "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
     "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
     "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+    "DDPMPipeline": "DDPMPipeline",
+    "DDIMPipeline": "DDPMPipeline",
 }
-SUPPORTED: Final = "supported are Stable Diffusion 1.x and 2.x, SD-Turbo, Stable Diffusion XL and SDXL-Turbo"
+SUPPORTED: Final = (
+    "supported are Stable Diffusion 1.x and 2.x, SD-Turbo, Stable Diffusion XL, SDXL-Turbo, and unconditional DDPMs on"
+    " pixels"
+)
 
 # Single files hold weights only; their configurations come from here.
 _CONFIGURATIONS = {
@@ -113,6 +118,8 @@ def _options(family: str, dtype: torch.dtype | None) -> dict[str, Any]:
 
     version = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
     options: dict[str, Any] = {"dtype" if version >= (0, 42) else "torch_dtype": dtype}
+    if family == "DDPMPipeline":
+        return options
     unused = dict.fromkeys(UNUSED)
     return options | unused | ({"requires_safety_checker": False} if family == "StableDiffusionPipeline" else {})
 

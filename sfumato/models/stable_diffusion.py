@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionHook, AttentionSite, Condition, FeatureHook, Model, Place
+from sfumato.models.base import AttentionHook, AttentionSite, Condition, FeatureHook, Model
 from sfumato.models.processor import feature_hooked, hooked
-from sfumato.models.text import ClipTokenizer, chunked_ids
+from sfumato.models.sites import attention_layers, sites_of
+from sfumato.models.text import ClipTokenizer, chunked_ids, fingerprint
 from sfumato.schedules import Schedule
 
 
@@ -79,6 +79,10 @@ class StableDiffusion(Model):
         encoded = self.text_encoders[0](chunks.flatten(0, 1))[0]  # (rows x chunks, tokens, dim)
         return Condition(encoded.unflatten(0, chunks.shape[:2]).flatten(1, 2))
 
+    @property
+    def text_fingerprint(self) -> str:
+        return fingerprint(self.text_encoders, self.tokenizers)
+
     def predict(self, latents: Tensor, t: int, condition: Condition) -> Tensor:
         self.evaluations += len(latents)
         output: Tensor = self.unet(
@@ -94,40 +98,10 @@ class StableDiffusion(Model):
         return None
 
     def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
-        resolutions = [latent_size]
-        for _ in range(len(self.unet.config.down_block_types) - 1):
-            height, width = resolutions[-1]
-            resolutions.append(((height + 1) // 2, (width + 1) // 2))
-        found = []
-        for name, layer in self._attention_layers().items():
-            place, level = _place(name, len(resolutions))
-            kind = "cross" if layer.is_cross_attention else "self"
-            found.append((name, kind, place, resolutions[level], layer.heads))
-        execution = {"down": 0, "mid": 1, "up": 2}
-        found.sort(key=lambda site: execution[site[2]])  # stable: within a place, modules are listed as they run
-        return tuple(
-            AttentionSite(name, kind, place, order, resolution, latent_size, heads)  # type: ignore[arg-type]
-            for order, (name, kind, place, resolution, heads) in enumerate(found)
-        )
+        return sites_of(self.unet, latent_size)
 
     def attention_hook(self, hook: AttentionHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
-        return hooked(self._attention_layers(), hook, sites)
+        return hooked(attention_layers(self.unet), hook, sites)
 
     def feature_hook(self, layer_names: Sequence[str], hook: FeatureHook) -> AbstractContextManager[None]:
         return feature_hooked(self.unet, layer_names, hook)
-
-    def _attention_layers(self) -> dict[str, Any]:
-        return {name: module for name, module in self.unet.named_modules() if _is_attention(module)}
-
-
-def _is_attention(module: nn.Module) -> bool:
-    return hasattr(module, "processor") and hasattr(module, "to_q") and hasattr(module, "is_cross_attention")
-
-
-def _place(layer_name: str, levels: int) -> tuple[Place, int]:
-    """Where a layer sits, and how many times its grid is halved against the latents."""
-    found = re.match(r"(down|up)_blocks\.(\d+)\.", layer_name)
-    if found is None:
-        return "mid", levels - 1
-    block = int(found[2])
-    return ("down", block) if found[1] == "down" else ("up", levels - 1 - block)

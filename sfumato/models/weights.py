@@ -110,7 +110,7 @@ def check_folder(folder: Path, variant: str | None = None) -> list[Path]:
     files: list[Path] = []
     found_variant = variant is None
     for component, (_, class_name) in components(read_index(folder)).items():
-        part = folder / component
+        part = part_of(folder, component)
         if not any(part.glob("*.json")):
             raise ModelError(f"{folder} is incomplete: {component}/ is missing or has no configuration; get it again")
         if class_name.endswith(_WITHOUT_WEIGHTS):
@@ -129,6 +129,14 @@ def check_folder(folder: Path, variant: str | None = None) -> list[Path]:
     if not found_variant:
         raise ModelError(f"{folder} has no weights of variant {variant!r}; leave variant out, or get that variant")
     return sorted(files)
+
+
+def part_of(folder: Path, component: str) -> Path:
+    """Where the files of a component lie: in its own folder, or beside the index (the first unconditional models)."""
+    own = folder / component
+    beside = "scheduler_config.json" if component == "scheduler" else "config.json"
+    flat = not own.is_dir() and component in ("unet", "scheduler") and (folder / beside).is_file()
+    return folder if flat else own
 
 
 def _variant_of(file: Path) -> str | None:
@@ -151,7 +159,7 @@ def _check_shards(part: Path, chosen: list[Path]) -> None:
 def _no_weights(folder: Path, component: str, variants: list[str]) -> str:
     if variants:
         return f"{folder} has {component} only as variant {', '.join(variants)}: pass variant={variants[0]!r}"
-    pickled = [file.name for file in sorted((folder / component).iterdir()) if file.suffix.lower() in PICKLED]
+    pickled = [file.name for file in sorted(part_of(folder, component).iterdir()) if file.suffix.lower() in PICKLED]
     if pickled:
         return (
             f"{folder} has {component} only as a pickle ({pickled[0]}), which can run any program when opened, so it "
@@ -177,9 +185,9 @@ def _no_index(folder: Path) -> str:
 
 def folder_fingerprint(folder: Path, weights: Iterable[Path]) -> str:
     """Names the content of a diffusers folder, wherever it lies: of its configurations and `weights`."""
-    names = [INDEX, *components(read_index(folder))]
-    configs = [file for name in names for file in sorted([folder / name, *(folder / name).glob("*.json")])]
-    return fingerprint(folder, [file for file in configs if file.is_file()], weights)
+    parts = [part_of(folder, name) for name in components(read_index(folder))]
+    configs = [folder / INDEX, *(file for part in parts for file in sorted(part.glob("*.json")))]
+    return fingerprint(folder, configs, weights)
 
 
 def fingerprint(root: Path, small: Iterable[Path], weights: Iterable[Path]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -16,13 +16,15 @@ from torch import Tensor
 
 from sfumato.errors import SamplingError, UsageError
 from sfumato.models.base import Condition, Model
+from sfumato.samplers.bdia import BidirectionalStep
 from sfumato.samplers.ddim import ddim_std, ddim_step
+from sfumato.samplers.pin import PinSource
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Neighbour, Step
 
 Scale = float | Callable[[Step], float]
 OnStep = Callable[[Tensor, Step], Tensor]
-Guide = Callable[["Model", Tensor, Step, Condition, Tensor, "Layout"], Tensor]
+Guide = Callable[["Model", Tensor, Step, Condition, Tensor, "Layout"], Tensor | tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Replay(Protocol):
     Attributes:
         noise_maps: Noise consumed by each step of the grid, (steps, image, channels, height, width), or None.
         null_embeds: Embedding in place of the empty prompt's at each step, (steps, image, tokens, dim), or None.
+        null_pooled_embeds: The pooled embedding that goes with it, (image, dim), or None: as it is.
+        pinned: Whether branch 0 is set to known latents after every step.
     """
 
     @property
@@ -87,6 +91,18 @@ class Replay(Protocol):
 
     @property
     def null_embeds(self) -> Tensor | None: ...
+
+    @property
+    def null_pooled_embeds(self) -> Tensor | None: ...
+
+    @property
+    def pinned(self) -> bool: ...
+
+    def latents_at(self, t: int) -> Tensor:
+        """Known latents at timestep t, (image, channels, height, width), the clean ones at -1."""
+
+    def step_rule(self, start_index: int) -> Callable[..., Tensor] | None:
+        """The rule that replays it from that step on, new for each run; None: any."""
 
 
 def sample(
@@ -99,7 +115,7 @@ def sample(
     neighbour: Neighbour = "grid",
     start_index: int = 0,
     eta: float = 0.0,
-    step_rule: Callable[..., Tensor] = ddim_step,
+    step_rule: Callable[..., Tensor] | None = None,
     generator: torch.Generator | None = None,
     replay: Replay | None = None,
     controls: Sequence[Control] = (),
@@ -119,14 +135,15 @@ def sample(
         num_inference_steps, timesteps, neighbour: The grid, see `Schedule.steps`; default: the model's own step count.
         start_index: First step to execute, in [0, steps): latents given then belong to that step's level.
         eta: Stochasticity of DDIM, in [0, 1].
-        step_rule: Called like `ddim_step`.
+        step_rule: Called like `ddim_step`; None: the replay's own, where it has one, else `ddim_step`.
         generator: Draws the noise of stochastic steps, one draw a step, shared by all branches.
-        replay: Takes noise maps and null embeddings from there instead.
+        replay: Takes noise maps, null embeddings, a pinned source and the step rule from there instead.
         controls: Installed for the length of the run and told every step.
         before_step, on_step: Called in turn with the latents, (branch, image, channels, height, width), before the
             network call of every step and after the step; what they return goes on.
         guide: Makes the guided network output in place of `guided_output`, with the same arguments but the step for t:
-            other networks or adapters for the two halves, guidance by gradients.
+            other networks or adapters for the two halves, guidance by gradients. It may return the output and the
+            latents that the step shall start from.
         watch: Progress, previews, cancellation.
         differentiable: Keep the graph through the whole run.
 
@@ -153,6 +170,9 @@ def sample(
         ("uncond", "cond") if guided else ("cond",), tuple(branches), images, (latents.shape[-2], latents.shape[-1])
     )
     conditions = _Conditions(model, list(branches.values()), layout, replay)
+    step_rule = _step_rule(step_rule, replay, start_index, eta)
+    if replay is not None and replay.pinned:
+        on_step = [PinSource(replay.latents_at, [step.t for step in steps]).after, *on_step]
     watch = watch or Watch()
 
     with ExitStack() as stack:
@@ -169,7 +189,8 @@ def sample(
             if guide is None:
                 model_output = guided_output(model, latents, step.t, condition, scales, layout)
             else:
-                model_output = guide(model, latents, step, condition, scales, layout)
+                made = guide(model, latents, step, condition, scales, layout)
+                model_output, latents = made if isinstance(made, tuple) else (made, latents)
             noise_pred, x0_pred = model.schedule.noise_and_x0(model_output, latents, step.alpha_bar)
             watch.show(step.index, x0_pred)
             draw = _step_noise(step, eta, step_rule, replay, generator, latents)
@@ -201,13 +222,16 @@ def guided_output(
         layout: The axes.
     """
     rows = latents.flatten(0, 1).repeat(len(layout.guidance), 1, 1, 1)
-    output = model.predict(rows, t, condition).unflatten(0, layout.axes)  # (guidance, branch, image, ...)
-    cond: Tensor = output[-1]
-    if len(layout.guidance) == 1:
+    return combined(model.predict(rows, t, condition).unflatten(0, layout.axes), scales)
+
+
+def combined(output: Tensor, scales: Tensor) -> Tensor:
+    """uncond + w (cond - uncond) of outputs (guidance, branch, image, ...) at scales (branch,), or cond alone."""
+    cond = output[-1]
+    if len(output) == 1:
         return cond
     uncond = output[0]
-    guided: Tensor = uncond + scales.view(-1, 1, 1, 1, 1) * (cond - uncond)
-    return guided
+    return uncond + scales.view(-1, 1, 1, 1, 1) * (cond - uncond)
 
 
 class _Conditions:
@@ -225,7 +249,10 @@ class _Conditions:
         self._cond = rows(given)
         self._uncond = rows(negatives) if len(layout.guidance) == 2 else None
         self._null_embeds = None if replay is None else replay.null_embeds
-        self._branches = len(branches)
+        self._branches, self._tokens, self._empty = len(branches), tokens, empty
+        pooled = None if replay is None else replay.null_pooled_embeds
+        if pooled is not None and self._uncond is not None:
+            self._uncond = replace(self._uncond, pooled_embeds=pooled.to(empty.prompt_embeds).repeat(len(branches), 1))
 
     def at(self, step: Step) -> Condition:
         if self._uncond is None:
@@ -233,7 +260,7 @@ class _Conditions:
         uncond = self._uncond
         if self._null_embeds is not None:
             embeds = self._null_embeds[step.index].to(uncond.prompt_embeds)  # (image, tokens, dim)
-            uncond = uncond.with_embeds(embeds.repeat(self._branches, 1, 1))
+            uncond = uncond.with_embeds(embeds.repeat(self._branches, 1, 1)).padded(self._tokens, self._empty)
         return Condition.cat([uncond, self._cond])
 
 
@@ -249,6 +276,16 @@ def _spread(noise: Tensor, branches: int) -> Tensor:
     return noise
 
 
+def _step_rule(
+    asked: Callable[..., Tensor] | None, replay: Replay | None, start_index: int, eta: float
+) -> Callable[..., Tensor]:
+    """The rule of a run: the one asked for, the one that the replay needs, or DDIM's."""
+    needed = None if replay is None else replay.step_rule(start_index)
+    if needed is not None and (asked is not None or eta > 0.0):
+        raise UsageError("this inversion is replayed by its own step rule, without noise: give no step_rule and no eta")
+    return asked or needed or ddim_step
+
+
 def _step_noise(
     step: Step,
     eta: float,
@@ -258,7 +295,9 @@ def _step_noise(
     latents: Tensor,
 ) -> Tensor | None:
     """The draw that a stochastic step consumes, (image, channels, height, width), shared by the branches."""
-    if step_rule is ddim_step and ddim_std(step.alpha_bar, step.alpha_bar_prev, eta) == 0.0:
+    if isinstance(step_rule, BidirectionalStep) or (
+        step_rule is ddim_step and ddim_std(step.alpha_bar, step.alpha_bar_prev, eta) == 0.0
+    ):
         return None
     if replay is not None and replay.noise_maps is not None:
         return replay.noise_maps[step.index].to(latents)

@@ -10,15 +10,9 @@ from tests.conformance.registry import find_runner
 # Systems whose methods are still to come. Every kind of any other system has a runner.
 PLANNED = {
     "attention-interpolation",
-    "cycle-diffusion",
-    "ddpm-inversion",
     "diffmorpher",
     "impus",
     "interpolating-images",
-    "masactrl",
-    "null-text-inversion",
-    "pix2pix-zero",
-    "plug-and-play",
 }
 
 

@@ -1,6 +1,6 @@
 """The sampling loop on Gaussian data: order of convergence, branches, replay, watching, breaking down."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sfumato.errors import Cancelled, SamplingError, UsageError
 from sfumato.inversion.ddim import ddim_inversion
+from sfumato.inversion.result import Inversion
 from sfumato.samplers.ddpm import ddpm_step
 from sfumato.samplers.loop import Branch, sample
 from sfumato.samplers.watch import Progress, Watch
@@ -100,10 +101,11 @@ def test_a_batch_equals_single_runs_and_branches_share_draws() -> None:
     model = GaussianModel(cosine_schedule())
     branches = {"source": Branch(model.encode_prompt("x")), "target": Branch(model.encode_prompt("y"))}
     maps = torch.randn(6, 2, 1, 4, 4, dtype=torch.float64)
-    replay = SimpleNamespace(noise_maps=maps, null_embeds=None)
+    timesteps = tuple(model.schedule.timesteps(6))
+    replay = Inversion("given", drawn(), timesteps, noise_maps=maps)
     both = sample(model, drawn(), branches, num_inference_steps=6, eta=0.5, replay=replay)
     for image in range(2):
-        alone = SimpleNamespace(noise_maps=maps[:, image : image + 1], null_embeds=None)
+        alone = replace(replay, noise_maps=maps[:, image : image + 1])
         one = sample(model, drawn()[image : image + 1], branches, num_inference_steps=6, eta=0.5, replay=alone)
         torch.testing.assert_close(both[:, image], one[:, 0])
     assert torch.equal(both[0], both[1])  # equal conditions, equal noise

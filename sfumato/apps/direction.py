@@ -1,0 +1,163 @@
+"""`sfumato direction`: edit directions made, listed and shown; `sfumato edit --method pix2pix-zero` takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfumato.apps.console import command, note, print_json, stdout, table, working
+from sfumato.apps.options import AsJson, Device, Dtype, ModelName, Revision, Variant, choose_output, load
+from sfumato.errors import DirectionError, UsageError
+
+if TYPE_CHECKING:
+    from sfumato.edit.directions import Direction
+
+direction_app = typer.Typer(
+    name="direction",
+    help="Edit directions, such as cat -> dog: make one, list those of a folder, show one.",
+    no_args_is_help=True,
+)
+
+Sentences = Annotated[Path | None, typer.Option(metavar="FILE", help="Sentences, one a line, in place of templates.")]
+
+
+def make(
+    source: Annotated[str, typer.Argument(help="The word that it leads from, such as 'cat'.")],
+    target: Annotated[str, typer.Argument(help="The word that it leads to, such as 'dog'.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .safetensors file.", show_default="named after the words")
+    ] = None,
+    source_sentences: Sentences = None,
+    target_sentences: Sentences = None,
+    model: ModelName = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a direction: the mean difference between sentences with the one word and sentences with the other.
+
+    Example: sfumato direction make cat dog -o cat2dog.safetensors
+    """
+    with working("starting"):
+        from sfumato.edit.directions import direction_between, make_direction
+        from sfumato.edit.sentences import read_sentences
+
+    for word, name in ((source, "SOURCE"), (target, "TARGET")):
+        if not word.strip():
+            raise UsageError(f"{name} is empty: give a word, such as 'cat'")
+    files = (source_sentences, target_sentences)
+    if (source_sentences is None) != (target_sentences is None):
+        raise UsageError("give both --source-sentences and --target-sentences, or none: banks of one kind compare best")
+    banks = [read_sentences(file) for file in files if file is not None]
+    path = choose_output(output, f"{source}-to-{target}", ".safetensors", inputs=files)
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
+    with working("encoding sentences"):
+        if banks:
+            made = direction_between(loaded, *banks, source=source, target=target)
+        else:
+            made = make_direction(loaded, source, target)
+    made.save(path)
+    if as_json:
+        print_json({"command": "direction make", "direction": str(path), **_fields(made)})
+        return
+    count = f"{made.sentences[0]} and {made.sentences[1]} sentences"
+    table([("result", str(path)), ("direction", f"{made.name}, from {count}"), ("use", _use(path))])
+
+
+def list_(
+    folder: Annotated[Path, typer.Argument(help="Where to look; folders below it are not searched.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """List the directions in a folder."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder")
+    with working("looking"):
+        from sfumato.edit.directions import Direction
+
+        found: list[tuple[Path, Direction]] = []
+        for path in sorted(folder.glob("*.safetensors")):
+            if not Direction.is_one(path):
+                continue
+            try:
+                found.append((path, Direction.load(path)))
+            except DirectionError as error:
+                note(str(error))
+    if as_json:
+        print_json({"directions": [{"direction": str(path), **_fields(way)} for path, way in found]})
+        return
+    if not found:
+        note(f"no directions in {folder}; make one: sfumato direction make cat dog")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table("file", "direction", "sentences", "made with", "text encoder")
+    for path, way in found:
+        cells = (way.name, " / ".join(map(str, way.sentences)), way.model, way.fingerprint)
+        shown.add_row(Text(str(path), "bold"), *(Text(cell) for cell in cells))
+    stdout().print(shown)
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="A direction.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Also say whether it belongs to this model's text encoder.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a direction leads from and to, how far, and whose text encoder it belongs to."""
+    with working("reading"):
+        from sfumato.edit.directions import Direction
+
+        way = Direction.load(file)
+    fits: str | None = None
+    if model is not None:
+        loaded = load(model, device, dtype, revision=revision, variant=variant)
+        try:
+            way.check(loaded)
+            fits = f"yes, {loaded.name}"
+        except DirectionError as error:
+            fits = f"no: {error}"
+    if as_json:
+        answer = {"direction": str(file), **_fields(way)}
+        print_json(answer if fits is None else {**answer, "fits": fits.startswith("yes")})
+        return
+    tokens, width = way.embeds.shape[1:]
+    rows = [
+        ("direction", way.name),
+        ("sentences", f"{way.sentences[0]} and {way.sentences[1]}"),
+        ("size", f"{tokens} tokens x {width}{'' if way.pooled is None else ', and a pooled embedding'}"),
+        ("length", f"{float(way.embeds.norm()):.4g}"),
+        ("made with", way.model),
+        ("text encoder", way.fingerprint),
+    ]
+    table([*rows, *([] if fits is None else [("fits", fits)]), ("use", _use(file))])
+
+
+def _fields(way: Direction) -> dict[str, Any]:
+    return {
+        "name": way.name,
+        "source": way.source,
+        "target": way.target,
+        "sentences": list(way.sentences),
+        "shape": list(way.embeds.shape),
+        "length": float(way.embeds.norm()),
+        "model": way.model,
+        "text_fingerprint": way.fingerprint,
+    }
+
+
+def _use(path: Path) -> str:
+    return f"sfumato edit PICTURE --source ... --target ... --method pix2pix-zero --set direction={path}"
+
+
+for _name, _function in (("make", make), ("list", list_), ("show", show)):
+    direction_app.command(_name)(command(_function))

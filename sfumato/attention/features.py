@@ -1,0 +1,81 @@
+"""Features of one branch used in others: a decoder layer's output exchanged on its way.
+
+Source: Tumanyan et al., 2022, https://arxiv.org/abs/2211.12572, section 4.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import ModelError
+from sfumato.models.base import AttentionSite, Model, sites_of_kind
+from sfumato.samplers.loop import Layout
+from sfumato.schedules import Step
+
+
+class InjectFeatures:
+    """All branches use branch 0's output of the named layers, for steps start <= index < end; a `Control` of the loop.
+
+    Each guidance half takes the features of its own source row.
+    """
+
+    def __init__(self, layer_names: Sequence[str], start: int, end: int) -> None:
+        """Takes module paths, see `decoder_layers`, and the half-open window of steps."""
+        self.layer_names, self.start, self.end = tuple(layer_names), start, end
+        self._step: Step | None = None
+
+    @contextmanager
+    def installed(self, model: Model, layout: Layout) -> Iterator[InjectFeatures]:
+        """Hooks the layers inside the block; the model is left as found, also when the block raises.
+
+        Raises:
+            ModelError: The network has no such layer.
+        """
+
+        def inject(layer_name: str, features: Tensor) -> Tensor:
+            assert self._step is not None, "at_step must be told before the network is called"
+            if not self.start <= self._step.index < self.end:
+                return features
+            rows = features.unflatten(0, layout.axes)  # (guidance, branch, image, channels, height, width)
+            return torch.cat([rows[:, :1]] * rows.shape[1], dim=1).flatten(0, 2)
+
+        try:
+            with model.feature_hook(self.layer_names, inject):
+                yield self
+        finally:
+            self._step = None
+
+    def at_step(self, step: Step) -> None:
+        self._step = step
+
+
+def decoder_layers(model: Model, latent_size: tuple[int, int]) -> tuple[str, tuple[AttentionSite, ...]]:
+    """The layer whose features Plug-and-Play injects, and the self-attention it injects into.
+
+    The paper's layer 4 of 12 in Stable Diffusion 1.x and 2.x is the second residual block of the first decoder stage
+    that has attention; its residual branch before the shortcut is taken, and self-attention from there to the
+    decoder's end. Said so, the rule holds for other topologies too: stage 1 of Stable Diffusion 1.x, stage 0 of SDXL,
+    both at a quarter of the latents' side.
+
+    Returns:
+        Module path of the feature layer, and attention sites in execution order.
+
+    Raises:
+        ModelError: The network has no decoder stage of that form.
+    """
+    decoder = [site for site in sites_of_kind(model.attention_sites(latent_size), "self") if site.place == "up"]
+    paths = [re.match(r"(up_blocks\.\d+)\.attentions\.(\d+)\.", site.layer_name) for site in decoder]
+    blocks = [(path[1], int(path[2])) for path in paths if path is not None]  # (stage, residual block)
+    if not blocks or len(blocks) < len(decoder) or (blocks[0][0], 1) not in blocks:
+        raise ModelError(
+            f"{model.name!r} has no decoder stage of two or more residual blocks with self-attention"
+            " (up_blocks.N.attentions.0 and .1), so there is no layer whose features could be injected"
+        )
+    stage = blocks[0][0]
+    sites = tuple(site for site, block in zip(decoder, blocks, strict=True) if block != (stage, 0))
+    return f"{stage}.resnets.1.conv2", sites

@@ -1,0 +1,189 @@
+"""Prompt-to-Prompt's control of a run, made from the prompts: which maps the edited branches take, where, how long.
+
+Source: Hertz et al., 2022, https://arxiv.org/abs/2208.01626, section 3.2. Prompt-to-Prompt runs it from the first step;
+methods that skip steps at the noisy end (CycleDiffusion, edit-friendly DDPM) run it from theirs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+
+from sfumato.attention import align
+from sfumato.attention.blend import LocalBlend
+from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, MapEdit, Refine, Replace, Reweight
+from sfumato.attention.inject import InjectSelfAttention
+from sfumato.attention.patch import AttentionControl, AttentionEdit
+from sfumato.errors import UsageError
+from sfumato.models.base import Model, Tokenizer
+from sfumato.registry import Option
+
+Kind = Literal["auto", "replace", "refine", "none"]
+
+# Options of every method that offers this control; each gives its own default
+CrossReplaceSteps = Annotated[
+    align.Bounds | Mapping[str, align.Bounds],
+    Option(
+        "share of the run that keeps the source's cross-attention (layout): a number, start and end, or per word"
+        ' of the target with "default_" for the rest',
+        low=0,
+        high=1,
+    ),
+]
+SelfReplaceSteps = Annotated[
+    align.Bounds,
+    Option(
+        "share of the run that keeps the source's self-attention (shape): a number, or start and end", low=0, high=1
+    ),
+]
+SelfReplaceSize = Annotated[
+    int, Option("self-attention is kept in layers of at most this many positions a side", low=1)
+]
+
+
+@dataclass(frozen=True)
+class PromptControl:
+    """What a run is given.
+
+    Attributes:
+        control: For `sample(controls=[...])`; branch 0 is the source.
+        maps: Adds up the cross-attention of the run, after the edits.
+        blend: For `sample(on_step=[...])`, or None.
+    """
+
+    control: AttentionControl
+    maps: CrossAttentionMaps
+    blend: LocalBlend | None = None
+
+
+def prompt_control(
+    model: Model,
+    source_prompt: str,
+    target_prompts: Sequence[str],
+    *,
+    num_inference_steps: int,
+    latent_size: tuple[int, int],
+    start_index: int = 0,
+    edit: Kind = "auto",
+    cross_replace_steps: align.Bounds | Mapping[str, align.Bounds] = 0.8,
+    self_replace_steps: align.Bounds = 0.4,
+    self_replace_size: int = 16,
+    weights: Mapping[str, float] | None = None,
+    blend_words: str | Sequence[str] | None = None,
+    blend_threshold: float = 0.3,
+    blend_subtract_words: str | Sequence[str] | None = None,
+    blend_start: float = 0.2,
+    released: bool = False,
+) -> PromptControl:
+    """Builds the control of a run; see the options of `prompt_to_prompt` for what is not listed.
+
+    Args:
+        num_inference_steps: Steps of the whole grid. All shares are of these.
+        latent_size: (height, width).
+        start_index: First executed step; shares are counted from there.
+
+    Raises:
+        UsageError: Prompts, words or bounds do not fit one another.
+    """
+    tokenizer, targets, steps = model.tokenizer, list(target_prompts), num_inference_steps
+    _warn_long_prompts(tokenizer, [source_prompt, *targets])
+
+    edits: list[AttentionEdit] = []
+    map_edit = _map_edit(tokenizer, source_prompt, targets, edit, weights, released)
+    if map_edit is not None:
+        alpha = align.replace_schedule(tokenizer, targets, steps, cross_replace_steps, released=released)
+        alpha = torch.cat([alpha[:1].expand(start_index, *alpha.shape[1:]), alpha])  # row start_index comes first
+        if alpha[start_index:steps].any():
+            edits.append(CrossAttentionEdit(map_edit, alpha))
+    start, end = (
+        start_index + int(bound * steps) for bound in align.share_of_run(self_replace_steps, "self_replace_steps")
+    )
+    if start < end:
+        limit = self_replace_size**2
+        edits.append(InjectSelfAttention(lambda site: site.num_queries <= limit, start, end))
+    maps = CrossAttentionMaps().choose(model.attention_sites(latent_size))
+    edits.append(maps)  # last: it sees the edited maps
+
+    blend = _local_blend(
+        tokenizer, maps, [source_prompt, *targets], blend_words, blend_subtract_words, blend_threshold,
+        start_index + int(blend_start * steps), released,
+    )  # fmt: skip
+    return PromptControl(AttentionControl(edits), maps, blend)
+
+
+def _map_edit(
+    tokenizer: Tokenizer,
+    source: str,
+    targets: Sequence[str],
+    edit: Kind,
+    weights: Mapping[str, float] | None,
+    released: bool,
+) -> MapEdit | None:
+    """The cross-attention edit that the prompts ask for; None when nothing is to be done."""
+    if edit == "auto":
+        counts = {len(align.words_of(prompt)) for prompt in (source, *targets)}
+        edit = "replace" if len(counts) == 1 else "refine"
+    inner: MapEdit | None = None
+    if edit == "replace":
+        inner = Replace(torch.stack([align.replace_mapper(tokenizer, source, t, released=released) for t in targets]))
+    elif edit == "refine":
+        pairs = [align.refine_mapper(tokenizer, source, t, released=released) for t in targets]
+        inner = Refine(torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs]))
+    if weights:
+        outside = {word: weight for word, weight in weights.items() if not -2.0 <= weight <= 2.0}
+        if outside and not released:
+            warnings.warn(
+                f"weights outside [-2, 2], the paper's range, tend to break the picture: {outside}", stacklevel=4
+            )
+        return Reweight(align.equalizer(tokenizer, targets, weights, released=released), inner)
+    return inner
+
+
+def _local_blend(
+    tokenizer: Tokenizer,
+    maps: CrossAttentionMaps,
+    prompts: Sequence[str],
+    words: str | Sequence[str] | None,
+    subtract: str | Sequence[str] | None,
+    threshold: float,
+    start_index: int,
+    released: bool,
+) -> LocalBlend | None:
+    if words is None:
+        if subtract is not None:
+            raise UsageError("blend_subtract_words needs blend_words")
+        return None
+
+    def rows(given: str | Sequence[str], option: str) -> torch.Tensor:
+        one_each = [given] * len(prompts) if isinstance(given, str) else list(given)
+        if len(one_each) != len(prompts):
+            raise UsageError(
+                f"{option} needs one word for all, or one for each of {len(prompts)} prompts; got {one_each}"
+            )
+        return torch.stack(
+            [align.indicator(tokenizer, p, [w], released=released) for p, w in zip(prompts, one_each, strict=True)]
+        )
+
+    return LocalBlend(
+        maps,
+        rows(words, "blend_words"),
+        threshold=threshold,
+        subtract=None if subtract is None else rows(subtract, "blend_subtract_words"),
+        subtract_threshold=threshold,
+        start_index=start_index,
+    )
+
+
+def _warn_long_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> None:
+    limit = tokenizer.max_words_tokens
+    for prompt in prompts:
+        count = len(tokenizer.ids(prompt))
+        if count > limit:
+            warnings.warn(
+                f"the prompt has {count} tokens; attention is edited for its first {limit} only: {prompt[:60]!r}...",
+                stacklevel=4,
+            )

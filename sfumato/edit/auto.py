@@ -1,0 +1,181 @@
+"""`auto`: tries a few methods and strengths on one shared inversion, and returns the knee of what they trade.
+
+Every edit trades how well it took against how much of the rest was kept. Both are measured here by the model itself, so
+no other network is needed: how well the target prompt explains the result better than the source prompt does (the
+difference of the two denoising errors, as in the diffusion classifier, Li et al., 2023,
+https://arxiv.org/abs/2303.16203, Eq. 5), and how far the latents moved. The knee is the candidate with the largest gain
+over the straight line between "nothing changed" and "everything changed" (Satopaa et al., 2011, "Finding a kneedle in a
+haystack").
+
+Ours; no paper's method.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from sfumato.edit.result import Candidate, Edited
+from sfumato.errors import ModelError, SfumatoError, UsageError
+from sfumato.inversion.result import Inversion
+from sfumato.models.base import Condition, Model
+from sfumato.registry import METHODS, Option, method
+from sfumato.samplers.loop import OnStep
+from sfumato.samplers.watch import Watch
+from sfumato.schedules import add_noise
+
+
+@dataclass(frozen=True)
+class Try:
+    """One candidate to run: a method with options."""
+
+    method: str
+    options: Mapping[str, Any]
+
+
+# From the strictest to the freest, methods alternating, so that a small budget already spans the range
+TRIES = (
+    Try("prompt-to-prompt", {"cross_replace_steps": 0.8, "self_replace_steps": 0.4}),
+    Try("prompt-to-prompt", {"cross_replace_steps": 0.3, "self_replace_steps": 0.1}),
+    Try("plug-and-play", {}),
+    Try("masactrl", {}),
+    Try("prompt-to-prompt", {"cross_replace_steps": 0.6, "self_replace_steps": 0.7}),
+    Try("prompt-to-prompt", {"cross_replace_steps": 0.5, "self_replace_steps": 0.2}),
+    Try("diffedit", {}),
+    Try("prompt-to-prompt", {"cross_replace_steps": 0.1, "self_replace_steps": 0.0}),
+)
+
+
+@method(
+    "auto",
+    title="Automatic choice",
+    paper="none: a search over the methods here, scored by the model (diffusion classifier, Li et al., 2023)",
+    summary="Tries several methods and strengths on one inversion; returns the best trade of change against keeping.",
+    when="You know none of these names, or want to see what this picture allows before choosing.",
+    cost="The inversion once; then 4 evaluations a step and 16 for scoring, for each try.",
+    inversions=("ddim",),
+)
+def auto(
+    model: Model,
+    source: Inversion,
+    *,
+    source_prompt: str,
+    target_prompts: Sequence[str],
+    negative_prompt: str = "",
+    guidance_scale: float = 7.5,
+    source_guidance_scale: float | None = None,
+    generator: torch.Generator | None = None,
+    on_step: Sequence[OnStep] = (),
+    watch: Watch | None = None,
+    tries: Annotated[int, Option("how many candidates to try", low=2, high=len(TRIES))] = 5,
+    seconds: Annotated[
+        float | None, Option("start no further candidate after this many seconds (two are always tried)", low=0)
+    ] = None,
+    draws: Annotated[int, Option("noises to average the score over", low=1)] = 8,
+) -> Edited:
+    """Edits from given noise, latent to latent.
+
+    Args:
+        model: Any model with cross-attention on text.
+        source: Noise and grid to start from; shared by all tries.
+        source_prompt: What the picture shows.
+        target_prompts: One edited prompt.
+        negative_prompt, guidance_scale, source_guidance_scale, generator, on_step, watch: As in every recipe.
+        tries, seconds, draws: see their `Option`.
+
+    Returns:
+        The chosen edit; `candidates` holds all, in the order tried.
+
+    Raises:
+        UsageError: More than one target prompt, or no method can serve.
+        ModelError: The model can honour none of them.
+    """
+    if len(target_prompts) != 1:
+        raise UsageError(f"auto takes one target prompt, got {len(target_prompts)}: run it once for each")
+    watch = watch or Watch()
+    begun = time.monotonic()
+    found: list[tuple[Candidate, Edited]] = []
+    refused: SfumatoError | None = None
+    score = _Score(model, source_prompt, target_prompts[0], draws, source.noise, generator)
+    planned = [attempt for attempt in TRIES if _serves(attempt, source)][:tries]
+    for number, attempt in enumerate(planned, start=1):
+        if seconds is not None and len(found) >= 2 and time.monotonic() - begun > seconds:
+            break
+        try:
+            edited = METHODS[attempt.method].function(
+                model,
+                source,
+                source_prompt=source_prompt,
+                target_prompts=target_prompts,
+                negative_prompt=negative_prompt,
+                guidance_scale=guidance_scale,
+                source_guidance_scale=source_guidance_scale,
+                generator=generator,
+                on_step=on_step,
+                watch=watch.during(f"try {number} of {len(planned)}: {attempt.method}"),
+                **attempt.options,
+            )
+        except (UsageError, ModelError) as error:  # this picture, model or step count is not for that method
+            refused = error
+            continue
+        took = score(edited.latents[1]) - score(edited.latents[0])
+        moved = float((edited.latents[1] - edited.latents[0]).norm() / edited.latents[0].norm())
+        found.append((Candidate(attempt.method, attempt.options, took, moved, edited.latents[1]), edited))
+
+    if not found:
+        raise refused or UsageError(f"no method can start from inversion {source.method!r}")
+    candidates = tuple(candidate for candidate, _ in found)
+    chosen = found[knee([candidate.change for candidate in candidates], [c.agreement for c in candidates])][1]
+    return Edited(chosen.latents, chosen.branches, chosen.maps, chosen.mask, candidates=candidates)
+
+
+def knee(change: Sequence[float], agreement: Sequence[float]) -> int:
+    """Index of the candidate with the largest gain over the diagonal, both axes scaled so that the largest is 1.
+
+    The unedited picture is the origin: change 0, agreement 0. When no candidate took (all agreements <= 0), the one
+    with the highest agreement.
+    """
+    most_change, most_agreement = max(change), max(agreement)
+    if most_agreement <= 0 or most_change <= 0:
+        return max(range(len(agreement)), key=lambda k: agreement[k])
+    return max(range(len(change)), key=lambda k: agreement[k] / most_agreement - change[k] / most_change)
+
+
+def _serves(attempt: Try, source: Inversion) -> bool:
+    """Whether the method exists and can start from this inversion."""
+    if attempt.method not in METHODS:
+        return False
+    return source.method == "drawn" or source.method in METHODS[attempt.method].inversions
+
+
+class _Score:
+    """How much better the target prompt explains latents than the source prompt: mean difference of denoising
+    errors."""
+
+    def __init__(
+        self, model: Model, source: str, target: str, draws: int, like: Tensor, generator: torch.Generator | None
+    ) -> None:
+        self.model = model
+        self.condition: Condition = model.encode_prompt([source, target])
+        shape = (draws, *like.shape[1:])
+        self.noise = torch.randn(shape, generator=generator).to(like)
+        # The middle of the schedule, where content is decided; the same levels and draws for all candidates
+        steps = model.schedule.steps(50)[15:40]
+        self.steps = [steps[k * len(steps) // draws] for k in range(draws)]
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor) -> float:
+        gains = []
+        for step, noise in zip(self.steps, self.noise, strict=True):
+            noisy = add_noise(latents, noise, step.alpha_bar)
+            images = len(latents)
+            rows = torch.cat([noisy, noisy])
+            predicted = self.model.predict_noise(rows, step.t, self.condition.repeat(images))
+            errors = (predicted - noise).square().mean(dim=(1, 2, 3)).view(2, images).mean(dim=1)
+            gains.append(float(errors[0] - errors[1]))
+        return sum(gains) / len(gains)

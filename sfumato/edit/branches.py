@@ -1,0 +1,46 @@
+"""Runs without a source branch: the picture stands for itself, and there is one branch for each target prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sfumato.edit.result import Edited
+from sfumato.inversion.drawn import with_trajectory
+from sfumato.inversion.result import Inversion
+from sfumato.models.base import Model
+from sfumato.samplers.loop import Branch
+from sfumato.samplers.watch import Watch
+
+
+def target_branches(
+    model: Model, target_prompts: Sequence[str], negative_prompt: str, guidance_scale: float
+) -> dict[str, Branch]:
+    """Branches "target", or "target-1", "target-2" ... when there are several."""
+    condition = model.encode_prompt([*target_prompts, negative_prompt])
+    negative, count = condition[[-1]], len(target_prompts)
+    names = ["target"] if count == 1 else [f"target-{k + 1}" for k in range(count)]
+    return {name: Branch(condition[[row]], negative, guidance_scale) for row, name in enumerate(names)}
+
+
+def picture_of(
+    model: Model,
+    source: Inversion,
+    source_prompt: str,
+    negative_prompt: str,
+    guidance_scale: float,
+    *,
+    watch: Watch | None = None,
+) -> Inversion:
+    """The source with the latents of its picture, which are sampled first where only its noise was drawn."""
+    if source.trajectory is not None:
+        return source
+    condition = model.encode_prompt([source_prompt, negative_prompt])
+    return with_trajectory(model, source, Branch(condition[[0]], condition[[1]], guidance_scale), watch=watch)
+
+
+def with_source(clean: Tensor, targets: Tensor, branches: dict[str, Branch]) -> Edited:
+    """A result whose source branch is the picture itself: `clean` is (image, channels, height, width)."""
+    return Edited(torch.cat([clean.to(targets)[None], targets]), ("source", *branches))

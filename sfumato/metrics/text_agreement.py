@@ -1,0 +1,49 @@
+"""How well pictures fit texts, from the features of a dual encoder such as CLIP."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def text_agreement(image_features: Tensor, text_features: Tensor) -> Tensor:
+    """Cosine of picture and text, the CLIP score (Hessel et al., 2021, https://arxiv.org/abs/2104.08718, unscaled).
+
+    Args:
+        image_features: (..., dim), of any length.
+        text_features: (..., dim), broadcastable to it.
+
+    Returns:
+        (...,), in [-1, 1]; higher is better. Differentiable.
+    """
+    return F.cosine_similarity(*_together(image_features, text_features), dim=-1)
+
+
+def directional_agreement(
+    image_features: Tensor, source_image_features: Tensor, target_text_features: Tensor, source_text_features: Tensor
+) -> Tensor:
+    """Whether a picture changed as its text did: the cosine of the two changes, D-CLIP.
+
+    The changes are those of the features at unit length. Where nothing changed the value is 0.
+
+    Reference: Gal et al., 2021, https://arxiv.org/abs/2108.00946 (their directional loss is 1 minus this); Wu and
+    De la Torre, 2022, https://arxiv.org/abs/2210.05559, rank the candidates of an edit by it.
+
+    Args:
+        image_features, source_image_features: Of the edited and the original picture, (..., dim), of any length.
+        target_text_features, source_text_features: Of what they show, (..., dim). All four broadcast.
+
+    Returns:
+        (...,), in [-1, 1]; higher is better. Differentiable.
+    """
+    image = F.normalize(image_features, dim=-1) - F.normalize(source_image_features, dim=-1)
+    text = F.normalize(target_text_features, dim=-1) - F.normalize(source_text_features, dim=-1)
+    return F.cosine_similarity(*_together(image, text), dim=-1)
+
+
+def _together(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    if first.shape[-1] != second.shape[-1]:
+        raise ValueError(
+            f"features must come from one encoder, got {first.shape[-1]} and {second.shape[-1]} dimensions"
+        )
+    return first, second

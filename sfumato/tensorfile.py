@@ -1,0 +1,119 @@
+"""Tensors and plain fields in one `.safetensors` file: written whole or not at all, and refused when damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import SfumatoError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a file holds: for its format mark, and for messages.
+
+    Attributes:
+        name: "inversion"; the format mark is `sfumato-inversion-1`.
+        make: How a missing one is made.
+        again: How a damaged one is made good.
+        error: What is raised.
+    """
+
+    name: str
+    make: str
+    again: str
+    error: type[SfumatoError]
+
+    @property
+    def format(self) -> str:
+        return f"sfumato-{self.name}-1"
+
+
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], fields: Mapping[str, Any], kind: Kind
+) -> Path:
+    """Writes one file, whole or not at all.
+
+    Args:
+        path: Must end in `.safetensors`.
+        tensors: By name, any shape and dtype.
+        fields: What JSON can say.
+        kind: What it is.
+
+    Raises:
+        SfumatoError: Of the kind's own type: the folder does not exist or cannot be written, or the name ends
+            otherwise.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(path)
+    if target.suffix != ".safetensors":
+        raise kind.error(f"the file of the {kind.name} must end in .safetensors, got {target.name!r}")
+    if not target.parent.is_dir():
+        raise kind.error(f"folder {target.parent} does not exist: create it first")
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(dict(fields))
+    metadata = {"format": kind.format, "fields": text, "content": _content_hash(stored, text)}
+    part = target.with_name(f".{target.stem}-{secrets.token_hex(6)}.part")
+    try:
+        part.touch(exist_ok=False)  # with the rights that the user's umask gives
+        save_file(stored, part, metadata=metadata)
+        part.replace(target)
+    except OSError as error:
+        raise kind.error(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def load_tensors(path: str | os.PathLike[str], kind: Kind) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `save_tensors` wrote: tensors and fields.
+
+    Raises:
+        SfumatoError: Of the kind's own type: the file is missing, damaged, or of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise kind.error(f"no {kind.name} at {path}: {kind.make}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != kind.format:
+                raise kind.error(f"{path} is no sfumato {kind.name} (format {metadata.get('format')!r})")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise kind.error(f"{path} is damaged or no .safetensors file ({error}): {kind.again}") from error
+    text = metadata.get("fields", "")
+    if _content_hash(tensors, text) != metadata.get("content"):
+        raise kind.error(f"{path} is damaged: its content does not match its hash; {kind.again}")
+    fields: dict[str, Any] = json.loads(text)
+    return tensors, fields
+
+
+def is_kind(path: str | os.PathLike[str], kind: Kind) -> bool:
+    """Whether a file says that it is of this kind; its tensors are not read. False for whatever cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return (file.metadata() or {}).get("format") == kind.format
+    except (SafetensorError, OSError, UnicodeDecodeError):
+        return False
+
+
+def _content_hash(tensors: Mapping[str, Tensor], fields: str) -> str:
+    digest = hashlib.sha256(fields.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
+        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,76 @@
+"""Edit-friendly DDPM: the inversion, the reconstruction, and edits alone and with Prompt-to-Prompt."""
+
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.edit.edit_friendly import edit_friendly
+from sfumato.inversion.noise_maps import edit_friendly_inversion
+from sfumato.inversion.result import Inversion
+from sfumato.models.base import Model
+from sfumato.samplers.loop import Branch, sample
+from tests.conformance.golden import Case
+from tests.conformance.registry import runner
+
+
+@runner("ddpm-inversion", "edit")
+def edit(case: Case, model: Model) -> dict[str, Tensor]:
+    found = invert(case, model)
+    return {**inverted(case, model, found), "final_latents": edited(case, model, found, "none")[1]}
+
+
+@runner("ddpm-inversion", "edit-with-prompt-to-prompt")
+def edit_with_prompt_to_prompt(case: Case, model: Model) -> dict[str, Tensor]:
+    found = invert(case, model)
+    latents = edited(
+        case, model, found, case.parameters["edit"],
+        cross_replace_steps=case.parameters["cross_replace_steps"],
+        self_replace_steps=case.parameters["self_replace_steps"],
+    )  # fmt: skip
+    return {**inverted(case, model, found), "final_latents": latents[:, 0]}
+
+
+def invert(case: Case, model: Model) -> Inversion:
+    return edit_friendly_inversion(
+        model,
+        case.tensors["source_latent"],
+        model.encode_prompt(case.prompts[0]),
+        guidance_scale=case.parameters["cfg_source"],
+        timesteps=case.tensors["timesteps"].tolist(),
+        noise=case.tensors["noise"].flip(0)[:, None],  # stored from the least noisy level up
+        eta=case.parameters["eta"],
+        released_eta=True,
+        drop_last_map=True,
+    )
+
+
+def inverted(case: Case, model: Model, found: Inversion) -> dict[str, Tensor]:
+    assert found.trajectory is not None
+    assert found.noise_maps is not None
+    branch = Branch(model.encode_prompt(case.prompts[0]), guidance_scale=found.guidance_scale)
+    back = sample(
+        model, found.noise, {"source": branch}, timesteps=found.timesteps, eta=found.eta, replay=found
+    )  # fmt: skip
+    return {
+        "xts": found.trajectory[:, 0],
+        "zs": found.noise_maps[:, 0].flip(0) / sqrt(case.parameters["eta"]),  # theirs are scaled, see the inversion
+        "reconstruction": back[0],
+    }
+
+
+def edited(case: Case, model: Model, found: Inversion, control: Any, **options: Any) -> Tensor:
+    """Latents of all branches, (branch, image, channels, height, width)."""
+    result = edit_friendly(
+        model,
+        found,
+        source_prompt=case.prompts[0],
+        target_prompts=case.prompts[1:],
+        guidance_scale=case.parameters["cfg_target"],
+        skip_steps=case.parameters["skip"],
+        attention_control=control,
+        released=True,
+        **options,
+    )
+    return torch.as_tensor(result.latents)

@@ -1,0 +1,65 @@
+"""MasaCtrl: synthesis from given noises, and edits of an inverted picture."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.edit.masactrl import masactrl
+from sfumato.edit.result import Edited
+from sfumato.inversion.ddim import ddim_inversion
+from sfumato.inversion.result import Inversion
+from sfumato.models.base import Model
+from tests.conformance.golden import Case
+from tests.conformance.registry import runner
+
+
+@runner("masactrl", "synthesis")
+def synthesis(case: Case, model: Model) -> dict[str, Tensor]:
+    noise = case.tensors["initial_latents"]  # one row, shared by the branches, or one a branch
+    start = Inversion("drawn", noise if len(noise) == 1 else noise[:, None], _timesteps(case))
+    return _edit(case, model, start)
+
+
+@runner("masactrl", "real")
+def real(case: Case, model: Model) -> dict[str, Tensor]:
+    condition = model.encode_prompt(case.prompts[0])
+    start = ddim_inversion(model, case.tensors["source_latent"], condition, timesteps=_timesteps(case))
+    assert start.trajectory is not None
+    replayed = _run(case, model, start, pin_source=True)
+    return {
+        **_edit(case, model, start),
+        "inversion_latents": start.trajectory[:, 0],
+        "final_latents_with_reference_replay": replayed.latents[:, 0],
+    }
+
+
+def _timesteps(case: Case) -> tuple[int, ...]:
+    return tuple(case.tensors["timesteps"].tolist())
+
+
+def _run(case: Case, model: Model, start: Inversion, **options: Any) -> Edited:
+    options = {"layers": case.parameters["layers"], "steps": case.parameters["steps"], "pin_source": False} | options
+    return masactrl(
+        model,
+        start,
+        source_prompt=case.prompts[0],
+        target_prompts=case.prompts[1:],
+        guidance_scale=case.parameters["guidance_scale"],
+        **options,
+    )
+
+
+def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
+    per_step: list[Tensor] = []
+
+    def keep(latents: Tensor, step: Any) -> Tensor:
+        per_step.append(latents[:, 0])
+        return latents
+
+    edited = _run(case, model, start, on_step=[keep])
+    return {
+        "latents_per_step": torch.stack(per_step),
+        "final_latents": edited.latents[:, 0],
+        "final_latents_without_control": _run(case, model, start, steps=[]).latents[:, 0],
+    }

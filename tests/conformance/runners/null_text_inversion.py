@@ -1,0 +1,84 @@
+"""Null-text inversion: the pivot, the tuned embeddings, what they give back, and Prompt-to-Prompt from there."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.edit.prompt_to_prompt import prompt_to_prompt
+from sfumato.inversion.null_text import null_text_inversion
+from sfumato.models.base import Model
+from sfumato.samplers.loop import Branch, sample
+from tests.conformance.golden import Case
+from tests.conformance.registry import runner
+
+
+@runner("null-text-inversion", "edit")
+def edit(case: Case, model: Model) -> dict[str, Tensor]:
+    parameters, prompts = case.parameters, case.prompts
+    kinds, guidance_scale = parameters["edit"].split("+"), parameters["guidance_scale"]
+    blend = parameters.get("local_blend") or {}
+    condition, empty = model.encode_prompt(prompts), model.encode_prompt("")
+
+    inversion = null_text_inversion(
+        model,
+        case.tensors["source_latent"],
+        condition[[0]],
+        guidance_scale=guidance_scale,
+        timesteps=case.tensors["timesteps"].tolist(),
+        inner_steps=parameters["num_inner_steps"],
+        early_stop=parameters["early_stop_epsilon"],
+    )
+    assert inversion.trajectory is not None
+    assert inversion.null_embeds is not None
+    assert inversion.residuals is not None
+    losses = inversion.residuals[:, 0]
+
+    per_step = []
+
+    def keep(latents: Tensor, step: Any) -> Tensor:
+        per_step.append(latents[:, 0])
+        return latents
+
+    edited = prompt_to_prompt(
+        model,
+        inversion,
+        source_prompt=prompts[0],
+        target_prompts=prompts[1:],
+        guidance_scale=guidance_scale,
+        edit="replace" if "replace" in kinds else "refine" if "refine" in kinds else "none",
+        cross_replace_steps=_bounds(parameters["cross_replace_steps"]),
+        self_replace_steps=_bounds(parameters["self_replace_steps"]),
+        self_replace_size=int(parameters["self_replace_max_tokens"] ** 0.5),
+        weights=parameters.get("equalizer"),
+        blend_words=blend.get("words"),
+        blend_subtract_words=blend.get("subtract_words"),
+        blend_threshold=blend.get("threshold", 0.3),
+        blend_start=blend.get("start", 0.2),
+        released=True,
+        on_step=[keep],
+    )
+
+    def free(rows: list[int]) -> Tensor:
+        branches = {str(row): Branch(condition[[row]], guidance_scale=guidance_scale) for row in rows}
+        latents = sample(model, inversion.noise, branches, timesteps=inversion.timesteps, replay=inversion)
+        return latents[:, 0]
+
+    return {
+        "inversion_latents": inversion.trajectory[:, 0],
+        "null_embeds": inversion.null_embeds[:, 0],
+        "initial_null_embeds": empty.prompt_embeds.expand(len(losses), -1, -1),
+        "inner_losses": losses.nan_to_num(nan=-1.0),
+        "inner_iterations": losses.isfinite().sum(dim=1),
+        "reconstruction": free([0]),
+        "edit_latents_per_step": torch.stack(per_step),
+        "final_latents": edited.latents[:, 0],
+        "final_latents_without_control": free(list(range(len(prompts)))),
+    }
+
+
+def _bounds(value: Any) -> Any:
+    """JSON lists as the pairs that they are."""
+    if isinstance(value, dict):
+        return {word: _bounds(bounds) for word, bounds in value.items()}
+    return tuple(value) if isinstance(value, list) else value

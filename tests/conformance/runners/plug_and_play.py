@@ -1,0 +1,84 @@
+"""Plug-and-Play: its inversion, one network call with each injection, and translations."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.edit.plug_and_play import injections, plug_and_play, translation_rows
+from sfumato.inversion.ddim import ddim_inversion
+from sfumato.models.base import Model
+from sfumato.samplers.loop import Branch, Layout, sample
+from sfumato.schedules import Step
+from tests.conformance.golden import Case
+from tests.conformance.registry import runner
+
+
+@runner("plug-and-play", "inversion")
+def inversion(case: Case, model: Model) -> dict[str, Tensor]:
+    condition = model.encode_prompt(case.prompts["source_prompt"])
+    timesteps = sorted(case.parameters["timesteps"], reverse=True)
+    found = ddim_inversion(model, case.tensors["latents"], condition, timesteps=timesteps)
+    back = sample(model, found.noise, {"source": Branch(condition)}, timesteps=timesteps)
+    assert found.trajectory is not None
+    return {"trajectory": found.trajectory[1:, 0], "noise": found.noise, "reconstruction": back[0]}
+
+
+@runner("plug-and-play", "layers")
+def layers(case: Case, model: Model) -> dict[str, Tensor]:
+    source, target = case.tensors["source_latents"], case.tensors["target_latents"]
+    condition = model.encode_prompt(list(case.prompts.values()))  # source, negative, target
+    rows = translation_rows(condition[[0]], condition[[1]], [condition[[2]]])
+    latents = torch.stack([source, target])
+    layout = Layout(("cond",), ("source", "target"), 1, (source.shape[-2], source.shape[-1]))
+    t = int(case.parameters["t"])
+    step = Step(0, t, -1, model.schedule.alpha_bar(t), model.schedule.final_alpha_bar, 1)
+    outputs = {}
+    for name, features, attention in (("none", 0, 0), ("features", 1, 0), ("attention", 0, 1), ("both", 1, 1)):
+        controls = injections(model, layout.latent_size, feature_steps=features, attention_steps=attention)
+        with torch.no_grad(), ExitStack() as stack:
+            for control in map(rows.under, controls):
+                stack.enter_context(control.installed(model, layout))
+                control.at_step(step)
+            outputs[f"model_output_{name}"] = rows.predict(model, latents, t)[:, 0]
+    return outputs
+
+
+@runner("plug-and-play", "translate")
+def translate(case: Case, model: Model) -> dict[str, Tensor]:
+    parameters, prompts = case.parameters, case.prompts
+    steps, sampled = parameters["num_inversion_steps"], parameters["num_inference_steps"]
+    condition = model.encode_prompt(prompts["source_prompt"])
+    found = ddim_inversion(model, case.tensors["latents"], condition, num_inference_steps=steps)
+    per_step: list[Tensor] = []
+    outputs: dict[str, Tensor] = {}
+
+    def keep(latents: Tensor, step: Any) -> Tensor:
+        per_step.append(latents[1, 0])
+        return latents
+
+    predict = model.predict
+
+    def listen(latents: Tensor, t: int, condition: Any) -> Tensor:
+        output = predict(latents, t, condition)
+        outputs[f"model_output_step{len(per_step)}"] = output
+        return output
+
+    model.predict = listen  # type: ignore[method-assign]
+    try:
+        plug_and_play(
+            model,
+            found,
+            source_prompt=prompts["source_prompt"],
+            target_prompts=[prompts["target_prompt"]],
+            negative_prompt=prompts["negative_prompt"],
+            guidance_scale=parameters["guidance_scale"],
+            feature_threshold=parameters["feature_threshold"],
+            attention_threshold=parameters["attention_threshold"],
+            sampling_steps=sampled,
+            on_step=[keep],
+        )
+    finally:
+        del model.predict
+    return {"trajectory": torch.stack(per_step), **outputs}
