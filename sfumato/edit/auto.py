@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
 
+from sfumato.edit.candidates import PromptGain
 from sfumato.edit.result import Candidate, Edited
 from sfumato.errors import ModelError, SfumatoError, UsageError
 from sfumato.inversion.result import Inversion
-from sfumato.models.base import Condition, Model
+from sfumato.models.base import Model
 from sfumato.registry import METHODS, Option, method
 from sfumato.samplers.loop import OnStep
 from sfumato.samplers.watch import Watch
-from sfumato.schedules import add_noise
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def auto(
     begun = time.monotonic()
     found: list[tuple[Candidate, Edited]] = []
     refused: SfumatoError | None = None
-    score = _Score(model, source_prompt, target_prompts[0], draws, source.noise, generator)
+    energy = PromptGain(model, source_prompt, target_prompts[0], draws=draws, generator=generator)
     planned = [attempt for attempt in TRIES if _serves(attempt, source)][:tries]
     for number, attempt in enumerate(planned, start=1):
         if seconds is not None and len(found) >= 2 and time.monotonic() - begun > seconds:
@@ -123,7 +122,7 @@ def auto(
         except (UsageError, ModelError) as error:  # this picture, model or step count is not for that method
             refused = error
             continue
-        took = score(edited.latents[1]) - score(edited.latents[0])
+        took = float((energy(edited.latents[0]) - energy(edited.latents[1])).mean())
         moved = float((edited.latents[1] - edited.latents[0]).norm() / edited.latents[0].norm())
         found.append((Candidate(attempt.method, attempt.options, took, moved, edited.latents[1]), edited))
 
@@ -151,31 +150,3 @@ def _serves(attempt: Try, source: Inversion) -> bool:
     if attempt.method not in METHODS:
         return False
     return source.method == "drawn" or source.method in METHODS[attempt.method].inversions
-
-
-class _Score:
-    """How much better the target prompt explains latents than the source prompt: mean difference of denoising
-    errors."""
-
-    def __init__(
-        self, model: Model, source: str, target: str, draws: int, like: Tensor, generator: torch.Generator | None
-    ) -> None:
-        self.model = model
-        self.condition: Condition = model.encode_prompt([source, target])
-        shape = (draws, *like.shape[1:])
-        self.noise = torch.randn(shape, generator=generator).to(like)
-        # The middle of the schedule, where content is decided; the same levels and draws for all candidates
-        steps = model.schedule.steps(50)[15:40]
-        self.steps = [steps[k * len(steps) // draws] for k in range(draws)]
-
-    @torch.no_grad()
-    def __call__(self, latents: Tensor) -> float:
-        gains = []
-        for step, noise in zip(self.steps, self.noise, strict=True):
-            noisy = add_noise(latents, noise, step.alpha_bar)
-            images = len(latents)
-            rows = torch.cat([noisy, noisy])
-            predicted = self.model.predict_noise(rows, step.t, self.condition.repeat(images))
-            errors = (predicted - noise).square().mean(dim=(1, 2, 3)).view(2, images).mean(dim=1)
-            gains.append(float(errors[0] - errors[1]))
-        return sum(gains) / len(gains)

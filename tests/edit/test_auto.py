@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from sfumato.edit.auto import TRIES, _Score, auto, knee
+from sfumato.edit.auto import TRIES, auto, knee
 from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.registry import METHODS
@@ -45,12 +45,6 @@ def test_knee() -> None:
 def test_every_try_names_a_method_and_its_options() -> None:
     for attempt in TRIES:
         assert METHODS[attempt.method].check_options(attempt.options) == dict(attempt.options)
-
-
-def test_score_is_zero_for_equal_prompts(toy_model: Any) -> None:
-    latents = torch.randn(2, 4, 16, 16)
-    score = _Score(toy_model, "a cat", "a cat", 2, latents, torch.Generator().manual_seed(0))
-    assert score(latents) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_one_target_only(toy_model: Any) -> None:
