@@ -10,6 +10,7 @@ import typer
 
 from sfumato.apps.console import print_json, stdout, table, working
 from sfumato.apps.options import AsJson
+from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
     from sfumato.registry import Entry, Parameter
@@ -21,16 +22,19 @@ def methods(
 ) -> None:
     """List the methods and inversions, or show one with all its options."""
     with working("starting"):
-        from sfumato.registry import INVERSIONS, METHODS
+        from sfumato.registry import INVERSIONS, METHODS, unknown
 
         entries: dict[str, list[Entry]] = {"methods": [*METHODS.values()], "inversions": [*INVERSIONS.values()]}
     if name is not None:
-        wanted = INVERSIONS[name] if name in INVERSIONS else METHODS[name]
-        entries = {kind: [entry for entry in found if entry is wanted] for kind, found in entries.items()}
+        if name not in METHODS and name not in INVERSIONS:
+            raise UsageError(unknown("method or inversion", name, sorted({*METHODS, *INVERSIONS})))
+        entries = {kind: [entry for entry in found if entry.name == name] for kind, found in entries.items()}
     if as_json:
         print_json({kind: [_fields(entry) for entry in found] for kind, found in entries.items()})
     elif name is not None:
-        _show(wanted)
+        for kind, found in entries.items():
+            for entry in found:
+                _show(entry, kind)
     else:
         for kind, found in entries.items():
             _list(kind, found)
@@ -48,12 +52,12 @@ def _list(kind: str, found: list[Entry]) -> None:
     stdout().print(shown)
 
 
-def _show(entry: Entry) -> None:
+def _show(entry: Entry, kind: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
     console = stdout()
-    console.print(Text(f"{entry.title}: {entry.summary}"), "")
+    console.print(Text(f"{entry.title} ({kind.removesuffix('s')}): {entry.summary}"), "")
     inversions = _inversions(entry)
     facts = [(key, getattr(entry, key)) for key in ("name", "when", "cost", "paper")]
     if inversions is not None:

@@ -33,7 +33,9 @@ EVALUATIONS = {
 }
 MODELS = ["toy_model", "toy_velocity_model", "toy_xl_model"]
 
-pytestmark = pytest.mark.filterwarnings("ignore:null-text inversion does not", "ignore:fixed-point inversion did not")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:null-text inversion does not", "ignore:fixed-point inversion did not", "ignore:the negative prompt is not"
+)
 
 
 @pytest.fixture(params=MODELS)

@@ -1,0 +1,204 @@
+"""What each inversion costs and how well the picture comes back: writes docs/inversions.md and docs/inversions.json.
+
+    python benchmarks/inversions.py [--model emoji] [--steps 50] [--pictures 12] [--only NAME ...] [--out docs]
+
+Every registered inversion, with its default options, at guidance 1 and 7.5, on the embedded example pictures, one
+picture at a time: the inversion is timed, then replayed at the guidance it was made for and decoded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import math
+import os
+import platform
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import diffusers
+import numpy as np
+import torch
+from PIL import Image
+
+import sfumato
+from sfumato.cost import measured
+from sfumato.images import to_images, to_pixels
+from sfumato.metrics.psnr import psnr
+from sfumato.models.base import Model
+from sfumato.registry import INVERSIONS, METHODS
+from sfumato.samplers.loop import Branch, sample
+
+EXAMPLES = Path(sfumato.__file__).parent / "emoji" / "examples"
+GUIDANCE = (1.0, 7.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="emoji")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--pictures", type=int, default=12)
+    parser.add_argument("--only", nargs="*", help="these inversions; the others keep the numbers of the last run")
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    model = sfumato.load_model(args.model, device="cpu")
+    pictures = json.loads((EXAMPLES / "examples.json").read_text())[: args.pictures]
+    report: dict[str, Any] = {"machine": machine(model), "steps": args.steps, "pictures": len(pictures)}
+    report["ceiling_psnr"] = statistics.mean(ceiling(model, picture) for picture in pictures)
+    args.out.mkdir(exist_ok=True)
+    file = args.out / "inversions.json"
+    rows = json.loads(file.read_text())["inversions"] if args.only and file.is_file() else {}
+    report["inversions"] = rows
+    measure(model, "ddim", pictures[0], 1.0, 2)  # the first calls of a process are slower
+    for name in args.only or INVERSIONS:
+        rows[name] = {
+            f"{scale:g}": summary([measure(model, name, picture, scale, args.steps) for picture in pictures])
+            for scale in GUIDANCE
+        }
+        print(name, json.dumps(rows[name]), flush=True)
+        # after each inversion, so that a run cut short goes on with --only
+        file.write_text(json.dumps(report, indent=1) + "\n")
+        (args.out / "inversions.md").write_text(page(report))
+
+
+def measure(model: Model, name: str, picture: dict[str, Any], scale: float, steps: int) -> dict[str, Any]:
+    """One picture there and back."""
+    image = Image.open(EXAMPLES / picture["file"]).convert("RGB")
+    clean, condition = model.encode_image(to_pixels(image)), model.encode_prompt(picture["prompt"])
+    before, begun = memory(), time.process_time()
+    with warnings.catch_warnings(record=True) as told, measured(model) as cost:
+        warnings.simplefilter("always")
+        found = INVERSIONS[name].function(
+            model, clean, condition, guidance_scale=scale, num_inference_steps=steps,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+    seconds = time.process_time() - begun
+    branch = {"source": Branch(condition, guidance_scale=scale)}
+    back = sample(model, found.noise, branch, timesteps=found.timesteps, replay=found, eta=found.eta)[0]
+    with torch.no_grad():
+        (shown,) = to_images(model.decode_latents(back))
+    return {
+        "evaluations": cost.evaluations,
+        "seconds": seconds,
+        "memory": max(cost.peak_memory - before, 0),
+        "psnr": psnr(np.asarray(shown), np.asarray(image), data_range=255),
+        "warned": any(issubclass(warning.category, UserWarning) for warning in told),
+    }
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
+    return {
+        "evaluations": round(statistics.mean(run["evaluations"] for run in runs), 1),
+        "seconds": round(statistics.median(run["seconds"] for run in runs), 2),
+        "memory_mb": round(max(run["memory"] for run in runs) / 2**20, 1),
+        "psnr": round(statistics.mean(run["psnr"] for run in runs), 2),
+        "worst_psnr": round(min(run["psnr"] for run in runs), 2),
+        "warned": sum(run["warned"] for run in runs),
+    }
+
+
+def ceiling(model: Model, picture: dict[str, Any]) -> float:
+    """PSNR of the autoencoder alone."""
+    image = Image.open(EXAMPLES / picture["file"]).convert("RGB")
+    with torch.no_grad():
+        (shown,) = to_images(model.decode_latents(model.encode_image(to_pixels(image))))
+    return psnr(np.asarray(shown), np.asarray(image), data_range=255)
+
+
+def memory() -> int:
+    """Bytes that the process holds now, after giving back what it can."""
+    gc.collect()
+    if platform.system() == "Linux":
+        ctypes.CDLL(None).malloc_trim(0)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def machine(model: Model) -> dict[str, str]:
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor)
+    return {
+        "processor": f"{processor}, 1 thread",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "sfumato": sfumato.__version__,
+        "model": f"{model.name}, revision {model.revision[:12]}",
+        "weights": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def page(report: dict[str, Any]) -> str:
+    """The table, and how to read it."""
+    rows = [
+        "| inversion | evaluations at guidance 1 / 7.5 | seconds | memory, MB | PSNR at 1 | PSNR at 7.5 | serves |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, by_scale in report["inversions"].items():
+        if name not in INVERSIONS:
+            continue
+        one, guided = by_scale["1"], by_scale["7.5"]
+        serves = [method for method, entry in METHODS.items() if name in entry.inversions]
+        cells = [
+            f"`{name}`",
+            f"{one['evaluations']:g} / {guided['evaluations']:g}",
+            f"{one['seconds']:.1f} / {guided['seconds']:.1f}",
+            f"{one['memory_mb']:.0f} / {guided['memory_mb']:.0f}",
+            *(f"{shown['psnr']:.1f} (worst {shown['worst_psnr']:.1f})" + warned(shown) for shown in (one, guided)),
+            ", ".join(serves) or "none yet",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    stated = "\n".join(f"- {key}: {value}" for key, value in report["machine"].items())
+    best = report["ceiling_psnr"]
+    best_text = f"{best:.1f} dB" if math.isfinite(best) else "infinite"
+    return f"""# Inversions, measured
+
+An inversion finds the noise, and whatever else a replay needs, that leads back to a picture. This page is written by
+`python benchmarks/inversions.py`: every inversion with its default options, {report["steps"]} steps,
+{report["pictures"]} example pictures of the embedded model one at a time, inverted for a source branch at guidance 1
+and at 7.5 and replayed at the same guidance. `docs/inversions.json` holds the same numbers.
+
+**Ceiling: {best_text}.** That is the autoencoder alone; no reconstruction can be much better.
+
+{chr(10).join(rows)}
+
+How to read it:
+
+- *Evaluations* are rows through the network for one picture, the mean over the pictures. *Seconds* are processor time
+  of one thread for the inversion alone, the median. *Memory* is what the inversion took over what the process held
+  before it, the largest; most of it is the network's own activations, and null-text keeps these for its backward pass.
+- *PSNR* compares the replay, decoded, with the picture: mean and worst; and on how many pictures the inversion itself
+  warned that it had missed.
+- `ddim` and `regularised-ddim` invert without guidance whatever the replay's is: `sfumato edit` therefore runs their
+  source branch at guidance 1, and only the edited branches are guided.
+- `direct` sets the source branch to the inverted trajectory after every step, so it is at the ceiling by construction.
+  `bdia` gets there by sampling alone, as its step can be solved backwards. `edit-friendly` and `dpm-encoder` get there
+  by keeping the noise of each stochastic step.
+- `negative-prompt` replays at any guidance as `ddim` does at 1.
+- A source that comes back is not yet a good edit. At guidance 7.5 an inversion may push the noise far from normal to
+  get there, and what is edited from such noise looks it: prefer the source at guidance 1 where it can be chosen.
+
+Measured with:
+
+{stated}
+"""
+
+
+def warned(shown: dict[str, float]) -> str:
+    return f", {shown['warned']} warned" if shown["warned"] else ""
+
+
+if __name__ == "__main__":
+    main()
