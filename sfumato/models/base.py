@@ -6,7 +6,7 @@ A method never sees a UNet, a guidance batch, extra conditions or a prediction t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -254,8 +254,3 @@ class Model(ABC):
 def sites_of_kind(sites: Sequence[AttentionSite], kind: Kind) -> Iterator[AttentionSite]:
     """The sites of one kind, in execution order."""
     return (site for site in sites if site.kind == kind)
-
-
-def by_name(sites: Sequence[AttentionSite]) -> Mapping[str, AttentionSite]:
-    """Sites under their layer names."""
-    return {site.layer_name: site for site in sites}
