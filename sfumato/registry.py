@@ -1,9 +1,9 @@
 """Methods by name, and their options, each declared once: on the method's own function.
 
-A method is a function under `sfumato/edit/` (later `sfumato/morph/`) decorated with `@method(...)`. Its keyword-only
-parameters annotated with `Option` are its options; the command line, the web page, batch runs and benchmarks read name,
-type, range, default and help from there through `METHODS`. Nothing heavy is imported until `METHODS` is first looked
-at.
+A method is a function under `sfumato/edit/` decorated with `@method(...)`, or one under `sfumato/morph/` decorated with
+`@morph_method(...)`. Its keyword-only parameters annotated with `Option` are its options; the command line, the web
+page, batch runs and benchmarks read name, type, range, default and help from there through `METHODS` and `MORPHS`.
+Nothing heavy is imported until one of them is first looked at.
 """
 
 from __future__ import annotations
@@ -166,6 +166,17 @@ class InversionEntry(Entry):
     source_guidance_scale: float | None = 1.0
 
 
+@dataclass(frozen=True)
+class MorphMethod(Entry):
+    """A morphing method as `MORPHS` knows it.
+
+    Attributes:
+        spacing: How its frames' weights are chosen by default, a name in `sfumato.morph.spacing.SPACINGS`.
+    """
+
+    spacing: str = "even"
+
+
 def method(
     name: str,
     *,
@@ -204,6 +215,25 @@ def inversion(
         INVERSIONS.add(
             InversionEntry(name, function, title, paper, summary, when, cost, options, source_guidance_scale)
         )
+        return function
+
+    return register
+
+
+def morph_method(
+    name: str,
+    *,
+    title: str,
+    paper: str,
+    summary: str,
+    when: str,
+    cost: str,
+    spacing: str = "even",
+) -> Callable[[Function], Function]:
+    """Registers the decorated function as a morphing method; see `MorphMethod` for the fields."""
+
+    def register(function: Function) -> Function:
+        MORPHS.add(MorphMethod(name, function, title, paper, summary, when, cost, parameters(function), spacing))
         return function
 
     return register
@@ -282,6 +312,7 @@ class Registry(Mapping[str, Kind]):
 
 METHODS: Registry[Method] = Registry("method", "sfumato.edit")
 INVERSIONS: Registry[InversionEntry] = Registry("inversion", "sfumato.inversion")
+MORPHS: Registry[MorphMethod] = Registry("morph method", "sfumato.morph")
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

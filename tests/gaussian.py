@@ -1,6 +1,6 @@
 """A model of Gaussian data, whose exact noise prediction and whose exact probability flow are known in closed form."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from math import sqrt
 from typing import Any
@@ -66,4 +66,10 @@ class GaussianModel(Model):
         return nullcontext()
 
     def feature_hook(self, layer_names: Sequence[str], hook: Any) -> Any:
+        return nullcontext()
+
+    def attention_projections(self) -> dict[str, tuple[int, int]]:
+        return {}
+
+    def projection_hook(self, names: Collection[str], hook: Any) -> Any:
         return nullcontext()

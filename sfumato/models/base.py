@@ -6,7 +6,7 @@ A method never sees a UNet, a guidance batch, extra conditions or a prediction t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -136,6 +136,9 @@ class AttentionHook(Protocol):
 FeatureHook = Callable[[str, Tensor], Tensor]
 """From a layer's name and output, (rows, channels, height, width), to what goes on in its place."""
 
+ProjectionHook = Callable[[str, Tensor, Tensor], Tensor]
+"""From a linear layer's name, its input (rows, tokens, in) and output (rows, tokens, out), to what goes on."""
+
 
 class Tokenizer(Protocol):
     """The text side of a model, as far as a method may see it."""
@@ -227,6 +230,21 @@ class Model(ABC):
 
         Raises:
             ModelError: The network has no such layer.
+        """
+
+    @abstractmethod
+    def attention_projections(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of attention and their (input, output) widths.
+
+        Names are an attention layer's name and `.to_q`, `.to_k`, `.to_v` or `.to_out`.
+        """
+
+    @abstractmethod
+    def projection_hook(self, names: Collection[str], hook: ProjectionHook) -> AbstractContextManager[None]:
+        """Passes the outputs of the named projections through `hook` inside the block; leaves the model as found.
+
+        Raises:
+            ModelError: The network has no such projection.
         """
 
     @property

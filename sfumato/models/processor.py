@@ -1,18 +1,19 @@
 """Hooks into a diffusers network, for the length of a block.
 
-Attention: projections stay the layer's, the middle goes to a hook. Features: a layer's output passes through a hook.
+Attention: projections stay the layer's, the middle goes to a hook. Features and projections: a layer's output passes
+through a hook.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionCall, AttentionHook, AttentionSite, FeatureHook
+from sfumato.models.base import AttentionCall, AttentionHook, AttentionSite, FeatureHook, ProjectionHook
 
 # Processors whose arithmetic is the plain one written out below; anything else (IP-Adapter, custom) has more to it.
 PLAIN = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "FusedAttnProcessor2_0", "SlicedAttnProcessor"}
@@ -103,6 +104,35 @@ def feature_hooked(network: nn.Module, layer_names: Sequence[str], hook: Feature
         return lambda module, inputs, output: hook(name, output)
 
     handles = [layers[name].register_forward_hook(through(name)) for name in layer_names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def projections(layers: Mapping[str, nn.Module]) -> dict[str, nn.Linear]:
+    """The linear layers of the attention layers: `<layer>.to_q`, `.to_k`, `.to_v`, `.to_out`."""
+    found: dict[str, nn.Linear] = {}
+    for name, layer in layers.items():
+        for part in ("to_q", "to_k", "to_v"):
+            found[f"{name}.{part}"] = getattr(layer, part)
+        found[f"{name}.to_out"] = layer.to_out[0]  # type: ignore[index]
+    return found
+
+
+@contextmanager
+def projection_hooked(layers: Mapping[str, nn.Module], names: Collection[str], hook: ProjectionHook) -> Iterator[None]:
+    """Passes the outputs of the named projections through the hook; removes it also when the block raises."""
+    known = projections(layers)
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ModelError(f"the network has no projection {', '.join(missing[:3])}; was this adapter made for it?")
+
+    def through(name: str) -> Any:
+        return lambda module, inputs, output: hook(name, inputs[0], output)
+
+    handles = [known[name].register_forward_hook(through(name)) for name in names]
     try:
         yield
     finally:

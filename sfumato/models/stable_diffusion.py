@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionHook, AttentionSite, Condition, FeatureHook, Model
-from sfumato.models.processor import feature_hooked, hooked
+from sfumato.models.base import AttentionHook, AttentionSite, Condition, FeatureHook, Model, ProjectionHook
+from sfumato.models.processor import feature_hooked, hooked, projection_hooked, projections
 from sfumato.models.sites import attention_layers, sites_of
 from sfumato.models.text import ClipTokenizer, chunked_ids, fingerprint
 from sfumato.schedules import Schedule
@@ -105,3 +105,10 @@ class StableDiffusion(Model):
 
     def feature_hook(self, layer_names: Sequence[str], hook: FeatureHook) -> AbstractContextManager[None]:
         return feature_hooked(self.unet, layer_names, hook)
+
+    def attention_projections(self) -> dict[str, tuple[int, int]]:
+        found = projections(attention_layers(self.unet))
+        return {name: (layer.in_features, layer.out_features) for name, layer in found.items()}
+
+    def projection_hook(self, names: Collection[str], hook: ProjectionHook) -> AbstractContextManager[None]:
+        return projection_hooked(attention_layers(self.unet), names, hook)

@@ -5,7 +5,7 @@ Their latents are the pixels themselves, and they know no text: every prompt giv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError, UsageError
-from sfumato.models.base import AttentionHook, AttentionSite, Condition, FeatureHook, Model
-from sfumato.models.processor import feature_hooked, hooked
+from sfumato.models.base import AttentionHook, AttentionSite, Condition, FeatureHook, Model, ProjectionHook
+from sfumato.models.processor import feature_hooked, hooked, projection_hooked, projections
 from sfumato.models.sites import attention_layers, sites_of
 from sfumato.schedules import Schedule
 
@@ -119,3 +119,10 @@ class UnconditionalDDPM(Model):
 
     def feature_hook(self, layer_names: Sequence[str], hook: FeatureHook) -> AbstractContextManager[None]:
         return feature_hooked(self.unet, layer_names, hook)
+
+    def attention_projections(self) -> dict[str, tuple[int, int]]:
+        found = projections(attention_layers(self.unet))
+        return {name: (layer.in_features, layer.out_features) for name, layer in found.items()}
+
+    def projection_hook(self, names: Collection[str], hook: ProjectionHook) -> AbstractContextManager[None]:
+        return projection_hooked(attention_layers(self.unet), names, hook)

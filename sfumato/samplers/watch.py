@@ -60,10 +60,14 @@ class Watch:
         """
         self._report(0, len(steps))
         for done, step in enumerate(steps):
-            if self.cancelled is not None and self.cancelled():
-                raise Cancelled(f"stopped while {self.stage}, after {done} of {len(steps)} steps")
+            self.check(f", after {done} of {len(steps)} steps")
             yield step
             self._report(done + 1, len(steps))
+
+    def check(self, where: str = "") -> None:
+        """Raises `Cancelled` when the caller asked to stop; `where` says how far the run had come."""
+        if self.cancelled is not None and self.cancelled():
+            raise Cancelled(f"stopped while {self.stage}{where}")
 
     def show(self, index: int, x0_pred: Tensor) -> None:
         """Hands out a preview when one is due."""

@@ -1,0 +1,1 @@
+"""Morphs: one file a method, and the parts that they share (`path`, `slerp`, `lora`, `spacing`)."""
