@@ -1,0 +1,135 @@
+"""What a benchmark is to the runner: cases, and how one of them is tried under one configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sfumato.models.base import Model
+
+Direction = Literal["higher", "lower", "none"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of figures.
+
+    Attributes:
+        name: Key in the rows.
+        title: For people, with the unit.
+        better: "higher" or "lower"; "none": neither.
+        help: What it is, in one sentence.
+        axis: What it speaks for in the trade-off: "edit" (did it take), "keep" (was the rest kept), or "".
+        digits: Decimals shown.
+    """
+
+    name: str
+    title: str
+    better: Direction
+    help: str
+    axis: Literal["edit", "keep", ""] = ""
+    digits: int = 2
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is compared: a method, perhaps with an inversion and options.
+
+    Attributes:
+        method: Its name, or one of a benchmark's own reference rows ("unedited", "autoencoder").
+        inversion: Its name; "": the method's first choice, or none.
+        options: Of the method.
+    """
+
+    method: str
+    inversion: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As rows and reports call it: `prompt-to-prompt`, `prompt-to-prompt/direct`, `sdedit{strength=0.6}`."""
+        options = ",".join(f"{name}={value}" for name, value in sorted(self.options.items()))
+        return f"{self.method}{f'/{self.inversion}' if self.inversion else ''}{f'{{{options}}}' if options else ''}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture with what shall happen to it.
+
+    Attributes:
+        name: Unique in the benchmark, safe as a file name.
+        kind: For the breakdown ("style", "background").
+        data: Whatever the benchmark needs to try it.
+        title: For people.
+    """
+
+    name: str
+    kind: str
+    data: Any
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What trying a case gave.
+
+    Attributes:
+        figures: By measure; None where it could not be measured (a network that is not there, an empty background).
+        pictures: By role ("source", "result", "truth"); shown in the report.
+        notes: Warnings worth keeping.
+    """
+
+    figures: Mapping[str, float | int | None]
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class NotApplicable(Exception):
+    """The configuration cannot do what the case asks; the row says why, and counts neither for nor against it."""
+
+
+class Benchmark(Protocol):
+    """A set of cases, and how one is tried.
+
+    Attributes:
+        name: As `sfumato bench` takes it.
+        title, about: For people; `about` names protocol, sources and what the figures can and cannot say.
+        measures: Columns, the leading one first.
+        settings: What the rows depend on besides model and configuration; a run is not continued under others.
+    """
+
+    name: str
+    title: str
+    about: str
+    measures: Sequence[Measure]
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    def cases(self) -> Sequence[Case]:
+        """All cases, in a fixed order; cheap."""
+
+    def configurations(self, methods: Sequence[str], inversions: Sequence[str]) -> Sequence[Configuration]:
+        """What is compared when the user names methods and inversions (empty: the benchmark's own choice).
+
+        Raises:
+            UsageError: A name is unknown, or no method takes an inversion that was asked for.
+        """
+
+    def prepare(self, model: Model) -> None:
+        """Loads the judges, once a process."""
+
+    def attempt(self, model: Model, case: Case, configuration: Configuration) -> Outcome:
+        """Tries a case.
+
+        Raises:
+            NotApplicable: The configuration cannot do this case.
+            SfumatoError: It failed; costs this row alone.
+        """
+
+    def summarise(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, float | None]:
+        """Figures that only many results together have (FID), of one configuration's finished rows."""

@@ -1,0 +1,92 @@
+"""What benchmarks of edits share: which methods with which inversions, and one edit with its price."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import sfumato
+from sfumato.bench.benchmark import Configuration
+from sfumato.errors import UsageError
+from sfumato.registry import INVERSIONS, METHODS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sfumato.models.base import Model
+    from sfumato.results import EditResult
+
+SLOW = {"null-text", "auto"}
+
+
+def edit_configurations(
+    methods: Sequence[str], inversions: Sequence[str], references: Sequence[str] = ()
+) -> list[Configuration]:
+    """Every method with every inversion that serves it.
+
+    Args:
+        methods: Names in `METHODS`, or references; empty: all references, and all methods but the slow `auto`.
+        inversions: Names in `INVERSIONS`; empty: each method's first choice; ("all",): all but the slow null-text.
+        references: A benchmark's own rows, such as "unedited".
+
+    Raises:
+        UsageError: A name is unknown, or no method takes any of the inversions.
+    """
+    every = list(inversions) == ["all"]
+    for name in [] if every else inversions:
+        _ = INVERSIONS[name]  # raises for an unknown name
+    found = [Configuration(name) for name in references if not methods or name in methods]
+    names = [name for name in methods if name not in references] or (
+        [] if methods else [name for name in METHODS if name not in SLOW]
+    )
+    served = False
+    for name in names:
+        entry = METHODS[name]
+        if not inversions or not entry.inversions:
+            found.append(Configuration(name, next(iter(entry.inversions), "")))
+            continue
+        taken = [one for one in entry.inversions if (one not in SLOW if every else one in inversions)]
+        served = served or bool(taken)
+        found += [Configuration(name, one) for one in taken]
+    if inversions and names and not served:
+        raise UsageError(f"none of {', '.join(names)} takes an inversion of {', '.join(inversions)}")
+    return found
+
+
+def edited(
+    model: Model,
+    image: Image.Image,
+    source_prompt: str,
+    target_prompt: str,
+    configuration: Configuration,
+    *,
+    steps: int | None,
+    seed: int,
+    **more: Any,
+) -> EditResult:
+    """One edit as the configuration says; see `sfumato.edit`."""
+    return sfumato.edit(
+        model,
+        image,
+        source_prompt=source_prompt,
+        target_prompt=target_prompt,
+        method=configuration.method,
+        inversion=configuration.inversion or None,
+        num_inference_steps=steps,
+        seed=seed,
+        watch=QUIET,
+        **{**configuration.options, **more},
+    )
+
+
+def price(result: EditResult) -> dict[str, float | int]:
+    """What an edit cost, as figures."""
+    return {
+        "evaluations": result.cost.evaluations,
+        "seconds": round(result.cost.seconds, 3),
+        "memory_gb": round(result.cost.peak_memory / 2**30, 3),
+    }
+
+
+QUIET = sfumato.Watch(progress=lambda progress: None)
+"""No bar of its own: the runner has one."""

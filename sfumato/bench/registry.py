@@ -1,0 +1,40 @@
+"""The benchmarks by name; adding one is a file and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sfumato.bench.benchmark import Benchmark
+from sfumato.errors import UsageError
+from sfumato.registry import unknown
+
+
+def _emoji_edit(**options: Any) -> Benchmark:
+    from sfumato.bench.emoji_edit import EmojiEdit
+
+    return EmojiEdit(**options)
+
+
+BENCHMARKS: dict[str, tuple[Callable[..., Benchmark], str]] = {
+    "emoji-edit": (_emoji_edit, "200 edits of emoji with an exact answer: any method, any inversion."),
+}
+"""Name to how it is made, and what it is in one line."""
+
+
+def make_benchmark(name: str, **options: Any) -> Benchmark:
+    """A benchmark by name.
+
+    Args:
+        name: A key of `BENCHMARKS`.
+        options: Of the benchmark: `steps` and `seed` of all; `data`, a folder, of those that read one.
+
+    Raises:
+        UsageError: There is no such benchmark, or it does not take such an option.
+    """
+    if name not in BENCHMARKS:
+        raise UsageError(unknown("benchmark", name, BENCHMARKS))
+    try:
+        return BENCHMARKS[name][0](**options)
+    except TypeError as error:
+        raise UsageError(f"{name} does not take these options ({error})") from error

@@ -1,0 +1,216 @@
+"""Runs a benchmark: every case under every configuration, resumable at any moment, on several processes.
+
+Only the main process writes rows; workers write pictures, each to a file of its own. A worker whose parent has gone
+leaves too, so a killed run leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sfumato
+from sfumato.bench.benchmark import Benchmark, Case, Configuration, NotApplicable
+from sfumato.bench.rows import Row, RowFile, finite, write_parquet
+from sfumato.errors import Cancelled, SfumatoError
+from sfumato.images import save_image
+from sfumato.models.base import Model
+from sfumato.samplers.watch import Watch
+
+FIXED = ("benchmark", "settings", "model", "revision", "dtype")
+Load = Callable[[], Model]
+Job = tuple[Case, Configuration]
+
+
+def run(
+    benchmark: Benchmark,
+    configurations: Sequence[Configuration],
+    out: Path,
+    load: Load,
+    *,
+    limit: int | None = None,
+    workers: int = 1,
+    retry_errors: bool = False,
+    watch: Watch | None = None,
+) -> list[Row]:
+    """Tries what has no row yet, and hands back all rows of the run.
+
+    Args:
+        benchmark: Any.
+        configurations: What is compared.
+        out: Folder of `rows.jsonl`, `rows.parquet`, `run.json` and `pictures/`.
+        load: Loads the model; called once a process, so it must be picklable where `workers` is above 1.
+        limit: Most cases; of a benchmark of several kinds, spread evenly over them. None: all.
+        workers: Processes, one thread each; 1: this process, with the threads that torch has.
+        retry_errors: Try rows again that ended in an error.
+        watch: Progress and cancellation.
+
+    Raises:
+        UsageError: `out` holds another run, or cannot be written.
+        Cancelled: The watch asked to stop; rows that are done stay.
+    """
+    watch = (watch or Watch()).during("trying")
+    model = load()
+    settings = {
+        "benchmark": benchmark.name,
+        "settings": dict(benchmark.settings),
+        "model": model.name,
+        "revision": model.revision,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "configurations": [asdict(configuration) for configuration in configurations],
+        "environment": environment(),
+        "workers": workers,
+    }
+    with RowFile(out, settings, FIXED) as file:
+        done = {
+            (row["case"], row["configuration"]) for row in file.rows if not (retry_errors and row["status"] == "error")
+        }
+        jobs = [
+            (case, configuration)
+            for case in spread(benchmark.cases(), limit)
+            for configuration in configurations
+            if (case.name, configuration.name) not in done
+        ]
+        rows = _in_processes(benchmark, jobs, load, out, workers) if workers > 1 else _here(benchmark, jobs, model, out)
+        for _, row in zip(watch.over(jobs), rows, strict=False):  # asks for cancellation first, then waits for a row
+            file.add(row)
+        latest = {(row["case"], row["configuration"]): row for row in file.rows}
+        write_parquet(out, list(latest.values()))
+    return list(latest.values())
+
+
+def spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
+    """The first cases of every kind in turn, at most `limit`, in the benchmark's own order."""
+    if limit is None or limit >= len(cases):
+        return list(cases)
+    turn: dict[str, int] = {}
+    order: list[tuple[int, int]] = []
+    for place, case in enumerate(cases):
+        turn[case.kind] = turn.get(case.kind, -1) + 1
+        order.append((turn[case.kind], place))
+    return [cases[place] for place in sorted(place for _, place in sorted(order)[:limit])]
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, as a report names them."""
+    found = {"python": platform.python_version(), "machine": platform.machine(), "processor": _processor()}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    for package in ("torch", "diffusers", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {**found, "sfumato": sfumato.__version__, "threads": str(torch.get_num_threads())}
+
+
+def attempt(benchmark: Benchmark, model: Model, job: Job, out: Path) -> Row:
+    """One row: tried, measured, its pictures written."""
+    case, configuration = job
+    row: Row = {
+        "case": case.name,
+        "kind": case.kind,
+        "configuration": configuration.name,
+        "method": configuration.method,
+        "inversion": configuration.inversion,
+    }
+    start = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outcome = benchmark.attempt(model, case, configuration)
+    except NotApplicable as reason:
+        return {**row, "status": "not applicable", "error": str(reason), "figures": {}}
+    except Cancelled:
+        raise
+    except (SfumatoError, OSError, ValueError, RuntimeError) as error:
+        return {**row, "status": "error", "error": f"{type(error).__name__}: {error}", "figures": {}}
+    pictures: dict[str, str] = {}
+    for role, image in outcome.pictures.items():
+        shared = role in {"source", "truth", "second"}
+        name = role if shared else f"{_safe(configuration.name)}-{role}"
+        path = out / "pictures" / _safe(case.name) / f"{name}.png"
+        pictures[role] = str(path.relative_to(out))
+        if not (shared and path.is_file()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_image(image, path)
+    figures = {name: finite(value) for name, value in outcome.figures.items()}
+    return {
+        **row,
+        "status": "done",
+        "title": case.title,
+        "figures": figures,
+        "pictures": pictures,
+        "notes": list(outcome.notes),
+        "took": round(time.perf_counter() - start, 3),
+    }
+
+
+def _here(benchmark: Benchmark, jobs: Sequence[Job], model: Model, out: Path) -> Iterator[Row]:
+    if jobs:
+        benchmark.prepare(model)
+    for job in jobs:
+        yield attempt(benchmark, model, job, out)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _begin(benchmark: Benchmark, load: Load, out: Path, parent: int) -> None:
+    def leave_with_the_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=leave_with_the_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    model = load()
+    benchmark.prepare(model)
+    _worker.update(benchmark=benchmark, model=model, out=out)
+
+
+def _work(job: Job) -> Row:
+    return attempt(_worker["benchmark"], _worker["model"], job, _worker["out"])
+
+
+def _in_processes(benchmark: Benchmark, jobs: Sequence[Job], load: Load, out: Path, workers: int) -> Iterator[Row]:
+    if not jobs:
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), context, initializer=_begin, initargs=(benchmark, load, out, os.getpid())
+    ) as pool:
+        waiting = [pool.submit(_work, job) for job in jobs]
+        try:
+            for finished in as_completed(waiting):
+                yield finished.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _safe(name: str) -> str:
+    """A name as a file name: what a file system might take amiss becomes a dash."""
+    return "".join(letter if letter.isalnum() or letter in "-_.=," else "-" for letter in name)[:120]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
