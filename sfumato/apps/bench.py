@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +35,9 @@ def bench(
     protocol: Annotated[
         str | None, typer.Option(help="Rules of measuring, where a benchmark has several: pie-2023 or strict.")
     ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another option of the benchmark.")
+    ] = None,
     compare: Annotated[Path | None, typer.Option(help="Folder of an earlier run to compare with.")] = None,
     model: ModelName = None,
     steps: Steps = None,
@@ -57,6 +61,11 @@ def bench(
         return
     options: dict[str, Any] = {"steps": steps, "seed": seed}
     options |= {key: value for key, value in (("data", data), ("protocol", protocol)) if value is not None}
+    for setting in settings or []:
+        key, equals, text = setting.partition("=")
+        if not (key and equals):
+            raise UsageError(f"--set takes name=value, got {setting!r}")
+        options[key.replace("-", "_")] = _value(text)
     with working("starting"):
         from sfumato.bench.report import write_report
         from sfumato.bench.rows import by_configuration, read_rows, read_settings
@@ -80,7 +89,7 @@ def bench(
             limit=limit, workers=workers, retry_errors=retry_errors, watch=watch,
         )  # fmt: skip
     changes = [] if earlier is None else compare_runs(rows, earlier, benchmark.measures)
-    totals = {key: dict(benchmark.summarise(own)) for key, own in by_configuration(rows)}
+    totals = {key: dict(benchmark.summarise(own, folder)) for key, own in by_configuration(rows)}
     page = write_report(
         folder, folder / "report.html", rows, benchmark.measures, read_settings(folder),
         title=benchmark.title, about=benchmark.about, totals={key: own for key, own in totals.items() if own},
@@ -102,6 +111,14 @@ def bench(
         return
     _show(benchmark, summaries, changes)
     table([("rows", str(folder / "rows.jsonl")), ("report", str(page))], to=stdout())
+
+
+def _value(text: str) -> Any:
+    """A value as JSON reads it, else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def _names(text: str | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -131,5 +132,10 @@ class Benchmark(Protocol):
             SfumatoError: It failed; costs this row alone.
         """
 
-    def summarise(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, float | None]:
-        """Figures that only many results together have (FID), of one configuration's finished rows."""
+    def summarise(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Mapping[str, float | None]:
+        """Figures that only many results together have (FID).
+
+        Args:
+            rows: Of one configuration.
+            folder: Of the run, which the pictures' paths start from.
+        """

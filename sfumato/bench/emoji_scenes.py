@@ -1,9 +1,9 @@
-"""The cases of EmojiEdit: pairs of scenes drawn by a seed, and their renderings, which are shipped.
+"""The scenes of the emoji benchmarks, drawn by a seed, and their renderings, which are shipped.
 
     python -m sfumato.bench.emoji_scenes
 
-renders `emoji_edit.png` anew (needs `resvg-py` and the emoji drawings, see `sfumato.emoji.data`). The benchmark itself
-reads the shipped pictures and needs neither.
+renders `emoji_edit.png`, and `emoji_styles.png` (every concept in every style), anew; it needs `resvg-py` and the emoji
+drawings, see `sfumato.emoji.data`. The benchmarks read the shipped pictures and need neither.
 """
 
 from __future__ import annotations
@@ -114,6 +114,45 @@ def _corner(place: int, side: int) -> tuple[int, int]:
     return (2 * (place % 10) + side) * SIZE, place // 10 * SIZE
 
 
+STYLES_ATLAS = Path(__file__).with_name("emoji_styles.png")
+PER_CONCEPT = 2
+
+
+def style_scenes() -> list[list[Scene]]:
+    """The same pictures in every style: for each concept, twice, one scene a style, in the order of `STYLES`."""
+    generator = random.Random(TEST_SEED)
+    return [
+        [replace(scene, style=style) for style in STYLES]
+        for concept in load_concepts()
+        for scene in (Scene(concept.name, background=generator.choice(list(BACKGROUNDS))) for _ in range(PER_CONCEPT))
+    ]
+
+
+def render_styles() -> Image.Image:
+    """All of `style_scenes`, two a row, side by side in their styles."""
+    from sfumato.emoji.data import Renderer
+
+    renderer, scenes = Renderer(), style_scenes()
+    atlas = Image.new("RGB", (PER_CONCEPT * len(STYLES) * SIZE, len(scenes) // PER_CONCEPT * SIZE))
+    for place, of_styles in enumerate(scenes):
+        for column, scene in enumerate(of_styles):
+            corner = (place % PER_CONCEPT * len(STYLES) + column) * SIZE, place // PER_CONCEPT * SIZE
+            atlas.paste(renderer.render(scene, size=SIZE).convert("RGB"), corner)
+    return atlas
+
+
+def read_styles() -> list[list[Image.Image]]:
+    """The shipped renderings of `style_scenes`."""
+    with Image.open(STYLES_ATLAS) as opened:
+        atlas = opened.convert("RGB")
+    found = []
+    for place in range(len(style_scenes())):
+        x, y = place % PER_CONCEPT * len(STYLES) * SIZE, place // PER_CONCEPT * SIZE
+        boxes = [(x + column * SIZE, y, x + (column + 1) * SIZE, y + SIZE) for column in range(len(STYLES))]
+        found.append([atlas.crop(box) for box in boxes])
+    return found
+
+
 Change = Callable[[random.Random, Sequence[Concept], Concept, Scene, str], EditCase]
 
 
@@ -218,3 +257,4 @@ KINDS: dict[str, Change] = {
 
 if __name__ == "__main__":
     render_atlas(draw_cases()).save(ATLAS, optimize=True)
+    render_styles().save(STYLES_ATLAS, optimize=True)

@@ -16,8 +16,29 @@ def _emoji_edit(**options: Any) -> Benchmark:
     return EmojiEdit(**options)
 
 
+def _pie(**options: Any) -> Benchmark:
+    from sfumato.bench.pie import PieBench
+
+    return PieBench(**options)
+
+
+def _translation(**options: Any) -> Benchmark:
+    from sfumato.bench.translation import Translation
+
+    return Translation(**options)
+
+
+def _zero_shot(**options: Any) -> Benchmark:
+    from sfumato.bench.zero_shot import ZeroShot
+
+    return ZeroShot(**options)
+
+
 BENCHMARKS: dict[str, tuple[Callable[..., Benchmark], str]] = {
     "emoji-edit": (_emoji_edit, "200 edits of emoji with an exact answer: any method, any inversion."),
+    "pie": (_pie, "PIE-Bench: 700 pictures with masks, from --data; --protocol pie-2023 or strict."),
+    "translation": (_translation, "Unpaired translation between drawing styles, or between the folders of --data."),
+    "zero-shot": (_zero_shot, "Editing with several trials a case, the judge's favourite kept; emoji, or --data."),
 }
 """Name to how it is made, and what it is in one line."""
 

@@ -65,7 +65,7 @@ class Small:
             pictures,
         )
 
-    def summarise(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, float | None]:
+    def summarise(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Mapping[str, float | None]:
         return {"cases done": float(sum(row["status"] == "done" for row in rows))}
 
 

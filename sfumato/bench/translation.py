@@ -1,0 +1,208 @@
+"""Unpaired translation: pictures of one domain become pictures of another, measured as CycleDiffusion's paper does.
+
+Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559, section 4.1: FID and KID of the results against real
+pictures of the second domain (does it belong there?), PSNR and SSIM against the source (was it kept?).
+
+On the emoji world the domains are drawing styles, with one text model on both sides and prompts for the domains; as the
+same thing is drawn in every style, the distance to the true pair is measured too. With `--data FOLDER`, pictures of
+`FOLDER/source` are translated and those of `FOLDER/target` are the real ones; with `--set source_model=NAME` two models
+do it, such as the pixel-space models of AFHQ cats and dogs.
+
+FID and KID stand for the distances of Fréchet and kernel; the network is named beside them, and only with Inception's
+features and thousands of pictures are they the numbers of papers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import sfumato
+from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome
+from sfumato.bench.editing import QUIET, edit_configurations, edited, price
+from sfumato.bench.emoji_scenes import read_styles, style_scenes
+from sfumato.bench.sets import set_distances
+from sfumato.emoji.world import STYLES, caption
+from sfumato.errors import UsageError
+from sfumato.images import load_image, to_images, to_pixels
+from sfumato.metrics.psnr import psnr
+from sfumato.metrics.ssim import ssim
+
+if TYPE_CHECKING:
+    from sfumato.models.base import Model
+
+TRANSLATIONS = ("cycle-diffusion", "ddib")
+BASELINES = ("sdedit", "ilvr", "egsde")
+REFERENCES = ("unedited", "autoencoder")
+PAIRS = (("noto", "twemoji"), ("flat", "glossy"))
+HIGHEST_PSNR = 50.0
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+MEASURES = (
+    Measure(
+        "pair_distance", "distance to the true pair", "lower",
+        "Perceptual distance to the same thing in the target style.", "edit", 3,
+    ),
+    Measure("pair_psnr", "PSNR to the true pair, dB", "higher", "At most 50.", "edit", 1),
+    Measure("psnr", "PSNR to the source, dB", "higher", "What was kept of the picture, at most 50.", "keep", 1),
+    Measure("ssim", "SSIM to the source", "higher", "The same, of structures (Gaussian window of 11).", "keep", 3),
+    Measure("evaluations", "evaluations", "lower", "Network evaluations of both models.", "", 0),
+    Measure("seconds", "seconds", "lower", "Wall-clock time of one picture.", "", 1),
+    Measure("memory_gb", "memory, GB", "lower", "Peak memory of the process (of the device on a GPU)."),
+)  # fmt: skip
+
+
+@dataclass
+class Translation:
+    """The benchmark; see the module.
+
+    Attributes:
+        data: Folder of `source/` and `target/`; None: the emoji styles.
+        source_model: Name of the first model; None: the second one is both.
+        source_prompt, target_prompt: Of the domains of a folder, for models of text.
+        steps, seed: Of every translation.
+
+    Raises:
+        UsageError: The folder lacks one of the two, or pictures in them.
+    """
+
+    data: str | Path | None = None
+    source_model: str | None = None
+    source_prompt: str = ""
+    target_prompt: str = ""
+    steps: int | None = None
+    seed: int = 0
+    name: str = field(default="translation", init=False)
+    title: str = field(default="Unpaired translation", init=False)
+    about: str = field(default=(__doc__ or "").partition("\n\n")[2], init=False)
+    measures: tuple[Measure, ...] = field(default=MEASURES, init=False)
+
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            for side in ("source", "target"):
+                if not _pictures(Path(self.data) / side):
+                    raise UsageError(f"{Path(self.data) / side} holds no pictures ({', '.join(PICTURES)})")
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        data = {"data": str(self.data or "emoji styles"), "source model": self.source_model}
+        prompts = {"source prompt": self.source_prompt, "target prompt": self.target_prompt}
+        return {**data, **(prompts if self.data else {}), "steps": self.steps, "seed": self.seed}
+
+    def cases(self) -> Sequence[Case]:
+        if self.data is not None:
+            return [Case(path.stem, "all", path, path.stem) for path in _pictures(Path(self.data) / "source")]
+        styles = list(STYLES)
+        found = []
+        for first, second in PAIRS:
+            for place, scenes in enumerate(style_scenes()):
+                sides = styles.index(first), styles.index(second)
+                title = f"{caption(scenes[sides[0]])} → {second}"
+                found.append(Case(f"{first}-{second}-{place:03d}", f"{first} → {second}", (place, *sides), title))
+        return found
+
+    def configurations(self, methods: Sequence[str], inversions: Sequence[str]) -> Sequence[Configuration]:
+        names = methods or (
+            [*REFERENCES, *TRANSLATIONS] if self.source_model else [*REFERENCES, *TRANSLATIONS, *BASELINES]
+        )
+        if self.source_model:
+            for name in names:
+                if name not in (*REFERENCES, *TRANSLATIONS):
+                    raise UsageError(f"{name} works with one model: with two, use {' or '.join(TRANSLATIONS)}")
+        plain = [Configuration(name) for name in names if name in (*REFERENCES, *TRANSLATIONS)]
+        others = [name for name in names if name not in (*REFERENCES, *TRANSLATIONS)]
+        return plain + (edit_configurations(others, inversions) if others else [])
+
+    def prepare(self, model: Model) -> None:
+        _ = self._distance, self._shipped
+
+    @cached_property
+    def _distance(self) -> Any:
+        from sfumato.emoji.perceptual import EmojiDistance
+
+        return EmojiDistance()
+
+    @cached_property
+    def _shipped(self) -> list[list[Image.Image]]:
+        return read_styles()
+
+    @cached_property
+    def _source_model(self) -> Model:
+        assert self.source_model is not None
+        return sfumato.load_model(self.source_model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("_distance", "_shipped", "_source_model")
+        }
+
+    def attempt(self, model: Model, case: Case, configuration: Configuration) -> Outcome:
+        source, truth, prompts = self._case(case)
+        costs: dict[str, float | int] = {}
+        if configuration.method == "unedited":
+            result = source
+        elif configuration.method == "autoencoder":
+            with torch.no_grad():
+                result = to_images(model.decode_latents(model.encode_image(to_pixels(source))))[0]
+        elif configuration.method in TRANSLATIONS:
+            first = model if self.source_model is None else self._source_model
+            done = sfumato.translate(
+                first, model, source, method=configuration.method, source_prompt=prompts[0], target_prompt=prompts[1],
+                num_inference_steps=self.steps, seed=self.seed, watch=QUIET, **configuration.options,
+            )  # fmt: skip
+            result, costs = done.image, price(done)
+        else:
+            edit = edited(model, source, *prompts, configuration, steps=self.steps, seed=self.seed)
+            result, costs = edit.image, price(edit)
+        arrays = np.asarray(result), np.asarray(source.resize(result.size))
+        figures: dict[str, float | int | None] = {
+            "psnr": min(psnr(*arrays, data_range=255), HIGHEST_PSNR),
+            "ssim": float(ssim(to_pixels(result), to_pixels(source.resize(result.size)), data_range=2)),
+            **costs,
+        }
+        pictures = {"source": source, "result": result}
+        if truth is not None:
+            pictures["truth"] = truth
+            with torch.no_grad():
+                figures["pair_distance"] = float(self._distance(to_pixels(result), to_pixels(truth)))
+            figures["pair_psnr"] = min(psnr(np.asarray(result), np.asarray(truth), data_range=255), HIGHEST_PSNR)
+        return Outcome(figures, pictures)
+
+    def _case(self, case: Case) -> tuple[Image.Image, Image.Image | None, tuple[str, str]]:
+        """Source, true pair where it is known, and the two prompts."""
+        if isinstance(case.data, Path):
+            return load_image(case.data).image, None, (self.source_prompt, self.target_prompt)
+        place, first, second = case.data
+        scenes = style_scenes()[place]
+        pictures = self._shipped[place]
+        return pictures[first], pictures[second], (caption(scenes[first]), caption(scenes[second]))
+
+    def summarise(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Mapping[str, float | None]:
+        """Distances of the sets, by kind where there are several."""
+        found: dict[str, float | None] = {}
+        done = [row for row in rows if row["status"] == "done"]
+        for kind in dict.fromkeys(row["kind"] for row in done):
+            results = [folder / row["pictures"]["result"] for row in done if row["kind"] == kind]
+            real: list[Any]
+            if self.data is None:
+                column = list(STYLES).index(kind.rpartition(" ")[2])
+                real = [of_styles[column] for of_styles in self._shipped]
+            else:
+                real = list(_pictures(Path(self.data) / "target"))
+            found |= {f"{name}, {kind}": value for name, value in set_distances(results, real).items()}
+        return found
+
+
+def _pictures(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read: {error.strerror or error}") from error

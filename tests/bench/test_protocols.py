@@ -1,0 +1,119 @@
+"""Unpaired translation and zero-shot editing: their cases, figures and refusals."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sfumato
+from sfumato.bench.emoji_scenes import read_styles, style_scenes
+from sfumato.bench.registry import make_benchmark
+from sfumato.bench.runner import run
+from sfumato.bench.sets import set_distances
+from sfumato.bench.translation import Translation
+from sfumato.bench.zero_shot import ZeroShot
+from sfumato.emoji import EXAMPLES
+from sfumato.errors import UsageError
+
+EMOJI = partial(sfumato.load_model, "emoji")
+
+
+def test_translates_between_styles_with_the_true_pair_beside(tmp_path: Path) -> None:
+    benchmark = Translation(steps=2)
+    assert len(benchmark.cases()) == 160
+    configurations = benchmark.configurations(["unedited", "cycle-diffusion", "sdedit"], [])
+    rows = run(benchmark, configurations, tmp_path, EMOJI, limit=2)
+    assert [row["status"] for row in rows] == ["done"] * 6, [row.get("error") for row in rows]
+    unedited = rows[0]["figures"]
+    assert unedited["psnr"] == 50
+    assert unedited["ssim"] == pytest.approx(1)
+    assert unedited["pair_distance"] > 0.01
+    assert all(row["figures"]["evaluations"] > 0 for row in rows if row["configuration"] != "unedited")
+
+
+def test_the_same_things_in_every_style() -> None:
+    scenes, pictures = style_scenes(), read_styles()
+    assert len(scenes) == len(pictures) == 80
+    assert all(len({scene.style for scene in of_styles}) == 4 for of_styles in scenes)
+    first, *others = (np.asarray(picture).tobytes() for picture in pictures[0])
+    assert first not in others
+
+
+def test_sets_are_told_apart() -> None:
+    pictures = read_styles()
+    noto, twemoji = ([of_styles[column] for of_styles in pictures] for column in (0, 1))
+    same, other = set_distances(noto[::2], noto[1::2]), set_distances(noto[::2], twemoji[1::2])
+    assert set(same) >= {"Fréchet (emoji-clip)", "kernel x 1000 (emoji-clip)"}
+    assert all(other[name] > same[name] for name in ("Fréchet (emoji-clip)", "kernel x 1000 (emoji-clip)"))
+    assert set_distances(noto[:3], twemoji) == {}  # too few to say anything
+
+
+def test_summaries_name_the_network(tmp_path: Path) -> None:
+    benchmark = Translation(steps=2)
+    rows = run(benchmark, benchmark.configurations(["unedited"], []), tmp_path, EMOJI)
+    totals = benchmark.summarise(rows, tmp_path)
+    assert totals["Fréchet (emoji-clip), noto → twemoji"] > 0
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    data = tmp_path / "data"
+    for side, name in (("source", "cat-face"), ("target", "dog-face")):
+        (data / side).mkdir(parents=True)
+        with Image.open(EXAMPLES / f"{name}.png") as image:
+            image.save(data / side / f"{name}.png")
+    triplets = [{"image": "source/cat-face.png", "source": "a cat face", "target": "a dog face"}]
+    (data / "triplets.json").write_text(json.dumps(triplets))
+    return data
+
+
+def test_translates_a_folder(folder: Path, tmp_path: Path) -> None:
+    benchmark = Translation(data=folder, source_prompt="a cat face", target_prompt="a dog face", steps=2)
+    (row,) = run(benchmark, benchmark.configurations(["ddib"], []), tmp_path / "run", EMOJI)
+    assert row["status"] == "done", row
+    assert "pair_psnr" not in row["figures"]  # nobody knows the true pair
+    assert benchmark.summarise([row], tmp_path / "run") == {}
+
+
+def test_refuses_what_two_models_cannot_do(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="sdedit works with one model"):
+        Translation(data=folder, source_model="emoji").configurations(["sdedit"], [])
+    with pytest.raises(UsageError, match="source cannot be read"):
+        Translation(data=tmp_path)
+    (folder / "target" / "dog-face.png").unlink()
+    with pytest.raises(UsageError, match="holds no pictures"):
+        Translation(data=folder)
+
+
+def test_keeps_the_trial_that_the_judge_likes(tmp_path: Path) -> None:
+    benchmark = ZeroShot(steps=2, trials=3)
+    assert {case.kind for case in benchmark.cases()} == {"concept-near", "concept-far", "style"}
+    configurations = benchmark.configurations(["unedited", "sdedit", "ddib"], [])
+    rows = run(benchmark, configurations, tmp_path, EMOJI, limit=1)
+    unedited, sdedit, ddib = sorted(rows, key=lambda row: ["unedited", "sdedit", "ddib"].index(row["method"]))
+    assert unedited["figures"]["directional"] == pytest.approx(0, abs=1e-5)
+    assert sdedit["figures"]["clip"] >= sdedit["figures"]["clip_first"]
+    assert ddib["figures"]["clip"] == ddib["figures"]["clip_first"]  # nothing is drawn: one trial
+
+
+def test_reads_triplets(folder: Path) -> None:
+    (case,) = ZeroShot(data=folder).cases()
+    assert case.title == "a cat face → a dog face"
+    (folder / "triplets.json").write_text('[{"image": "x"}]')
+    with pytest.raises(UsageError, match="a list of objects with image, source and target"):
+        ZeroShot(data=folder)
+    with pytest.raises(UsageError, match="trials must be at least 1"):
+        ZeroShot(trials=0)
+
+
+def test_benchmarks_by_name(folder: Path) -> None:
+    assert make_benchmark("zero-shot", trials=2, seed=1).settings["trials"] == 2
+    with pytest.raises(UsageError, match="did you mean 'translation'"):
+        make_benchmark("translations")
+    with pytest.raises(UsageError, match="does not take these options"):
+        make_benchmark("emoji-edit", protocol="strict")
