@@ -30,7 +30,8 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp makes a second run start at once; a changed pyproject.toml installs again.
-# open-clip-torch is there for one file, CLIP's vocabulary, so its own dependencies stay out.
+# open-clip-torch and lpips are there for files that the tests read (CLIP's vocabulary, LPIPS's heads): their own
+# dependencies stay out.
 $(READY): pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { \
 		echo "error: no '$(PYTHON)' here; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -40,5 +41,5 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps open-clip-torch
+	$(BIN)/python -m pip install --quiet --no-deps open-clip-torch lpips
 	@touch $@

@@ -2,11 +2,12 @@
 
     python benchmarks/emoji_distance.py [--pictures 80] [--json docs/emoji/distance.json]
 
-Renders trained scenes, distorts each by rising amounts of blur, shift, colour change and concept change, and reports
-Spearman's rank correlation of amount and distance: of the mean distance at each amount, and the mean over pictures. The
-distance is 1 - cosine of the two pictures' embeddings, in [0, 2]. Concept change goes by steps: the same drawing,
-another drawing style of the same concept, another concept of the same group, a concept of another group. Needs the
-emoji drawings (`python -m sfumato.emoji.data`).
+Renders trained scenes, distorts each by rising amounts of blur, noise, shift, colour change and concept change, and
+reports Spearman's rank correlation of amount and distance: of the mean distance at each amount, and the mean over
+pictures. The distance is `sfumato.emoji.perceptual.EmojiDistance`; beside it stand its two halves by themselves: the
+layers of the trunk compared place by place, and 1 - cosine of the embeddings. Concept change goes by steps: the same
+drawing, another drawing style of the same concept, another concept of the same group, a concept of another group. Needs
+the emoji drawings (`python -m sfumato.emoji.data`).
 """
 
 from __future__ import annotations
@@ -14,22 +15,38 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageFilter
 from scipy.stats import spearmanr
+from torch import Tensor
 
-from sfumato.emoji import WEIGHTS
 from sfumato.emoji.data import Renderer
-from sfumato.emoji.dual_encoder import load_dual_encoder
-from sfumato.emoji.sheets import to_pixels
+from sfumato.emoji.perceptual import EmojiDistance
+from sfumato.emoji.sheets import to_images, to_pixels
 from sfumato.emoji.world import STYLES, Concept, Scene, load_concepts
 
-Distort = Callable[[Image.Image, float], Image.Image]
+Distort = Callable[[Tensor, float], Tensor]
+BACKGROUNDS = ["white", "blue", "yellow", "pink"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Pictures changed by rising amounts.
+
+    Attributes:
+        amounts: What was done, from nothing up.
+        pixels: One (pictures, 3, 64, 64) an amount, in [-1, 1]; the first is the originals.
+        scenes: What the last amount shows, where another thing is shown than in the originals.
+    """
+
+    amounts: list[float]
+    pixels: list[Tensor]
+    scenes: list[Scene] | None = None
 
 
 def main() -> None:
@@ -39,35 +56,68 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("docs/emoji/distance.json"))
     args = parser.parse_args()
 
-    draw, concepts, renderer = random.Random(0), load_concepts(), Renderer()
-    scenes = [
-        Scene(draw.choice(concepts).name, draw.choice(list(STYLES)), draw.choice(["white", "blue", "yellow", "pink"]))
-        for _ in range(args.pictures)
-    ]
-    pictures = [renderer.render(scene).convert("RGB") for scene in scenes]
-    originals = _embed(pictures)
-    distortions: dict[str, tuple[list[float], Distort]] = {
-        "blur (radius, px)": ([0, 0.5, 1, 1.5, 2, 3, 4], lambda im, r: im.filter(ImageFilter.GaussianBlur(r))),
-        "shift (px)": ([0, 1, 2, 4, 6, 9, 12], lambda im, d: ImageChops.offset(im, round(d), 0)),
-        "colour (share of the way to swapped channels)": ([0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0], _recoloured),
+    _, series = distorted(args.pictures)
+    distance = EmojiDistance()
+    whole, layers, cosine = {}, {}, {}
+    for name, one in series.items():
+        found = [_halves(distance, one.pixels[0], pixels) for pixels in one.pixels]
+        layers[name], cosine[name] = (summary(one.amounts, np.array([pair[k] for pair in found])) for k in (0, 1))
+        whole[name] = summary(one.amounts, np.array([distance(one.pixels[0], pixels) for pixels in one.pixels]))
+    result = {
+        "pictures": args.pictures,
+        "distance": "EmojiDistance: half the layers of emoji-clip's trunk, half 1 - cosine of the embeddings",
+        "measured": whole,
+        "layers alone": layers,
+        "1 - cosine alone": cosine,
     }
-    report = {}
-    for name, (amounts, distort) in distortions.items():
-        distances = [_distances(originals, [distort(im, amount) for im in pictures]) for amount in amounts]
-        report[name] = _summary(amounts, np.array(distances))
-    changed = [
-        [renderer.render(_changed(s, level, concepts, draw)).convert("RGB") for s in scenes] for level in range(4)
-    ]
-    distances = [_distances(originals, level) for level in changed]
-    report["concept change (level)"] = _summary([0, 1, 2, 3], np.array(distances))
-    result = {"pictures": args.pictures, "distance": "1 - cosine of emoji-clip's image embeddings", "measured": report}
     print(json.dumps(result, indent=1))
     args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def _summary(amounts: list[float], distances: np.ndarray) -> dict[str, object]:
-    """Rank correlations of amounts and distances (amounts, pictures)."""
-    each = [spearmanr(amounts, distances[:, k]).statistic for k in range(distances.shape[1])]
+def distorted(count: int, seed: int = 0) -> tuple[list[Scene], dict[str, Series]]:
+    """Renders scenes and changes them: (scenes, name of the change to what came of it)."""
+    draw, concepts, renderer = random.Random(seed), load_concepts(), Renderer()
+    scenes = [
+        Scene(draw.choice(concepts).name, draw.choice(list(STYLES)), draw.choice(BACKGROUNDS)) for _ in range(count)
+    ]
+    pixels = rendered(renderer, scenes)
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
+
+    def blur(pixels: Tensor, radius: float) -> Tensor:
+        pictures = [Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius)) for picture in to_images(pixels)]
+        return to_pixels(np.stack([np.asarray(picture) for picture in pictures]))
+
+    distortions: dict[str, tuple[list[float], Distort]] = {
+        "blur (radius, px)": ([0, 0.5, 1, 1.5, 2, 3, 4], blur),
+        "noise (std, of 1)": ([0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5], lambda p, a: (p + 2 * a * noise).clamp(-1, 1)),
+        "shift (px)": ([0, 1, 2, 4, 6, 9, 12], _shifted),
+        "colour (share of the way to swapped channels)": (
+            [0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0],
+            lambda p, a: p.lerp(p[:, [2, 0, 1]], a),
+        ),
+    }
+    series = {
+        name: Series(amounts, [distort(pixels, amount) for amount in amounts])
+        for name, (amounts, distort) in distortions.items()
+    }
+    levels = [[_changed(scene, level, concepts, draw) for scene in scenes] for level in range(4)]
+    changed = [rendered(renderer, level) for level in levels]
+    series["concept (level)"] = Series([0, 1, 2, 3], changed, levels[-1])
+    return scenes, series
+
+
+def rendered(renderer: Renderer, scenes: Sequence[Scene]) -> Tensor:
+    """The scenes' pictures, (scenes, 3, 64, 64), in [-1, 1]."""
+    return to_pixels(np.stack([np.asarray(renderer.render(scene).convert("RGB")) for scene in scenes]))
+
+
+def summary(amounts: list[float], distances: np.ndarray) -> dict[str, object]:
+    """Rank correlations of amounts and distances (amounts, pictures).
+
+    A picture that a change leaves as it is (grey, under a swap of colour channels) has no ranks and is left out.
+    """
+    moved = np.ptp(distances, axis=0) > 0
+    each = [float(spearmanr(amounts, column).statistic) for column in distances[:, moved].T]
     means = distances.mean(axis=1)
     return {
         "amounts": amounts,
@@ -75,6 +125,19 @@ def _summary(amounts: list[float], distances: np.ndarray) -> dict[str, object]:
         "rank_correlation_of_means": round(float(spearmanr(amounts, means).statistic), 3),
         "rank_correlation_mean_over_pictures": round(float(np.mean(each)), 3),
     }
+
+
+def _halves(distance: EmojiDistance, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The layers' part and 1 - cosine, (pictures,) each."""
+    embeddings = [distance.network.encode_image(pixels) for pixels in (first, second)]  # type: ignore[operator]
+    apart = (embeddings[0] - embeddings[1]).square().sum(dim=-1) / 2
+    return 2 * distance(first, second) - apart, apart
+
+
+def _shifted(pixels: Tensor, by: float) -> Tensor:
+    """To the right; the left edge is drawn out, so that no second edge comes in."""
+    columns = (torch.arange(pixels.shape[-1]) - round(by)).clamp(min=0)
+    return pixels[..., columns]
 
 
 def _changed(scene: Scene, level: int, concepts: list[Concept], draw: random.Random) -> Scene:
@@ -86,22 +149,6 @@ def _changed(scene: Scene, level: int, concepts: list[Concept], draw: random.Ran
     others = [c.name for c in concepts if c.name != scene.concept and (c.group == group) == (level == 2)]
     return replace(scene, concept=draw.choice(others))
 
-
-def _recoloured(image: Image.Image, share: float) -> Image.Image:
-    red, green, blue = image.split()
-    return Image.blend(image, Image.merge("RGB", (blue, red, green)), share)
-
-
-@torch.no_grad()
-def _embed(pictures: list[Image.Image]) -> torch.Tensor:
-    return _ENCODER.encode_image(to_pixels(np.stack([np.asarray(picture) for picture in pictures])))
-
-
-def _distances(originals: torch.Tensor, pictures: list[Image.Image]) -> list[float]:
-    return (1 - (originals * _embed(pictures)).sum(dim=-1)).tolist()
-
-
-_ENCODER = load_dual_encoder(WEIGHTS / "emoji-clip.safetensors")
 
 if __name__ == "__main__":
     main()

@@ -39,6 +39,18 @@ def ssim(image: Any, reference: Any, *, data_range: float) -> Tensor:
     Raises:
         ValueError: The shapes differ or are too small, a value is NaN or infinite, or `data_range` is not positive.
     """
+    return ssim_map(image, reference, data_range=data_range).mean(dim=(-3, -2, -1))
+
+
+def ssim_map(image: Any, reference: Any, *, data_range: float) -> Tensor:
+    """Gives the structural similarity at every position whose window lies inside the picture, see `ssim`.
+
+    Returns:
+        (..., channels, height - 10, width - 10), float64.
+
+    Raises:
+        ValueError: As `ssim`.
+    """
     first, second = _values(image, "image"), _values(reference, "reference")
     if first.shape != second.shape:
         raise ValueError(f"image and reference must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
@@ -55,7 +67,7 @@ def ssim(image: Any, reference: Any, *, data_range: float) -> Tensor:
     covariance = _windowed(first * second) - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
-    return (luminance * structure).mean(dim=(-3, -2, -1))
+    return luminance * structure
 
 
 def _windowed(values: Tensor) -> Tensor:

@@ -19,6 +19,15 @@ def text_agreement(image_features: Tensor, text_features: Tensor) -> Tensor:
     return F.cosine_similarity(*_together(image_features, text_features), dim=-1)
 
 
+def clip_score(image_features: Tensor, text_features: Tensor) -> Tensor:
+    """The same on the scale of most tables, 100 max(cosine, 0), as torchmetrics computes it.
+
+    Range [0, 100]; higher is better. Name the encoder beside the value: the scores of two CLIP models do not compare.
+    Arguments and shapes as for `text_agreement`.
+    """
+    return 100 * text_agreement(image_features, text_features).clamp(min=0)
+
+
 def directional_agreement(
     image_features: Tensor, source_image_features: Tensor, target_text_features: Tensor, source_text_features: Tensor
 ) -> Tensor:

@@ -1,0 +1,82 @@
+"""Distances of pictures: what a morph's frames are spaced by, and what its measures add up."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Distance(Protocol):
+    """How far apart two pictures look.
+
+    Called with pixels of two batches, it gives one value a pair; methods take any such callable, so a morph can be
+    spaced by a deep network's distance, by the embedded model's, or by that of the pixels themselves.
+
+    Attributes:
+        name: Short and stable; reports and saved morphs name the distance that was used by it.
+    """
+
+    name: str
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """Gives the distance of each pair.
+
+        Args:
+            first, second: Pixels in [-1, 1], (batch, 3, height, width); the batches broadcast against each other.
+
+        Returns:
+            (batch,), at least 0, and 0 for equal pictures; larger is further apart.
+
+        Raises:
+            ValueError: The shapes do not fit each other, or not the distance.
+        """
+
+
+class PixelDistance:
+    r"""Root mean squared difference of the pixels; needs no network.
+
+    .. math:: d(a, b) = \sqrt{\frac{1}{n} \sum_i (a_i - b_i)^2}
+
+    Range [0, 2] for pixels in [-1, 1]; 0 only for equal pictures; symmetric, and a metric in the mathematical sense. It
+    sees how much of the light changed and nothing of what is shown: a small shift may weigh more than another animal.
+    """
+
+    name = "pixel"
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """See `Distance`."""
+        first, second = paired(first, second)
+        difference = (first.double() - second.double()).flatten(1)
+        # the norm, unlike a square root, has gradient 0 at equal pictures
+        length: Tensor = torch.linalg.vector_norm(difference, dim=1)
+        return (length / math.sqrt(difference.shape[1])).to(first.dtype)
+
+
+def paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks two batches of pixels and broadcasts them to one length.
+
+    Args:
+        first, second: Pixels, (batch, 3, height, width).
+
+    Returns:
+        Both, of one shape and of the wider of the two types.
+
+    Raises:
+        ValueError: Not four axes with three channels, sizes that differ, or batches that do not broadcast.
+    """
+    for pixels in (first, second):
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"pixels must be (batch, 3, height, width), got {tuple(pixels.shape)}")
+    size, other = tuple(first.shape[2:]), tuple(second.shape[2:])
+    if size != other:
+        raise ValueError(f"pictures must have one size, got {size} and {other}: fit one to the other first")
+    if first.shape[0] != second.shape[0] and 1 not in (first.shape[0], second.shape[0]):
+        raise ValueError(f"batches must be equal or one of them 1, got {first.shape[0]} and {second.shape[0]} pictures")
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    batch = max(first.shape[0], second.shape[0])
+    expand = (batch, *first.shape[1:])
+    return first.to(dtype).expand(expand), second.to(dtype).expand(expand)
