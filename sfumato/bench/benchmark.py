@@ -103,10 +103,17 @@ class Benchmark(Protocol):
         settings: What the rows depend on besides model and configuration; a run is not continued under others.
     """
 
-    name: str
-    title: str
-    about: str
-    measures: Sequence[Measure]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def about(self) -> str: ...
+
+    @property
+    def measures(self) -> Sequence[Measure]: ...
 
     @property
     def settings(self) -> Mapping[str, Any]: ...

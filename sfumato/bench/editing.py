@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sfumato.models.base import Model
     from sfumato.results import EditResult
+    from sfumato.translation import TranslateResult
 
 SLOW = {"null-text", "auto"}
 
@@ -79,7 +80,7 @@ def edited(
     )
 
 
-def price(result: EditResult) -> dict[str, float | int]:
+def price(result: EditResult | TranslateResult) -> dict[str, float | int]:
     """What an edit cost, as figures."""
     return {
         "evaluations": result.cost.evaluations,

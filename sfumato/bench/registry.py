@@ -34,11 +34,18 @@ def _zero_shot(**options: Any) -> Benchmark:
     return ZeroShot(**options)
 
 
+def _morphs(**options: Any) -> Benchmark:
+    from sfumato.bench.morphs import Morphs
+
+    return Morphs(**options)
+
+
 BENCHMARKS: dict[str, tuple[Callable[..., Benchmark], str]] = {
     "emoji-edit": (_emoji_edit, "200 edits of emoji with an exact answer: any method, any inversion."),
     "pie": (_pie, "PIE-Bench: 700 pictures with masks, from --data; --protocol pie-2023 or strict."),
     "translation": (_translation, "Unpaired translation between drawing styles, or between the folders of --data."),
     "zero-shot": (_zero_shot, "Editing with several trials a case, the judge's favourite kept; emoji, or --data."),
+    "morphs": (_morphs, "Morphs between 24 pairs of emoji, or those of --data; --inversions names the spacings."),
 }
 """Name to how it is made, and what it is in one line."""
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from sfumato.errors import UsageError
 from sfumato.images import load_image, to_images, to_pixels
 from sfumato.metrics.psnr import psnr
 from sfumato.metrics.ssim import ssim
+from sfumato.translation import TranslationMethod
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model
@@ -155,8 +156,9 @@ class Translation:
         elif configuration.method in TRANSLATIONS:
             first = model if self.source_model is None else self._source_model
             done = sfumato.translate(
-                first, model, source, method=configuration.method, source_prompt=prompts[0], target_prompt=prompts[1],
-                num_inference_steps=self.steps, seed=self.seed, watch=QUIET, **configuration.options,
+                first, model, source, method=cast(TranslationMethod, configuration.method),
+                source_prompt=prompts[0], target_prompt=prompts[1], num_inference_steps=self.steps, seed=self.seed,
+                watch=QUIET, **configuration.options,
             )  # fmt: skip
             result, costs = done.image, price(done)
         else:

@@ -12,6 +12,7 @@ from PIL import Image
 
 import sfumato
 from sfumato.bench.emoji_scenes import read_styles, style_scenes
+from sfumato.bench.morphs import KINDS, Morphs, emoji_pairs
 from sfumato.bench.registry import make_benchmark
 from sfumato.bench.runner import run
 from sfumato.bench.sets import set_distances
@@ -109,6 +110,38 @@ def test_reads_triplets(folder: Path) -> None:
         ZeroShot(data=folder)
     with pytest.raises(UsageError, match="trials must be at least 1"):
         ZeroShot(trials=0)
+
+
+def test_morphs_by_method_and_spacing(folder: Path, tmp_path: Path) -> None:
+    benchmark = Morphs(steps=2)
+    kinds = [case.kind for case in benchmark.cases()]
+    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(KINDS, 6)
+    for kind, (first, second) in emoji_pairs():
+        assert (first[1] == second[1]) >= (kind == "same style")
+        assert (first[0] == second[0]) == (kind == "two styles")
+    configurations = benchmark.configurations(["crossfade"], ["even", "uniform"])
+    rows = run(benchmark, configurations, tmp_path / "run", EMOJI, limit=5)
+    assert [row["status"] for row in rows] == ["done"] * 10, [row.get("error") for row in rows]
+    even, uniform = ([row["figures"] for row in rows if row["inversion"] == name] for name in ("even", "uniform"))
+    assert max(figures["max_over_mean"] for figures in uniform) <= 1.15
+    assert all(a["max_over_mean"] < b["max_over_mean"] for a, b in zip(uniform, even, strict=True))
+    assert all(figures["end_psnr"] == 50 for figures in even)
+    totals = benchmark.summarise([row for row in rows if row["inversion"] == "even"], tmp_path / "run")
+    assert totals["FID of inputs and frames (emoji-clip)"] > 0
+    with pytest.raises(UsageError, match="did you mean 'uniform'"):
+        benchmark.configurations(["crossfade"], ["unifrom"])
+
+
+def test_morphs_of_a_folder_with_finite_differences(folder: Path, tmp_path: Path) -> None:
+    pairs = [{"first": "source/cat-face.png", "second": "target/dog-face.png", "prompts": ["a cat face", "a dog face"]}]
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    benchmark = Morphs(data=folder, distance="pixel", finite_differences=True)
+    (row,) = run(benchmark, benchmark.configurations(["crossfade"], ["even"]), tmp_path / "run", EMOJI)
+    assert row["status"] == "done", row
+    # a cross-fade is a straight line: every distance is its length times the difference of the weights
+    assert row["figures"]["ppl_differences"] == pytest.approx(row["figures"]["ppl"] * 1e4, rel=0.05)
+    with pytest.raises(UsageError, match=r"pairs\.json"):
+        Morphs(data=tmp_path)
 
 
 def test_benchmarks_by_name(folder: Path) -> None:

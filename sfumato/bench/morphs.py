@@ -1,0 +1,269 @@
+"""Morphs, measured as the papers measure them; papers use one name for different things, so each column says which.
+
+DiffMorpher (Zhang et al., 2024, https://arxiv.org/abs/2312.07409): PPL is the sum and PDV the variance of the distances
+of neighbouring frames, over 17 frames; FID compares the input pictures with two frames of each morph drawn at random,
+over ten draws. IMPUS (Yang et al., 2024, https://arxiv.org/abs/2311.06792): PPL is a mean of finite differences,
+d(F(a), F(a + 1e-4)) / 1e-8, over 50 weights (asked for by `--set finite_differences=true`, for it costs 100 frames).
+Published numbers are of LPIPS (AlexNet) at 512 pixels and of Inception's features; the settings say what these are of.
+
+Pairs of emoji in four kinds, or those of `pairs.json` in `--data`: a list of {"first", "second", "prompts"}. A
+configuration is a method and a spacing, `impus/uniform`; `--inversions` names the spacings, by default each method's own
+and even weights.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sfumato.bench.benchmark import Case, Configuration, Measure, NotApplicable, Outcome
+from sfumato.bench.editing import QUIET
+from sfumato.bench.emoji_scenes import TEST_SEED, read_styles, style_scenes
+from sfumato.bench.sets import LEAST, feature_networks
+from sfumato.cost import measured
+from sfumato.emoji.world import STYLES, Concept, Scene, caption, load_concepts
+from sfumato.errors import UsageError
+from sfumato.images import load_image, to_images, to_pixels
+from sfumato.images.film_strip import film_strip
+from sfumato.metrics.features import features_of
+from sfumato.metrics.frechet import frechet_distance
+from sfumato.metrics.morph import diffmorpher_measures, directness, perceptual_path_length, smoothness
+from sfumato.metrics.psnr import psnr
+from sfumato.morph.distances import load_distance
+from sfumato.morph.path import Ends, Frames
+from sfumato.morph.spacing import SPACINGS
+from sfumato.registry import MORPHS
+
+if TYPE_CHECKING:
+    from sfumato.models.base import Model
+
+NUM_FRAMES = 17
+PER_KIND = 6
+DRAWS = 10
+HIGHEST_PSNR = 50.0
+KINDS = ("same style", "two styles", "same class", "far classes")
+MEASURES = (
+    Measure("max_over_mean", "largest step / mean", "lower", "1 is perfectly even.", "keep", 2),
+    Measure("ppl", "PPL (sum)", "lower", "DiffMorpher's: sum of the distances of neighbouring frames.", "edit", 3),
+    Measure("pdv", "PDV (variance) x 1000", "lower", "DiffMorpher's: variance of these distances.", "", 3),
+    Measure("detour", "path / end to end", "lower", "Length of the path over the distance of its ends."),
+    Measure("ppl_differences", "PPL (differences)", "lower", "Of IMPUS, by finite differences.", "", 1),
+    Measure("end_psnr", "ends come back, dB", "higher", "The worse end against its picture, at most 50.", "", 1),
+    Measure("evaluations", "evaluations", "lower", "Network evaluations, adaptation and search included.", "", 0),
+    Measure("seconds", "seconds", "lower", "Wall-clock time of one morph.", "", 1),
+    Measure("memory_gb", "memory, GB", "lower", "Peak memory of the process (of the device on a GPU)."),
+)  # fmt: skip
+
+
+@dataclass
+class Morphs:
+    """The benchmark; see the module.
+
+    Attributes:
+        data: Folder of `pairs.json`; None: pairs of emoji.
+        distance: Name of the distance, see `load_distance`; None: the best that is here.
+        finite_differences: Whether IMPUS's PPL is measured too.
+        steps, seed: Of every morph; None: each method's own number of steps.
+
+    Raises:
+        UsageError: `pairs.json` is missing or damaged.
+    """
+
+    data: str | Path | None = None
+    distance: str | None = None
+    finite_differences: bool = False
+    steps: int | None = None
+    seed: int = 0
+    name: str = field(default="morphs", init=False)
+    title: str = field(default="Morphs", init=False)
+    about: str = field(default=(__doc__ or "").partition("\n\n")[2], init=False)
+    measures: tuple[Measure, ...] = field(default=MEASURES, init=False)
+
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            _ = self._pairs
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "data": str(self.data or "emoji"),
+            "frames": NUM_FRAMES,
+            "distance": self.distance or "the best there is: emoji for the emoji model",
+            "finite differences": self.finite_differences,
+            "steps": self.steps,
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def _pairs(self) -> list[dict[str, Any]]:
+        file = Path(str(self.data)) / "pairs.json"
+        try:
+            found = json.loads(file.read_text("utf-8"))
+            if not (isinstance(found, list) and all({"first", "second"} <= set(one) for one in found)):
+                raise ValueError("it must be a list of objects with first, second and perhaps prompts")
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(f"cannot read {file}: {error}") from error
+        return found
+
+    def cases(self) -> Sequence[Case]:
+        if self.data is not None:
+            return [
+                Case(f"{k:04d}", "all", one, f"{one['first']} → {one['second']}") for k, one in enumerate(self._pairs)
+            ]
+        return [
+            Case(f"{k:02d}-{kind.replace(' ', '-')}", kind, ends, " → ".join(_prompt(end) for end in ends))
+            for k, (kind, ends) in enumerate(emoji_pairs())
+        ]
+
+    def configurations(self, methods: Sequence[str], inversions: Sequence[str]) -> Sequence[Configuration]:
+        for name in inversions:
+            _ = SPACINGS[name]  # raises for an unknown one
+        return [
+            Configuration(name, spacing)
+            for name in (methods or list(MORPHS))
+            for spacing in (inversions or dict.fromkeys([MORPHS[name].spacing, "even"]))
+        ]
+
+    def prepare(self, model: Model) -> None:
+        _ = self._shipped
+
+    @cached_property
+    def _shipped(self) -> list[list[Image.Image]]:
+        return read_styles()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_shipped"}
+
+    def attempt(self, model: Model, case: Case, configuration: Configuration) -> Outcome:
+        entry, spacing = MORPHS[configuration.method], SPACINGS[configuration.inversion]
+        images, prompts = self._case(case, model)
+        pixels = torch.cat([to_pixels(image) for image in images])
+        distance = load_distance(self.distance, model)
+        guidance = model.guidance_scale if entry.guidance_scale is None else entry.guidance_scale
+        with measured(model) as cost:
+            path = entry.function(
+                model, Ends(pixels, model.encode_image(pixels), prompts, (case.name, case.name)),
+                guidance_scale=guidance,
+                num_inference_steps=self.steps or entry.num_inference_steps or model.num_inference_steps,
+                distance=distance, generator=torch.Generator().manual_seed(self.seed), watch=QUIET,
+                **configuration.options,
+            )  # fmt: skip
+            frames = Frames(path, model.decode_latents)
+            if path.weights is not None and configuration.inversion != "even":
+                raise NotApplicable(f"{configuration.method} draws a fixed tree of frames")
+            spaced = spacing(frames, distance, NUM_FRAMES)
+            drawn = frames.at(spaced.weights)
+        ends = float(distance(drawn[:1], drawn[-1:]))
+        steps = smoothness(spaced.distances)
+        sums = diffmorpher_measures(spaced.distances, num_frames=len(spaced.weights))
+        back = [_psnr(*both) for both in zip(to_images(drawn[[0, -1]]), images, strict=True)]
+        figures: dict[str, float | int | None] = {
+            "max_over_mean": steps.max_over_mean,
+            "ppl": sums.ppl,
+            "pdv": 1000 * sums.pdv,
+            "detour": directness(spaced.distances, ends).detour,
+            "end_psnr": min(*back, HIGHEST_PSNR),
+            "evaluations": cost.evaluations,
+            "seconds": round(cost.seconds, 2),
+            "memory_gb": round(cost.peak_memory / 2**30, 3),
+        }
+        if self.finite_differences and path.weights is None:
+            alphas = np.random.default_rng(self.seed).random(50) * (1 - 1e-4)
+            figures["ppl_differences"] = perceptual_path_length(frames, distance, alphas.tolist()).mean
+        shown = to_images(drawn)
+        middle = {f"frame-{k:02d}": shown[k] for k in range(1, len(shown) - 1)}
+        strip = film_strip(shown, [f"{weight:.3f}" for weight in spaced.weights], columns=6, tile=80)
+        pictures = {"result": strip, "first": images[0], "last": images[1], **middle}
+        return Outcome(figures, pictures, (*path.notes, *spaced.notes))
+
+    def _case(self, case: Case, model: Model) -> tuple[list[Image.Image], tuple[str, str]]:
+        if isinstance(case.data, dict):
+            folder, (height, width) = Path(str(self.data)), model.sample_size
+            opened = [load_image(folder / case.data[side]).image for side in ("first", "second")]
+            images = [image.resize((width, height)) for image in opened]
+            prompts = case.data.get("prompts", ["", ""])
+            return images, (prompts[0], prompts[-1])
+        first, second = case.data
+        return [self._shipped[place][style] for place, style in (first, second)], (_prompt(first), _prompt(second))
+
+    def summarise(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Mapping[str, float | None]:
+        """DiffMorpher's FID: the inputs against two frames of each morph drawn at random, the mean of ten draws."""
+        done = [row for row in rows if row["status"] == "done"]
+        if 2 * len(done) < LEAST:
+            return {}
+        generator, found = random.Random(self.seed), {}
+        inputs = _read([folder / row["pictures"][side] for row in done for side in ("first", "last")])
+        inner = [[folder / path for role, path in row["pictures"].items() if role.startswith("frame-")] for row in done]
+        for name, network in feature_networks().items():
+            real, values = features_of(inputs, network), []
+            for _ in range(DRAWS):
+                drawn = _read([path for paths in inner for path in generator.sample(paths, 2)])
+                values.append(frechet_distance(real, features_of(drawn, network)))
+            found[f"FID of inputs and frames ({name})"] = float(np.mean(values))
+        return found
+
+
+Place = tuple[int, int]
+"""A picture among `style_scenes`: which scene, and which style."""
+
+
+def emoji_pairs() -> list[tuple[str, tuple[Place, Place]]]:
+    """Pairs of shipped pictures, `PER_KIND` of each kind, fixed by the seed of the test split."""
+    generator, scenes = random.Random(TEST_SEED), _scenes()
+    concepts = {concept.name: concept for concept in load_concepts()}
+    found: list[tuple[str, tuple[Place, Place]]] = []
+    for kind in KINDS:
+        for _ in range(PER_KIND):
+            first = generator.randrange(len(scenes)), generator.randrange(len(STYLES))
+            others = [
+                (place, style)
+                for place in range(len(scenes))
+                for style in range(len(STYLES))
+                if _suits(kind, concepts, first, (place, style))
+            ]
+            found.append((kind, (first, generator.choice(others))))
+    return found
+
+
+def _suits(kind: str, concepts: Mapping[str, Concept], first: Place, second: Place) -> bool:
+    """Whether two pictures are a pair of the kind."""
+    one, other = (concepts[_scene(place).concept] for place in (first, second))
+    same_style, alike = first[1] == second[1], one.group == other.group
+    return {
+        "same style": same_style and alike and one != other,
+        "two styles": not same_style and first[0] == second[0],
+        "same class": not same_style and alike and one != other,
+        "far classes": not alike,
+    }[kind]
+
+
+def _scene(place: Place) -> Scene:
+    return _scenes()[place[0]][place[1]]
+
+
+def _prompt(place: Place) -> str:
+    return caption(_scene(place))
+
+
+_scenes = cache(style_scenes)
+
+
+def _psnr(image: Image.Image, reference: Image.Image) -> float:
+    return psnr(np.asarray(image), np.asarray(reference), data_range=255)
+
+
+def _read(paths: Sequence[Path]) -> torch.Tensor:
+    pictures = []
+    for path in paths:
+        with Image.open(path) as image:
+            pictures.append(to_pixels(image.convert("RGB")))
+    return torch.cat(pictures)
