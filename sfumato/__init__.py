@@ -1,4 +1,4 @@
-"""sfumato: edit and morph images with pretrained diffusion models, and keep everything else as it was.
+"""sfumato: edit images with pretrained diffusion models, and keep everything else as it was.
 
 >>> model = sfumato.load_model("emoji")
 >>> result = sfumato.edit(model, "cat.png", source_prompt="a cat face", target_prompt="a dog face")
@@ -26,9 +26,9 @@ _HOMES = {
     "TranslateResult": "sfumato.translation",
     "UsageError": "sfumato.errors",
     "Watch": "sfumato.samplers.watch",
-    "edit": "sfumato.api",
-    "generate": "sfumato.api",
-    "invert": "sfumato.api",
+    "edit": "sfumato.editing",
+    "generate": "sfumato.generating",
+    "invert": "sfumato.inverting",
     "load_model": "sfumato.models.loading",
     "translate": "sfumato.translation",
 }
@@ -36,12 +36,12 @@ _HOMES = {
 __all__ = [*_HOMES]
 
 if TYPE_CHECKING:
-    from sfumato.api import edit as edit
-    from sfumato.api import generate as generate
-    from sfumato.api import invert as invert
+    from sfumato.editing import edit as edit
     from sfumato.errors import SfumatoError as SfumatoError
     from sfumato.errors import UsageError as UsageError
+    from sfumato.generating import generate as generate
     from sfumato.inversion.result import Inversion as Inversion
+    from sfumato.inverting import invert as invert
     from sfumato.models.loading import load_model as load_model
     from sfumato.registry import INVERSIONS as INVERSIONS
     from sfumato.registry import METHODS as METHODS

@@ -1,7 +1,7 @@
 """Masks for every method: the user's own or one from words, feathered, blended in latents and, when asked, in pixels.
 
 1 where the edit may change the picture. Outside, latents are the source branch's after every step; with `pixels`, the
-decoded picture is the source's own there, bit for bit.
+decoded picture is the source's own there, bit for bit. A method with a mask of its own takes this one in its place.
 """
 
 from __future__ import annotations
@@ -48,13 +48,20 @@ class KeepOutside:
     noise: Tensor
     targets: int
 
+    @property
+    def inside(self) -> Tensor:
+        """Where anything may change, (1, 1, height, width), 0 or 1: what a method with a mask of its own is given."""
+        return (self.mask > 0.0).to(self.mask)
+
     def __call__(self, latents: Tensor, step: Step) -> Tensor:
         mask = self.mask.to(latents)
         if len(latents) == self.targets:
-            source = add_noise(self.clean.to(latents), self.noise.to(latents), step.alpha_bar_prev)[None]
-            return source + mask * (latents - source)
+            source = self.clean.to(latents)[None]
+            if step.t_prev >= 0:
+                source = add_noise(source, self.noise.to(latents), step.alpha_bar_prev)
+            return torch.lerp(source, latents, mask)
         source, edited = latents[:1], latents[1:]
-        return torch.cat([source, source + mask * (edited - source)])
+        return torch.cat([source, torch.lerp(source, edited, mask)])
 
 
 def read_mask(source: MaskSource, size: tuple[int, int]) -> Tensor:
@@ -220,10 +227,15 @@ class Masking:
         tensor = None if mask is None else read_mask(mask, picture.fitted.image.size)
         return cls(tensor, listed, threshold, feather, pixels, recipe)
 
+    def check(self, model: Model, prompt: str) -> None:
+        """Refuses words that are not in the prompt, with a UsageError, before the network runs."""
+        if self.mask is None:
+            indicator(model.tokenizer, prompt, self.words)
+
     def hook(
         self, model: Model, clean: Tensor, start: Inversion, prompt: str, targets: int, generator: torch.Generator
     ) -> KeepOutside:
-        """The mask at latent size, as a hook of the run; words that are not in the prompt raise UsageError."""
+        """The mask at latent size, as a hook of the run."""
         size = (clean.shape[-2], clean.shape[-1])
         if self.mask is not None:
             mask = to_latent_size(self.mask, size, feather=self.feather / model.vae_scale_factor)

@@ -31,11 +31,13 @@ class Option:
     Attributes:
         help: One sentence in words that a user understands.
         low, high: Inclusive bounds on a number, or on every number inside a sequence or mapping.
+        check: Refuses a value of the right type by raising a UsageError, before anything heavy is done.
     """
 
     help: str
     low: float | None = None
     high: float | None = None
+    check: Callable[[Any], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Parameter:
     help: str
     low: float | None = None
     high: float | None = None
+    refuse: Callable[[Any], object] | None = None
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -95,6 +98,8 @@ class Parameter:
         for number in _numbers(value):
             if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
                 raise UsageError(f"{self.name} must be in {self.range}, got {number:g}")
+        if self.refuse is not None:
+            self.refuse(value)
         return value
 
     @property
@@ -153,6 +158,11 @@ class Method(Entry):
     inversions: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def takes_mask(self) -> bool:
+        """Whether it has a mask of its own, which the user's takes the place of: a keyword-only parameter `mask`."""
+        return "mask" in inspect.signature(self.function).parameters
+
 
 @dataclass(frozen=True)
 class InversionEntry(Entry):
@@ -172,9 +182,12 @@ class MorphMethod(Entry):
 
     Attributes:
         spacing: How its frames' weights are chosen by default, a name in `sfumato.morph.spacing.SPACINGS`.
+        guidance_scale, num_inference_steps: Where the user says nothing; None: the model's.
     """
 
     spacing: str = "even"
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
 
 
 def method(
@@ -229,11 +242,15 @@ def morph_method(
     when: str,
     cost: str,
     spacing: str = "even",
+    guidance_scale: float | None = None,
+    num_inference_steps: int | None = None,
 ) -> Callable[[Function], Function]:
     """Registers the decorated function as a morphing method; see `MorphMethod` for the fields."""
 
     def register(function: Function) -> Function:
-        MORPHS.add(MorphMethod(name, function, title, paper, summary, when, cost, parameters(function), spacing))
+        options = parameters(function)
+        defaults = (spacing, guidance_scale, num_inference_steps)
+        MORPHS.add(MorphMethod(name, function, title, paper, summary, when, cost, options, *defaults))
         return function
 
     return register
@@ -248,7 +265,7 @@ def parameters(function: Function) -> dict[str, Parameter]:
         options = [extra for extra in getattr(annotation, "__metadata__", ()) if isinstance(extra, Option)]
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and options:
             option, kind = options[0], get_args(annotation)[0]
-            found[name] = Parameter(name, kind, parameter.default, option.help, option.low, option.high)
+            found[name] = Parameter(name, kind, parameter.default, option.help, option.low, option.high, option.check)
     return found
 
 

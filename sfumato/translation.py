@@ -114,12 +114,11 @@ def translate(
         ImageError: The picture cannot be read or does not fit.
         ModelError: The models' latents have different shapes.
     """
-    given = {"eta": eta, "refine_strength": refine_strength, "refine_repeats": refine_repeats}
-    options = {name: value for name, value in given.items() if value is not None}
-    _check(method, options, guidance_scale, source_guidance_scale)
+    options = check_options(
+        method, guidance_scale, source_guidance_scale, strength=strength, eta=eta, refine_strength=refine_strength,
+        refine_repeats=refine_repeats,
+    )  # fmt: skip
     steps = model_b.num_inference_steps if num_inference_steps is None else num_inference_steps
-    if strength is not None:
-        options["strength"] = strength
     picture = read_picture(max(model_a, model_b, key=lambda model: model.size_multiple), image, size, fit, background)
     prompts = {"source_prompt": source_prompt, "target_prompt": target_prompt, "negative_prompt": negative_prompt}
     recipe = {
@@ -178,11 +177,28 @@ def translate(
     )
 
 
-def _check(method: str, options: Mapping[str, Any], guidance_scale: float, source_guidance_scale: float) -> None:
+def check_options(
+    method: str,
+    guidance_scale: float,
+    source_guidance_scale: float,
+    *,
+    strength: float | None = None,
+    eta: float | None = None,
+    refine_strength: float | None = None,
+    refine_repeats: int | None = None,
+) -> dict[str, Any]:
+    """What was given of strength and the rest, after checks that need no model.
+
+    Raises:
+        UsageError: See `translate`.
+    """
+    given = {"eta": eta, "refine_strength": refine_strength, "refine_repeats": refine_repeats, "strength": strength}
+    options = {name: value for name, value in given.items() if value is not None}
     if method not in get_args(TranslationMethod):
         raise UsageError(f"method must be one of {', '.join(get_args(TranslationMethod))}, got {method!r}")
-    if method == "ddib" and options:
-        raise UsageError(f"ddib draws nothing and refines nothing: leave out {', '.join(options)}")
+    drawing = [name for name in options if name != "strength"]
+    if method == "ddib" and drawing:
+        raise UsageError(f"ddib draws nothing and refines nothing: leave out {', '.join(drawing)}")
     if method == "ddib" and source_guidance_scale != 1.0:
         raise UsageError(
             f"ddib inverts without guidance: source_guidance_scale must be 1, got {source_guidance_scale:g}"
@@ -190,6 +206,15 @@ def _check(method: str, options: Mapping[str, Any], guidance_scale: float, sourc
     for name, scale in (("guidance_scale", guidance_scale), ("source_guidance_scale", source_guidance_scale)):
         if not 1.0 <= scale <= 100.0:
             raise UsageError(f"{name} must be in [1, 100] (1 = off), got {scale:g}")
+    if eta is not None and not 0.0 < eta <= 1.0:
+        raise UsageError(f"eta must be in (0, 1], got {eta:g}: at 0 there are no draws to share; ddib needs none")
+    if strength is not None and not 0.0 < strength <= 1.0:
+        raise UsageError(f"strength must be in (0, 1], got {strength:g}")
+    if refine_strength is not None and not 0.0 <= refine_strength <= 1.0:
+        raise UsageError(f"refine_strength must be in [0, 1], got {refine_strength:g}")
+    if refine_repeats is not None and refine_repeats < 1:
+        raise UsageError(f"refine_repeats must be at least 1, got {refine_repeats}")
+    return options
 
 
 def _psnr(image: Image.Image, reference: Image.Image) -> float:

@@ -41,7 +41,7 @@ def test_edit_of_a_picture(toy_model: Any, picture: Image.Image, tmp_path: Path)
     assert result.cost.peak_memory > 10**7
     assert {report.stage for report in reports} == {"inverting", "editing"}
     assert result.recipe["source_guidance_scale"] == 1.0
-    assert result.recipe["inversion"] == "ddim"
+    assert result.recipe["inversion"] == "direct"
     heat = result.attention_map("dog")
     assert heat.shape == (12, 16)
     assert float(heat.max()) == 1.0
@@ -155,26 +155,13 @@ def left_half(picture: Image.Image) -> Image.Image:
     return mask
 
 
-def test_masks_keep_latents_outside(toy_model: Any, picture: Image.Image) -> None:
-    seen: list[torch.Tensor] = []
-    result = edit(
-        toy_model,
-        picture,
-        mask=left_half(picture),
-        watch=Watch(preview=lambda index, x0: seen.append(x0), preview_every=1),
-    )
-    outside = np.asarray(result.image)[:, 96:].astype(int) - np.asarray(result.reconstruction)[:, 96:]
-    inside = np.asarray(result.image)[:, :48].astype(int) - np.asarray(result.reconstruction)[:, :48]
-    assert np.abs(outside).mean() < 0.2 * np.abs(inside).mean()  # the decoder mixes neighbours, no more
-    assert result.recipe["mask"]["pixels"] is False
-
-
 @pytest.mark.parametrize("feather", [0.0, 6.0])
 def test_masked_pixels_are_the_sources_own(toy_model: Any, picture: Image.Image, feather: float) -> None:
     result = edit(toy_model, picture, mask=left_half(picture), mask_pixels=True, mask_feather=feather)
     image, source = np.asarray(result.image), np.asarray(picture)
     assert np.array_equal(image[:, 64:], source[:, 64:])
     assert not np.array_equal(image[:, :40], source[:, :40])
+    assert result.recipe["mask"]["pixels"] is True
 
 
 def test_masks_from_words(toy_model: Any, picture: Image.Image) -> None:

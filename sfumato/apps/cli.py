@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sfumato import __version__
+from sfumato.apps.bench import bench
 from sfumato.apps.console import command
 from sfumato.apps.demo import demo
 from sfumato.apps.direction import direction_app
@@ -16,6 +17,7 @@ from sfumato.apps.generate import generate
 from sfumato.apps.invert import invert
 from sfumato.apps.methods import methods
 from sfumato.apps.models import models
+from sfumato.apps.translate import translate
 
 app = typer.Typer(
     name="sfumato",
@@ -27,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (demo, edit, generate, invert, methods, models, doctor):
+for _function in (demo, edit, translate, generate, invert, methods, models, bench, doctor):
     app.command()(command(_function))
 app.add_typer(direction_app)
 

@@ -121,7 +121,7 @@ def edit(
     path = choose_output(output, stem, ".png", count=len(targets), inputs=(image, like, inverted))
 
     with working("starting"):
-        from sfumato import api
+        from sfumato import editing
         from sfumato.inversion.result import Inversion
         from sfumato.registry import INVERSIONS, METHODS
 
@@ -137,7 +137,7 @@ def edit(
     if same_method:
         options = entry.check_options({**known["options"], **options})
         if start is None and inversion in (None, known["inversion"]):
-            inversion, inversion_options = known["inversion"], known["inversion_options"]
+            inversion, inversion_options = known["inversion"] or None, known["inversion_options"]
     if inversion_settings or inversion is not None:
         chosen = INVERSIONS[inversion or next(iter(entry.inversions), "")]
         given_options = parse_options(chosen, inversion_settings, flag="--set-inversion")
@@ -158,7 +158,7 @@ def edit(
         recipe.compare(loaded)
         if given is None and image is not None:
             recipe.check_image(image, loaded)
-    result = api.edit(
+    result = editing.edit(
         loaded,
         image,
         source_prompt=source,
@@ -216,6 +216,16 @@ def _report(result: EditResult, paths: list[Path], as_json: bool) -> None:
                 "images": [str(path) for path in paths],
                 "reconstruction_psnr": result.reconstruction_psnr,
                 "ceiling_psnr": result.ceiling_psnr,
+                "distances": None if result.distances is None else result.distances.tolist(),
+                "tried": [
+                    {
+                        "method": edit.method,
+                        "options": dict(edit.options),
+                        "agreement": edit.agreement,
+                        "change": edit.change,
+                    }
+                    for edit in result.tried
+                ],
                 "cost": cost_fields(result.cost),
                 "notes": list(result.notes),
                 "recipe": dict(result.recipe),
@@ -223,7 +233,12 @@ def _report(result: EditResult, paths: list[Path], as_json: bool) -> None:
         )
         return
     rows = [("result", ", ".join(str(path) for path in paths))]
-    rows += [("source", comes_back(result.reconstruction_psnr, result.ceiling_psnr)), ("cost", str(result.cost))]
+    rows += [("source", comes_back(result.reconstruction_psnr, result.ceiling_psnr))]
+    if result.distances is not None:
+        first, last = result.distances[0].tolist(), result.distances[-1].tolist()
+        parted = ", ".join(f"{start:.2f} to {end:.2f}" for start, end in zip(first, last, strict=True))
+        rows.append(("apart", f"{parted} (distance of the latents to the source's, first and last step)"))
+    rows.append(("cost", str(result.cost)))
     table(rows, to=stdout())
     for text in result.notes:
         note(text)

@@ -52,9 +52,9 @@ def generate(
     path = choose_output(output, prompt, ".png", count=count)
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
 
-    from sfumato import api
+    from sfumato import generating
 
-    result = api.generate(
+    result = generating.generate(
         loaded,
         prompt,
         negative_prompt=negative,

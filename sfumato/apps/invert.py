@@ -33,7 +33,7 @@ def invert(
         Path | None, typer.Option("--output", "-o", help="A .safetensors file.", show_default="named after the picture")
     ] = None,
     reconstruction: Annotated[Path | None, typer.Option(help="Also write the picture as it comes back.")] = None,
-    inversion: Annotated[str, typer.Option(help="How to get back to noise; see: sfumato methods.")] = "ddim",
+    inversion: Annotated[str, typer.Option(help="How to get back to noise; see: sfumato methods.")] = "direct",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="An option of the inversion; see: sfumato methods NAME."),
@@ -64,12 +64,12 @@ def invert(
         choose_output(reconstruction, "", ".png", inputs=(image,))
 
     with working("starting"):
-        from sfumato import api
+        from sfumato import inverting
         from sfumato.registry import INVERSIONS
 
     options = parse_options(INVERSIONS[inversion], settings)
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
-    result = api.invert(
+    result = inverting.invert(
         loaded,
         image,
         prompt=source,

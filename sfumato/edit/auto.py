@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
+from torch import Tensor
 
 from sfumato.edit.candidates import PromptGain
 from sfumato.edit.result import Candidate, Edited
@@ -57,7 +58,7 @@ TRIES = (
     summary="Tries several methods and strengths on one inversion; returns the best trade of change against keeping.",
     when="You know none of these names, or want to see what this picture allows before choosing.",
     cost="The inversion once; then 4 evaluations a step and 16 for scoring, for each try.",
-    inversions=("ddim",),
+    inversions=("direct", "ddim"),
 )
 def auto(
     model: Model,
@@ -76,6 +77,7 @@ def auto(
         float | None, Option("start no further candidate after this many seconds (two are always tried)", low=0)
     ] = None,
     draws: Annotated[int, Option("noises to average the score over", low=1)] = 8,
+    mask: Tensor | None = None,
 ) -> Edited:
     """Edits from given noise, latent to latent.
 
@@ -86,6 +88,7 @@ def auto(
         target_prompts: One edited prompt.
         negative_prompt, guidance_scale, source_guidance_scale, generator, on_step, watch: As in every recipe.
         tries, seconds, draws: see their `Option`.
+        mask: Given to every method that has a mask of its own: where the edit may change the picture.
 
     Returns:
         The chosen edit; `candidates` holds all, in the order tried.
@@ -106,7 +109,8 @@ def auto(
         if seconds is not None and len(found) >= 2 and time.monotonic() - begun > seconds:
             break
         try:
-            edited = METHODS[attempt.method].function(
+            entry = METHODS[attempt.method]
+            edited = entry.function(
                 model,
                 source,
                 source_prompt=source_prompt,
@@ -117,6 +121,7 @@ def auto(
                 generator=generator,
                 on_step=on_step,
                 watch=watch.during(f"try {number} of {len(planned)}: {attempt.method}"),
+                **({"mask": mask} if mask is not None and entry.takes_mask else {}),
                 **attempt.options,
             )
         except (UsageError, ModelError) as error:  # this picture, model or step count is not for that method

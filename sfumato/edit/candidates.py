@@ -22,7 +22,7 @@ from sfumato.errors import UsageError
 from sfumato.inversion.noise_maps import noise_map_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.metrics.text_agreement import directional_agreement
-from sfumato.models.base import Model
+from sfumato.models.base import Condition, Model
 from sfumato.samplers.loop import OnStep
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import add_noise
@@ -55,7 +55,7 @@ class PromptGain:
     """How much better the source prompt explains latents than the target prompt: the model judges its own edit.
 
     Difference of the denoising errors under the two prompts, over the same noises at levels in the middle of the
-    schedule. Costs 2 evaluations a draw and image.
+    schedule. Costs 2 evaluations a draw and image. One target prompt for all images, or one an image.
 
     Reference: the diffusion classifier, Li et al., 2023, https://arxiv.org/abs/2303.16203, Eq. 5.
     """
@@ -64,13 +64,14 @@ class PromptGain:
         self,
         model: Model,
         source_prompt: str,
-        target_prompt: str,
+        target_prompt: str | Sequence[str],
         *,
         draws: int = DRAWS,
         generator: torch.Generator | None = None,
     ) -> None:
         self.model, self.draws, self.generator = model, draws, generator
-        self.condition = model.encode_prompt([source_prompt, target_prompt])
+        targets = [target_prompt] if isinstance(target_prompt, str) else list(target_prompt)
+        self.condition = model.encode_prompt([source_prompt, *targets])
         self.noise: Tensor | None = None
         total = model.schedule.num_train_timesteps
         self.timesteps = [int(total * (0.3 + 0.4 * k / max(draws - 1, 1))) for k in range(draws)]
@@ -83,7 +84,8 @@ class PromptGain:
         gains = []
         for t, noise in zip(self.timesteps, self.noise, strict=True):
             noisy = add_noise(images, noise, self.model.schedule.alpha_bar(t))
-            rows = self.condition.repeat(len(images))
+            halves = self.condition[[0]], self.condition[slice(1, None)]
+            rows = Condition.cat([half.expand(len(images)) for half in halves])
             predicted = self.model.predict_noise(noisy.repeat(2, 1, 1, 1), t, rows).unflatten(0, (2, len(images)))
             errors = (predicted - noise).square().flatten(2).mean(dim=2)
             gains.append(errors[1] - errors[0])
@@ -110,7 +112,7 @@ def search(
     """Runs every combination of draws, strength and guidance scale and returns the one of least energy, image by image.
 
     Costs, for each trial, the inversion (none for the first) and 2 evaluations for each executed step and guidance
-    scale of every strength; then for each candidate a decoding and the energy, or 16 evaluations without one.
+    scale of every strength; then for each candidate the energy (16 evaluations without one).
 
     Args:
         model: Any model.
@@ -119,8 +121,8 @@ def search(
         trials: How often the noise maps are drawn, at least 1.
         strengths: Shares of the steps to run, each in [0, 1].
         guidance_scales: Of the edited branch; those of one strength run in one batch.
-        energy: Judges decoded pictures, (image, 3, H, W) in [-1, 1], the lower the better; None: `PromptGain`, of
-            latents.
+        energy: Judges clean latents, (image, channels, height, width), the lower the better; None: `PromptGain`. One of
+            pictures: `energies.OfPictures`.
         control: Prompt-to-Prompt's, or None.
         generator: Draws further noise maps and the noises of `PromptGain`.
         on_step: Called after every step.
@@ -149,7 +151,7 @@ def search(
             )  # fmt: skip
             origin = edited.latents[0]
             for scale, latents in zip(guidance_scales, edited.latents[1:], strict=True):
-                energies.append(evaluated(score, latents if energy is None else model.decode_latents(latents)))
+                energies.append(evaluated(score, latents))
                 options = {"trial": trial, "strength": strength, "guidance_scale": scale}
                 change = float((latents - origin).norm() / origin.norm())
                 candidates.append(Candidate("cycle-diffusion", options, -float(energies[-1].mean()), change, latents))

@@ -20,7 +20,9 @@ import torch
 
 from sfumato.attention.prompt_control import CrossReplaceSteps, SelfReplaceSize, SelfReplaceSteps
 from sfumato.edit.candidates import search
-from sfumato.edit.energies import Energy
+from sfumato.edit.energies import WeightedSum
+from sfumato.edit.judges import ENCODER_HELP
+from sfumato.edit.named_energies import Rows, Spec, check_energy, energies_of, names
 from sfumato.edit.noise_map_edit import (
     AttentionControlKind,
     Control,
@@ -63,7 +65,6 @@ def cycle_diffusion(
     generator: torch.Generator | None = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
-    energy: Energy | None = None,
     strength: Strength = 0.85,
     skip_steps: SkipSteps = None,
     attention_control: AttentionControlKind = "none",
@@ -81,6 +82,15 @@ def cycle_diffusion(
         Sequence[float] | None,
         Option("search: these guidance scales in place of one (the paper: 1, 1.5, 2, 3, 4, 5)", low=1, high=100),
     ] = None,
+    energy: Annotated[
+        Spec | None,
+        Option(
+            f"search: what ranks the candidates, a name or a table of names and weights: {names('rank')}; none:"
+            " prompt-gain. The paper ranks by directional-agreement",
+            check=check_energy("rank"),
+        ),
+    ] = None,
+    encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
     released: Annotated[bool, Option("align words as the code of the author's demo does, its bug included")] = False,
 ) -> Edited:
     """Edits from an inversion with noise maps, latent to latent.
@@ -100,10 +110,10 @@ def cycle_diffusion(
         generator: Draws the noise maps of a drawn picture, and those of further trials.
         on_step: Called after every step.
         watch: Progress, previews, cancellation.
-        energy: Ranks the candidates of a search, see `search`; None: the model judges its own edits.
+        energy: Ranks the candidates of a search: by name, or an object that judges pictures (`energies.Energy`).
         strength, skip_steps, attention_control, cross_replace_steps, self_replace_steps, self_replace_size, eta,
-            trials, try_strengths, try_guidance_scales, released: see their `Option`. The paper: the best of strengths
-            0.5 to 0.85; the author's demo 0.7, with which the embedded model still shows an old background.
+            trials, try_strengths, try_guidance_scales, encoder, released: see their `Option`. The paper: the best of
+            strengths 0.5 to 0.85; the author's demo 0.7, with which the embedded model still shows an old background.
 
     Returns:
         Branches "source", "target" ("target-1", ... when several). `distances` says how far they part at each step (the
@@ -118,6 +128,10 @@ def cycle_diffusion(
     start = start_of(source, strength, skip_steps)
     if searching and len(target_prompts) != 1:
         raise UsageError(f"a search takes one target prompt, got {len(target_prompts)}: run it once for each")
+    if energy is not None and not searching:
+        raise UsageError(
+            "energy ranks the candidates of a search: also give trials, try_strengths or try_guidance_scales"
+        )
     control = None
     if attention_control != "none":
         control = Control(attention_control, cross_replace_steps, self_replace_steps, self_replace_size, released)
@@ -129,11 +143,17 @@ def cycle_diffusion(
     )  # fmt: skip
     if searching:
         executed = (len(source.timesteps) - start) / len(source.timesteps)
+        rank = None
+        if energy is not None:
+            rows = Rows(
+                model, code.clean, source_prompt, list(target_prompts) * len(code.clean), encoder, generator=generator
+            )
+            rank = WeightedSum(tuple(energies_of(energy, rows, "rank")))
         return search(
             model, code, source_prompt=source_prompt, target_prompt=target_prompts[0], negative_prompt=negative_prompt,
             trials=trials, strengths=[executed] if try_strengths is None else try_strengths,
             guidance_scales=[guidance_scale] if try_guidance_scales is None else try_guidance_scales,
-            energy=energy, control=control, generator=generator, on_step=on_step, watch=watch,
+            energy=rank, control=control, generator=generator, on_step=on_step, watch=watch,
         )  # fmt: skip
     return replay_edit(
         model, code, source_prompt=source_prompt, target_prompts=target_prompts, negative_prompt=negative_prompt,

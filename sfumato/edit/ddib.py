@@ -33,7 +33,7 @@ from sfumato.samplers.watch import Watch
     summary="Carries the picture to noise under the source prompt, and back under the target prompt.",
     when="A deterministic baseline; between prompts of like pictures, or to change the style of the whole.",
     cost="4 evaluations a step with one target (2 at guidance 1), plus the inversion's.",
-    inversions=("ddim", "fixed-point", "bdia", "regularised-ddim", "direct", "negative-prompt", "null-text"),
+    inversions=("direct", "ddim", "fixed-point", "bdia", "regularised-ddim", "negative-prompt", "null-text"),
     refuses={
         "dpm-encoder": "it holds draws of a stochastic sampler; the bridge is deterministic. See cycle-diffusion",
         "edit-friendly": "it holds draws of a stochastic sampler; the bridge is deterministic. See edit-friendly",

@@ -42,7 +42,7 @@ EXTREME = 3.0
     summary="Finds by itself where the prompts disagree about the picture, and repaints there alone.",
     when="One thing is exchanged for another and everything around it must stay as it is.",
     cost="2 evaluations a step that is run (1 at guidance 1), 2 a draw for the mask, plus the inversion's.",
-    inversions=("ddim", "fixed-point", "direct", "regularised-ddim"),
+    inversions=("direct", "ddim", "fixed-point", "regularised-ddim"),
     refuses={
         "null-text": "it reads the source's latents from the inversion, to which tuned embeddings add nothing",
         "negative-prompt": "it reads the source's latents from the inversion, to which a negative prompt adds nothing",
@@ -93,7 +93,8 @@ def diffedit(
         watch: Progress, previews, cancellation.
         strength, contrast_threshold, contrast_strength, contrast_draws: see their `Option`.
         noise: The mask's draws instead of the generator's, (draws, channels, height, width).
-        mask: Where the edit may change the picture, instead of finding it: (edit, image, height, width), above 0.5.
+        mask: Where the edit may change the picture, instead of finding it, above 0.5: (edit, image, height, width), or
+            one for all edits and images.
 
     Returns:
         Branches "source" (the picture's own latents) and "target" ("target-1", ... when several), and the masks.
@@ -106,7 +107,7 @@ def diffedit(
     start = first_step(strength, steps, at_least=0)
     branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
     shape = (len(branches), source.noise.shape[0], height, width)
-    if mask is not None and tuple(mask.shape) != shape:
+    if mask is not None and tuple(mask.shape) not in (shape, (1, 1, height, width)):
         raise UsageError(f"mask must be (edit, image, height, width) = {shape}, got {tuple(mask.shape)}")
     if noise is not None and tuple(noise.shape[1:]) != (channels, height, width):
         raise UsageError(f"noise must be (draws, {channels}, {height}, {width}), got {tuple(noise.shape)}")
@@ -124,7 +125,7 @@ def diffedit(
         prompts = model.encode_prompt([source_prompt, *target_prompts])
         inside = contrast(model, clean, prompts, noise, at, watch=watch) > contrast_threshold
     else:
-        inside = mask.to(clean.device) > 0.5
+        inside = (mask.to(clean.device) > 0.5).expand(shape)
     if start == steps:
         return Edited(clean.expand(1 + len(branches), *clean.shape), ("source", *branches), mask=inside)
 

@@ -2,7 +2,7 @@
 
 The picture is encoded as noise maps whose levels were drawn independently; its less noisy part is then replayed under
 the target prompt. The maps hold the picture's structure, so that strong guidance can be used. Alone, or with
-Prompt-to-Prompt's attention control (their section 4.2).
+Prompt-to-Prompt's attention control, as their experiments combine the two.
 
 Differs from the authors' code (github.com/inbarhub/DDPM_inversion): the last step keeps its noise map, so that the
 picture comes back exactly, and eta means DDIM's (`drop_last_map` and `released_eta` of the inversion give theirs);

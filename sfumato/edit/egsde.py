@@ -14,8 +14,9 @@ Differs from the paper, whose models are on pixels and of one domain each:
 - filter and experts act on latents where the model has them, so the paper's weights (2 and 500 on 256 x 256 pixels) do
   not carry over, and the default grid is coarser (4 cells a side, theirs has 8);
 - the paper's realism expert needs a classifier of noisy pictures, trained for the two domains. The target prompt and
-  its guidance do that work here. Any other expert can be given as an object: `energies.FeatureSimilarity` over a
-  classifier's features is the paper's, `energies.NoisyClassLabel` takes the classifier itself;
+  its guidance do that work here. The expert "domain" is the paper's with a classifier of clean pictures, which looks at
+  the model's estimate. Any other can be given as an object: `energies.FeatureSimilarity` over the features of a
+  classifier of noisy latents, `energies.NoisyClassLabel` with the classifier itself;
 - stochastic DDIM at eta 1 in place of Euler-Maruyama: on the same grid the gradient moves it by the same multiple.
 """
 
@@ -30,6 +31,8 @@ from torch import Tensor
 
 from sfumato.edit.branches import picture_of, target_branches, with_source
 from sfumato.edit.energies import Expert, LowPassDistance, checked
+from sfumato.edit.judges import ENCODER_HELP
+from sfumato.edit.named_energies import ExpertSpec, Rows, check_energy, experts_of, names
 from sfumato.edit.result import Edited
 from sfumato.edit.sdedit import renoised
 from sfumato.errors import UsageError
@@ -65,7 +68,6 @@ def egsde(
     watch: Watch | None = None,
     noise: Tensor | None = None,
     reference_noise: Tensor | None = None,
-    experts: Sequence[tuple[float, Expert]] = (),
     strength: Annotated[
         float, Option("how much noise, as share of the steps: 0 keeps the picture, 1 forgets it", low=0, high=1)
     ] = 0.8,
@@ -76,11 +78,20 @@ def egsde(
         int, Option("how finely the picture is held, in cells along its shorter side; more keeps more of it", low=1)
     ] = 4,
     eta: Annotated[float, Option("fresh noise at each step: 1 as in the paper, 0 none", low=0, high=1)] = 1.0,
+    experts: Annotated[
+        ExpertSpec | None,
+        Option(
+            f"further energies that lead every step, a name or a table of names and weights: {names('expert')}",
+            check=check_energy("expert"),
+        ),
+    ] = None,
+    encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
 ) -> Edited:
     """Edits from the picture itself, latent to latent.
 
     Costs 2 targets network evaluations a step that is run (int(strength steps) of all), half of it without guidance,
-    and what `experts` cost.
+    and what `experts` cost: those that are asked about the model's estimate take 1 evaluation with a backward pass a
+    step each.
 
     Args:
         model: Any model.
@@ -96,8 +107,8 @@ def egsde(
         watch: Progress, previews, cancellation.
         noise: All draws of the edited branches in place of the generator's, see `sdedit`.
         reference_noise: Those that bring the picture to each step's level, (run steps, image, channels, height, width).
-        experts: (weight, expert) pairs beside the faithfulness expert.
-        strength, faithfulness, cells, eta: see their `Option`.
+        experts: Beside the faithfulness expert: names, or (weight, expert) pairs.
+        strength, faithfulness, cells, eta, encoder: see their `Option`.
 
     Returns:
         Branches "source" (the picture's own latents) and "target" ("target-1", ... when several).
@@ -112,7 +123,13 @@ def egsde(
     start = first_step(strength, steps, at_least=0)
     branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
     edited = clean.expand(len(branches), *clean.shape)
-    terms = [*([(faithfulness, LowPassDistance(cells))] if faithfulness else []), *experts]
+    terms: list[tuple[float, Expert]] = [(faithfulness, LowPassDistance(cells))] if faithfulness else []
+    if experts:
+        rows = Rows(
+            model, edited.flatten(0, 1), source_prompt, [text for text in target_prompts for _ in clean], encoder,
+            generator=generator,
+        )  # fmt: skip
+        terms += experts_of(experts, rows)
     guide = energy_guide(clean, terms, start, generator=generator, noise=reference_noise) if terms else None
     if reference_noise is not None and reference_noise.shape != (steps - start, *clean.shape):
         raise UsageError(f"reference_noise must be {(steps - start, *clean.shape)}, got {tuple(reference_noise.shape)}")

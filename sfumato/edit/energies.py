@@ -2,29 +2,32 @@ r"""Energies: small objects that say how far something is from what is wanted; t
 
 Two kinds. An `Energy` looks at pictures (or latents) and serves Langevin sampling of the code. An `Expert` looks at
 noisy latents beside the source's at the same noise level and serves EGSDE. Both give one number an image,
-differentiable in what they look at.
+differentiable in what they look at. `named_energies` has those that an option can say by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.errors import UsageError
+from sfumato.models.base import Condition, Model
 from sfumato.schedules import Step
 
 
+@runtime_checkable
 class Energy(Protocol):
     """From pictures or latents, (image, channels, height, width), to one number an image, (image,)."""
 
     def __call__(self, images: Tensor, /) -> Tensor: ...
 
 
+@runtime_checkable
 class Expert(Protocol):
     """From noisy latents and the source's at the same level, both (rows, channels, height, width), to (rows,)."""
 
@@ -163,6 +166,85 @@ class NoisyClassLabel:
 
     def __call__(self, latents: Tensor, reference: Tensor, step: Step) -> Tensor:
         return ClassLabel(lambda seen: self.classifier(seen, step), self.label)(latents)
+
+
+@dataclass(frozen=True)
+class CoarseDistance:
+    """Half the squared distance to a target of what is left after low-pass filtering both.
+
+    Attributes:
+        target: One an image, (image, channels, height, width).
+        cells: Grid that both are reduced to, see `low_pass`.
+    """
+
+    target: Tensor
+    cells: int = 8
+
+    def __call__(self, images: Tensor) -> Tensor:
+        energy: Tensor = 0.5 * low_pass(images - self.target.to(images), self.cells).square().flatten(1).sum(dim=1)
+        return energy
+
+
+@dataclass(frozen=True)
+class OfPictures:
+    """An energy of pictures as one of latents.
+
+    Attributes:
+        energy: Looks at pixels, (image, 3, H, W).
+        decode: Latents to pixels, differentiable.
+    """
+
+    energy: Energy
+    decode: Callable[[Tensor], Tensor]
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.energy, "__name__", type(self.energy).__name__)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.energy(self.decode(images))
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """Several energies as one.
+
+    Attributes:
+        terms: (weight, energy) pairs.
+    """
+
+    terms: tuple[tuple[float, Energy], ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.stack([weight * evaluated(energy, images) for weight, energy in self.terms]).sum(dim=0)
+
+
+@dataclass(frozen=True)
+class OnEstimate:
+    """An energy of clean latents as an expert: asked about the model's estimate of them.
+
+    The gradient goes through the network: 1 evaluation with a backward pass a step and row.
+
+    Reference: Bansal et al., 2023, https://arxiv.org/abs/2302.07121, forward universal guidance.
+
+    Attributes:
+        energy: Looks at clean latents.
+        model: Estimates them.
+        condition: What it is told, one row a row of latents.
+    """
+
+    energy: Energy
+    model: Model
+    condition: Condition
+
+    def __call__(self, latents: Tensor, reference: Tensor, step: Step) -> Tensor:
+        return self.energy(self.estimate(self.model, self.condition, latents, step))
+
+    @staticmethod
+    def estimate(model: Model, condition: Condition, latents: Tensor, step: Step) -> Tensor:
+        """The clean latents that the model sees in noisy ones, same shape; differentiable."""
+        output = model.predict(latents, step.t, condition.expand(len(latents)))
+        return model.schedule.noise_and_x0(output, latents, step.alpha_bar)[1]
 
 
 def low_pass(latents: Tensor, cells: int) -> Tensor:

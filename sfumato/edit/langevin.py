@@ -27,7 +27,7 @@ from sfumato.edit.energies import Energy, evaluated, total
 from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
-from sfumato.samplers.loop import Branch, guided_output, sample
+from sfumato.samplers.loop import Branch, OnStep, guided_output, sample
 from sfumato.samplers.watch import Watch
 
 Decode = Callable[[Tensor], Tensor]
@@ -152,6 +152,7 @@ def code_decoder(
     start_index: int = 0,
     pixels: bool = True,
     checkpointed: bool = False,
+    on_step: Sequence[OnStep] = (),
 ) -> Decode:
     """x(z): the sampler as a differentiable function of its code.
 
@@ -167,6 +168,7 @@ def code_decoder(
         pixels: Decode to pixels, (image, 3, H, W); otherwise to latents.
         checkpointed: Keep latents only and compute activations again in the backward pass: memory of one step, and
             one more evaluation a step.
+        on_step: Called after every step of the sampler, see `sample`; differentiable.
 
     Raises:
         UsageError: When called with a code of another length than the grid's.
@@ -197,6 +199,7 @@ def code_decoder(
             eta=eta,
             replay=replay,
             guide=kept if checkpointed else None,
+            on_step=on_step,
             differentiable=torch.is_grad_enabled(),
         )[0]
         return model.decode_latents(latents) if pixels else latents

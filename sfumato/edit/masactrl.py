@@ -39,7 +39,7 @@ from sfumato.samplers.watch import Watch
     summary="Changes pose or layout to the target prompt while the look of the source is carried over.",
     when="The same thing should do something else (sit, jump, face left); not where the layout must stay.",
     cost="4 evaluations a step with one target (2 at guidance 1), plus the inversion's for a real picture.",
-    inversions=("ddim", "direct", "fixed-point", "negative-prompt", "null-text", "edit-friendly"),
+    inversions=("direct", "ddim", "fixed-point", "negative-prompt", "null-text", "edit-friendly"),
     refuses={"bdia": "each of its steps looks back at latents that the source's known ones would replace"},
 )
 def masactrl(
@@ -78,9 +78,14 @@ def masactrl(
     foreground_threshold: Annotated[
         float, Option("how much of the words' attention counts as inside", low=0, high=1)
     ] = 0.1,
+    foreground_mask: Annotated[
+        bool,
+        Option("the mask given outlines the thing, before and after: things read things, as by foreground_words"),
+    ] = False,
     pin_source: Annotated[
         bool, Option("take the source's latents of every step from the inversion, so that they do not drift")
     ] = True,
+    mask: Tensor | None = None,
     masks: Tensor | None = None,
 ) -> Edited:
     """Edits from given noise, latent to latent.
@@ -98,8 +103,10 @@ def masactrl(
         generator: Not used: nothing is drawn but what the inversion holds.
         on_step: Called after every step.
         watch: Progress, previews, cancellation.
-        start_step, start_layer, steps, layers, union, foreground_words, foreground_threshold, pin_source: see their
-            `Option`.
+        start_step, start_layer, steps, layers, union, foreground_words, foreground_threshold, foreground_mask,
+            pin_source: see their `Option`.
+        mask: Where the edit may change the picture, (1, 1, height, width), above 0.5; read with foreground_mask only,
+            as a region that may change need not be the outline of a thing.
         masks: Foreground of each branch, source first, instead of foreground_words: (branch, image, height, width),
             above 0.5 inside.
 
@@ -116,6 +123,10 @@ def masactrl(
     size = (source.noise.shape[-2], source.noise.shape[-1])
 
     maps = CrossAttentionMaps().choose(model.attention_sites(size)) if foreground_words is not None else None
+    if foreground_mask and mask is None:
+        raise UsageError("foreground_mask needs a mask: give one, or name the thing with foreground_words")
+    if foreground_mask and mask is not None:
+        masks = mask.expand(len(prompts), source.noise.shape[-4], -1, -1)
     regions = _regions(model, prompts, source.noise.shape[-4], foreground_words, maps, foreground_threshold, masks)
     edits: list[AttentionEdit] = [] if maps is None else [maps]
     first = 4 * len(timesteps) // 50 if start_step is None else start_step
@@ -195,7 +206,7 @@ def _regions(
     """
     if masks is not None:
         if maps is not None:
-            raise UsageError("give foreground_words or masks, not both")
+            raise UsageError("give foreground_words or a mask of the foreground, not both")
         if masks.ndim != 4 or tuple(masks.shape[:2]) != (len(prompts), images):
             raise UsageError(
                 f"masks must be (branch, image, height, width) with {len(prompts)} branches and {images} images,"

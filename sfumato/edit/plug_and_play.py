@@ -9,7 +9,8 @@ release denoise the source once more and record it; the authors found reading th
 Differs from it: the fused attention kernel, since only queries and keys are exchanged; a drawn picture is denoised
 along as a branch of its own, each guidance half of the target taking from the source's, as in the first release; a
 sampling timestep that the inversion does not hold is an error that says so; other topologies than that of Stable
-Diffusion 1.x and 2.x, see `attention.features.decoder_layers`.
+Diffusion 1.x and 2.x, see `attention.features.decoder_layers`. The first release's negative prompt, which grows over
+the run (github.com/MichalGeyer/plug-and-play; not in the paper), is `negative_growth`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from sfumato.attention.features import InjectFeatures, decoder_layers
 from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import BOTH, AttentionControl
+from sfumato.edit.negative_growth import GrowingNegative, NegativeGrowth, negative_shares
 from sfumato.edit.result import Edited
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
@@ -41,7 +43,7 @@ from sfumato.schedules import Step
     summary="Repaints the picture to a new prompt; features and self-attention of the source hold its layout.",
     when="Material, style or kind of thing should change while pose and composition stay; no word needs to be shared.",
     cost="3 evaluations a step with one target (2 at guidance 1), plus the inversion's; 4 for a drawn picture.",
-    inversions=("ddim", "fixed-point", "direct", "regularised-ddim"),
+    inversions=("direct", "ddim", "fixed-point", "regularised-ddim"),
     refuses={
         "null-text": "it reads the source's latents from the inversion, to which tuned embeddings add nothing",
         "negative-prompt": "it reads the source's latents from the inversion, to which a negative prompt adds nothing",
@@ -76,16 +78,28 @@ def plug_and_play(
     source_row: Annotated[
         Literal["empty", "prompt"], Option("what a real picture's features are computed with: no text, or its prompt")
     ] = "empty",
+    negative_growth: Annotated[
+        NegativeGrowth,
+        Option(
+            "how the negative prompt (the source prompt where none is given) takes the place of no text over the run;"
+            " for silhouettes and abstract sources; none: it is there from the start"
+        ),
+    ] = "none",
+    negative_start: Annotated[
+        float, Option("the growing negative prompt's share at the first step", low=0, high=1)
+    ] = 0.0,
 ) -> Edited:
     """Edits from given noise, latent to latent.
 
     Costs 1 + 2 targets network evaluations a step and image for an inverted picture (1 + targets at guidance 1), and
-    2 (1 + targets) for a drawn one (half of it when nothing is guided).
+    2 (1 + targets) for a drawn one (half of it when nothing is guided). A growing negative prompt costs 1 a target
+    more, for a drawn picture 2.
 
     Args:
         model: Any model whose decoder has the stages that `decoder_layers` looks for.
         source: An inversion that keeps its trajectory, or drawn noise in an `Inversion`.
-        source_prompt: What the picture shows; of a real one used only with source_row="prompt".
+        source_prompt: What the picture shows; of a real one used only with source_row="prompt", and as the growing
+            negative prompt where none is given.
         target_prompts: One or more edited prompts, done in one batch.
         negative_prompt: What guidance leads away from.
         guidance_scale: Of the edited branches.
@@ -93,7 +107,8 @@ def plug_and_play(
         generator: Not used: nothing is drawn.
         on_step: Called after every step.
         watch: Progress, previews, cancellation.
-        feature_threshold, attention_threshold, sampling_steps, source_row: see their `Option`.
+        feature_threshold, attention_threshold, sampling_steps, source_row, negative_growth, negative_start: see their
+            `Option`. The first release: "linear", from 0 for a real picture and 0.25 for a drawn one.
 
     Returns:
         Branches "source", "target" ("target-1", ... when several).
@@ -111,33 +126,36 @@ def plug_and_play(
         feature_steps=int(len(timesteps) * feature_threshold),
         attention_steps=int(len(timesteps) * attention_threshold),
     )
-    condition = model.encode_prompt([source_prompt, *targets, negative_prompt, ""])
-    negative = condition[[-2]]
+    growing = negative_growth != "none" and guidance_scale != 1.0
+    grown = GrowingNegative(negative_shares(negative_growth, negative_start, len(timesteps)), guidance_scale)
+    away = source_prompt if growing and not negative_prompt else negative_prompt
+    condition = model.encode_prompt([source_prompt, *targets, away, ""])
+    negative, empty = condition[[-2]], condition[[-1]]
 
     if source.trajectory is None and sampling_steps is None:
         own = guidance_scale if source_guidance_scale is None else source_guidance_scale
-        branches = {
-            name: Branch(condition[[k]], negative, guidance_scale if k else own) for k, name in enumerate(names)
-        }
+        uncond = empty if growing else negative
+        branches = {name: Branch(condition[[k]], uncond, guidance_scale if k else own) for k, name in enumerate(names)}
+        if growing:
+            branches |= {f"negative-{k}": Branch(negative, uncond, guidance_scale) for k in range(1, len(names))}
         latents = sample(
-            model, source.noise, branches, timesteps=timesteps, controls=controls, on_step=on_step, watch=watch
-        )
-        return Edited(latents, names)
+            model, source.noise, branches, timesteps=timesteps, controls=controls, on_step=on_step,
+            guide=grown.guide if growing else None, watch=watch,
+        )  # fmt: skip
+        return Edited(latents[: len(names)], names)
 
     pin = PinSource(source.latents_at, timesteps)
     rows = translation_rows(
-        condition[[-1 if source_row == "empty" else 0]],
+        empty if source_row == "empty" else condition[[0]],
         negative if guidance_scale != 1.0 else None,
         [condition[[k]] for k in range(1, len(names))],
+        empty=empty if growing else None,
     )
 
     def guide(model: Model, latents: Tensor, step: Step, _: Condition, scales: Tensor, layout: Layout) -> Tensor:
         output = rows.predict(model, latents, step.t)
-        own, cond = output[:1], output[-len(targets) :]
-        if len(output) == 1 + len(targets):
-            return output
-        uncond = output[1 : 1 + len(targets)]
-        return torch.cat([own, uncond + guidance_scale * (cond - uncond)])
+        own, (*away, cond) = output[:1], output[1:].split(len(targets))
+        return torch.cat([own, grown.guided(away[0], away[-1], cond, step) if away else cond])
 
     latents = sample(
         model,
@@ -153,11 +171,24 @@ def plug_and_play(
     return Edited(latents, names)
 
 
-def translation_rows(source: Condition, negative: Condition | None, targets: Sequence[Condition]) -> Rows:
-    """The source's row, then for each target a negative one (None: nothing is guided), then for each its own."""
-    negatives = [] if negative is None else [Row(f"negative-{k}", k, negative) for k in range(1, len(targets) + 1)]
+def translation_rows(
+    source: Condition, negative: Condition | None, targets: Sequence[Condition], *, empty: Condition | None = None
+) -> Rows:
+    """The source's row; for each target an empty one, where given; for each a negative one (None: nothing is guided);
+    then for each its own.
+    """
+    count = len(targets)
+    kinds = {"empty": [empty] * count, "negative": [negative] * count, "target": targets}
     return Rows(
-        [Row("source", 0, source), *negatives, *(Row(f"target-{k}", k, c) for k, c in enumerate(targets, start=1))]
+        [
+            Row("source", 0, source),
+            *(
+                Row(f"{kind}-{k}", k, condition)
+                for kind, conditions in kinds.items()
+                for k, condition in enumerate(conditions, start=1)
+                if condition is not None
+            ),
+        ]
     )
 
 

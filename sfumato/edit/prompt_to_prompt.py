@@ -6,8 +6,8 @@ during `self_replace_steps`.
 
 Differs from the authors' code (github.com/google/prompt-to-prompt, whose numbers `released=True` gives): tokens after a
 changed word of another length are aligned with their own source tokens; words are found without regard to case and
-punctuation, and a missing one is an error; the source branch of a real picture runs at guidance 1, so that it comes
-back.
+punctuation, and a missing one is an error; the source branch of a real picture is held to the path of its inversion
+(`inversion="direct"`, the default), so that it comes back and the maps are the picture's own.
 As there: the cross-attention schedule has N + 1 rows, chained re-weighting uses the outer schedule, re-weighting alone
 scales the source's map, and maps are not re-normalised.
 """
@@ -36,8 +36,8 @@ from sfumato.samplers.watch import Watch
     when="The edit can be said as a change of a few words, and the shape of things should stay.",
     cost="4 evaluations a step with one target (2 at guidance 1), plus the inversion's for a real picture.",
     inversions=(
-        "ddim",
         "direct",
+        "ddim",
         "negative-prompt",
         "null-text",
         "fixed-point",

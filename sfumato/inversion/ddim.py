@@ -23,13 +23,17 @@ from sfumato.samplers.ddim import ddim_step
 from sfumato.samplers.loop import Layout, guided_output
 from sfumato.samplers.watch import Watch
 
+Told = Annotated[
+    Literal["to", "from"], Option("whether the network is told the level moved to, or the one the latents are at")
+]
+
 
 @inversion(
     "ddim",
     title="DDIM inversion",
     paper="Song et al., 2021, https://arxiv.org/abs/2010.02502",
     summary="Walks the sampler's own formula from the picture to noise.",
-    when="The default where the source is replayed at guidance 1: fast, and close to exact with 50 steps.",
+    when="To see how well the model by itself leads back; close to exact at guidance 1 with 50 steps.",
     cost="1 evaluation a step.",
 )
 @torch.no_grad()
@@ -47,9 +51,7 @@ def ddim_inversion(
     inversion_guidance_scale: Annotated[
         float, Option("guidance while inverting; above 1 it drifts and the picture does not come back", low=1, high=100)
     ] = 1.0,
-    told: Annotated[
-        Literal["to", "from"], Option("whether the network is told the level moved to, or the one the latents are at")
-    ] = "to",
+    told: Told = "to",
 ) -> Inversion:
     """Carries clean latents to noise, keeping every latent on the way.
 

@@ -1,8 +1,11 @@
 """Direct inversion (PnP Inversion; Ju et al., 2023), https://arxiv.org/abs/2310.01506: DDIM inversion, and a replay
 whose source branch is set to its trajectory after every step, so that it cannot drift.
 
-What the edited branches take from the source (attention maps, features, masks) then comes from the picture itself, at
-any guidance, and nothing is optimised. The edited branches run free.
+What the edited branches take from the source (attention maps, features, masks) then comes from the picture itself, and
+nothing is optimised. The edited branches run free.
+
+The guidance of the source branch is of no consequence: its prediction is replaced by the trajectory, and what others
+take from it is computed before guidance is applied. It is 1 where none is asked for, which costs least.
 
 Differs from the authors' code: they store, for each step, the difference between the trajectory and the guided step and
 add it to the source branch (Alg. 1); the sum is the trajectory, so the replay sets it, and the extra pass is saved.
@@ -16,7 +19,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sfumato.inversion.ddim import ddim_inversion
+from sfumato.inversion.ddim import Told, ddim_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import inversion
@@ -28,9 +31,9 @@ from sfumato.samplers.watch import Watch
     title="Direct inversion",
     paper="Ju et al., 2023, https://arxiv.org/abs/2310.01506",
     summary="Walks to noise as DDIM inversion does, and holds the source to that path while editing.",
-    when="The source must not drift, at any guidance, without paying for an optimisation.",
+    when="The default: the source cannot drift, and nothing is paid for it.",
     cost="1 evaluation a step.",
-    source_guidance_scale=None,
+    source_guidance_scale=1.0,
 )
 def direct_inversion(
     model: Model,
@@ -43,6 +46,7 @@ def direct_inversion(
     timesteps: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
     watch: Watch | None = None,
+    told: Told = "to",
 ) -> Inversion:
     """Carries clean latents to noise; `sample(replay=...)` pins branch 0 to the latents on the way.
 
@@ -58,11 +62,12 @@ def direct_inversion(
         timesteps: An explicit grid instead, noisiest first.
         generator: Not used: nothing is drawn.
         watch: Progress and cancellation.
+        told: see its `Option`.
 
     Returns:
         Noise, trajectory x_0 ... x_T and the grid, with `pinned` set.
     """
     found: Inversion = ddim_inversion(
-        model, latents, condition, num_inference_steps=num_inference_steps, timesteps=timesteps, watch=watch
+        model, latents, condition, num_inference_steps=num_inference_steps, timesteps=timesteps, watch=watch, told=told
     )
     return replace(found, method="direct", pinned=True, guidance_scale=guidance_scale)

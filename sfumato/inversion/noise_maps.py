@@ -10,7 +10,7 @@ else:
 
 - "posterior" (DPM-Encoder; Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559): a Markov
   chain, x_prev ~ q(x_prev | x_t, x_0). The maps are close to standard normal where the network predicts well.
-- "independent" (Huberman-Spiegelglas et al., 2023, https://arxiv.org/abs/2304.06140, Eq. 6 and Alg. 1): every level by
+- "independent" (Huberman-Spiegelglas et al., 2023, https://arxiv.org/abs/2304.06140, Alg. 1): every level by
   itself, x_t ~ q(x_t | x_0). The maps are larger and hold more of the picture, so that it can be edited further.
 
 Differs from the authors' code: any grid, size and batch; latents and maps stay in float32 for half-precision networks;

@@ -66,6 +66,15 @@ def test_control_off_is_plain_sampling(model: Any) -> None:
     assert far(run(model, start, steps=[]).latents, free(model, start, SOURCE, TARGET)) < 1e-5
 
 
+def test_a_mask_is_the_foreground_when_told_so(toy_model: Any) -> None:
+    start, mask = drawn(toy_model, images=2), torch.zeros(1, 1, 16, 16)
+    mask[..., 4:12] = 1.0
+    told, plain = (run(toy_model, start, mask=mask, foreground_mask=told).latents for told in (True, False))
+    assert torch.equal(told, run(toy_model, start, masks=mask.expand(2, 2, 16, 16)).latents)
+    assert torch.equal(plain, run(toy_model, start).latents)
+    assert far(told[1], plain[1]) > 1e-6
+
+
 @pytest.mark.parametrize("guidance_scale", [3.0, 1.0])
 def test_the_target_moves_and_the_source_does_not(model: Any, guidance_scale: float) -> None:
     """Also without guidance, where the authors' code silently does nothing."""
@@ -210,6 +219,8 @@ def test_nothing_leaks_also_when_a_run_breaks(model: Any) -> None:
         ({"foreground_words": ["cat", "cat", "cat"]}, "one for each of 2 prompts"),
         ({"masks": torch.ones(1, 1, 8, 8)}, r"2 branches and 1 images, got \(1, 1, 8, 8\)"),
         ({"masks": torch.ones(2, 1, 8, 8), "foreground_words": "cat"}, "not both"),
+        ({"mask": torch.ones(1, 1, 8, 8), "foreground_mask": True, "foreground_words": "cat"}, "not both"),
+        ({"foreground_mask": True}, "foreground_mask needs a mask"),
     ],
 )
 def test_mistakes_are_named_before_any_work(toy_model: Any, options: Any, message: str) -> None:

@@ -1,6 +1,7 @@
 """Plug-and-Play: identities, where it injects, costs, leaks, loud failures. The authors' numbers: conformance."""
 
 from dataclasses import replace
+from math import exp
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.attention.features import InjectFeatures, decoder_layers
+from sfumato.edit.negative_growth import negative_shares
 from sfumato.edit.plug_and_play import plug_and_play
 from sfumato.edit.result import Edited
 from sfumato.errors import InversionError, ModelError
@@ -96,6 +98,58 @@ def test_costs_what_the_docstring_says(toy_model: Any, options: Any, rows: int) 
     before = toy_model.evaluations
     run(toy_model, replace(source, trajectory=None), TARGET, **options)
     assert toy_model.evaluations - before == 4 * (2 if options else 4)
+    before = toy_model.evaluations
+    run(toy_model, source, TARGET, "a hat", negative_growth="linear", **options)
+    assert toy_model.evaluations - before == 4 * (3 if options else 7)
+    before = toy_model.evaluations
+    run(toy_model, replace(source, trajectory=None), TARGET, negative_growth="linear", **options)
+    assert toy_model.evaluations - before == 4 * (2 if options else 6)
+
+
+def test_shares_of_a_growing_negative_prompt() -> None:
+    assert negative_shares("none", 0.3, 3) == [1.0, 1.0, 1.0]
+    assert negative_shares("linear", 0.0, 5) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert negative_shares("linear", 0.5, 3) == [0.5, 0.75, 1.0]
+    assert negative_shares("constant", 0.25, 2) == [0.25, 0.25]
+    assert negative_shares("exponential", 0.0, 3) == pytest.approx([0.0, 1 - exp(-3), 1 - exp(-6)])
+    assert negative_shares("linear", 0.0, 1) == [0.0]
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_a_growing_negative_prompt(toy_model: Any, real: bool) -> None:
+    """In two steps guidance leads away from no text first, and then from the whole negative prompt."""
+    source = inverted(toy_model, steps=2)
+    if not real:
+        source = replace(source, trajectory=None)
+    middle: list[Tensor] = []
+
+    def remember(latents: Tensor, step: Any) -> Tensor:
+        middle.append(latents)
+        return latents
+
+    def put_back(latents: Tensor, step: Any) -> Tensor:
+        return torch.cat([latents[:1], middle[0][1:3]]) if step.index == 0 else latents
+
+    targets = (TARGET, "a hat")
+    grown = run(toy_model, source, *targets, negative_prompt="blue", negative_growth="linear", on_step=[remember])
+    assert grown.branches == ("source", "target-1", "target-2")
+    plain = run(toy_model, source, *targets, on_step=[lambda x, step: middle.append(x) or x])
+    assert far(middle[0][1:3], middle[2][1:3]) < 1e-5
+    assert far(grown.latents[1:], plain.latents[1:]) > 1e-4
+    whole = run(toy_model, source, *targets, negative_prompt="blue", on_step=[put_back])
+    assert far(grown.latents[1:], whole.latents[1:]) < 1e-5
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_a_negative_prompt_that_does_not_grow(toy_model: Any, real: bool) -> None:
+    source = inverted(toy_model, steps=2)
+    if not real:
+        source = replace(source, trajectory=None)
+    stays = {"negative_growth": "constant", "source_guidance_scale": 1.0}
+    for share, plain in ((0.0, ""), (1.0, SOURCE)):  # the source prompt, where none is given
+        constant = run(toy_model, source, TARGET, **stays, negative_start=share)
+        off = run(toy_model, source, TARGET, negative_prompt=plain, source_guidance_scale=1.0)
+        assert far(constant.latents, off.latents) < 1e-5, share
 
 
 def test_batches_equal_single_runs(toy_model: Any) -> None:

@@ -22,6 +22,30 @@ def test_the_source_comes_back_at_any_guidance(toy_model: Any) -> None:
         assert torch.equal(back[0], clean(2))
 
 
+def test_it_walks_to_noise_as_ddim_does(toy_model: Any) -> None:
+    condition = toy_model.encode_prompt(SOURCE)
+    for told in ("to", "from"):
+        pinned, plain = (
+            invert(toy_model, clean(), condition, num_inference_steps=4, told=told)
+            for invert in (direct_inversion, ddim_inversion)
+        )
+        assert torch.equal(pinned.trajectory, plain.trajectory)
+        assert pinned.pinned
+        assert not plain.pinned
+
+
+def test_the_guidance_of_the_source_is_of_no_consequence(toy_model: Any) -> None:
+    found = direct_inversion(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4)
+    one, other = (
+        prompt_to_prompt(
+            toy_model, found, source_prompt=SOURCE, target_prompts=[TARGET], guidance_scale=3.0,
+            source_guidance_scale=scale,
+        ).latents
+        for scale in (1.0, 7.5)
+    )  # fmt: skip
+    assert torch.equal(one, other)
+
+
 def test_every_step_of_the_source_lies_on_the_trajectory(toy_model: Any) -> None:
     found = direct_inversion(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4)
     seen: list[Tensor] = []

@@ -1,35 +1,26 @@
-"""The public drivers `edit`, `generate`, `invert`: they read pictures, run a recipe, hand back pictures with a bill."""
+"""The public driver `edit`: reads a picture, inverts it, runs a method, hands back pictures with a bill."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 import sfumato
 from sfumato.cost import measured
+from sfumato.driving import LOW_PSNR, check_guidance, drawn_noise, image_psnr, inverted_picture, low_psnr_note
 from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource, to_images
-from sfumato.inversion.result import Inversion, content_key
+from sfumato.inversion.result import Inversion
 from sfumato.masking import Masking, MaskSource
-from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
-from sfumato.picture import Picture, read_picture
+from sfumato.picture import read_picture
 from sfumato.registry import INVERSIONS, METHODS, Method, recorded
-from sfumato.results import EditResult, GenerateResult, InvertResult, TriedEdit
-from sfumato.samplers.loop import Branch, sample
+from sfumato.results import EditResult, TriedEdit
 from sfumato.samplers.watch import Watch, progress_bar
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-LOW_PSNR = 20.0
 
 
 def edit(
@@ -79,7 +70,8 @@ def edit(
         size: (width, height) in pixels; None: the picture's own.
         fit: What may be done when the picture does not fit the model: "crop", "pad" or "resize".
         background: Colour under transparent pixels.
-        mask: Where the edit may change the picture (white), a picture of the same size; outside, the source stays.
+        mask: Where the edit may change the picture (white), a picture of the same size; outside, the source stays. A
+            method with a mask of its own (`METHODS[method].takes_mask`) uses this one instead.
         mask_words: Such a mask made from where these words of the source prompt look.
         mask_threshold: Share of the words' largest attention that counts as inside, in (0, 1).
         mask_feather: Width of the mask's soft edge in pixels.
@@ -104,7 +96,7 @@ def edit(
     if steps is None:
         steps = model.num_inference_steps if inverted is None else len(inverted.timesteps)
     timesteps = tuple(model.schedule.timesteps(steps))
-    guidance = _check_guidance(model.guidance_scale if guidance_scale is None else guidance_scale)
+    guidance = check_guidance(model.guidance_scale if guidance_scale is None else guidance_scale)
     real = image is not None
     suits = INVERSIONS[inversion_name].source_guidance_scale if real and inversion_name else None
     if real and inversion_name and inverted is not None:
@@ -112,12 +104,14 @@ def edit(
     source_guidance = (
         source_guidance_scale if source_guidance_scale is not None else guidance if suits is None else suits
     )
-    _check_guidance(source_guidance, "source_guidance_scale")
+    check_guidance(source_guidance, "source_guidance_scale")
     picture = read_picture(model, image, size, fit, background) if image is not None else None
     if inverted is not None:
         digest = "" if picture is None else picture.origin["sha256"]
         inverted.check(model=model.revision, timesteps=timesteps, picture=digest)
     masking = Masking.read(picture, mask, mask_words, mask_threshold, mask_feather, mask_pixels)
+    if masking is not None:
+        masking.check(model, source_prompt)
 
     recipe: dict[str, Any] = {
         "command": "edit",
@@ -147,12 +141,12 @@ def edit(
         if inverted is not None:
             start = inverted
         elif picture is None or clean is None:
-            start = Inversion("drawn", _noise(model, 1, generator, size), timesteps, prompt=source_prompt)
+            start = Inversion("drawn", drawn_noise(model, 1, generator, size), timesteps, prompt=source_prompt)
         elif not inversion_name:
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             start = Inversion("picture", noise, timesteps, trajectory=clean[None], prompt=source_prompt)
         else:
-            start = _inverted(
+            start = inverted_picture(
                 model, clean, picture, inversion_name, source_prompt,
                 negative=model.encode_prompt(negative_prompt), guidance_scale=source_guidance,
                 num_inference_steps=steps, generator=generator, watch=watching.during("inverting"), **inversion_options,
@@ -171,6 +165,7 @@ def edit(
             generator=generator,
             on_step=() if keep is None else (keep,),
             watch=watching.during("editing"),
+            **({"mask": keep.inside} if keep is not None and recipe_method.takes_mask else {}),
             **options,
         )
         with torch.no_grad():
@@ -180,10 +175,10 @@ def edit(
 
     notes = [] if picture is None else list(picture.notes)
     reconstruction, source = decoded[0], decoded[0] if picture is None else picture.fitted.image
-    ceiling_psnr = math.inf if ceiling is None else _psnr(ceiling, source)
-    source_psnr = _psnr(reconstruction, source)
+    ceiling_psnr = math.inf if ceiling is None else image_psnr(ceiling, source)
+    source_psnr = image_psnr(reconstruction, source)
     if source_psnr < LOW_PSNR:
-        notes.append(_low_psnr_note(source_psnr, ceiling_psnr, source_guidance))
+        notes.append(low_psnr_note(source_psnr, ceiling_psnr, source_guidance))
         warnings.warn(notes[-1], stacklevel=2)
     results = decoded[1:]
     if masking is not None and keep is not None and masking.pixels:
@@ -209,151 +204,6 @@ def edit(
     )
 
 
-def generate(
-    model: Model,
-    prompt: str,
-    *,
-    negative_prompt: str = "",
-    num_images: int = 1,
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    eta: float = 0.0,
-    seed: int = 0,
-    size: tuple[int, int] | None = None,
-    watch: Watch | None = None,
-) -> GenerateResult:
-    """Draws pictures from text.
-
-    Args:
-        model: From `load_model`.
-        prompt: What to draw.
-        negative_prompt: What guidance leads away from.
-        num_images: How many, in one batch, at least 1.
-        num_inference_steps, guidance_scale: None: the model's own choice.
-        eta: 0 = DDIM, 1 = DDPM, in [0, 1].
-        seed: Of all draws.
-        size: (width, height) in pixels; None: what the model was trained at.
-        watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
-
-    Raises:
-        UsageError: An argument is out of range.
-        SamplingError: The run broke down.
-    """
-    if num_images < 1:
-        raise UsageError(f"num_images must be at least 1, got {num_images}")
-    steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
-    guidance = _check_guidance(model.guidance_scale if guidance_scale is None else guidance_scale)
-    generator = torch.Generator().manual_seed(seed)
-    recipe = {
-        "command": "generate",
-        "sfumato": sfumato.__version__,
-        "model": model.name,
-        "revision": model.revision,
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "num_images": num_images,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "eta": eta,
-        "seed": seed,
-        "size": list(size) if size else None,
-    }
-    with progress_bar(watch=watch) as watching, measured(model) as cost:
-        condition = model.encode_prompt([prompt, negative_prompt])
-        latents = sample(
-            model,
-            _noise(model, num_images, generator, size),
-            {"sample": Branch(condition[[0]], condition[[1]], guidance)},
-            num_inference_steps=steps,
-            eta=eta,
-            generator=generator,
-            watch=watching.during("drawing"),
-        )
-        with torch.no_grad():
-            images = to_images(model.decode_latents(latents[0]))
-    return GenerateResult(tuple(images), recipe, cost)
-
-
-def invert(
-    model: Model,
-    image: ImageSource,
-    *,
-    prompt: str = "",
-    method: str = "ddim",
-    num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    seed: int = 0,
-    size: tuple[int, int] | None = None,
-    fit: Fit | None = None,
-    background: tuple[int, int, int] = (255, 255, 255),
-    watch: Watch | None = None,
-    **options: Any,
-) -> InvertResult:
-    """Finds what leads back to a picture, and shows how well it comes back.
-
-    Args:
-        model: From `load_model`.
-        image: Path, bytes, PIL picture, array or tensor.
-        prompt: What the picture shows.
-        method: Name of the inversion.
-        num_inference_steps: None: the model's own choice.
-        guidance_scale: At which it shall come back; None: what the inversion is made for.
-        seed: Of the inversion's draws, where it has any.
-        size, fit, background, watch: See `edit`.
-        options: The inversion's own, see `INVERSIONS[method].parameters`.
-
-    Raises:
-        UsageError: An argument is wrong.
-        ImageError: The picture cannot be read or does not fit.
-    """
-    entry = INVERSIONS[method]
-    options = entry.check_options(options)
-    suits = model.guidance_scale if entry.source_guidance_scale is None else entry.source_guidance_scale
-    guidance = _check_guidance(suits if guidance_scale is None else guidance_scale)
-    steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
-    model.schedule.timesteps(steps)
-    picture = read_picture(model, image, size, fit, background)
-    recipe = {
-        "command": "invert",
-        "sfumato": sfumato.__version__,
-        "model": model.name,
-        "revision": model.revision,
-        "inversion": method,
-        "source_prompt": prompt,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "seed": seed,
-        "options": options,
-        "image": picture.origin,
-    }
-    with progress_bar(watch=watch) as watching, measured(model) as cost:
-        clean = model.encode_image(picture.pixels)
-        inversion = _inverted(
-            model, clean, picture, method, prompt, guidance_scale=guidance, num_inference_steps=steps,
-            generator=torch.Generator().manual_seed(seed), watch=watching.during("inverting"), **options,
-        )  # fmt: skip
-        branch = Branch(model.encode_prompt(prompt), guidance_scale=guidance)
-        back = sample(
-            model,
-            inversion.noise,
-            {"source": branch},
-            timesteps=inversion.timesteps,
-            start_index=inversion.start_index,
-            replay=inversion,
-            eta=inversion.eta,
-            watch=watching.during("reconstructing"),
-        )
-        with torch.no_grad():
-            reconstruction, ceiling = to_images(model.decode_latents(torch.cat([back[0], clean])))
-    source = picture.fitted.image
-    source_psnr, ceiling_psnr = _psnr(reconstruction, source), _psnr(ceiling, source)
-    notes = list(picture.notes)
-    if source_psnr < LOW_PSNR:
-        notes.append(_low_psnr_note(source_psnr, ceiling_psnr, guidance))
-        warnings.warn(notes[-1], stacklevel=2)
-    return InvertResult(inversion, source, reconstruction, recipe, cost, source_psnr, ceiling_psnr, tuple(notes))
-
-
 def _choose_inversion(method: Method, name: str | None, inverted: Inversion | None) -> str:
     """The inversion to use, "" for a method that starts from the picture itself.
 
@@ -369,51 +219,8 @@ def _choose_inversion(method: Method, name: str | None, inverted: Inversion | No
     raise UsageError(f"{method.name} cannot start from inversion {chosen!r}: {reason}; it takes: {takes}")
 
 
-def _inverted(model: Model, clean: Tensor, picture: Picture, name: str, prompt: str, **options: Any) -> Inversion:
-    """Runs an inversion and stamps it with prompt, guidance and content key."""
-    found: Inversion = INVERSIONS[name].function(model, clean, model.encode_prompt(prompt), **options)
-    plain = {key: value for key, value in options.items() if isinstance(value, int | float | str | bool | None)}
-    key = content_key(picture.fitted.image.tobytes(), model.revision, {"method": name, "prompt": prompt, **plain})
-    return replace(
-        found,
-        prompt=prompt,
-        guidance_scale=options["guidance_scale"],
-        model=model.revision,
-        picture=picture.origin["sha256"],
-        key=key,
-    )
-
-
-def _noise(model: Model, images: int, generator: torch.Generator, size: tuple[int, int] | None) -> Tensor:
-    """Standard normal latents, drawn on the CPU so that a seed means the same on every device."""
-    shape = model.latent_shape((size[1], size[0]) if size else None)
-    return torch.randn((images, *shape), generator=generator)
-
-
-def _psnr(image: Image.Image, reference: Image.Image) -> float:
-    return psnr(np.asarray(image), np.asarray(reference), data_range=255)
-
-
 def _check_prompts(source_prompt: str, targets: list[str]) -> None:
     if not source_prompt.strip():
         raise UsageError("source_prompt is empty: say what the picture shows, e.g. 'a cat face'")
     if not targets or not all(target.strip() for target in targets):
         raise UsageError("target_prompt is empty: say what the picture shall show, e.g. 'a dog face'")
-
-
-def _check_guidance(scale: float, name: str = "guidance_scale") -> float:
-    if not (math.isfinite(scale) and 1.0 <= scale <= 100.0):
-        raise UsageError(f"{name} must be in [1, 100] (1 = off), got {scale:g}")
-    return float(scale)
-
-
-def _low_psnr_note(source_psnr: float, ceiling_psnr: float, guidance: float) -> str:
-    if ceiling_psnr < LOW_PSNR + 1.0:
-        remedy = (
-            f"the model's autoencoder only reaches {ceiling_psnr:.1f} dB here: use a larger picture or another model"
-        )
-    elif guidance > 1.0:
-        remedy = f"source_guidance_scale={guidance:g} makes the replay drift: use 1"
-    else:
-        remedy = "describe the picture better in the source prompt, or use more steps"
-    return f"the source picture does not come back (PSNR {source_psnr:.1f} dB): {remedy}"

@@ -1,0 +1,190 @@
+"""`sfumato translate`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfumato.apps.console import cost_fields, note, print_json, stdout, table, working
+from sfumato.apps.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Fit,
+    Size,
+    Steps,
+    choose_output,
+    load,
+    parse_size,
+)
+from sfumato.errors import UsageError
+from sfumato.images import load_image, save_image
+
+if TYPE_CHECKING:
+    from sfumato import TranslateResult
+
+
+class Way(StrEnum):
+    """The methods of `sfumato.translation` as typer wants them."""
+
+    cycle_diffusion = "cycle-diffusion"
+    ddib = "ddib"
+
+
+def translate(
+    images: Annotated[list[Path], typer.Argument(help="The picture, or several.")],
+    source_model: Annotated[
+        str, typer.Option("--from", help="The model that the pictures belong to: as --model of sfumato edit.")
+    ],
+    target_model: Annotated[
+        str | None,
+        typer.Option("--to", help="The model that they shall belong to.", show_default="the same, with two prompts"),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The result; for several pictures a folder that exists.",
+            show_default="named after the picture",
+        ),
+    ] = None,
+    source: Annotated[
+        str, typer.Option("--source", "-s", help="What the pictures show; for models of text.", show_default="nothing")
+    ] = "",
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="What they shall show; for models of text.", show_default="nothing")
+    ] = "",
+    negative: Annotated[str, typer.Option(help="What to lead away from.", show_default="nothing")] = "",
+    method: Annotated[
+        Way, typer.Option(help="cycle-diffusion shares the random draws; ddib draws nothing.", case_sensitive=False)
+    ] = Way.cycle_diffusion,
+    steps: Steps = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="Share of the steps to go back; less keeps more.", show_default="0.85, ddib: 1"),
+    ] = None,
+    eta: Annotated[
+        float | None,
+        typer.Option(help="How much of the code is in the steps' draws, above 0 to 1.", show_default="0.1"),
+    ] = None,
+    guidance: Annotated[float, typer.Option(help="Of the target model, 1 (off) to 100.")] = 1.0,
+    source_guidance: Annotated[float, typer.Option(help="Of the source model, 1 (off) to 100.")] = 1.0,
+    refine_strength: Annotated[
+        float | None, typer.Option(help="How far SDEdit with the target model goes afterwards.", show_default="0")
+    ] = None,
+    refine_repeats: Annotated[int | None, typer.Option(help="How often.", show_default="1")] = None,
+    reconstruction: Annotated[
+        Path | None, typer.Option(help="Also write what the source model gives back (of one picture).")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    size: Size = None,
+    fit: Fit = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+) -> None:
+    """Translate pictures from the world of one model to that of another; neither needs to know the other.
+
+    Example: sfumato translate cat.png --from ./cats-256 --to ./dogs-256 -o dog.png
+    """
+    for image in images:
+        load_image(image)  # a missing or damaged picture is found before anything heavy is done
+    if target_model is None and source == target:
+        raise UsageError("give --to, the other model; or --source and --target, two prompts of the same model")
+    if reconstruction is not None and len(images) > 1:
+        raise UsageError("--reconstruction goes with one picture")
+    pixels = parse_size(size)
+    paths = _outputs(output, images)
+    back = None
+    if reconstruction is not None:
+        back = choose_output(reconstruction, "", ".png", inputs=images)
+
+    with working("starting"):
+        from sfumato import translation
+
+    options: dict[str, Any] = {
+        "method": method.value,
+        "source_prompt": source,
+        "target_prompt": target,
+        "negative_prompt": negative,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "source_guidance_scale": source_guidance,
+        "strength": strength,
+        "eta": eta,
+        "refine_strength": refine_strength,
+        "refine_repeats": refine_repeats,
+    }
+    translation.check_options(
+        method.value, guidance, source_guidance, strength=strength, eta=eta, refine_strength=refine_strength,
+        refine_repeats=refine_repeats,
+    )  # fmt: skip
+    model_a = load(source_model, device, dtype)
+    model_b = model_a if target_model in (None, source_model) else load(str(target_model), device, dtype)
+    results = []
+    for image, path in zip(images, paths, strict=True):
+        result = translation.translate(
+            model_a, model_b, image, **options, reconstruct_source=back is not None, seed=seed, size=pixels,
+            fit=fit.value if fit is not None else None,
+        )  # fmt: skip
+        result.save(path)
+        if back is not None:
+            assert result.reconstruction is not None
+            save_image(result.reconstruction, back, recipe=result.recipe)
+        results.append(result)
+    _report(results, paths, back, as_json)
+
+
+def _outputs(asked: Path | None, images: list[Path]) -> list[Path]:
+    """One file a picture, named after it unless a name is given; checked to be writable."""
+    names = [image.stem for image in images]
+    if asked is not None and len(images) == 1 and not asked.is_dir():
+        return [choose_output(asked, "", ".png", inputs=images)]
+    if asked is not None and not asked.is_dir():
+        raise UsageError(f"-o must be a folder that exists, for {len(images)} pictures; got {asked}")
+    doubled = {name for name in names if names.count(name) > 1}
+    if asked is not None and doubled:
+        raise UsageError(f"two pictures are called {doubled.pop()}: their results would have one name in {asked}")
+    if asked is not None:
+        return [choose_output(asked / f"{name}-translated.png", "", ".png", inputs=images) for name in names]
+    paths: list[Path] = []
+    for name in names:
+        path = choose_output(None, f"{name}-translated", ".png", inputs=images)
+        if path in paths:
+            raise UsageError(f"two pictures are called {name}: name the results one by one with -o")
+        paths.append(path)
+    return paths
+
+
+def _report(results: list[TranslateResult], paths: list[Path], back: Path | None, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "command": "translate",
+                "images": [str(path) for path in paths],
+                "reconstruction": None if back is None else str(back),
+                "pictures": [
+                    {
+                        "image": str(path),
+                        "faithfulness_psnr": result.faithfulness_psnr,
+                        "reconstruction_psnr": result.reconstruction_psnr,
+                        "cost": cost_fields(result.cost),
+                        "notes": list(result.notes),
+                        "recipe": dict(result.recipe),
+                    }
+                    for path, result in zip(paths, results, strict=True)
+                ],
+            }
+        )
+        return
+    for path, result in zip(paths, results, strict=True):
+        rows = [("result", str(path)), ("kept of the source", f"PSNR {result.faithfulness_psnr:.2f} dB")]
+        if back is not None and result.reconstruction_psnr is not None:
+            rows.append(("source model gives back", f"{back}, PSNR {result.reconstruction_psnr:.2f} dB"))
+        table([*rows, ("cost", str(result.cost))], to=stdout())
+        for text in result.notes:
+            note(text)

@@ -1,0 +1,80 @@
+"""The public driver `generate`: draws pictures from text."""
+
+from __future__ import annotations
+
+import torch
+
+import sfumato
+from sfumato.cost import measured
+from sfumato.driving import check_guidance, drawn_noise
+from sfumato.errors import UsageError
+from sfumato.images import to_images
+from sfumato.models.base import Model
+from sfumato.results import GenerateResult
+from sfumato.samplers.loop import Branch, sample
+from sfumato.samplers.watch import Watch, progress_bar
+
+
+def generate(
+    model: Model,
+    prompt: str,
+    *,
+    negative_prompt: str = "",
+    num_images: int = 1,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    eta: float = 0.0,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    watch: Watch | None = None,
+) -> GenerateResult:
+    """Draws pictures from text.
+
+    Args:
+        model: From `load_model`.
+        prompt: What to draw.
+        negative_prompt: What guidance leads away from.
+        num_images: How many, in one batch, at least 1.
+        num_inference_steps, guidance_scale: None: the model's own choice.
+        eta: 0 = DDIM, 1 = DDPM, in [0, 1].
+        seed: Of all draws.
+        size: (width, height) in pixels; None: what the model was trained at.
+        watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
+
+    Raises:
+        UsageError: An argument is out of range.
+        SamplingError: The run broke down.
+    """
+    if num_images < 1:
+        raise UsageError(f"num_images must be at least 1, got {num_images}")
+    steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
+    guidance = check_guidance(model.guidance_scale if guidance_scale is None else guidance_scale)
+    generator = torch.Generator().manual_seed(seed)
+    recipe = {
+        "command": "generate",
+        "sfumato": sfumato.__version__,
+        "model": model.name,
+        "revision": model.revision,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "num_images": num_images,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "eta": eta,
+        "seed": seed,
+        "size": list(size) if size else None,
+    }
+    with progress_bar(watch=watch) as watching, measured(model) as cost:
+        condition = model.encode_prompt([prompt, negative_prompt])
+        latents = sample(
+            model,
+            drawn_noise(model, num_images, generator, size),
+            {"sample": Branch(condition[[0]], condition[[1]], guidance)},
+            num_inference_steps=steps,
+            eta=eta,
+            generator=generator,
+            watch=watching.during("drawing"),
+        )
+        with torch.no_grad():
+            images = to_images(model.decode_latents(latents[0]))
+    return GenerateResult(tuple(images), recipe, cost)
