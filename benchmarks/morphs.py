@@ -1,0 +1,340 @@
+"""Every morphing method beside every other, on pairs of the emoji world: writes docs/morphs.md and docs/morphs.json.
+
+    python benchmarks/morphs.py [--pairs 8] [--methods a,b] [--spacings even,uniform] [--frames 16] [--steps N]
+        [--set METHOD.NAME=VALUE ...] [--out docs]
+
+Takes pairs of four kinds in turn: one drawing style; two styles of one concept; two concepts of one group, everything
+else different; two groups. Each (pair, method) is prepared once and its frames drawn once, whichever spacing asks for
+them. Results are written after each, and what is written is not run again: a run that was stopped goes on, `--anew`
+starts over. Needs the emoji drawings (`python -m sfumato.emoji.data`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import sfumato
+from sfumato.emoji.data import Renderer
+from sfumato.emoji.perceptual import EmojiFeatures
+from sfumato.emoji.world import BACKGROUNDS, STYLES, Scene, caption, load_concepts
+from sfumato.images import to_images, to_pixels
+from sfumato.metrics.density_coverage import density_coverage
+from sfumato.metrics.features import features_of
+from sfumato.metrics.morph import directness, smoothness
+from sfumato.metrics.psnr import psnr
+from sfumato.models.base import Model
+from sfumato.morph.distances import load_distance
+from sfumato.morph.path import Ends, Frames
+from sfumato.morph.spacing import SPACINGS
+from sfumato.registry import MORPHS
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two scenes to morph between, and what is alike in them."""
+
+    name: str
+    kind: str
+    first: Scene
+    second: Scene
+
+
+PAIRS = (
+    Pair("cat-dog", "same style", Scene("cat face", "noto", "blue"), Scene("dog face", "noto", "blue")),
+    Pair("fox-styles", "two styles", Scene("fox", "flat", "green"), Scene("fox", "noto", "green")),
+    Pair("lion-bear", "same class", Scene("lion", "twemoji", "white"), Scene("bear", "glossy", "pink")),
+    Pair("panda-pizza", "far classes", Scene("panda", "noto", "purple"), Scene("pizza", "twemoji", "yellow")),
+    Pair("apples", "same style", Scene("red apple", "noto", "white"), Scene("green apple", "noto", "white")),
+    Pair("star-styles", "two styles", Scene("star", "twemoji", "blue"), Scene("star", "glossy", "blue")),
+    Pair("apple-berry", "same class", Scene("red apple", "flat", "gray"), Scene("strawberry", "noto", "yellow")),
+    Pair("frog-heart", "far classes", Scene("frog", "noto", "pink"), Scene("red heart", "glossy", "white")),
+)
+
+# In the table, in this order: key, title, format
+COLUMNS = (
+    ("max_over_mean", "largest step / mean", "{:.2f}"),
+    ("std_over_mean", "std / mean", "{:.2f}"),
+    ("path_length", "path length", "{:.2f}"),
+    ("detour", "/ end to end", "{:.2f}"),
+    ("far_from_real", "far from real", "{:.2f}"),
+    ("density", "density", "{:.2f}"),
+    ("draws", "frames drawn", "{:.0f}"),
+    ("evaluations", "evaluations", "{:.0f}"),
+    ("seconds", "seconds", "{:.0f}"),
+)
+
+
+def main() -> None:
+    """Measures what is missing and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=len(PAIRS), help=f"1 to {len(PAIRS)}")
+    parser.add_argument("--methods", default="", help="names with commas between; all of them")
+    parser.add_argument("--spacings", default="even,uniform", help="and the method's own")
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--steps", type=int, help="denoising steps; each method's own choice")
+    parser.add_argument("--set", nargs="*", default=[], metavar="METHOD.NAME=VALUE", help="options of a method")
+    parser.add_argument("--real", type=int, default=1280, help="real pictures that frames are compared with")
+    parser.add_argument("--anew", action="store_true", help="forget earlier results")
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    args = parser.parse_args()
+    methods = args.methods.split(",") if args.methods else list(MORPHS)
+    spacings = args.spacings.split(",")
+    options = read_options(args.set)
+    for name in [*spacings, *(MORPHS[method].spacing for method in methods)]:
+        SPACINGS[name]  # an unknown one is an error now, not after an hour
+
+    torch.set_num_threads(1)
+    model = sfumato.load_model("emoji", device="cpu")
+    settings = {"frames": args.frames, "steps": args.steps, "real": args.real, "model": model.revision}
+    file = args.out / "morphs.json"
+    report = {} if args.anew or not file.is_file() else json.loads(file.read_text("utf-8"))
+    if report.get("settings") != settings:
+        report = {"settings": settings, "runs": {}}
+    realism = Realism(args.real)
+    report |= {"measured_with": f"torch {torch.__version__}, one thread", "real_density": realism.of_real()}
+    for pair in PAIRS[: args.pairs]:
+        for method in methods:
+            key, wanted = f"{pair.name} {method}", {*spacings, MORPHS[method].spacing}
+            done = report["runs"].get(key)
+            chosen = options.get(method, {})
+            if done and wanted <= set(done["asked"]) and done["options"] == json.loads(json.dumps(chosen)):
+                continue
+            run = {"kind": pair.kind, "asked": sorted(wanted), "options": chosen}
+            try:
+                run |= measure(model, pair, method, sorted(wanted), args.frames, args.steps, chosen, realism)
+            except sfumato.SfumatoError as error:
+                run["refused"] = str(error)
+            report["runs"][key] = run
+            print(key, json.dumps(run), flush=True)
+            write(args.out, report)
+    write(args.out, report)
+
+
+def measure(
+    model: Model,
+    pair: Pair,
+    method: str,
+    spacings: Iterable[str],
+    num_frames: int,
+    steps: int | None,
+    options: Mapping[str, Any],
+    realism: Realism,
+) -> dict[str, Any]:
+    """One pair by one method: prepared once, spaced several ways."""
+    entry = MORPHS[method]
+    pictures, prompts = realism.rendered([pair.first, pair.second]), (caption(pair.first), caption(pair.second))
+    guidance = model.guidance_scale if entry.guidance_scale is None else entry.guidance_scale
+    steps = steps or entry.num_inference_steps or model.num_inference_steps
+    distance, begun, before = load_distance("emoji", model), time.process_time(), model.evaluations
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = entry.function(
+            model,
+            Ends(pictures, model.encode_image(pictures), prompts, (pair.name, pair.name)),
+            guidance_scale=guidance,
+            num_inference_steps=steps,
+            distance=distance,
+            generator=torch.Generator().manual_seed(0),
+            **entry.check_options(options),
+        )
+    prepared, ready = model.evaluations - before, time.process_time()
+    frames = Frames(path, model.decode_latents)
+    ends = frames.at([0.0, 1.0])
+    found, refused = {}, {}
+    for name in spacings:
+        try:
+            found[name] = SPACINGS[name](frames, distance, num_frames)
+        except sfumato.SfumatoError as error:
+            refused[name] = str(error)
+    drawing = (time.process_time() - ready) / len(frames.drawn)
+    each = (model.evaluations - before - prepared) / len(frames.drawn)
+
+    rows = {}
+    for name, spaced in found.items():
+        even = smoothness(spaced.distances)
+        draws = len({0.0, 1.0, *spaced.looked})
+        way = directness(spaced.distances, float(distance(ends[:1], ends[1:])))
+        rows[name] = {
+            "max_over_mean": round(even.max_over_mean, 3),
+            "std_over_mean": round(even.std_over_mean, 3),
+            "path_length": round(way.path_length, 4),
+            "detour": round(way.detour, 3),
+            **realism(frames.at(spaced.weights[1:-1])),
+            "draws": draws,
+            "evaluations": round(prepared + draws * each),
+            "seconds": round(ready - begun + draws * drawing, 1),
+            "weights": [round(weight, 4) for weight in spaced.weights],
+            "notes": list(spaced.notes),
+        }
+    shown, ceiling = to_images(ends), to_images(model.decode_latents(model.encode_image(pictures)))
+    sources = to_images(pictures)
+    return {
+        "steps": steps,
+        "guidance_scale": guidance,
+        "end_psnr": [similarity(*images) for images in zip(shown, sources, strict=True)],
+        "ceiling_psnr": [similarity(*images) for images in zip(ceiling, sources, strict=True)],
+        "prepared": prepared,
+        "notes": list(path.notes),
+        "spacings": rows,
+        "refused_spacings": refused,
+    }
+
+
+class Realism:
+    """How like real emoji pictures are, among renderings of the whole world, in the features of `emoji-clip`.
+
+    `density` is near 1 for pictures like the real ones. `far_from_real` is the mean distance to the nearest real
+    picture, over that of other real pictures: 1 for pictures like the real ones, more the less they are.
+    """
+
+    def __init__(self, count: int) -> None:
+        draw, concepts = np.random.default_rng(0), load_concepts()
+        scenes = [
+            Scene(
+                concept.name,
+                style,
+                str(draw.choice(list(BACKGROUNDS))),
+            )
+            for _ in range(1 + 2 * count // (len(concepts) * len(STYLES)))
+            for concept in concepts
+            for style in STYLES
+        ]
+        self.renderer, self.network = Renderer(), EmojiFeatures()
+        features = features_of(
+            self.rendered([scenes[k] for k in draw.permutation(len(scenes))[: 2 * count]]), self.network
+        )
+        self.real, self.others = features[::2], features[1::2]
+
+    def rendered(self, scenes: Iterable[Scene]) -> Tensor:
+        """Pixels, (scene, 3, H, W) in [-1, 1]."""
+        return torch.cat([to_pixels(self.renderer.render(scene).convert("RGB")) for scene in scenes])
+
+    def __call__(self, pixels: Tensor) -> dict[str, float]:
+        features = features_of(pixels, self.network)
+        return {
+            "density": round(density_coverage(features, self.real).density, 3),
+            "far_from_real": round(self._nearest(features) / self._nearest(self.others), 3),
+        }
+
+    def of_real(self) -> float:
+        """The density of other real pictures."""
+        return round(density_coverage(self.others, self.real).density, 3)
+
+    def _nearest(self, features: Tensor) -> float:
+        return float(torch.cdist(features, self.real).min(dim=1).values.mean())
+
+
+def similarity(image: Any, reference: Any) -> float | None:
+    """PSNR, dB; None for equal pictures."""
+    value = psnr(np.asarray(image), np.asarray(reference), data_range=255)
+    return round(value, 2) if math.isfinite(value) else None
+
+
+def decibels(values: Iterable[float | None]) -> str:
+    """The mean of those that are not exact."""
+    inexact = [value for value in values if value is not None]
+    return f"{statistics.mean(inexact):.1f} dB" if inexact else "exactly"
+
+
+def read_options(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """METHOD.NAME=VALUE to options by method."""
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        method, _, option = name.partition(".")
+        entry = MORPHS[method]
+        entry.check_options({option: None} if option not in entry.parameters else {})
+        found.setdefault(method, {})[option] = entry.parameters[option].parse(value)
+    return found
+
+
+def write(folder: Path, report: Mapping[str, Any]) -> None:
+    """Both files, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (("morphs.json", json.dumps(report, indent=1) + "\n"), ("morphs.md", page(report))):
+        partial = folder / f".{name}.part"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(folder / name)
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The tables, and how to read them."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    refused = []
+    for key, run in report["runs"].items():
+        if "refused" in run:
+            refused.append(f"- {key}: {run['refused']}")
+            continue
+        refused += [f"- {key}, {name}: {words}" for name, words in run["refused_spacings"].items()]
+        runs.setdefault(key.split(" ")[1], []).append(run)
+    title = ["method", "spacing", *(words for _, words, _ in COLUMNS), "ends come back"]
+    rows = [f"| {' | '.join(title)} |", "|---" * len(title) + "|"]
+    kinds = list(dict.fromkeys(pair.kind for pair in PAIRS))
+    by_kind = [f"| method | spacing | {' | '.join(kinds)} |", "|---" * (len(kinds) + 2) + "|"]
+    for method in sorted(runs):
+        of_method = runs[method]
+        for spacing in sorted({name for run in of_method for name in run["spacings"]}):
+            lines = [run for run in of_method if spacing in run["spacings"]]
+            cells = [f"`{method}`", spacing]
+            for key, _, form in COLUMNS:
+                cells.append(form.format(statistics.mean(run["spacings"][spacing][key] for run in lines)))
+            cells[2] += f" (worst {max(run['spacings'][spacing]['max_over_mean'] for run in lines):.2f})"
+            cells.append(decibels(value for run in lines for value in run["end_psnr"]))
+            rows.append(f"| {' | '.join(cells)} |")
+            far = [
+                [run["spacings"][spacing]["far_from_real"] for run in lines if run["kind"] == kind] for kind in kinds
+            ]
+            by_kind.append(
+                f"| `{method}` | {spacing} | "
+                + " | ".join(f"{statistics.mean(values):.2f}" if values else "" for values in far)
+                + " |"
+            )
+    pairs = list(dict.fromkeys(key.split(" ")[0] for key in report["runs"]))
+    ceilings = [value for of_method in runs.values() for run in of_method for value in run["ceiling_psnr"]]
+    gaps = f"\nNot to be had:\n\n{chr(10).join(refused)}\n" if refused else ""
+    settings, steps = report["settings"], report["settings"]["steps"] or "each method's own number of"
+    return f"""# Morphs, measured
+
+Written by `python benchmarks/morphs.py`: {settings["frames"]} frames, {steps} steps,
+default options unless `morphs.json` says otherwise, distances of the embedded emoji model; means over
+{len(pairs)} pairs ({", ".join(pairs)}).
+
+{chr(10).join(rows)}
+
+- *Largest step / mean* and *std / mean* are of the distances of neighbouring frames: 1 and 0 are perfectly even.
+  Compare the row `even` of a method (before) with the others (after).
+- *Path length* is their sum, and *end to end* the distance of the two ends: a ratio near 1 is a morph without detours.
+- *Far from real* says whether the frames between look like real emoji: their distance to the nearest of
+  {settings["real"]} real ones in the features of `emoji-clip`, over that of other real pictures. 1 is as good as real.
+- *Density* is the mean number of real pictures' neighbourhoods that such a frame lies in, over 5. Other real pictures
+  get {report["real_density"]:.2f}. It is the blunter of the two: a few odd real pictures have wide neighbourhoods.
+- *Evaluations* are rows through the network, preparation included; *seconds* are of one thread.
+- *Ends come back*: PSNR of the first and last frame against the two pictures. The autoencoder alone reaches
+  {decibels(ceilings)}.
+
+Far from real, by kind of pair:
+
+{chr(10).join(by_kind)}
+{gaps}
+Measured with {report["measured_with"]}; model {settings["model"][:19]}.
+"""
+
+
+if __name__ == "__main__":
+    main()
