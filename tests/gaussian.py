@@ -31,7 +31,8 @@ class GaussianModel(Model):
     def variance(self, alpha_bar: float) -> float:
         return alpha_bar * self.std**2 + 1.0 - alpha_bar
 
-    def predict(self, latents: Tensor, t: int, condition: Condition) -> Tensor:
+    def predict(self, latents: Tensor, t: int | Sequence[int], condition: Condition) -> Tensor:
+        assert isinstance(t, int)
         self.evaluations += len(latents)
         self.calls.append(t)
         level = self.schedule.alpha_bar(t)

@@ -7,8 +7,9 @@ rows it acts on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from sfumato.schedules import Step
 CONDITIONAL = ("cond",)
 BOTH = ("uncond", "cond")
 
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The fused kernel: query, key, value to softmax(q k) v, all (guidance, branch, image, heads, tokens, head_dim)."""
+
 
 class AttentionEdit:
     """One edit of attention; subclasses override what they need.
@@ -32,10 +36,14 @@ class AttentionEdit:
     Attributes:
         guidance: The guidance rows it acts on.
         needs_map: Whether it wants the softmax map.
+        mixes_outputs: Whether `attention` takes over what attends to what.
+        sets_source: Whether it exchanges what keys and values are computed from.
     """
 
     guidance: tuple[str, ...] = CONDITIONAL
     needs_map = False
+    mixes_outputs = False
+    sets_source = False
 
     def begin(self, layout: Layout) -> None:
         """Told once, before the run."""
@@ -48,11 +56,24 @@ class AttentionEdit:
         """Whether it acts at this step."""
         return True
 
+    def edit_source(self, hidden_states: Tensor, site: AttentionSite, step: Step) -> Tensor:
+        """What keys and values are projected from, (guidance, branch, image, tokens, dim); asked when `sets_source`."""
+        return hidden_states
+
     def edit_qkv(
         self, query: Tensor, key: Tensor, value: Tensor, site: AttentionSite, step: Step
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key, value before attention, each (guidance, branch, image, heads, tokens, head_dim)."""
         return query, key, value
+
+    def attention(
+        self, query: Tensor, key: Tensor, value: Tensor, attend: Attend, site: AttentionSite, step: Step
+    ) -> Tensor:
+        """The attention output, shaped like the query; asked only when `mixes_outputs`.
+
+        Takes what `edit_qkv` of all edits left, and the kernel, to be called as often as needed.
+        """
+        return attend(query, key, value)
 
     def score_bias(self, query: Tensor, key: Tensor, site: AttentionSite, step: Step) -> Tensor | None:
         """What is added to the scores before softmax, broadcastable to (guidance, branch, image, heads, query, key).
@@ -108,6 +129,19 @@ class AttentionControl:
         assert self._step is not None, "at_step must be told before the network is called"
         return [edit for edit in self._at[site.layer_name] if edit.active(self._step)]
 
+    def source(self, site: AttentionSite, hidden_states: Tensor) -> Tensor:
+        assert self._step is not None, "at_step must be told before the network is called"
+        assert self._layout is not None, "the control must be installed"
+        setting = [edit for edit in self._active(site) if edit.sets_source]
+        if not setting:
+            return hidden_states
+        split = hidden_states.unflatten(0, self._layout.axes)
+        for edit in setting:
+            rows = _rows(edit.guidance, self._layout.guidance)
+            split = _put(split, rows, edit.edit_source(split[rows], site, self._step))
+        source: Tensor = split.flatten(0, 2)
+        return source
+
     def attend(self, call: AttentionCall) -> Tensor:
         assert self._step is not None, "at_step must be told before the network is called"
         assert self._layout is not None, "the control must be installed"
@@ -130,9 +164,11 @@ class AttentionControl:
                 bias = full if bias is None else bias + full
 
         mapped = [edit for edit in edits if edit.needs_map]
+        mixing = [edit for edit in edits if edit.mixes_outputs]
         names = tuple(name for name in layout.guidance if any(name in edit.guidance for edit in mapped))
-        rows = _rows(names, layout.guidance)
-        rest = _rows(tuple(name for name in layout.guidance if name not in names), layout.guidance)
+        mixed = tuple(name for name in layout.guidance if any(name in edit.guidance for edit in mixing))
+        assert len(mixing) <= 1, "one edit at a time mixes attention outputs"
+        assert not set(names) & set(mixed), "a row whose outputs are mixed has no softmax map to edit"
         mask = call.mask
         if mask is not None:
             mask = mask.expand(len(call.query), *mask.shape[1:]).unflatten(0, layout.axes)
@@ -140,15 +176,22 @@ class AttentionControl:
             mask = bias if mask is None else mask + bias
 
         parts = {}
-        if rest.stop > rest.start:
-            rest_mask = None if mask is None else mask[rest]
-            parts[rest.start] = _fused(query[rest], key[rest], value[rest], rest_mask, call.scale)
-        if rows.stop > rows.start:
-            probs = _softmax_map(query[rows], key[rows], None if mask is None else mask[rows], call.scale)
-            for edit in mapped:
-                within = _rows(edit.guidance, names)
-                probs = _put(probs, within, edit.edit_probs(probs[within], site, step))
-            parts[rows.start] = probs.to(value.dtype) @ value[rows]
+        for of in (tuple(name for name in layout.guidance if name not in (*names, *mixed)), names, mixed):
+            rows = _rows(of, layout.guidance)
+            if rows.stop == rows.start:
+                continue
+            given, part_mask = (query[rows], key[rows], value[rows]), None if mask is None else mask[rows]
+            if of == names:
+                probs = _softmax_map(*given[:2], part_mask, call.scale)
+                for edit in mapped:
+                    within = _rows(edit.guidance, names)
+                    probs = _put(probs, within, edit.edit_probs(probs[within], site, step))
+                parts[rows.start] = probs.to(value.dtype) @ value[rows]
+            elif of == mixed:
+                attend = partial(_fused, mask=part_mask, scale=call.scale)
+                parts[rows.start] = mixing[0].attention(*given, attend, site, step)
+            else:
+                parts[rows.start] = _fused(*given, part_mask, call.scale)
         return torch.cat([parts[start] for start in sorted(parts)]).flatten(0, 2)
 
 

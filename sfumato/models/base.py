@@ -129,6 +129,9 @@ class AttentionHook(Protocol):
     def wants(self, site: AttentionSite) -> bool:
         """Whether this call shall go through `attend`; if not, the layer runs as if unhooked."""
 
+    def source(self, site: AttentionSite, hidden_states: Tensor) -> Tensor:
+        """What keys and values are projected from, (rows, tokens, dim), in place of what the layer would take."""
+
     def attend(self, call: AttentionCall) -> Tensor:
         """Attention output before the output projection, (rows, heads, query tokens, head_dim)."""
 
@@ -194,10 +197,10 @@ class Model(ABC):
         """One row a prompt, all rows padded to the same number of tokens; long prompts take several chunks."""
 
     @abstractmethod
-    def predict(self, latents: Tensor, t: int, condition: Condition) -> Tensor:
+    def predict(self, latents: Tensor, t: int | Sequence[int], condition: Condition) -> Tensor:
         """The network's output, shaped and typed like the latents, in the target space of `schedule.prediction_type`.
 
-        Counts `len(latents)` evaluations. Differentiable in latents and condition.
+        One t for all rows, or one a row. Counts `len(latents)` evaluations. Differentiable in latents and condition.
         """
 
     def predict_noise(self, latents: Tensor, t: int, condition: Condition, *, alpha_bar: float | None = None) -> Tensor:

@@ -46,6 +46,7 @@ class HookedProcessor:
         if attn.group_norm is not None:
             hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         keys_from = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        keys_from = self.hook.source(self.site, keys_from)
         if encoder_hidden_states is not None and attn.norm_cross:
             keys_from = attn.norm_encoder_hidden_states(keys_from)
         if attention_mask is not None:
@@ -117,7 +118,7 @@ def projections(layers: Mapping[str, nn.Module]) -> dict[str, nn.Linear]:
     for name, layer in layers.items():
         for part in ("to_q", "to_k", "to_v"):
             found[f"{name}.{part}"] = getattr(layer, part)
-        found[f"{name}.to_out"] = layer.to_out[0]  # type: ignore[index]
+        found[f"{name}.to_out"] = layer.get_submodule("to_out.0")  # type: ignore[assignment]
     return found
 
 

@@ -83,7 +83,7 @@ class StableDiffusion(Model):
     def text_fingerprint(self) -> str:
         return fingerprint(self.text_encoders, self.tokenizers)
 
-    def predict(self, latents: Tensor, t: int, condition: Condition) -> Tensor:
+    def predict(self, latents: Tensor, t: int | Sequence[int], condition: Condition) -> Tensor:
         self.evaluations += len(latents)
         output: Tensor = self.unet(
             latents.to(self.device, self.dtype),

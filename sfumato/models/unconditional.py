@@ -99,7 +99,7 @@ class UnconditionalDDPM(Model):
         rows = 1 if isinstance(prompts, str) else len(prompts)
         return Condition(torch.zeros(rows, 0, 0, device=self.device, dtype=self.dtype))
 
-    def predict(self, latents: Tensor, t: int, condition: Condition) -> Tensor:
+    def predict(self, latents: Tensor, t: int | Sequence[int], condition: Condition) -> Tensor:
         self.evaluations += len(latents)
         height, width = latents.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple:

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.models.base import Model
+from sfumato.errors import UsageError
+from sfumato.models.base import Model, ProjectionHook
 from sfumato.samplers.loop import Layout
 from sfumato.schedules import Step
 
@@ -78,6 +79,29 @@ def widest_rank(model: Model) -> int:
     return min(min(widths) for widths in model.attention_projections().values())
 
 
+def clamped_rank(model: Model, rank: int, *, chosen: bool = False) -> tuple[int, str]:
+    """The rank that is used where one is asked for, and a note where some layers are too narrow for it.
+
+    Args:
+        model: What is adapted.
+        rank: What is asked for, at least 0.
+        chosen: A rule asks, not the user: no rank is too large to be clamped.
+
+    Raises:
+        UsageError: The user asks for more than any layer allows.
+    """
+    widths = [min(pair) for pair in model.attention_projections().values()]
+    if not widths:
+        raise UsageError(f"{model.name} has no attention layers that could be adapted: use rank=0")
+    if rank > max(widths) and not chosen:
+        raise UsageError(f"rank={rank} is more than any layer of {model.name} allows: use at most {max(widths)}")
+    used = min(rank, max(widths))
+    narrow = sum(width < rank for width in widths)
+    if not narrow:
+        return used, ""
+    return used, f"rank {rank} is more than {narrow} of {len(widths)} layers allow: each of those gets its own width"
+
+
 @contextmanager
 def adapted(model: Model, lora: Lora | None) -> Iterator[None]:
     """The model under one adapter inside the block, all rows alike, and as found after it; None: as it is."""
@@ -96,7 +120,8 @@ def adapted(model: Model, lora: Lora | None) -> Iterator[None]:
 class RowAdapters:
     """An adapter for each row of a run's network calls; a `Control` of the sampling loop.
 
-    Rows under an adapter of smaller rank, or under none, are padded with zeros, which changes nothing.
+    Where long runs of rows share an adapter (IMPUS: one for each guidance half), each run is adapted by itself; else
+    factors are stacked, and rows under an adapter of smaller rank, or under none, padded with zeros.
     """
 
     def __init__(self, adapters: Mapping[str, Lora | Sequence[Lora | None] | None]) -> None:
@@ -118,25 +143,59 @@ class RowAdapters:
                 yield self
             return
 
-        stacked: dict[str, tuple[Tensor, Tensor]] = {}
-        for name, (inner, outer) in model.attention_projections().items():
-            pairs = [None if adapter is None else adapter.factors.get(name) for adapter in rows]
-            rank = max((len(pair[0]) for pair in pairs if pair is not None), default=0)
-            if rank == 0:
-                continue
-            down = torch.zeros(len(rows), rank, inner, device=model.device, dtype=model.dtype)
-            up = torch.zeros(len(rows), outer, rank, device=model.device, dtype=model.dtype)
-            for row, pair in enumerate(pairs):
-                if pair is not None:
-                    down[row, : len(pair[0])], up[row, :, : len(pair[0])] = pair[0].to(down), pair[1].to(up)
-            stacked[name] = (down.mT.contiguous(), up.mT.contiguous())
-
-        def change(name: str, hidden_states: Tensor, output: Tensor) -> Tensor:
-            down, up = stacked[name]
-            return output + hidden_states @ down @ up
-
-        with model.projection_hook(stacked.keys(), change):
+        runs = _runs(rows)
+        if 2 * len(runs) <= len(rows):
+            change, names = _by_run(runs), {name for _, lora in runs if lora is not None for name in lora.factors}
+        else:
+            stacked = _stacked(model, rows)
+            change, names = _by_row(stacked), set(stacked)
+        with model.projection_hook(names, change):
             yield self
 
     def at_step(self, step: Step) -> None:
         pass
+
+
+def _runs(rows: Sequence[Lora | None]) -> list[tuple[slice, Lora | None]]:
+    """Neighbouring rows under one adapter taken together."""
+    starts = [k for k in range(len(rows)) if k == 0 or rows[k] is not rows[k - 1]]
+    return [(slice(start, stop), rows[start]) for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True)]
+
+
+def _by_run(runs: Sequence[tuple[slice, Lora | None]]) -> ProjectionHook:
+    def change(name: str, hidden_states: Tensor, output: Tensor) -> Tensor:
+        parts = []
+        for rows, lora in runs:
+            pair = None if lora is None else lora.factors.get(name)
+            part = output[rows]
+            if pair is not None:
+                part = part + F.linear(F.linear(hidden_states[rows], pair[0].to(output)), pair[1].to(output))
+            parts.append(part)
+        return torch.cat(parts)
+
+    return change
+
+
+def _stacked(model: Model, rows: Sequence[Lora | None]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Transposed factors of every row, (row, in, rank) and (row, rank, out), for each projection."""
+    stacked: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, (inner, outer) in model.attention_projections().items():
+        pairs = [None if adapter is None else adapter.factors.get(name) for adapter in rows]
+        rank = max((len(pair[0]) for pair in pairs if pair is not None), default=0)
+        if rank == 0:
+            continue
+        down = torch.zeros(len(rows), rank, inner, device=model.device, dtype=model.dtype)
+        up = torch.zeros(len(rows), outer, rank, device=model.device, dtype=model.dtype)
+        for row, pair in enumerate(pairs):
+            if pair is not None:
+                down[row, : len(pair[0])], up[row, :, : len(pair[0])] = pair[0].to(down), pair[1].to(up)
+        stacked[name] = (down.mT.contiguous(), up.mT.contiguous())
+    return stacked
+
+
+def _by_row(stacked: Mapping[str, tuple[Tensor, Tensor]]) -> ProjectionHook:
+    def change(name: str, hidden_states: Tensor, output: Tensor) -> Tensor:
+        down, up = stacked[name]
+        return output + hidden_states @ down @ up
+
+    return change

@@ -8,12 +8,7 @@ from tests.conformance.golden import Case, cases_folder, compare, discover
 from tests.conformance.registry import find_runner
 
 # Systems whose methods are still to come. Every kind of any other system has a runner.
-PLANNED = {
-    "attention-interpolation",
-    "diffmorpher",
-    "impus",
-    "interpolating-images",
-}
+PLANNED: set[str] = set()
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in discover(cases_folder())])

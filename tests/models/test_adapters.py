@@ -104,6 +104,9 @@ def test_sites_tell_the_grids_that_the_network_runs(name: str, size: tuple[int, 
         def wants(self, site: Any) -> bool:
             return True
 
+        def source(self, site: Any, hidden_states: Any) -> Any:
+            return hidden_states
+
         def attend(self, call: AttentionCall) -> Tensor:
             assert call.site.num_queries == call.query.shape[2], call.site
             assert call.site.heads == call.query.shape[1]

@@ -92,6 +92,9 @@ def test_its_self_attention_can_be_edited_and_is_left_as_found() -> None:
         def wants(self, site: Any) -> bool:
             return True
 
+        def source(self, site: Any, hidden_states: Any) -> Any:
+            return hidden_states
+
         def attend(self, call: AttentionCall) -> Tensor:
             output = torch.nn.functional.scaled_dot_product_attention(call.query, call.key, call.value)
             return output + shift

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import Model
-from sfumato.morph.lora import Lora, RowAdapters, adapted, widest_rank
+from sfumato.morph.lora import Lora, RowAdapters, adapted, clamped_rank, widest_rank
 from sfumato.samplers.loop import Branch, Layout, sample
 
 
@@ -69,6 +69,29 @@ def test_every_row_has_its_own_adapter(toy_model: Model) -> None:
     for row, lora in enumerate((narrow, narrow, wide, None)):
         with adapted(toy_model, lora):
             torch.testing.assert_close(together[[row]], predict(toy_model, 4)[[row]], atol=1e-5, rtol=1e-4)
+
+
+def test_long_runs_of_rows_share_an_adapter(toy_model: Model) -> None:
+    wide, narrow = random_lora(toy_model, 4, 1), random_lora(toy_model, 2, 2)
+    layout = Layout(("uncond", "cond"), ("first", "second", "third"), 1, (8, 8))
+    for uncond, cond in ((narrow, wide), (None, wide)):
+        with RowAdapters({"uncond": uncond, "cond": cond}).installed(toy_model, layout):
+            together = predict(toy_model, 6)
+        for half, lora in ((slice(0, 3), uncond), (slice(3, 6), cond)):
+            with adapted(toy_model, lora):
+                torch.testing.assert_close(together[half], predict(toy_model, 6)[half], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 4])
+def test_a_rank_that_fits_is_kept_without_a_note(rank: int, toy_model: Model) -> None:
+    assert clamped_rank(toy_model, rank) == (rank, "")
+
+
+def test_a_rank_beyond_every_layer_is_refused_where_the_user_asks(toy_model: Model) -> None:
+    with pytest.raises(UsageError, match="rank=33 is more than any layer of toy allows: use at most 32"):
+        clamped_rank(toy_model, 33)
+    assert clamped_rank(toy_model, 33, chosen=True)[0] == 32
+    assert "gets its own width" in clamped_rank(toy_model, 32)[1]
 
 
 def test_serves_the_sampling_loop(toy_model: Model) -> None:

@@ -1,0 +1,115 @@
+"""What adaptations leave on disk: trained tensors by the content that they were trained on, whole or resumable.
+
+A key tells apart whatever changes the result (pictures, prompts, model, options, draws), so a checkpoint is never used
+for something that it was not made for, and the same request is never trained twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sfumato.errors import UsageError
+from sfumato.models.base import Model
+from sfumato.morph.path import Ends
+from sfumato.tensorfile import Kind, load_tensors, save_tensors
+
+ADAPTATION = Kind(
+    "adaptation", make="it is written by the first run", again="delete it, the next run makes it anew", error=UsageError
+)
+
+
+class Store:
+    """A folder of adaptations, one `.safetensors` file a key.
+
+    Args:
+        folder: Made when something is first saved.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder).expanduser()
+
+    def load(self, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and fields kept under a key, or None; a damaged file counts as none, with a warning."""
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        try:
+            return load_tensors(path, ADAPTATION)
+        except UsageError as error:
+            warnings.warn(f"{error}; training starts anew", stacklevel=2)
+            return None
+
+    def save(self, key: str, tensors: Mapping[str, Tensor], fields: Mapping[str, Any]) -> Path:
+        """Keeps tensors and what JSON can say under a key, in place of what was there; whole or not at all.
+
+        Raises:
+            UsageError: The folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"cannot keep adaptations in {self.folder} ({error.strerror or error}): name another folder"
+            ) from error
+        return save_tensors(self._path(key), tensors, fields, ADAPTATION)
+
+    def slot(self, key: str) -> Slot:
+        """The place of one key."""
+        return Slot(self, key)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One adaptation's place in a store: what a training run resumes from and saves to."""
+
+    store: Store
+    key: str
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """See `Store.load`."""
+        return self.store.load(self.key)
+
+    def save(self, tensors: Mapping[str, Tensor], fields: Mapping[str, Any]) -> None:
+        """See `Store.save`."""
+        self.store.save(self.key, tensors, fields)
+
+
+def adaptation_key(model: Model, ends: Ends, part: str, options: Mapping[str, Any]) -> str:
+    """A name for an adaptation, different wherever its result may differ.
+
+    Args:
+        model: Its revision and precision count.
+        ends: Pictures (their digests, or their latents where there are none) and prompts count.
+        part: What is adapted: "textual-inversion", "lora".
+        options: Whatever else decides the result, the seed of the draws among it; JSON can say it.
+
+    Returns:
+        `<part>-<24 hexadecimal digits>`.
+    """
+    pictures = list(ends.pictures)
+    if not all(pictures):
+        stored = ends.latents.detach().float().cpu().contiguous()
+        pictures = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in stored]
+    content = {
+        "part": part,
+        "model": model.revision,
+        "dtype": str(model.dtype),
+        "pictures": pictures,
+        "size": list(ends.latents.shape),
+        "prompts": list(ends.prompts),
+        "options": dict(options),
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return f"{part}-{digest[:24]}"
