@@ -5,18 +5,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sfumato.registry import INVERSIONS, METHODS
+from sfumato.registry import INVERSIONS, METHODS, MORPHS
 
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- methods: written by docs/methods.py, checked by tests/test_docs.py -->\n", "<!-- end of methods -->"
 
 
 def table() -> str:
-    """The methods and inversions as Markdown."""
+    """The methods, inversions and morphs as Markdown."""
     lines = ["| edit | what it does | paper |", "|---|---|---|"]
     lines += [f"| `{m.name}` | {m.summary} | {_cite(m.paper)} |" for m in METHODS.values()]
     lines += ["", "| inversion | what it does | cost | paper |", "|---|---|---|---|"]
     lines += [f"| `{i.name}` | {i.summary} | {i.cost} | {_cite(i.paper)} |" for i in INVERSIONS.values()]
+    lines += ["", "| morph | what it does | cost | paper |", "|---|---|---|---|"]
+    lines += [f"| `{m.name}` | {m.summary} | {m.cost} | {_cite(m.paper)} |" for m in MORPHS.values()]
     return "\n" + "\n".join(lines) + "\n\n"
 
 

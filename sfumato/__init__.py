@@ -1,4 +1,4 @@
-"""sfumato: edit images with pretrained diffusion models, and keep everything else as it was.
+"""sfumato: edit and morph images with pretrained diffusion models, and keep everything else as it was.
 
 >>> model = sfumato.load_model("emoji")
 >>> result = sfumato.edit(model, "cat.png", source_prompt="a cat face", target_prompt="a dog face")
@@ -18,10 +18,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "INVERSIONS": "sfumato.registry",
     "METHODS": "sfumato.registry",
+    "MORPHS": "sfumato.registry",
     "EditResult": "sfumato.results",
     "GenerateResult": "sfumato.results",
     "Inversion": "sfumato.inversion.result",
     "InvertResult": "sfumato.results",
+    "MorphResult": "sfumato.morphing",
     "SfumatoError": "sfumato.errors",
     "TranslateResult": "sfumato.translation",
     "UsageError": "sfumato.errors",
@@ -30,6 +32,8 @@ _HOMES = {
     "generate": "sfumato.generating",
     "invert": "sfumato.inverting",
     "load_model": "sfumato.models.loading",
+    "morph": "sfumato.morphing",
+    "slider": "sfumato.sliding",
     "translate": "sfumato.translation",
 }
 
@@ -43,18 +47,22 @@ if TYPE_CHECKING:
     from sfumato.inversion.result import Inversion as Inversion
     from sfumato.inverting import invert as invert
     from sfumato.models.loading import load_model as load_model
+    from sfumato.morphing import MorphResult as MorphResult
+    from sfumato.morphing import morph as morph
     from sfumato.registry import INVERSIONS as INVERSIONS
     from sfumato.registry import METHODS as METHODS
+    from sfumato.registry import MORPHS as MORPHS
     from sfumato.results import EditResult as EditResult
     from sfumato.results import GenerateResult as GenerateResult
     from sfumato.results import InvertResult as InvertResult
     from sfumato.samplers.watch import Watch as Watch
+    from sfumato.sliding import slider as slider
     from sfumato.translation import TranslateResult as TranslateResult
     from sfumato.translation import translate as translate
 
 
 class _Package(ModuleType):
-    """`edit` is a function here and a folder beside: importing the folder must not put it in the function's place."""
+    """`edit` and `morph` are functions here and folders beside: importing a folder must not put it in its place."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _HOMES and isinstance(value, ModuleType)):

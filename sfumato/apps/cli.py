@@ -17,11 +17,13 @@ from sfumato.apps.generate import generate
 from sfumato.apps.invert import invert
 from sfumato.apps.methods import methods
 from sfumato.apps.models import models
+from sfumato.apps.morph import morph
+from sfumato.apps.slider import slider
 from sfumato.apps.translate import translate
 
 app = typer.Typer(
     name="sfumato",
-    help="Edit pictures by text with pretrained diffusion models, and keep everything else as it was.",
+    help="Edit and morph pictures with pretrained diffusion models, and keep everything else as it was.",
     epilog="Start with: sfumato demo (offline, on bundled pictures). Errors in full: SFUMATO_DEBUG=1.",
     no_args_is_help=True,
     add_completion=False,
@@ -29,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (demo, edit, translate, generate, invert, methods, models, bench, doctor):
+for _function in (demo, edit, morph, slider, translate, generate, invert, methods, models, bench, doctor):
     app.command()(command(_function))
 app.add_typer(direction_app)
 

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-PAPER, INK, FAINT, LINE, CHANGED = (255, 255, 255), (28, 28, 32), (110, 110, 118), (222, 222, 228), (190, 30, 70)
-MARGIN, GAP = 24, 14
+from sfumato.images.ink import CHANGED, FAINT, GAP, INK, LINE, MARGIN, PAPER, line_height
 
 # black, purple, red, orange, pale yellow: dark to light also for those who cannot tell the colours apart
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
@@ -75,12 +74,12 @@ def draw_sheet(
     step = tile + GAP
     width = MARGIN * 2 + text_width + GAP + step * len(columns) - GAP
     blocks = [[_wrap(words, font, text_width) for words in row.paragraphs] for row in rows]
-    caption_height, line = _line(small) + 4, _line(font)
+    caption_height, line = line_height(small) + 4, line_height(font)
     heights = [
-        max(tile + caption_height, _line(title_font) + 6 + sum(len(lines) * line + 8 for lines in block))
+        max(tile + caption_height, line_height(title_font) + 6 + sum(len(lines) * line + 8 for lines in block))
         for block in blocks
     ]
-    top = MARGIN + (_line(title_font) + GAP if heading else 0) + line + 6
+    top = MARGIN + (line_height(title_font) + GAP if heading else 0) + line + 6
     sheet = Image.new("RGB", (width, top + sum(height + 2 * GAP for height in heights) + MARGIN - GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     left = MARGIN + text_width + GAP
@@ -93,7 +92,7 @@ def draw_sheet(
         draw.line((MARGIN, y, width - MARGIN, y), LINE)
         y += GAP
         draw.text((MARGIN, y), row.title, INK, title_font)
-        below = y + _line(title_font) + 6
+        below = y + line_height(title_font) + 6
         for lines in block:
             for words in lines:
                 _draw_line(draw, (MARGIN, below), words, font)
@@ -166,12 +165,6 @@ def _draw_line(draw: ImageDraw.ImageDraw, at: tuple[float, float], words: Sequen
     for word in words:
         draw.text((x, y), word.text, CHANGED if word.changed else INK, font)
         if word.changed:
-            bottom = y + _line(font) - 3
+            bottom = y + line_height(font) - 3
             draw.line((x, bottom, x + font.getlength(word.text), bottom), CHANGED)
         x += font.getlength(f"{word.text} ")
-
-
-def _line(font: Any) -> int:
-    """Height in pixels of a line."""
-    ascent, descent = font.getmetrics()
-    return int(ascent + descent + 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,17 +18,23 @@ if TYPE_CHECKING:
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show this method or inversion with all its options.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show this method, inversion, morph or spacing with its options.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the methods and inversions, or show one with all its options."""
+    """List methods, inversions, morphs and spacings, or show one with all its options."""
     with working("starting"):
-        from sfumato.registry import INVERSIONS, METHODS, unknown
+        from sfumato.morph.spacing import SPACINGS
+        from sfumato.registry import INVERSIONS, METHODS, MORPHS, unknown
 
-        entries: dict[str, list[Entry]] = {"methods": [*METHODS.values()], "inversions": [*INVERSIONS.values()]}
+        kinds: dict[str, Mapping[str, Entry]]
+        kinds = {"methods": METHODS, "inversions": INVERSIONS, "morphs": MORPHS, "spacings": SPACINGS}
+        entries: dict[str, list[Entry]] = {kind: [*registry.values()] for kind, registry in kinds.items()}
     if name is not None:
-        if name not in METHODS and name not in INVERSIONS:
-            raise UsageError(unknown("method or inversion", name, sorted({*METHODS, *INVERSIONS})))
+        names = sorted(entry.name for found in entries.values() for entry in found)
+        if name not in names:
+            raise UsageError(unknown("method, inversion, morph or spacing", name, names))
         entries = {kind: [entry for entry in found if entry.name == name] for kind, found in entries.items()}
     if as_json:
         print_json({kind: [_fields(entry) for entry in found] for kind, found in entries.items()})
@@ -60,25 +67,29 @@ def _show(entry: Entry, kind: str) -> None:
     console.print(Text(f"{entry.title} ({kind.removesuffix('s')}): {entry.summary}"), "")
     inversions = _inversions(entry)
     facts = [(key, getattr(entry, key)) for key in ("name", "when", "cost", "paper")]
+    if kind == "morphs":
+        facts.append(("spacing", str(getattr(entry, "spacing", ""))))
     if inversions is not None:
         facts.append(("starts from", ", ".join(inversions) or "the picture itself"))
     table(facts, to=console)
     if not entry.parameters:
         return
-    option = "option" if inversions is None else "option (--set NAME=VALUE)"
+    option = {"inversions": "option", "spacings": "option (--set-spacing NAME=VALUE)"}.get(
+        kind, "option (--set NAME=VALUE)"
+    )
     shown = Table(option, "meaning", "type", "default", "range", show_lines=True)
     shown.columns[0].no_wrap = True
     for parameter in entry.parameters.values():
         cells = (parameter.help, parameter.type_name, _default(parameter), parameter.range)
         shown.add_row(Text(parameter.name, "bold"), *(Text(cell) for cell in cells))
     console.print("", shown)
-    if inversions is None:
+    if kind == "inversions":
         console.print("Given by --set to sfumato invert, by --set-inversion to sfumato edit.", style="dim")
     console.print(Text("Lists and tables are given as JSON: --set NAME=[0.1,0.6]  --set 'NAME={\"dog\": 2}'", "dim"))
 
 
 def _inversions(entry: Entry) -> list[str] | None:
-    """Names of the inversions that a method starts from; None for an inversion."""
+    """Names of the inversions that a method starts from; None for what is no method of editing."""
     names = getattr(entry, "inversions", None)
     return None if names is None else list(names)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sfumato.apps.contact_sheet import CHANGED, FAINT, INK, LINE, PAPER, Cell, Row, Words, draw_sheet
+from sfumato.apps.contact_sheet import Cell, Row, Words, draw_sheet
+from sfumato.images.ink import CHANGED, FAINT, INK, LINE, PAPER
 
 if TYPE_CHECKING:
     from sfumato.results import EditResult, TriedEdit

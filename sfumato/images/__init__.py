@@ -7,20 +7,25 @@ in the `notes` of the result, and what cannot be done is an `ImageError` that na
 from sfumato.images.fitting import FITS, Fit, FittedImage, fit_image
 from sfumato.images.pixels import to_images, to_pixels
 from sfumato.images.reading import MAX_PIXELS, ImageSource, LoadedImage, load_image
+from sfumato.images.video import MOVIES, Pace, check_movie_path, save_movie
 from sfumato.images.writing import check_writable, read_recipe, save_image
 
 __all__ = [
     "FITS",
     "MAX_PIXELS",
+    "MOVIES",
     "Fit",
     "FittedImage",
     "ImageSource",
     "LoadedImage",
+    "Pace",
+    "check_movie_path",
     "check_writable",
     "fit_image",
     "load_image",
     "read_recipe",
     "save_image",
+    "save_movie",
     "to_images",
     "to_pixels",
 ]

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from sfumato.errors import ImageError, UsageError
+from sfumato.errors import ImageError, SfumatoError, UsageError
 from sfumato.images.reading import existing_file, open_image
 
 _WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
-_RECIPE_KEY = "sfumato"
+RECIPE_KEY = "sfumato"
+"""Under which a file keeps its recipe."""
+
 _EXIF_IFD, _EXIF_USER_COMMENT = 0x8769, 0x9286
-_COMMENT_START = b"ASCII\0\0\0" + _RECIPE_KEY.encode() + b":"
+_PLAIN_START = f"{RECIPE_KEY}:"
+_COMMENT_START = b"ASCII\0\0\0" + _PLAIN_START.encode()
 
 
 def check_writable(path: str | os.PathLike[str], *, extensions: Sequence[str] = tuple(_WRITABLE)) -> Path:
@@ -40,7 +44,7 @@ def check_writable(path: str | os.PathLike[str], *, extensions: Sequence[str] = 
         if not folder.is_dir():
             problem = "is not a folder" if folder.exists() else f"does not exist; make it first (mkdir -p {folder})"
             raise ImageError(f"cannot write {path}: the folder {folder} {problem}")
-        probe = _beside(path.resolve())
+        probe = beside(path.resolve())
         os.close(_create(probe))
         probe.unlink()
     except ImageError:
@@ -66,44 +70,64 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], *, recipe: Mapp
     options: dict[str, Any] = {} if kind == "PNG" else {"quality": 95}
     if kind == "JPEG":
         options["subsampling"] = 0
-    if recipe is not None:
-        try:
-            text = json.dumps(dict(recipe), ensure_ascii=True)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"the recipe cannot be written as JSON: {error}") from error
-        if kind == "PNG":
-            options["pnginfo"] = PngImagePlugin.PngInfo()
-            options["pnginfo"].add_text(_RECIPE_KEY, text)
-        else:
-            exif = Image.Exif()
-            exif.get_ifd(_EXIF_IFD)[_EXIF_USER_COMMENT] = _COMMENT_START + text.encode("ascii")
-            options["exif"] = exif
-    part = _beside(path.resolve())
+    if recipe is not None and kind == "PNG":
+        options["pnginfo"] = PngImagePlugin.PngInfo()
+        options["pnginfo"].add_text(RECIPE_KEY, recipe_text(recipe))
+    elif recipe is not None:
+        options["exif"] = exif_of(recipe)
+    with written_whole(path) as part, part.open("wb") as file:
+        image.convert("RGB").save(file, format=kind, **options)
+    return path
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write into, which takes its name when the block ends well, and else goes.
+
+    Raises:
+        ImageError: The block, or the renaming, failed on the way to the disk.
+    """
+    part = beside(path.resolve())
     try:
-        with os.fdopen(_create(part), "wb") as file:
-            image.convert("RGB").save(file, format=kind, **options)
+        os.close(_create(part))
+        yield part
         part.replace(path.resolve())  # through a link, not over it
+    except SfumatoError:
+        raise
     except (OSError, ValueError) as error:
         raise ImageError(f"cannot write {path}: {error}") from error
     finally:
         part.unlink(missing_ok=True)
-    return path
+
+
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """The recipe as ASCII JSON.
+
+    Raises:
+        UsageError: It holds something that JSON cannot say.
+    """
+    try:
+        return json.dumps(dict(recipe), ensure_ascii=True)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the recipe cannot be written as JSON: {error}") from error
+
+
+def exif_of(recipe: Mapping[str, Any]) -> Image.Exif:
+    """EXIF whose user comment is the recipe; raises like `recipe_text`."""
+    exif = Image.Exif()
+    exif.get_ifd(_EXIF_IFD)[_EXIF_USER_COMMENT] = _COMMENT_START + recipe_text(recipe).encode("ascii")
+    return exif
 
 
 def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads the recipe that `save_image` wrote into a picture.
+    """Reads the recipe that `save_image` or `save_movie` wrote into a file.
 
     Raises:
-        ImageError: The picture cannot be read, carries no recipe, or carries a damaged one.
+        ImageError: The file cannot be read, carries no recipe, or carries a damaged one.
     """
     path = existing_file(path)
     try:
-        with path.open("rb") as file, open_image(file, str(path)) as image:
-            text = image.info.get(_RECIPE_KEY)
-            if text is None:
-                comment = image.getexif().get_ifd(_EXIF_IFD).get(_EXIF_USER_COMMENT, b"")
-                if isinstance(comment, bytes) and comment.startswith(_COMMENT_START):
-                    text = comment.removeprefix(_COMMENT_START).decode("ascii", "replace")
+        text = _mp4_recipe(path) if path.suffix.lower() == ".mp4" else _picture_recipe(path)
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
     if text is None:
@@ -117,7 +141,25 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     return recipe
 
 
-def _beside(path: Path) -> Path:
+def _picture_recipe(path: Path) -> str | None:
+    with path.open("rb") as file, open_image(file, str(path)) as image:
+        text: str | None = image.info.get(RECIPE_KEY)
+        comments = (image.info.get("comment", b""), image.getexif().get_ifd(_EXIF_IFD).get(_EXIF_USER_COMMENT, b""))
+        for comment, start in zip(comments, (_PLAIN_START.encode(), _COMMENT_START), strict=True):  # GIF; JPEG, WebP
+            if text is None and isinstance(comment, bytes) and comment.startswith(start):
+                text = comment.removeprefix(start).decode("ascii", "replace")
+        return text
+
+
+def _mp4_recipe(path: Path) -> str | None:
+    from sfumato.images.video import mp4_comment  # it writes through this module
+
+    comment = mp4_comment(path) or ""
+    return comment.removeprefix(_PLAIN_START) if comment.startswith(_PLAIN_START) else None
+
+
+def beside(path: Path) -> Path:
+    """A name in the same folder that nobody else has."""
     return path.with_name(f".sfumato-{secrets.token_hex(6)}.part")
 
 

@@ -89,7 +89,7 @@ class _Bars:
     def __call__(self, progress: Progress) -> None:
         if progress.stage not in self.tasks or progress.done == 0:
             self.tasks[progress.stage] = self.bars.add_task(progress.stage, total=progress.total)
-        self.bars.update(self.tasks[progress.stage], completed=progress.done)
+        self.bars.update(self.tasks[progress.stage], completed=progress.done, total=progress.total)
 
 
 @contextmanager

@@ -177,10 +177,12 @@ def test_generate(run: Any, toy: Path) -> None:
 
 
 def test_methods_are_read_from_the_registry(run: Any) -> None:
-    from sfumato.registry import INVERSIONS, METHODS
+    from sfumato.morph.spacing import SPACINGS
+    from sfumato.registry import INVERSIONS, METHODS, MORPHS
 
+    kinds = {"methods": METHODS, "inversions": INVERSIONS, "morphs": MORPHS, "spacings": SPACINGS}
     answer, tables = json.loads(run("methods", "--json").stdout), run("methods").stdout
-    for kind, registry in (("methods", METHODS), ("inversions", INVERSIONS)):
+    for kind, registry in kinds.items():
         listed = {entry["name"]: entry for entry in answer[kind]}
         assert sorted(listed) == sorted(registry)
         for name, entry in registry.items():
@@ -203,7 +205,7 @@ def test_options_of_the_inversion(run: Any, edit: Any, cat: Path, toy: Path) -> 
     edit("-o", "three.png", "--inverted", "cat.safetensors")
     assert pixels(Path("three.png")) == pixels(Path("one.png"))
     error = run("invert", cat, *args, "--set", "tolled=from", code=2).stderr
-    assert "unknown option 'tolled' of ddim: did you mean 'told'" in error
+    assert "unknown option 'tolled' of direct: did you mean 'told'" in error
 
 
 def test_models(run: Any) -> None:

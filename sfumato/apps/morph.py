@@ -1,0 +1,126 @@
+"""`sfumato morph`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sfumato.apps import movie
+from sfumato.apps.console import note, working
+from sfumato.apps.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Fit,
+    Guidance,
+    ModelName,
+    Revision,
+    Size,
+    Steps,
+    Variant,
+    load,
+    parse_options,
+    parse_size,
+)
+from sfumato.errors import Cancelled, UsageError
+from sfumato.images import Pace, load_image
+
+
+def morph(
+    images: Annotated[list[Path], typer.Argument(help="Two pictures, or more to pass through.")],
+    output: movie.Output = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "-p", help="What the pictures show: one for all, or repeated, one for each."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="See: sfumato methods.")] = "impus",
+    frames: Annotated[int, typer.Option(help="From each picture to the next, both counted; at least 3.")] = 16,
+    spacing: movie.Spacing = None,
+    distance: movie.DistanceName = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods NAME."),
+    ] = None,
+    spacing_settings: movie.SpacingSettings = None,
+    model: ModelName = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    size: Size = None,
+    fit: Fit = None,
+    fps: movie.Fps = 12.0,
+    hold: movie.Hold = 0.5,
+    bounce: movie.Bounce = False,
+    scale: movie.Scale = None,
+    strip: movie.Strip = None,
+    plot: movie.Plot = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder of what methods train.", show_default="morph in ~/.cache/sfumato"),
+    ] = None,
+    no_store: Annotated[bool, typer.Option("--no-store", help="Keep nothing of what is trained.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Morph one picture into another, or along a path through several.
+
+    Example: sfumato morph cat.png dog.png -p "a cat face" -p "a dog face" -o cat-to-dog.gif
+    """
+    if len(images) < 2:
+        raise UsageError(f"a morph needs at least two pictures, got {len(images)}")
+    if store is not None and no_store:
+        raise UsageError("--store names a folder, --no-store wants none: give one of them")
+    for image in images:
+        load_image(image)  # a missing or damaged picture is found before anything heavy is done
+    size_pixels = parse_size(size)
+    path = movie.choose_movie(output, f"{images[0].stem}-to-{images[-1].stem}", inputs=images)
+    movie.check_extras((strip, plot), images)
+    pace = Pace(fps, hold, bounce)
+    movie.check_pace(path, pace, scale)
+
+    with working("starting"):
+        from sfumato import morphing
+        from sfumato.morph.spacing import SPACINGS
+        from sfumato.registry import MORPHS
+
+    entry = MORPHS[method]
+    options = parse_options(entry, settings)
+    movie.check_distance(distance)
+    spacing_name = spacing or entry.spacing
+    spacing_options = parse_options(SPACINGS[spacing_name], spacing_settings, flag="--set-spacing")
+    morphing.check_num_frames(frames)
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
+    kept: Path | Literal[False] | None = False if no_store else store
+    try:
+        result = morphing.morph(
+            loaded,
+            *images,
+            prompts=prompt or None,
+            method=method,
+            num_frames=frames,
+            spacing=spacing_name,
+            spacing_options=spacing_options,
+            distance=distance,
+            negative_prompt=negative,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            seed=seed,
+            size=size_pixels,
+            fit=fit.value if fit is not None else None,
+            store=kept,
+            **options,
+        )
+    except (KeyboardInterrupt, Cancelled):
+        if kept is not False:
+            note(
+                f"what was trained so far is in {kept or morphing.default_store()}: the same command goes on from there"
+            )
+        raise
+    movie.write(result, path, pace, scale, strip, plot)
+    movie.report(result, path, strip, plot, as_json=as_json)

@@ -1,0 +1,143 @@
+"""What `sfumato morph` and `sfumato slider` share: options of the movie, its files, the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfumato.apps.console import cost_fields, note, print_json, table
+from sfumato.apps.options import choose_output
+from sfumato.errors import UsageError
+from sfumato.images import Pace, check_movie_path, save_image
+
+if TYPE_CHECKING:
+    from sfumato.morphing import MorphResult
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="NAME.gif, NAME.mp4, NAME.webp, or a folder for PNGs.",
+        show_default="a GIF named after the pictures",
+    ),
+]
+Spacing = Annotated[
+    str | None,
+    typer.Option(help="How frames are spaced: even, uniform, ...; see: sfumato methods."),
+]
+SpacingSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set-spacing", metavar="NAME=VALUE", help="An option of the spacing; see: sfumato methods NAME."),
+]
+DistanceName = Annotated[
+    str | None,
+    typer.Option(help="What frames are spaced by: emoji, lpips-alex, dists, pixel ...", show_default="the best there"),
+]
+Fps = Annotated[float, typer.Option(help="Frames a second.")]
+Hold = Annotated[float, typer.Option(help="Seconds that the first and the last frame stand still.")]
+Bounce = Annotated[bool, typer.Option("--bounce", help="There and back again.")]
+Scale = Annotated[
+    int | None,
+    typer.Option(help="Whole factor to enlarge a movie by.", show_default="such that small pictures can be watched"),
+]
+Strip = Annotated[Path | None, typer.Option(help="Also write all frames side by side, as a picture.")]
+Plot = Annotated[Path | None, typer.Option(help="Also write a plot of the distances from frame to frame.")]
+
+
+def choose_movie(asked: Path | None, stem: str, *, inputs: Iterable[Path | None] = ()) -> Path:
+    """The movie or folder asked for, or a free name in the current folder; checked to be writable, and no input.
+
+    Raises:
+        UsageError: An input would be overwritten.
+        ImageError: It cannot be written.
+    """
+    if asked is None:
+        name = "-".join(re.findall(r"\w+", stem.lower()))[:60] or "sfumato"
+        tries = (Path(f"{name}{'' if k == 1 else f'-v{k}'}.gif") for k in range(1, 10_000))
+        asked = next(path for path in tries if not path.exists())
+    check_movie_path(asked)
+    for given in inputs:
+        if given is not None and asked.exists() and given.exists() and asked.samefile(given):
+            raise UsageError(f"{asked} is an input and would be overwritten; choose another name with -o")
+    return asked
+
+
+def check_extras(extras: Iterable[Path | None], inputs: Iterable[Path]) -> None:
+    """Checks the pictures that go with a movie, as `choose_output` does."""
+    for extra in extras:
+        if extra is not None:
+            choose_output(extra, "", ".png", inputs=inputs)
+
+
+def check_distance(name: str | None) -> None:
+    """Checks the name of a distance before a model is loaded.
+
+    Raises:
+        UsageError: It is unknown, with the closest one that is.
+    """
+    from sfumato.morph.distances import DISTANCES
+    from sfumato.registry import unknown
+
+    if name is not None and name not in DISTANCES:
+        raise UsageError(unknown("distance", name, DISTANCES))
+
+
+def check_pace(path: Path, pace: Pace, scale: int | None) -> None:
+    """Checks how the movie is to be played.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+    pace.check(path.suffix.lower() or ".mp4")
+    if scale is not None and not 1 <= scale <= 64:
+        raise UsageError(f"--scale must be in [1, 64], got {scale}")
+
+
+def write(
+    result: MorphResult, path: Path, pace: Pace, scale: int | None, strip: Path | None, plot: Path | None
+) -> None:
+    """Writes the movie and what goes with it."""
+    result.save(path, fps=pace.fps, hold=pace.hold, bounce=pace.bounce, scale=scale)
+    if strip is not None:
+        save_image(result.film_strip(), strip, recipe=result.recipe)
+    if plot is not None:
+        save_image(result.plot(), plot, recipe=result.recipe)
+
+
+def report(result: MorphResult, path: Path, strip: Path | None, plot: Path | None, *, as_json: bool) -> None:
+    """Says what was made, how evenly, and how well the pictures come back."""
+    command = result.recipe["command"]
+    if as_json:
+        fields: dict[str, Any] = {
+            "command": command,
+            "output": str(path),
+            "strip": None if strip is None else str(strip),
+            "plot": None if plot is None else str(plot),
+            "frames": len(result.images),
+            "weights": list(result.weights),
+            "distances": list(result.distances),
+            "even_distances": None if result.even_distances is None else list(result.even_distances),
+            "endpoint_psnr": list(result.endpoint_psnr),
+            "ceiling_psnr": list(result.ceiling_psnr),
+            "cost": cost_fields(result.cost),
+            "notes": list(result.notes),
+            "recipe": dict(result.recipe),
+        }
+        print_json(fields)
+        return
+    from sfumato.morph.spacing import spread_of
+
+    before = "" if result.even_distances is None else f" ({spread_of(result.even_distances):.2f} at even weights)"
+    pairs = zip(result.endpoint_psnr, result.ceiling_psnr, strict=True)
+    ends = ", ".join(f"{got:.1f} dB ({best:.1f})" for got, best in pairs)
+    rows = [("result", ", ".join(str(file) for file in (path, strip, plot) if file is not None))]
+    rows.append(("frames", f"{len(result.images)}; largest step over mean {result.spread:.2f}{before}"))
+    rows += [("pictures come back", f"{ends} (the autoencoder alone)"), ("cost", str(result.cost))]
+    table(rows)
+    for text in result.notes:
+        note(text)

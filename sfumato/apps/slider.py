@@ -1,0 +1,154 @@
+"""`sfumato slider`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sfumato.apps import movie
+from sfumato.apps.console import working
+from sfumato.apps.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Fit,
+    Guidance,
+    ModelName,
+    Revision,
+    Size,
+    Steps,
+    Variant,
+    load,
+    parse_options,
+    parse_size,
+)
+from sfumato.errors import UsageError
+from sfumato.images import Pace, load_image
+
+if TYPE_CHECKING:
+    from sfumato.sliding import Vary
+
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+
+
+def slider(
+    image: Annotated[
+        Path | None, typer.Argument(help="The picture. Without it, the one that the model draws of the source prompt.")
+    ] = None,
+    source: Annotated[str | None, typer.Option("--source", "-s", help="What the picture shows.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="What it shall show.", show_default="what --source says")
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=LOW..HIGH",
+            help="An option of the method and its range, weights.WORD=LOW..HIGH for a word's weight; repeatable.",
+            show_default="from the source to the full edit",
+        ),
+    ] = None,
+    output: movie.Output = None,
+    method: Annotated[str, typer.Option(help="See: sfumato methods.")] = "prompt-to-prompt",
+    inversion: Annotated[
+        str | None, typer.Option(help="How to get back to noise.", show_default="the method's first choice")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="The ends counted, at least 3.")] = 8,
+    spacing: movie.Spacing = None,
+    distance: movie.DistanceName = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods NAME."),
+    ] = None,
+    spacing_settings: movie.SpacingSettings = None,
+    model: ModelName = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
+    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    size: Size = None,
+    fit: Fit = None,
+    fps: movie.Fps = 8.0,
+    hold: movie.Hold = 0.5,
+    bounce: movie.Bounce = False,
+    scale: movie.Scale = None,
+    strip: movie.Strip = None,
+    plot: movie.Plot = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    variant: Variant = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show an edit as a sequence, from the source to the full edit, or along an option's range.
+
+    Example: sfumato slider cat.png --source "a cat face" --target "a dog face" -o cat-to-dog.gif
+    """
+    if source is None:
+        raise UsageError("--source is missing: say what the picture shows, e.g. --source 'a cat face'")
+    if image is not None:
+        load_image(image)  # a missing or damaged picture is found before anything heavy is done
+    ranges = parse_ranges(vary or [])
+    size_pixels = parse_size(size)
+    path = movie.choose_movie(output, f"{image.stem if image is not None else source}-slider", inputs=(image,))
+    movie.check_extras((strip, plot), [image] if image is not None else [])
+    pace = Pace(fps, hold, bounce)
+    movie.check_pace(path, pace, scale)
+
+    with working("starting"):
+        from sfumato import sliding
+        from sfumato.morph.spacing import SPACINGS
+        from sfumato.morphing import check_num_frames
+        from sfumato.registry import METHODS
+
+    options = parse_options(METHODS[method], settings)
+    movie.check_distance(distance)
+    spacing_name = spacing or "uniform"
+    spacing_options = parse_options(SPACINGS[spacing_name], spacing_settings, flag="--set-spacing")
+    check_num_frames(frames)
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
+    result = sliding.slider(
+        loaded,
+        image,
+        source_prompt=source,
+        target_prompt=target,
+        method=method,
+        vary=ranges or None,
+        num_frames=frames,
+        spacing=spacing_name,
+        spacing_options=spacing_options,
+        distance=distance,
+        inversion=inversion,
+        negative_prompt=negative,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        size=size_pixels,
+        fit=fit.value if fit is not None else None,
+        **options,
+    )
+    movie.write(result, path, pace, scale, strip, plot)
+    movie.report(result, path, strip, plot, as_json=as_json)
+
+
+def parse_ranges(given: list[str]) -> Vary:
+    """Reads NAME=LOW..HIGH and NAME.WORD=LOW..HIGH.
+
+    Raises:
+        UsageError: It is something else, or something is given twice.
+    """
+    ranges: dict[str, Any] = {}
+    for text in given:
+        name, _, ends = text.partition("=")
+        found = re.fullmatch(rf"\s*({_NUMBER})\s*\.\.\s*({_NUMBER})\s*", ends)
+        name, dot, word = (part.strip() for part in name.partition("."))
+        if found is None or not name or (dot and not word):
+            raise UsageError(f"--vary takes NAME=LOW..HIGH, such as weights.red=0..3, got {text!r}")
+        name, pair = name.replace("-", "_"), (float(found[1]), float(found[2]))
+        table = ranges.setdefault(name, {}) if dot else ranges
+        if not isinstance(table, dict) or (word or name) in table:
+            raise UsageError(f"--vary {name} is given twice")
+        table[word or name] = pair
+    return ranges

@@ -1,0 +1,383 @@
+"""The public driver `morph`: reads pictures, runs a morphing method, spaces its frames, hands them back with a bill."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+import sfumato
+from sfumato.cost import Cost, measured
+from sfumato.driving import LOW_PSNR, check_guidance, image_psnr
+from sfumato.errors import ImageError, UsageError
+from sfumato.images import Fit, ImageSource, Pace, save_movie, to_images
+from sfumato.metrics.distance import Distance, PixelDistance
+from sfumato.models.base import Model
+from sfumato.morph.distances import PIXEL_NOTE, load_distance
+from sfumato.morph.path import Ends, Frames, MorphPath
+from sfumato.morph.spacing import SPACINGS, Spaced, spread_of
+from sfumato.morph.store import Store
+from sfumato.picture import Picture, read_picture
+from sfumato.registry import MORPHS, recorded
+from sfumato.samplers.watch import Progress, Watch, progress_bar
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Number = TypeVar("Number", int, float)
+
+FEWEST_FRAMES = 3
+DRAWS_A_FRAME = 6
+"""The most frames that a spacing draws for each that it keeps, where it is not told; what progress is shown against."""
+
+
+@dataclass(frozen=True)
+class MorphResult:
+    """Frames from one picture to another, or along a path through several.
+
+    Attributes:
+        images: The frames, the ends among them.
+        weights: Where each was taken: 0 = first picture, 1 = second, 2 = third ...
+        distances: From each frame to the next.
+        even_distances: The same at even weights, where they were measured on the way, else None.
+        sources: The pictures as the model saw them.
+        endpoint_psnr: Of the frame that stands for each source picture against it, dB.
+        ceiling_psnr: Of the autoencoder alone on each, dB: no end can be much better where frames are decoded latents.
+        recipe: Everything needed to repeat it; goes into saved files.
+        cost: Network evaluations, seconds, peak memory.
+        notes: What was done to the pictures, what the method and the spacing say, and warnings.
+    """
+
+    images: tuple[Image.Image, ...]
+    weights: tuple[float, ...]
+    distances: tuple[float, ...]
+    even_distances: tuple[float, ...] | None
+    sources: tuple[Image.Image, ...]
+    endpoint_psnr: tuple[float, ...]
+    ceiling_psnr: tuple[float, ...]
+    recipe: Mapping[str, Any]
+    cost: Cost
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spread(self) -> float:
+        """Largest distance of consecutive frames over their mean, at least 1; 1 is perfectly even."""
+        return spread_of(self.distances)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fps: float = 12.0,
+        hold: float = 0.5,
+        bounce: bool = False,
+        scale: int | None = None,
+    ) -> Path:
+        """Writes .gif, .mp4 or .webp by the name's ending, or a folder of PNGs (frame-000.png ...) without one.
+
+        Args:
+            path: Where to; written whole or not at all, with the recipe.
+            fps: Frames a second.
+            hold: Seconds that the first and the last frame stand still.
+            bounce: There and back again.
+            scale: Whole factor to enlarge by; None: 1 in a folder, and what makes small pictures watchable in a movie.
+
+        Raises:
+            ImageError: The path cannot be written, the disk is full, ffmpeg failed.
+            UsageError: An argument is out of range.
+        """
+        return save_movie(self.images, path, pace=Pace(fps, hold, bounce), scale=scale, recipe=self.recipe)
+
+    def film_strip(self, *, columns: int = 8, tile: int = 128) -> Image.Image:
+        """All frames on one sheet, each with its weight."""
+        from sfumato.images.film_strip import film_strip
+
+        return film_strip(self.images, [f"{weight:.3f}" for weight in self.weights], columns=columns, tile=tile)
+
+    def plot(self) -> Image.Image:
+        """Distances of consecutive frames as a picture, those at even weights beside them where they were measured."""
+        from sfumato.images.film_strip import step_plot
+
+        series = {} if self.even_distances is None else {"even weights": self.even_distances}
+        series[f"spacing {self.recipe['spacing']}"] = self.distances
+        return step_plot(series, measure=self.recipe["distance"])
+
+
+def morph(
+    model: Model,
+    *images: ImageSource,
+    prompts: str | Sequence[str] | None = None,
+    method: str = "impus",
+    num_frames: int = 16,
+    spacing: str | None = None,
+    spacing_options: Mapping[str, Any] | None = None,
+    distance: str | Distance | None = None,
+    negative_prompt: str = "",
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    fit: Fit | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+    store: str | os.PathLike[str] | Literal[False] | None = None,
+    watch: Watch | None = None,
+    **options: Any,
+) -> MorphResult:
+    """Morphs one picture into another, or along a path through several.
+
+    A run that is stopped goes on where it was when it is started again: what a method trains is kept in `store`.
+
+    Args:
+        model: From `load_model`.
+        images: Two or more pictures: path, bytes, PIL picture, array or tensor each. The first again at the end makes
+            a circle.
+        prompts: What they show: one for all, or one each; None: nothing is said.
+        method: A name in `MORPHS`.
+        num_frames: From each picture to the next, both of them counted, at least 3. Through n pictures there are
+            (n - 1) (num_frames - 1) + 1 frames: pictures on the way are there once.
+        spacing: How the frames' weights are chosen, a name in `sfumato.morph.spacing.SPACINGS`; None: the method's own.
+        spacing_options: See `SPACINGS[spacing].parameters`.
+        distance: What the spacing looks through: a name, see `sfumato.morph.distances.load_distance`, or a `Distance`;
+            None: the best that is there.
+        negative_prompt: What guidance leads away from.
+        num_inference_steps, guidance_scale: None: the method's own choice, else the model's.
+        seed: Of all draws.
+        size: (width, height) in pixels; None: the first picture's own.
+        fit: What may be done when a picture does not fit the model or the first picture: "crop", "pad" or "resize".
+        background: Colour under transparent pixels.
+        store: Folder of what methods train; None: `morph` in `$SFUMATO_CACHE` or ~/.cache/sfumato; False: keep nothing.
+        watch: Progress and cancellation; None: progress bars when stderr is a terminal.
+        options: The method's own, see `MORPHS[method].parameters`.
+
+    Raises:
+        UsageError: An argument is wrong (unknown name, out of range, too few pictures, two equal neighbours).
+        ImageError: A picture cannot be read, or does not fit.
+        ModelError: The model cannot honour the method.
+        SamplingError: The run broke down.
+        Cancelled: The watch asked to stop.
+    """
+    entry = MORPHS[method]
+    options = entry.check_options(options)
+    spacing_name = entry.spacing if spacing is None else spacing
+    spacing_options = SPACINGS[spacing_name].check_options(spacing_options or {})
+    check_num_frames(num_frames)
+    said = _prompts(prompts, len(images))
+    steps = _first(num_inference_steps, entry.num_inference_steps, model.num_inference_steps)
+    model.schedule.timesteps(steps)  # as many as there can be
+    guidance = check_guidance(_first(guidance_scale, entry.guidance_scale, model.guidance_scale))
+    pictures = _read(model, images, size, fit, background)
+    measure = load_distance(distance, model)
+    kept = None if store is False else Store(default_store() if store is None else store)
+
+    paths: list[MorphPath] = []
+    spacings: list[Spaced] = []
+    with progress_bar(watch=watch) as watching, measured(model) as cost:
+        with torch.no_grad():
+            encoded = [model.encode_image(p.pixels) for p in watching.during("encoding").over(pictures)]
+            ceilings = to_images(torch.cat([model.decode_latents(latents) for latents in encoded]))
+        shown: list[Tensor] = []
+        for k in range(len(pictures) - 1):
+            part = _numbered(watching, k, len(pictures) - 1)
+            pair = slice(k, k + 2)
+            path: MorphPath = entry.function(
+                model,
+                Ends(
+                    torch.cat([picture.pixels for picture in pictures[pair]]),
+                    torch.cat(encoded[pair]),
+                    (said[k], said[k + 1]),
+                    (pictures[k].origin["sha256"], pictures[k + 1].origin["sha256"]),
+                ),
+                negative_prompt=negative_prompt,
+                guidance_scale=guidance,
+                num_inference_steps=steps,
+                distance=measure,
+                generator=torch.Generator().manual_seed(seed),
+                store=kept,
+                watch=part,
+                **options,
+            )
+            frames, found = space(model, path, spacing_name, spacing_options, measure, num_frames, watch=part)
+            shown.append(frames if k == 0 else frames[1:])
+            paths.append(path)
+            spacings.append(found)
+        decoded = to_images(torch.cat(shown))
+
+    weights = joined([found.weights for found in spacings])
+    even = [found.even_distances for found in spacings]
+    places = [next(i for i, weight in enumerate(weights) if weight == k) for k in range(len(pictures))]
+    sources = [picture.fitted.image for picture in pictures]
+    ends = tuple(image_psnr(decoded[place], source) for place, source in zip(places, sources, strict=True))
+    ceiling = tuple(image_psnr(image, source) for image, source in zip(ceilings, sources, strict=True))
+    legs = [f"picture {k + 1} to {k + 2}: " if len(paths) > 1 else "" for k in range(len(paths))]
+    notes = [*(note for picture in pictures for note in picture.notes), *distance_notes(distance, measure)]
+    for leg, path, found in zip(legs, paths, spacings, strict=True):
+        notes += [leg + note for note in (*path.notes, *found.notes)]
+    notes += [_far_end(k, got, best) for k, (got, best) in enumerate(zip(ends, ceiling, strict=True)) if got < LOW_PSNR]
+    restore = _restore(pictures)
+    recipe: dict[str, Any] = {
+        "command": "morph",
+        "sfumato": sfumato.__version__,
+        "model": model.name,
+        "revision": model.revision,
+        "method": method,
+        "options": recorded(options),
+        "prompts": list(said),
+        "negative_prompt": negative_prompt,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "num_frames": num_frames,
+        "spacing": spacing_name,
+        "spacing_options": recorded(spacing_options),
+        "distance": measure.name,
+        "seed": seed,
+        "size": list(size) if size else None,
+        "fit": fit,
+        "background": list(background),
+        "images": [picture.origin for picture in pictures],
+        "weights": [round(weight, 6) for weight in weights],
+        "found": [
+            recorded({**(path.record or {}), **found.record}) for path, found in zip(paths, spacings, strict=True)
+        ],
+    }
+    return MorphResult(
+        images=tuple(restore(image) for image in decoded),
+        weights=weights,
+        distances=tuple(value for found in spacings for value in found.distances),
+        even_distances=None if None in even else tuple(value for line in even for value in line or ()),
+        sources=tuple(restore(source) for source in sources),
+        endpoint_psnr=ends,
+        ceiling_psnr=ceiling,
+        recipe=recipe,
+        cost=cost,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def space(
+    model: Model,
+    path: MorphPath,
+    spacing: str,
+    options: Mapping[str, Any],
+    distance: Distance,
+    num_frames: int,
+    *,
+    watch: Watch,
+) -> tuple[Tensor, Spaced]:
+    """Chooses the weights of a path's frames; the frames at them, pixels (frame, 3, H, W) in [-1, 1]."""
+    most = num_frames if spacing == "even" else options.get("max_draws") or DRAWS_A_FRAME * num_frames
+    drawing = watch.during("drawing frames" if spacing == "even" else "drawing frames (at most)")
+    frames = Frames(replace(path, draw=_reporting(path.draw, most, drawing)), model.decode_latents, watch=drawing)
+    found = SPACINGS[spacing](frames, distance, num_frames, watch=watch, **options)
+    return frames.at(found.weights).float().cpu(), found
+
+
+def check_num_frames(num_frames: int) -> None:
+    if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < FEWEST_FRAMES:
+        raise UsageError(f"num_frames must be at least {FEWEST_FRAMES} (both ends are frames), got {num_frames}")
+
+
+def distance_notes(asked: str | Distance | None, measure: Distance) -> list[str]:
+    """What to tell a user who left the choice of the distance to us."""
+    return [PIXEL_NOTE] if asked is None and isinstance(measure, PixelDistance) else []
+
+
+def default_store() -> Path:
+    """Where adaptations are kept: `$SFUMATO_CACHE/morph`, or `~/.cache/sfumato/morph`."""
+    root = os.environ.get("SFUMATO_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "sfumato") / "morph"
+
+
+def joined(legs: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Weights along the whole path, of its legs' own: leg k runs from k to k + 1, and what two legs share is once."""
+    return tuple(k + weight for k, leg in enumerate(legs) for weight in (leg if k == 0 else leg[1:]))
+
+
+def _first(*given: Number | None) -> Number:
+    """The first that was given."""
+    return next(value for value in given if value is not None)
+
+
+def _prompts(prompts: str | Sequence[str] | None, count: int) -> tuple[str, ...]:
+    if count < 2:
+        raise UsageError(f"a morph needs at least two pictures, got {count}")
+    given = [prompts or ""] if prompts is None or isinstance(prompts, str) else list(prompts)
+    if len(given) not in (1, count):
+        raise UsageError(f"prompts must be one for all or one for each of {count} pictures, got {len(given)}")
+    return tuple(given if len(given) == count else given * count)
+
+
+def _read(
+    model: Model,
+    images: Sequence[ImageSource],
+    size: tuple[int, int] | None,
+    fit: Fit | None,
+    background: tuple[int, int, int],
+) -> list[Picture]:
+    """The pictures, all of the first one's size, no two neighbours equal."""
+    pictures = [read_picture(model, images[0], size, fit, background)]
+    first = pictures[0].fitted.image.size
+    for image in images[1:]:
+        try:
+            pictures.append(read_picture(model, image, first, fit, background))
+        except ImageError as error:
+            if fit is not None or "asked for" not in str(error):
+                raise
+            raise ImageError(
+                f"the pictures of a morph must have one size; picture 1 has {first[0]}x{first[1]} pixels, but for"
+                f" picture {len(pictures) + 1}: {error}"
+            ) from error
+    for k, (one, other) in enumerate(itertools.pairwise(pictures)):
+        if one.origin["sha256"] == other.origin["sha256"]:
+            raise UsageError(f"pictures {k + 1} and {k + 2} are identical: there is nothing to morph between them")
+    return pictures
+
+
+def _restore(pictures: Sequence[Picture]) -> Callable[[Image.Image], Image.Image]:
+    """Cuts off padding, where all pictures have the same."""
+    if len({picture.fitted.box for picture in pictures}) > 1:
+        return lambda image: image
+    return pictures[0].fitted.restore
+
+
+def _far_end(k: int, got: float, ceiling: float) -> str:
+    remedy = (
+        f"the model's autoencoder only reaches {ceiling:.1f} dB here: use larger pictures or another model"
+        if ceiling < LOW_PSNR + 1.0
+        else "describe it better, use more steps, or less guidance"
+    )
+    return f"picture {k + 1} does not come back in its frame (PSNR {got:.1f} dB): {remedy}"
+
+
+def _reporting(
+    draw: Callable[[Sequence[float]], Tensor], most: int, watch: Watch
+) -> Callable[[Sequence[float]], Tensor]:
+    """The same, telling how many frames were drawn so far."""
+    drawn = 0
+
+    def told(weights: Sequence[float]) -> Tensor:
+        nonlocal drawn
+        if watch.progress is not None and drawn == 0:
+            watch.progress(Progress(watch.stage, 0, most))
+        frames = draw(weights)
+        drawn += len(weights)
+        if watch.progress is not None:
+            watch.progress(Progress(watch.stage, drawn, max(most, drawn)))
+        return frames
+
+    return told
+
+
+def _numbered(watch: Watch, k: int, count: int) -> Watch:
+    """The watch of one of several legs: its stages say which."""
+    report = watch.progress
+    if report is None or count == 1:
+        return watch
+    return replace(
+        watch, progress=lambda progress: report(replace(progress, stage=f"{k + 1}/{count} {progress.stage}"))
+    )

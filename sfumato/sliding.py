@@ -1,0 +1,236 @@
+"""The public driver `slider`: an edit as a morph, from the source to the full edit, or along an option's range."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from sfumato.attention.align import chunk_length
+from sfumato.cost import measured
+from sfumato.driving import check_guidance
+from sfumato.editing import edit
+from sfumato.errors import UsageError
+from sfumato.images import ImageSource, to_images, to_pixels
+from sfumato.metrics.distance import Distance
+from sfumato.models.base import Condition, Model, Tokenizer
+from sfumato.morph.distances import load_distance
+from sfumato.morph.path import MorphPath
+from sfumato.morph.spacing import SPACINGS
+from sfumato.morphing import MorphResult, check_num_frames, distance_notes, space
+from sfumato.registry import METHODS, Method, recorded
+from sfumato.results import EditResult
+from sfumato.samplers.watch import Watch, progress_bar
+
+Range = tuple[float, float]
+Vary = Mapping[str, Range | Mapping[str, Range]]
+GUIDANCE = "guidance_scale"
+
+
+def slider(
+    model: Model,
+    image: ImageSource | None = None,
+    *,
+    source_prompt: str,
+    target_prompt: str | None = None,
+    method: str = "prompt-to-prompt",
+    vary: Vary | None = None,
+    num_frames: int = 8,
+    spacing: str = "uniform",
+    spacing_options: Mapping[str, Any] | None = None,
+    distance: str | Distance | None = None,
+    watch: Watch | None = None,
+    **arguments: Any,
+) -> MorphResult:
+    """Turns an edit into a sequence of ever stronger ones at one pace; the picture is inverted once.
+
+    Without `vary` the sequence leads from the source as the method gives it back to the full edit: in between, the
+    target branch is told a text between the two prompts and guided by a scale between that of the source and its own.
+    A method that goes along an edit direction is varied by `direction_scale` instead, from 0.
+
+    Args:
+        model: From `load_model`.
+        image: As for `edit`.
+        source_prompt: What the picture shows.
+        target_prompt: What it shall show; None: the source prompt, where an option alone makes the edit.
+        method: A name in `METHODS`; "auto" is none that a slider can use.
+        vary: From where to where options of the method go: `{"direction_scale": (0, 1.5)}`, per word
+            `{"weights": {"red": (0, 3)}}`, `{"guidance_scale": (1, 6)}`. Several go together.
+        num_frames: The ends among them, at least 3.
+        spacing, spacing_options, distance, watch: As for `morph`.
+        arguments: As for `edit`: the method's options, inversion, guidance, seed, size, mask ...
+
+    Returns:
+        Frames; weight 0 is the source (or the low end of `vary`), 1 the full edit. `sources` is the one source picture,
+        and `endpoint_psnr` how well it comes back.
+
+    Raises:
+        UsageError: An argument is wrong, or the method cannot be varied so.
+        SfumatoError: What `edit` raises.
+    """
+    entry = METHODS[method]
+    if method == "auto":
+        raise UsageError("auto chooses anew for every frame: take one method, such as the one that it chose")
+    target = source_prompt if target_prompt is None else target_prompt
+    if vary is None and "direction_scale" in entry.parameters:
+        vary = {"direction_scale": (0.0, arguments.get("direction_scale", entry.parameters["direction_scale"].default))}
+    ranges = None if vary is None else _checked(vary, entry)
+    if ranges is None and target == source_prompt:
+        raise UsageError("a slider needs a target prompt that differs from the source prompt, or options to vary")
+    spacing_options = SPACINGS[spacing].check_options(spacing_options or {})
+    check_num_frames(num_frames)
+    measure = load_distance(distance, model)
+    fixed = {"source_prompt": source_prompt, "target_prompt": target, "method": method, **arguments}
+
+    with progress_bar(watch=watch) as watching, measured(model) as cost:
+        full = edit(model, image, watch=watching, **(fixed | _options(ranges, 1.0, arguments)))
+        if full.inversion.method in (*entry.inversions, "drawn"):
+            fixed["inverted"] = full.inversion
+        fixed["source_guidance_scale"] = full.recipe["source_guidance_scale"]
+        quiet = Watch(cancelled=watching.cancelled)
+        between = _Between(model, source_prompt, target)
+
+        def edited(weight: float) -> EditResult:
+            if ranges is not None:
+                return edit(model, image, watch=quiet, **(fixed | _options(ranges, weight, arguments)))
+            source_guidance, guidance = full.recipe["source_guidance_scale"], full.recipe["guidance_scale"]
+            scale = source_guidance + weight * (guidance - source_guidance)
+            return edit(between.at(weight), image, watch=quiet, **(fixed | {GUIDANCE: scale}))
+
+        def frame(weight: float) -> Tensor:
+            if weight == 1.0:
+                return to_pixels(full.image)
+            if weight == 0.0 and ranges is None:
+                return to_pixels(full.reconstruction)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # said by the full edit
+                return to_pixels(edited(weight).image)
+
+        def draw(weights: Sequence[float]) -> Tensor:
+            return torch.cat([frame(weight) for weight in weights])
+
+        path = MorphPath(draw, in_pixels=True)
+        frames, found = space(model, path, spacing, spacing_options, measure, num_frames, watch=watching)
+    return MorphResult(
+        images=tuple(to_images(frames)),
+        weights=found.weights,
+        distances=found.distances,
+        even_distances=found.even_distances,
+        sources=(full.source,),
+        endpoint_psnr=(full.reconstruction_psnr,),
+        ceiling_psnr=(full.ceiling_psnr,),
+        recipe={
+            **full.recipe,
+            "command": "slider",
+            "vary": recorded(ranges),
+            "num_frames": num_frames,
+            "spacing": spacing,
+            "spacing_options": recorded(spacing_options),
+            "distance": measure.name,
+            "weights": [round(weight, 6) for weight in found.weights],
+            "found": [recorded(found.record)],
+        },
+        cost=cost,
+        notes=(*full.notes, *distance_notes(distance, measure), *found.notes),
+    )
+
+
+def _checked(vary: Vary, entry: Method) -> Vary:
+    """The ranges, each end of which the option allows.
+
+    Raises:
+        UsageError: An option is unknown or takes no such numbers, or a range is not two numbers.
+    """
+    if not vary:
+        raise UsageError("vary names no option")
+    for name, given in vary.items():
+        for ends in given.values() if isinstance(given, Mapping) else [given]:
+            if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
+                raise UsageError(f"vary takes (low, high) of {name}, got {ends!r}")
+    for weight in (0.0, 1.0):
+        values = _options(vary, weight, {})
+        if GUIDANCE in values:
+            check_guidance(values.pop(GUIDANCE))
+        entry.check_options(values)
+    return vary
+
+
+def _options(ranges: Vary | None, weight: float, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The varied options at a weight, per-word ones together with the words that stay."""
+
+    def at(ends: Range) -> float:
+        return float(ends[1] if weight == 1.0 else ends[0] + weight * (ends[1] - ends[0]))
+
+    found: dict[str, Any] = {}
+    for name, given in (ranges or {}).items():
+        if isinstance(given, Mapping):
+            found[name] = {**(arguments.get(name) or {}), **{word: at(ends) for word, ends in given.items()}}
+        else:
+            found[name] = at(given)
+    return found
+
+
+class _Between:
+    """Models to which the target prompt means a text on the way from the source prompt to it.
+
+    Tokens of the target are paired with those of the source; one that the source has not starts as padding.
+    """
+
+    def __init__(self, model: Model, source_prompt: str, target_prompt: str) -> None:
+        self._model, self._target = model, target_prompt
+        both = model.encode_prompt([source_prompt, target_prompt])
+        places = paired_tokens(model.tokenizer, source_prompt, target_prompt, both.prompt_embeds.shape[1])
+        self._start = both[[0]].with_embeds(both.prompt_embeds[:1, places])
+        self._end = both[[1]]
+
+    def at(self, weight: float) -> Model:
+        """The model at a weight of the way."""
+
+        def mix(first: Tensor, second: Tensor) -> Tensor:
+            return torch.lerp(first, second, weight)
+
+        pooled = (self._start.pooled_embeds, self._end.pooled_embeds)
+        told = Condition(
+            mix(self._start.prompt_embeds, self._end.prompt_embeds),
+            None if pooled[0] is None or pooled[1] is None else mix(pooled[0], pooled[1]),
+        )
+        return cast(Model, _Told(self._model, lambda prompts: self._encode(prompts, told)))
+
+    def _encode(self, prompts: str | Sequence[str], told: Condition) -> Condition:
+        given = [prompts] if isinstance(prompts, str) else list(prompts)
+        encoded, empty = self._model.encode_prompt(given), self._model.encode_prompt("")
+        tokens = max(condition.prompt_embeds.shape[1] for condition in (encoded, told))
+        encoded, told = encoded.padded(tokens, empty), told.padded(tokens, empty)
+        return Condition.cat([told if prompt == self._target else encoded[[k]] for k, prompt in enumerate(given)])
+
+
+class _Told:
+    """A model with another way to read prompts, and everything else as it is."""
+
+    def __init__(self, model: Model, encode: Callable[[str | Sequence[str]], Condition]) -> None:
+        self._model, self.encode_prompt = model, encode
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def paired_tokens(tokenizer: Tokenizer, source: str, target: str, length: int) -> list[int]:
+    """For each token position of the target prompt that of the source which it comes from.
+
+    Args:
+        tokenizer: The model's.
+        source, target: Prompts.
+        length: Positions of both; prompts of several chunks are paired position by position.
+    """
+    a, b = ([-1, *tokenizer.ids(prompt), -2] for prompt in (source, target))
+    if max(len(a), len(b)) > chunk_length(tokenizer):
+        return list(range(length))
+    places: list[int] = []
+    for kind, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        new, old = j2 - j1, i2 - i1
+        places += [length - 1] * new if kind == "insert" else [i1 + k * old // new for k in range(new)]
+    return places + [min(len(a) + k, length - 1) for k in range(length - len(b))]
