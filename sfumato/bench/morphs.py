@@ -7,7 +7,7 @@ d(F(a), F(a + 1e-4)) / 1e-8, over 50 weights (asked for by `--set finite_differe
 Published numbers are of LPIPS (AlexNet) at 512 pixels and of Inception's features; the settings say what these are of.
 
 Pairs of emoji in four kinds, or those of `pairs.json` in `--data`: a list of {"first", "second", "prompts"}. A
-configuration is a method and a spacing, `impus/uniform`; `--inversions` names the spacings, by default each method's own
+configuration is a method and a spacing, `impus/uniform`; `--inversions` names spacings, by default each method's own
 and even weights.
 """
 
