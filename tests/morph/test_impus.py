@@ -10,7 +10,8 @@ from torch import Tensor
 from sfumato.errors import Cancelled, UsageError
 from sfumato.metrics.distance import PixelDistance
 from sfumato.models.base import Model
-from sfumato.morph.impus import SETTINGS, Adapted, impus
+from sfumato.morph.impus import Adapted, impus
+from sfumato.morph.impus_stages import SETTINGS
 from sfumato.morph.lora import Lora, widest_rank
 from sfumato.morph.path import Ends, MorphPath
 from sfumato.morph.rppd import JUMP, PathDiversity
