@@ -16,7 +16,6 @@ import typer
 from sfumato.apps.console import say, stdout, table, working
 from sfumato.apps.options import Device, Steps, load
 from sfumato.errors import ImageError, UsageError
-from sfumato.images import check_writable, save_image
 
 if TYPE_CHECKING:
     from sfumato import EditResult
@@ -112,6 +111,7 @@ def run_all(folder: Path, *, model: str = "emoji", steps: int | None = None, dev
         say(f"{number}/{len(EDITS)} {edit.name}: {paths[-1]} ({back}, {result.cost.seconds:.1f} s)", to=console)
     with working("drawing the sheet"):
         from sfumato.apps.contact_sheet import draw_sheet
+        from sfumato.images import save_image
 
         heading = f"sfumato demo: edits by text with the model {loaded.name}"
         sheet = save_image(draw_sheet(rows, COLUMNS, heading=heading), folder / SHEET)
@@ -185,6 +185,8 @@ def bundled() -> dict[str, str]:
 @contextmanager
 def _folder(folder: Path) -> Iterator[None]:
     """Makes the folder, checks that it can be written, and takes it away again if nothing came to be in it."""
+    from sfumato.images import check_writable
+
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

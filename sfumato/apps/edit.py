@@ -19,6 +19,7 @@ from sfumato.apps.options import (
     Size,
     Steps,
     Variant,
+    check_pictures,
     choose_output,
     load,
     outputs,
@@ -27,7 +28,6 @@ from sfumato.apps.options import (
 )
 from sfumato.apps.recipe import Recipe
 from sfumato.errors import UsageError
-from sfumato.images import load_image
 
 if TYPE_CHECKING:
     from sfumato import EditResult
@@ -114,8 +114,7 @@ def edit(
     targets = target or known.get("target_prompts") or []
     if not targets:
         raise UsageError("--target is missing: say what the picture shall show, e.g. --target 'a dog face'")
-    if image is not None:
-        load_image(image)  # a missing or damaged picture is found before anything heavy is done
+    check_pictures(image)
     size_pixels = parse_size(size) or (recipe.size if recipe is not None else None)
     stem = f"{image.stem if image is not None else source or known.get('source_prompt') or 'picture'}-edit"
     path = choose_output(output, stem, ".png", count=len(targets), inputs=(image, like, inverted))

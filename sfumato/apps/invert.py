@@ -18,12 +18,12 @@ from sfumato.apps.options import (
     Size,
     Steps,
     Variant,
+    check_pictures,
     choose_output,
     load,
     parse_options,
     parse_size,
 )
-from sfumato.images import load_image, save_image
 
 
 def invert(
@@ -57,7 +57,7 @@ def invert(
 
     Example: sfumato invert cat.png --source "a cat face" -o cat.safetensors
     """
-    load_image(image)  # a missing or damaged picture is found before anything heavy is done
+    check_pictures(image)
     size_pixels = parse_size(size)
     path = choose_output(output, image.stem, ".safetensors", inputs=(image,))
     if reconstruction is not None:
@@ -65,6 +65,7 @@ def invert(
 
     with working("starting"):
         from sfumato import inverting
+        from sfumato.images import save_image
         from sfumato.registry import INVERSIONS
 
     options = parse_options(INVERSIONS[inversion], settings)

@@ -20,12 +20,12 @@ from sfumato.apps.options import (
     Size,
     Steps,
     Variant,
+    check_pictures,
     load,
     parse_options,
     parse_size,
 )
 from sfumato.errors import Cancelled, UsageError
-from sfumato.images import Pace, load_image
 
 
 def morph(
@@ -76,13 +76,11 @@ def morph(
         raise UsageError(f"a morph needs at least two pictures, got {len(images)}")
     if store is not None and no_store:
         raise UsageError("--store names a folder, --no-store wants none: give one of them")
-    for image in images:
-        load_image(image)  # a missing or damaged picture is found before anything heavy is done
+    check_pictures(*images)
     size_pixels = parse_size(size)
     path = movie.choose_movie(output, f"{images[0].stem}-to-{images[-1].stem}", inputs=images)
     movie.check_extras((strip, plot), images)
-    pace = Pace(fps, hold, bounce)
-    movie.check_pace(path, pace, scale)
+    pace = movie.check_pace(path, fps, hold, bounce, scale)
 
     with working("starting"):
         from sfumato import morphing

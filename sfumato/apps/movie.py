@@ -12,9 +12,9 @@ import typer
 from sfumato.apps.console import cost_fields, note, print_json, table
 from sfumato.apps.options import choose_output
 from sfumato.errors import UsageError
-from sfumato.images import Pace, check_movie_path, save_image
 
 if TYPE_CHECKING:
+    from sfumato.images import Pace
     from sfumato.morphing import MorphResult
 
 Output = Annotated[
@@ -56,6 +56,8 @@ def choose_movie(asked: Path | None, stem: str, *, inputs: Iterable[Path | None]
         UsageError: An input would be overwritten.
         ImageError: It cannot be written.
     """
+    from sfumato.images import check_movie_path
+
     if asked is None:
         name = "-".join(re.findall(r"\w+", stem.lower()))[:60] or "sfumato"
         tries = (Path(f"{name}{'' if k == 1 else f'-v{k}'}.gif") for k in range(1, 10_000))
@@ -87,21 +89,27 @@ def check_distance(name: str | None) -> None:
         raise UsageError(unknown("distance", name, DISTANCES))
 
 
-def check_pace(path: Path, pace: Pace, scale: int | None) -> None:
-    """Checks how the movie is to be played.
+def check_pace(path: Path, fps: float, hold: float, bounce: bool, scale: int | None) -> Pace:
+    """How the movie is to be played, checked.
 
     Raises:
         UsageError: A value is out of range.
     """
+    from sfumato.images import Pace
+
+    pace = Pace(fps, hold, bounce)
     pace.check(path.suffix.lower() or ".mp4")
     if scale is not None and not 1 <= scale <= 64:
         raise UsageError(f"--scale must be in [1, 64], got {scale}")
+    return pace
 
 
 def write(
     result: MorphResult, path: Path, pace: Pace, scale: int | None, strip: Path | None, plot: Path | None
 ) -> None:
     """Writes the movie and what goes with it."""
+    from sfumato.images import save_image
+
     result.save(path, fps=pace.fps, hold=pace.hold, bounce=pace.bounce, scale=scale)
     if strip is not None:
         save_image(result.film_strip(), strip, recipe=result.recipe)

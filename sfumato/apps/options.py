@@ -12,7 +12,6 @@ import typer
 
 from sfumato.apps.console import say, working
 from sfumato.errors import UsageError
-from sfumato.images import check_writable
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model
@@ -69,6 +68,19 @@ def load(
         model = load_model(name, device=device, dtype=dtype, revision=revision, variant=variant)
     say(f"{model.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}", "dim")
     return model
+
+
+def check_pictures(*paths: Path | None) -> None:
+    """Finds a missing or damaged picture before anything heavy is done.
+
+    Raises:
+        ImageError: One cannot be read.
+    """
+    from sfumato.images import load_image
+
+    for path in paths:
+        if path is not None:
+            load_image(path)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -136,6 +148,8 @@ def choose_output(
         UsageError: An input would be overwritten.
         ImageError: It cannot be written.
     """
+    from sfumato.images import check_writable
+
     if asked is None:
         name = "-".join(re.findall(r"\w+", stem.lower()))[:60] or "sfumato"
         tries = (Path(f"{name}{'' if k == 1 else f'-v{k}'}{suffix}") for k in range(1, 10_000))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from sfumato import __version__
 from sfumato.apps.console import note
 from sfumato.errors import ImageError, UsageError
-from sfumato.images import fit_image, load_image, read_recipe
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model
@@ -59,6 +58,8 @@ class Recipe:
             ImageError: The picture carries none, or a damaged one.
             UsageError: The picture was made by another command, or under a mask.
         """
+        from sfumato.images import read_recipe
+
         values = read_recipe(file)
         if values.get("command") != "edit":
             raise UsageError(f"{file} was made by `sfumato {values.get('command')}`; --like repeats edits only")
@@ -105,6 +106,8 @@ class Recipe:
         Raises:
             ImageError: Its pixels differ.
         """
+        from sfumato.images import fit_image, load_image
+
         background = tuple(self.values["background"])
         fitted = fit_image(
             load_image(path, background=background).image,

@@ -21,12 +21,12 @@ from sfumato.apps.options import (
     Size,
     Steps,
     Variant,
+    check_pictures,
     load,
     parse_options,
     parse_size,
 )
 from sfumato.errors import UsageError
-from sfumato.images import Pace, load_image
 
 if TYPE_CHECKING:
     from sfumato.sliding import Vary
@@ -88,14 +88,12 @@ def slider(
     """
     if source is None:
         raise UsageError("--source is missing: say what the picture shows, e.g. --source 'a cat face'")
-    if image is not None:
-        load_image(image)  # a missing or damaged picture is found before anything heavy is done
+    check_pictures(image)
     ranges = parse_ranges(vary or [])
     size_pixels = parse_size(size)
     path = movie.choose_movie(output, f"{image.stem if image is not None else source}-slider", inputs=(image,))
     movie.check_extras((strip, plot), [image] if image is not None else [])
-    pace = Pace(fps, hold, bounce)
-    movie.check_pace(path, pace, scale)
+    pace = movie.check_pace(path, fps, hold, bounce, scale)
 
     with working("starting"):
         from sfumato import sliding

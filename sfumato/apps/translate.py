@@ -16,12 +16,12 @@ from sfumato.apps.options import (
     Fit,
     Size,
     Steps,
+    check_pictures,
     choose_output,
     load,
     parse_size,
 )
 from sfumato.errors import UsageError
-from sfumato.images import load_image, save_image
 
 if TYPE_CHECKING:
     from sfumato import TranslateResult
@@ -91,8 +91,7 @@ def translate(
 
     Example: sfumato translate cat.png --from ./cats-256 --to ./dogs-256 -o dog.png
     """
-    for image in images:
-        load_image(image)  # a missing or damaged picture is found before anything heavy is done
+    check_pictures(*images)
     if target_model is None and source == target:
         raise UsageError("give --to, the other model; or --source and --target, two prompts of the same model")
     if reconstruction is not None and len(images) > 1:
@@ -105,6 +104,7 @@ def translate(
 
     with working("starting"):
         from sfumato import translation
+        from sfumato.images import save_image
 
     options: dict[str, Any] = {
         "method": method.value,
