@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sfumato
 from sfumato.emoji import EXAMPLES, WEIGHTS
 from sfumato.emoji.dual_encoder import load_dual_encoder
 from sfumato.emoji.export import checksums
@@ -34,6 +36,18 @@ def test_the_model_is_small_and_holds_no_pickle() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40e6
     assert {path.suffix for path in files} <= {".json", ".txt", ".safetensors", ".md"}
+
+
+def test_it_loads_in_under_two_seconds_after_imports() -> None:
+    sfumato.load_model("emoji")  # imports, and the disk's cache
+    seconds = []
+    while len(seconds) < 2 or (
+        min(seconds) >= 2.0 and len(seconds) < 6
+    ):  # the best of some, as others may use the machine
+        start = time.perf_counter()
+        sfumato.load_model("emoji")
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 2.0
 
 
 def test_it_loads_as_a_stable_diffusion_pipeline_and_draws(pipeline: Any) -> None:
