@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder, RecordMaps, Row
 from sfumato.models.base import AttentionSite, Condition, Model
@@ -62,20 +63,23 @@ class CrossAttentionGuidance:
         self._maps = Recorder()
         self._record = RecordMaps(self._maps, on=False)
         self._match = _MatchMaps(self._maps, shared=shared, keep=observe is not None)
+        self._seen = _MeanMaps(), _MeanMaps()  # of the source, of the edits
         self._controls: list[AttentionControl] = []
 
     @contextmanager
     def installed(self, model: Model, layout: Layout) -> Iterator[CrossAttentionGuidance]:
         """Hooks the cross-attention layers inside the block; self-attention is left alone."""
         rows = layout.guidance[-1:] if self.shared else layout.guidance
-        parts = [
-            (self._record, replace(layout, branches=layout.branches[:1], guidance=rows)),
-            (self._match, replace(layout, branches=layout.branches[1:])),
-        ]
+        parts = (
+            replace(layout, branches=layout.branches[:1], guidance=rows),
+            replace(layout, branches=layout.branches[1:]),
+        )
+        sites = model.attention_sites(layout.latent_size)
         with ExitStack() as stack:
-            if self.amount > 0.0:
-                edits = [(AttentionControl([edit]), part) for edit, part in parts]
-                self._controls = [stack.enter_context(control.installed(model, part)) for control, part in edits]
+            self._controls = []
+            for compared, seen, part in zip((self._record, self._match), self._seen, parts, strict=True):
+                edits = [compared, seen.choose(sites)] if self.amount > 0.0 else [seen.choose(sites)]
+                self._controls.append(stack.enter_context(AttentionControl(edits).installed(model, part)))
             try:
                 yield self
             finally:
@@ -84,6 +88,11 @@ class CrossAttentionGuidance:
     def at_step(self, step: Step) -> None:
         for control in self._controls:
             control.at_step(step)
+
+    @property
+    def average(self) -> Tensor:
+        """Mean conditional map so far, of what the step was made from, (branch, image, height, width, token)."""
+        return torch.cat([seen.average for seen in self._seen])
 
     def __call__(
         self, model: Model, latents: Tensor, step: Step, condition: Condition, scales: Tensor, layout: Layout
@@ -97,7 +106,7 @@ class CrossAttentionGuidance:
             output = model.predict(x.flatten(0, 2), step.t, condition[at.flatten().tolist()])
             return torch.unflatten(output, 0, at.shape)
 
-        with self._record.switched_on():
+        with self._record.switched_on(), self._seen[0].switched_on():
             source = predict(latents[:1].expand(len(source_rows), *latents[:1].shape), source_rows)
         moved = latents[1:].expand(len(rows), *latents[1:].shape)  # (guidance, branch, image, ...)
         if self.amount > 0.0:
@@ -110,11 +119,32 @@ class CrossAttentionGuidance:
             if self.observe is not None:
                 self.observe(Pull(step, loss.detach(), gradient, self._maps))
             self._maps.forget()
-        edited = predict(moved, rows)
+        with self._seen[1].switched_on():
+            edited = predict(moved, rows)
         output = torch.cat([combined(source, scales[:1]), combined(edited, scales[1:])])
         if self.update == "paper":
             return output
         return output, torch.cat([latents[:1], moved[0]])
+
+
+class _MeanMaps(CrossAttentionMaps):
+    """Adds up maps while it is switched on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._on = False
+
+    def active(self, step: Step) -> bool:
+        return self._on
+
+    @contextmanager
+    def switched_on(self) -> Iterator[None]:
+        """On inside the block, off after it."""
+        self._on = True
+        try:
+            yield
+        finally:
+            self._on = False
 
 
 class _MatchMaps(RecordMaps):

@@ -4,12 +4,21 @@ An edit direction is added to the embedding of the source prompt. Before each st
 moved down the gradient of the distance between its cross-attention maps and those of the source branch at the same
 step, so that the layout stays.
 
-Differs from the authors' code (github.com/pix2pixzero/pix2pix-zero): both branches are walked together, so that the
-source's maps are needed for one step only, where theirs keeps those of all steps (6.6 GB at 512 px); self-attention
-stays in the fused kernel, also in the backward pass; every picture of a batch has its own loss. Three of its quirks are
-behind options: its step starts from the negative row of the moved latents (`update="released"`; the paper's algorithm
-box moves only what the network sees), its direction goes to the second row of the batch, which guidance 1 does not have
-(`direction_row="second"`: no edit then), and its inversion walks a shorter grid (`grid="released"` of the inversion).
+Differs from the paper: the direction leads from the one prompt to the other, position by position, where the paper
+takes the mean over many sentences about the words that differ (`sentences="templates"`, or a bank of one's own by
+`sfumato direction make`). A mean over sentences of other lengths says little about the position of a word in this
+prompt; measured on the embedded model it also brings other colours, and barely knows styles. It still serves where the
+same edit is wanted for many pictures.
+
+Differs from the authors' code (github.com/pix2pixzero/pix2pix-zero): guidance leads away from the empty prompt for real
+pictures too, where theirs takes the caption of the picture (`caption_as_negative`). Guidance then amplifies the
+direction alone, beyond the target by the whole scale: colours burn out at scales that suit the model. Both branches are
+walked together, so that the source's maps are needed for one step only, where theirs keeps those of all steps (6.6 GB
+at 512 px); self-attention stays in the fused kernel, also in the backward pass; every picture of a batch has its own
+loss. Three of its quirks are behind options: its step starts from the negative row of the moved latents
+(`update="released"`; the paper's algorithm box moves only what the network sees), its direction goes to the second row
+of the batch, which guidance 1 does not have (`direction_row="second"`: no edit then), and its inversion walks a shorter
+grid (`grid="released"` of the inversion).
 """
 
 from __future__ import annotations
@@ -23,7 +32,7 @@ import torch
 from sfumato.attention.map_guidance import CrossAttentionGuidance, Pull, Update
 from sfumato.edit.directions import Direction, direction_between, make_direction
 from sfumato.edit.result import Edited
-from sfumato.edit.sentences import changed_words, prompt_sentences
+from sfumato.edit.sentences import changed_words
 from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
@@ -40,8 +49,8 @@ Given = Direction | str | Path
     paper="Parmar et al., 2023, https://arxiv.org/abs/2302.03027",
     summary="Leads the picture along an edit direction such as cat -> dog while its attention maps hold the layout.",
     when="One kind of thing is to become another, and the same edit is wanted for many pictures.",
-    cost="5 evaluations and a backward pass a step for a real picture, 6 for a drawn one (3 at guidance 1), plus the"
-    " inversion's.",
+    cost="6 evaluations and a backward pass a step (5 with the caption as the negative prompt, 3 at guidance 1), plus"
+    " the inversion's for a real picture.",
     inversions=("regularised-ddim", "ddim", "fixed-point", "direct", "negative-prompt", "null-text", "bdia"),
     refuses=dict.fromkeys(
         ("dpm-encoder", "edit-friendly"),
@@ -67,12 +76,12 @@ def pix2pix_zero(
     ] = None,
     direction_scale: Annotated[float, Option("how far to go along the direction", low=-10, high=10)] = 1.0,
     sentences: Annotated[
-        Literal["templates", "prompts"],
+        Literal["prompts", "templates"],
         Option(
-            "a direction is made from the differing words in many sentences (templates) or from the prompts themselves,"
-            " which suits words that say little alone, such as a style"
+            "a direction is made from the two prompts themselves, or as in the paper from the differing words in many"
+            " sentences (templates)"
         ),
-    ] = "templates",
+    ] = "prompts",
     attention_guidance: Annotated[
         float | None,
         Option(
@@ -83,9 +92,9 @@ def pix2pix_zero(
         ),
     ] = None,
     caption_as_negative: Annotated[
-        bool | None,
-        Option("lead away from the source prompt, so that guidance amplifies the direction alone; none: real pictures"),
-    ] = None,
+        bool,
+        Option("lead away from the source prompt, so that guidance amplifies the direction alone; wants a low scale"),
+    ] = False,
     update: Annotated[
         Update, Option("paper: moved latents are only seen by the network; released: the step starts from them")
     ] = "paper",
@@ -104,8 +113,7 @@ def pix2pix_zero(
         source: Noise and grid to start from: an inversion of a real picture, or drawn noise (method "drawn").
         source_prompt: What the picture shows.
         target_prompts: What it shall show; where `direction` is given, only their number matters.
-        negative_prompt: What guidance leads away from; "": the source prompt for a real picture, nothing for a drawn
-            one, see `caption_as_negative`.
+        negative_prompt: What guidance leads away from; see also `caption_as_negative`.
         guidance_scale: Of the edited branches.
         source_guidance_scale: Of the source branch; None: as the edited ones.
         generator: Not used: nothing is drawn but what the inversion holds.
@@ -116,7 +124,8 @@ def pix2pix_zero(
             their `Option`.
 
     Returns:
-        Branches "source", "target" ("target-1", ... when several).
+        Branches "source", "target" ("target-1", ... when several), and their mean cross-attention; that of a target is
+        by the tokens of its own prompt where the direction is made from the prompts, else by those of the source.
 
     Raises:
         UsageError: Directions that do not match the targets in number; a negative prompt besides the caption.
@@ -125,20 +134,20 @@ def pix2pix_zero(
     """
     targets = list(target_prompts)
     names = ("source", *(["target"] if len(targets) == 1 else [f"target-{k + 1}" for k in range(len(targets))]))
-    shared = _caption_is_negative(source, negative_prompt, caption_as_negative)
+    _check_negative(source, negative_prompt, caption_as_negative)
     directions = _directions(model, source_prompt, targets, direction, sentences)
 
     caption, negative = model.encode_prompt(source_prompt), model.encode_prompt(negative_prompt)
-    negative = caption if shared else negative
+    negative = caption if caption_as_negative else negative
     source_scale = guidance_scale if source_guidance_scale is None else source_guidance_scale
-    branches = {"source": Branch(caption, negative, 1.0 if shared else source_scale)}
+    branches = {"source": Branch(caption, negative, 1.0 if caption_as_negative else source_scale)}
     no_edit = direction_row == "second" and guidance_scale == 1.0
     for name, way in zip(names[1:], directions, strict=True):
         edited = caption if way is None or no_edit else way.apply(caption, direction_scale)
         branches[name] = Branch(edited, negative, guidance_scale)
 
     amount = _usual_amount(model, source.noise) if attention_guidance is None else attention_guidance
-    guidance = CrossAttentionGuidance(amount, shared=shared, update=update, observe=observe)
+    guidance = CrossAttentionGuidance(amount, shared=caption_as_negative, update=update, observe=observe)
     latents = sample(
         model,
         source.noise,
@@ -151,7 +160,7 @@ def pix2pix_zero(
         on_step=on_step,
         watch=watch,
     )
-    return Edited(latents, names)
+    return Edited(latents, names, guidance.average)
 
 
 def _usual_amount(model: Model, noise: torch.Tensor) -> float:
@@ -160,14 +169,11 @@ def _usual_amount(model: Model, noise: torch.Tensor) -> float:
     return usual * 64 * 64 / (noise.shape[-2] * noise.shape[-1])
 
 
-def _caption_is_negative(source: Inversion, negative_prompt: str, asked: bool | None) -> bool:
-    if asked and negative_prompt:
+def _check_negative(source: Inversion, negative_prompt: str, caption_as_negative: bool) -> None:
+    if caption_as_negative and negative_prompt:
         raise UsageError("caption_as_negative takes the place of negative_prompt: give one of them")
-    if asked and source.null_embeds is not None:
+    if caption_as_negative and source.null_embeds is not None:
         raise UsageError(f"a {source.method} inversion brings its own negative embeddings: no caption_as_negative")
-    if asked is not None:
-        return asked
-    return source.method != "drawn" and not negative_prompt and source.null_embeds is None
 
 
 def _directions(
@@ -175,7 +181,7 @@ def _directions(
     source_prompt: str,
     targets: Sequence[str],
     given: Given | Sequence[Given] | None,
-    sentences: Literal["templates", "prompts"],
+    sentences: Literal["prompts", "templates"],
 ) -> list[Direction | None]:
     """One direction a target, checked against the model; None where the prompts do not differ."""
     if given is None:
@@ -190,12 +196,11 @@ def _directions(
 
 
 def _between(
-    model: Model, source_prompt: str, target_prompt: str, sentences: Literal["templates", "prompts"]
+    model: Model, source_prompt: str, target_prompt: str, sentences: Literal["prompts", "templates"]
 ) -> Direction | None:
     words = changed_words(source_prompt, target_prompt)
     if words == ("", ""):
         return None
     if sentences == "templates":
         return make_direction(model, *words)
-    banks = prompt_sentences(source_prompt), prompt_sentences(target_prompt)
-    return direction_between(model, *banks, source=words[0], target=words[1])
+    return direction_between(model, [source_prompt], [target_prompt], source=words[0], target=words[1])

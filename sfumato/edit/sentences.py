@@ -35,11 +35,6 @@ def template_sentences(words: str) -> list[str]:
     return [" ".join(filter(None, [a, phrase, b, c])) for a, b, c in product(OPENINGS, PLACES, ENDINGS)]
 
 
-def prompt_sentences(prompt: str) -> list[str]:
-    """The prompt itself, and with the templates' openings before it: words stay in their surroundings."""
-    return [" ".join(filter(None, [opening, prompt])) for opening in OPENINGS]
-
-
 def read_sentences(path: str | os.PathLike[str]) -> list[str]:
     """Reads sentences from a UTF-8 text file, one a line, blank lines left out.
 

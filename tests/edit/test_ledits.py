@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.edit.ledits import ledits
+from sfumato.attention.cross import CrossAttentionMaps
+from sfumato.edit.ledits import _Concept, _mask, ledits
 from sfumato.edit.result import Edited
 from sfumato.errors import InversionError, UsageError
 from sfumato.inversion.ddim import ddim_inversion
 from sfumato.inversion.noise_maps import edit_friendly_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.samplers.loop import Branch, sample
+from sfumato.samplers.rows import Row, Rows
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 
@@ -69,15 +71,37 @@ def test_each_mask_limits_the_edit(toy_model: Any) -> None:
     assert len({round(far(edit, source.clean), 6) for edit in latents.values()}) == 4
 
 
-def test_without_masks_it_is_guidance_from_source_to_target(model: Any) -> None:
-    """At an unguided source, base + s (target - base): plain guidance with the source prompt as the negative one."""
+def test_without_masks_it_is_guidance_to_the_target(model: Any) -> None:
+    """eps("") + s (eps(target) - eps("")): the source prompt leaves no trace in the edit."""
     noise = 2 * clean()
     source = ddim_inversion(model, clean(), model.encode_prompt(SOURCE), num_inference_steps=4)
-    result = run(model, replace(source, noise=noise), masks="none", source_guidance_scale=1.0, strength=1.0)
-    condition = model.encode_prompt([TARGET, SOURCE])
-    branch = {"target": Branch(condition[[0]], condition[[1]], 4.0)}
-    guided = sample(model, source.latents_at(source.timesteps[0]), branch, timesteps=source.timesteps)
-    assert far(result.latents[1], guided[0]) < 1e-5
+    for own in (1.0, 2.0):
+        result = run(model, replace(source, noise=noise), masks="none", source_guidance_scale=own, strength=1.0)
+        branch = {"target": Branch(model.encode_prompt(TARGET), guidance_scale=4.0)}
+        guided = sample(model, source.latents_at(source.timesteps[0]), branch, timesteps=source.timesteps)
+        assert far(result.latents[1], guided[0]) < 1e-5
+
+
+def test_words_that_look_elsewhere_do_not_limit_the_edit(toy_model: Any) -> None:
+    """The word looks left: that holds where guidance is strong left, and does not count where it is strong right."""
+    left = torch.zeros(1, 1, 16, 16, 2)
+    left[..., :8, 1] = 1.0
+    maps, rows = CrossAttentionMaps(), Rows([Row("target-1", 1, toy_model.encode_prompt(TARGET))])
+    maps.total, maps.count = left, 1
+    term = _Concept(1, "target-1", 4.0, True, (("target-1", torch.tensor([0.0, 1.0])),))
+
+    def mask(strength: Tensor, kind: str) -> Tensor:
+        return _mask(strength, term, rows, maps, kind, 0.5)
+
+    at_left = 1.0 + left[0, ..., 1] + 0.1 * torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0))
+    at_right = at_left.flip(-1)
+    assert mask(at_left, "both").any()
+    assert torch.equal(mask(at_left, "auto"), mask(at_left, "both"))
+    assert mask(at_right, "both").sum() < mask(at_right, "noise").sum()
+    assert torch.equal(mask(at_right, "auto"), mask(at_right, "noise"))
+    two = torch.cat([at_left, at_right])  # each picture decides for itself
+    maps.total = left.repeat(1, 2, 1, 1, 1)
+    assert torch.equal(mask(two, "auto"), torch.cat([mask(two, "both")[:1], mask(two, "noise")[1:]]))
 
 
 def test_concepts_add_up_and_can_be_taken_away(toy_model: Any) -> None:
@@ -95,7 +119,7 @@ def test_concepts_add_up_and_can_be_taken_away(toy_model: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "rows"),
     [
-        ({"source_guidance_scale": 1.0}, 1 + 2 * 2),
+        ({"source_guidance_scale": 1.0}, 1 + 3 * 2),
         ({"source_guidance_scale": 2.0}, 2 + 3 * 2),
         ({"source_guidance_scale": 1.0, "concepts": {"a hat": 1.0, "red": 1.0}}, 1 + (2 + 2) * 2),
         ({"source_guidance_scale": 2.0, "concepts": {"a hat": 1.0, "red": 1.0}}, 2 + (2 + 2) * 2),

@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import sfumato
+from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.map_guidance import Pull
+from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder, Row
 from sfumato.edit.directions import Direction, make_direction
 from sfumato.edit.pix2pix_zero import pix2pix_zero
@@ -96,7 +99,6 @@ def test_guidance_brings_the_maps_closer(toy_model: Any, guidance_scale: float, 
 
 def _map_distance(model: Any, begin: Inversion, latents: Tensor, condition: Any) -> float:
     """Distance of the conditional maps at `latents` from the source's at the beginning, written out without recipe."""
-    from sfumato.attention.patch import AttentionControl
     from sfumato.attention.record import RecordMaps
     from sfumato.samplers.loop import Layout
 
@@ -126,7 +128,7 @@ def test_every_knob_moves_the_edit(toy_model: Any) -> None:
         {"negative_prompt": "a hat"},
         {"caption_as_negative": True},
         {"direction": None},
-        {"direction": None, "sentences": "prompts"},
+        {"direction": None, "sentences": "templates"},
     ):
         moved = run(toy_model, start(toy_model, 2), **(base | options)).latents[1]
         assert far(moved, plain) > 1e-5, options
@@ -146,18 +148,57 @@ def test_velocity_models_are_held_more_gently(toy_velocity_model: Any, toy_model
         assert torch.equal(found, run(model, attention_guidance=amount).latents)
 
 
-def test_a_real_picture_leads_away_from_its_caption(toy_model: Any) -> None:
+def test_the_caption_may_be_the_negative_prompt(toy_model: Any) -> None:
     clean = 0.5 * torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     inverted = regularised_ddim_inversion(toy_model, clean, toy_model.encode_prompt(SOURCE), num_inference_steps=4)
-    plain = run(toy_model, inverted, source_guidance_scale=1.0).latents
-    written_out = run(toy_model, inverted, negative_prompt=SOURCE, caption_as_negative=False).latents
-    assert far(plain, written_out) < 1e-5  # one row of the source serves both halves
+    shared = run(toy_model, inverted, caption_as_negative=True).latents
+    written_out = run(toy_model, inverted, negative_prompt=SOURCE).latents
+    assert far(shared, written_out) < 1e-5  # one row of the source serves both halves
     alone = sample(
         toy_model, inverted.noise, {"source": Branch(toy_model.encode_prompt(SOURCE))}, timesteps=inverted.timesteps
     )
-    assert far(plain[0], alone[0]) < 1e-5
-    empty = run(toy_model, inverted, caption_as_negative=False).latents
-    assert far(plain[1], empty[1]) > 1e-3
+    assert far(shared[0], alone[0]) < 1e-5
+    empty = run(toy_model, inverted, source_guidance_scale=1.0).latents
+    assert far(empty[0], alone[0]) < 1e-5
+    assert far(shared[1], empty[1]) > 1e-3
+
+
+def test_by_default_guidance_leads_to_the_target_prompt(model: Any) -> None:
+    """Without the pull of the maps it is plain sampling of the target, in the picture's own noise."""
+    result = run(model, direction=None, attention_guidance=0.0, source_guidance_scale=1.0)
+    target = {"target": Branch(model.encode_prompt(TARGET), guidance_scale=3.0)}
+    assert far(result.latents[1], sample(model, start(model).noise, target, num_inference_steps=3)[0]) < 1e-4
+
+
+@pytest.mark.parametrize("options", [{"attention_guidance": 0.0}, {"caption_as_negative": True}, {}])
+def test_maps_are_handed_over(model: Any, options: Any) -> None:
+    found = run(model, direction=None, source_guidance_scale=1.0, **options).maps
+    assert found is not None
+    assert found.shape[:2] == (2, 1)
+    assert torch.allclose(found.sum(dim=-1), torch.ones(()), atol=1e-4)  # each position shares itself out
+    source = {"source": Branch(model.encode_prompt(SOURCE))}
+    target = {"target": Branch(model.encode_prompt(TARGET), guidance_scale=3.0)}
+    assert far(found[0], _mean_maps(model, source)) < 1e-4
+    if options == {"attention_guidance": 0.0}:
+        assert far(found[1], _mean_maps(model, target)) < 1e-4
+
+
+def _mean_maps(model: Any, branch: dict[str, Branch]) -> Tensor:
+    """Mean conditional maps of plain sampling from the same noise, (image, height, width, token)."""
+    maps = CrossAttentionMaps().choose(model.attention_sites((16, 16)))
+    sample(model, start(model).noise, branch, num_inference_steps=3, controls=[AttentionControl([maps])])
+    return maps.average[0]
+
+
+def test_a_result_shows_where_words_look(toy_model: Any) -> None:
+    result = sfumato.edit(
+        toy_model, source_prompt=SOURCE, target_prompt=TARGET, method="pix2pix-zero", num_inference_steps=2
+    )
+    cat, dog = result.attention_map("cat", target=None), result.attention_map("dog")
+    assert cat.shape == dog.shape
+    assert float(cat.max()) == float(dog.max()) == 1.0
+    with pytest.raises(UsageError, match="'dog' is not in the prompt"):
+        result.attention_map("dog", target=None)
 
 
 @pytest.mark.filterwarnings("ignore:(fixed-point|null-text) inversion")  # two steps of a toy
@@ -176,21 +217,20 @@ def test_every_inversion_that_is_named_serves(toy_model: Any, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "real", "a_step"),
+    ("options", "a_step"),
     [
-        ({}, False, 6),
-        ({}, True, 5),
-        ({"guidance_scale": 1.0}, False, 3),
-        ({"attention_guidance": 0.0}, False, 4),
-        ({"attention_guidance": 0.0, "guidance_scale": 1.0}, True, 2),
-        ({"target_prompts": [TARGET, TARGET, TARGET]}, False, 14),
+        ({}, 6),
+        ({"caption_as_negative": True}, 5),
+        ({"guidance_scale": 1.0}, 3),
+        ({"attention_guidance": 0.0}, 4),
+        ({"attention_guidance": 0.0, "guidance_scale": 1.0}, 2),
+        ({"target_prompts": [TARGET, TARGET, TARGET]}, 14),
     ],
 )
-def test_evaluations_are_as_the_docstring_says(toy_model: Any, options: Any, real: bool, a_step: int) -> None:
-    begin = replace(start(toy_model), method="given") if real else start(toy_model)
+def test_evaluations_are_as_the_docstring_says(toy_model: Any, options: Any, a_step: int) -> None:
     direction = [way(toy_model)] * len(options.get("target_prompts", [TARGET]))
     before = toy_model.evaluations
-    run(toy_model, begin, direction=direction, **options)
+    run(toy_model, direction=direction, **options)
     assert toy_model.evaluations - before == 3 * a_step
 
 

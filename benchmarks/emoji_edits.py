@@ -1,0 +1,153 @@
+"""Chooses options: edits of the emoji world with exact answers, apart from those that EmojiEdit and the gallery report.
+
+    python benchmarks/emoji_edits.py VARIANT ... [--per-kind 4] [--kinds style,background] [--steps 30] [--seed 1]
+        [--json FILE] [--sheet FILE]
+
+    python benchmarks/emoji_edits.py sdedit sdedit:strength=0.7 "ledits:masks=noise;guidance_scale=5"
+
+A variant is a method and what differs from its defaults: its options, `inversion`, `guidance_scale`,
+`source_guidance_scale`. Scenes are drawn as for EmojiEdit, from another seed; pictures of the gallery are left out.
+Columns: PSNR to the exact target; perceptual distance to it; PSNR to the source where the exact edit changes nothing
+(kept); PSNR to the target by kind of edit; network evaluations and seconds, the inversion's included. Needs the emoji
+drawings (`python -m sfumato.emoji.data`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+import sfumato
+from sfumato.apps.contact_sheet import Cell, Row, Words, draw_sheet
+from sfumato.bench.editing import QUIET, price
+from sfumato.bench.emoji_edit import Judges
+from sfumato.bench.emoji_scenes import KINDS, TEST_SEED, EditCase, draw_cases
+from sfumato.emoji import EXAMPLES
+from sfumato.emoji.data import Renderer
+from sfumato.models.base import Model
+from sfumato.registry import METHODS
+
+TUNED_ON = "concept-near,concept-far,style,background,two-edits"
+DRIVER = {"inversion": str, "guidance_scale": float, "source_guidance_scale": float}
+Figures = Mapping[str, Any]
+
+
+def main() -> None:
+    """Runs and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("variants", nargs="+", metavar="METHOD[:NAME=VALUE;...]")
+    parser.add_argument("--per-kind", type=int, default=4)
+    parser.add_argument("--kinds", default=TUNED_ON, help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sheet", type=Path)
+    args = parser.parse_args()
+    if args.seed == TEST_SEED:
+        parser.error(f"seed {TEST_SEED} is EmojiEdit's own: options chosen on it would be judged on it too")
+    if unknown := set(args.kinds.split(",")) - set(KINDS):
+        parser.error(f"unknown kind {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    variants = {text: read_variant(text) for text in args.variants}
+
+    model, judges, renderer = sfumato.load_model("emoji"), Judges(), Renderer()
+    cases = tuning_cases(args.seed, args.per_kind, args.kinds.split(","))
+    pairs = [tuple(renderer.render(scene).convert("RGB") for scene in (case.source, case.target)) for case in cases]
+    pictures: dict[str, list[Image.Image]] = {"source": [], "exact target": []}
+    figures: dict[str, list[Figures]] = {"(unedited)": []}
+    for case, (source, truth) in zip(cases, pairs, strict=True):
+        pictures["source"].append(source)
+        pictures["exact target"].append(truth)
+        figures["(unedited)"].append(judges.figures(source, truth, source, case))
+    for text, (method, options) in variants.items():
+        pictures[text], figures[text] = [], []
+        for case, (source, truth) in zip(cases, pairs, strict=True):
+            result = edit(model, source, case, method, options, args.steps)
+            pictures[text].append(result.image)
+            figures[text].append({**judges.figures(source, truth, result.image, case), **price(result)})
+        print(f"{text}: {mean(figures[text], 'target_psnr', 2)} dB", flush=True)
+    print(table(figures, [case.kind for case in cases]))
+    if args.json:
+        edits = [{"kind": case.kind, "source": case.source_prompt, "target": case.target_prompt} for case in cases]
+        record = {"seed": args.seed, "steps": args.steps, "edits": edits, "figures": figures}
+        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if args.sheet:
+        rows = [Row(name, [[Words("")]], [Cell(image) for image in strip]) for name, strip in pictures.items()]
+        draw_sheet(rows, [case.kind for case in cases], heading="EmojiEdit, tuning", tile=96).save(args.sheet)
+
+
+def tuning_cases(seed: int, per_kind: int, kinds: Sequence[str]) -> list[EditCase]:
+    """Cases of these kinds whose source is none of the pictures that the gallery edits."""
+    examples = json.loads((EXAMPLES / "examples.json").read_text("utf-8"))
+    shown = {(entry["concept"], entry["style"], entry["background"]) for entry in examples}
+    drawn = [case for case in draw_cases(seed, per_kind) if case.kind in kinds]
+    return [case for case in drawn if (case.source.concept, case.source.style, case.source.background) not in shown]
+
+
+def read_variant(text: str) -> tuple[str, dict[str, Any]]:
+    """Reads `method:name=value;name=value`.
+
+    Raises:
+        UsageError: The method or an option is unknown, or a value does not fit.
+    """
+    name, _, settings = text.partition(":")
+    method, options = METHODS[name], {}
+    for setting in filter(None, settings.split(";")):
+        key, _, value = setting.partition("=")
+        if key not in DRIVER and key not in method.parameters:
+            method.check_options({key: value})  # raises, with the closest name
+        options[key] = DRIVER[key](value) if key in DRIVER else method.parameters[key].parse(value)
+    return name, options
+
+
+def edit(
+    model: Model, source: Image.Image, case: EditCase, method: str, options: Mapping[str, Any], steps: int
+) -> sfumato.EditResult:
+    """One edit by the captions of its scenes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a source that comes back badly shows in the figures
+        return sfumato.edit(
+            model,
+            source,
+            source_prompt=case.source_prompt,
+            target_prompt=case.target_prompt,
+            method=method,
+            num_inference_steps=steps,
+            watch=QUIET,
+            **options,
+        )
+
+
+def table(figures: Mapping[str, Sequence[Figures]], kinds: Sequence[str]) -> str:
+    """Means over the edits of each variant as Markdown."""
+    shown = list(dict.fromkeys(kinds))
+    heads = ["variant", "PSNR", "perceptual", "kept", *shown, "evaluations", "seconds"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for variant, rows in figures.items():
+        by_kind = [[row for row, kind in zip(rows, kinds, strict=True) if kind == one] for one in shown]
+        cells = [
+            mean(rows, "target_psnr", 2),
+            mean(rows, "target_distance", 3),
+            mean(rows, "kept_psnr", 1),
+            *(mean(part, "target_psnr", 2) for part in by_kind),
+            mean(rows, "evaluations", 0),
+            mean(rows, "seconds", 1),
+        ]
+        lines.append("| " + " | ".join([f"`{variant}`", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def mean(rows: Sequence[Figures], name: str, digits: int) -> str:
+    """The mean of a figure where there is one, else a dash."""
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return f"{statistics.mean(values):.{digits}f}" if values else "-"
+
+
+if __name__ == "__main__":
+    main()
