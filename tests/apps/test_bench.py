@@ -10,7 +10,7 @@ from tests.apps.conftest import Run
 
 
 def test_measures_reports_and_goes_on(run: Run, folder: Path) -> None:
-    arguments = ["bench", "emoji-edit", "--limit", 20, "--steps", 2, "--out", "first", "--json"]
+    arguments = ["bench", "emoji-edit", "--limit", 20, "--steps", 1, "--out", "first", "--json"]
     answer = json.loads(run(*arguments, "--methods", "unedited,sdedit,prompt-to-prompt").stdout)
     rows = [json.loads(line) for line in (folder / "first" / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 60

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import sfumato
+from sfumato.bench import morphs, sets
 from sfumato.bench.emoji_scenes import read_styles, style_scenes
 from sfumato.bench.morphs import KINDS, Morphs, emoji_pairs
 from sfumato.bench.registry import make_benchmark
@@ -19,9 +20,17 @@ from sfumato.bench.sets import set_distances
 from sfumato.bench.translation import Translation
 from sfumato.bench.zero_shot import ZeroShot
 from sfumato.emoji import EXAMPLES
+from sfumato.emoji.perceptual import EmojiFeatures
 from sfumato.errors import UsageError
 
 EMOJI = partial(sfumato.load_model, "emoji")
+
+
+@pytest.fixture(autouse=True)
+def one_feature_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded one alone: the larger ones take minutes on a processor, and have tests of their own."""
+    monkeypatch.setattr(sets, "feature_networks", lambda: {"emoji-clip": EmojiFeatures()})
+    monkeypatch.setattr(morphs, "feature_networks", lambda: {"emoji-clip": EmojiFeatures()})
 
 
 def test_translates_between_styles_with_the_true_pair_beside(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The training loop: draws, the loss in every prediction space, checkpoints, and nothing left in the model."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,14 @@ from sfumato.samplers.watch import Watch
 from sfumato.schedules import add_noise
 
 PROMPTS = ["a cat", "a dog"]
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises, also where the tests run in the background of a shell, which makes processes deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def clean(images: int = 2, seed: int = 0) -> Tensor:
