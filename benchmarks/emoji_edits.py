@@ -71,7 +71,8 @@ def main() -> None:
             result = edit(model, source, case, method, options, args.steps)
             pictures[text].append(result.image)
             figures[text].append({**judges.figures(source, truth, result.image, case), **price(result)})
-        print(f"{text}: {mean(figures[text], 'target_psnr', 2)} dB", flush=True)
+        reached = mean(figures[text], "target_psnr", 2), mean(figures[text], "target_distance", 3)
+        print(f"{text}: {reached[0]} dB, perceptual {reached[1]}", flush=True)
     print(table(figures, [case.kind for case in cases]))
     if args.json:
         edits = [{"kind": case.kind, "source": case.source_prompt, "target": case.target_prompt} for case in cases]
