@@ -1,5 +1,6 @@
-"""The model that the golden cases were made with."""
+"""The model that the golden cases were made with, and when they run: first, shared out among the processes."""
 
+import os
 from typing import Any
 
 import pytest
@@ -14,3 +15,28 @@ def conformance_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The model beside the cases under test, on the CPU in float32."""
     folder = complete_tiny_sd(cases_folder(), tmp_path_factory.mktemp("conformance"))
     return sfumato.load_model(folder, device="cpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets every process begin with its share of the golden cases, of which some take minutes.
+
+    One that is left to the end is waited for. pytest-xdist hands each process an equally long stretch of the list.
+    """
+    cases = [item for item in items if item.path.name == "test_conformance.py"]
+    others = [item for item in items if item.path.name != "test_conformance.py"]
+    cases.sort(key=_size, reverse=True)
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    arranged: list[pytest.Item] = []
+    for process in range(processes):
+        stretch = len(items) * (process + 1) // processes - len(arranged)
+        own = cases[process::processes]
+        taken = max(stretch - len(own), 0) if process < processes - 1 else len(others)
+        arranged += own + others[:taken]
+        others = others[taken:]
+    items[:] = arranged
+
+
+def _size(item: pytest.Item) -> int:
+    """Bytes of a case: the larger, the longer it takes, more or less."""
+    case = getattr(item, "callspec").params["case"]  # noqa: B009  # pytest does not declare it
+    return int((case.folder / "tensors.safetensors").stat().st_size)

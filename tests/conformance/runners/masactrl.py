@@ -10,6 +10,7 @@ from sfumato.edit.result import Edited
 from sfumato.inversion.ddim import ddim_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
+from sfumato.samplers.loop import Branch, sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 
@@ -58,8 +59,15 @@ def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
         return latents
 
     edited = _run(case, model, start, on_step=[keep])
+    guidance_scale = case.parameters["guidance_scale"]
+    free = sample(  # the targets alone: control leaves the source branch as it is
+        model,
+        start.noise if start.noise.ndim == 4 else start.noise[1:],
+        {prompt: Branch(model.encode_prompt(prompt), guidance_scale=guidance_scale) for prompt in case.prompts[1:]},
+        timesteps=start.timesteps,
+    )
     return {
         "latents_per_step": torch.stack(per_step),
         "final_latents": edited.latents[:, 0],
-        "final_latents_without_control": _run(case, model, start, steps=[]).latents[:, 0],
+        "final_latents_without_control": torch.cat([edited.latents[:1, 0], free[:, 0]]),
     }

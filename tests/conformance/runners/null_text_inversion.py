@@ -64,16 +64,17 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
         latents = sample(model, inversion.noise, branches, timesteps=inversion.timesteps, replay=inversion)
         return latents[:, 0]
 
+    reconstruction = free([0])
     return {
         "inversion_latents": inversion.trajectory[:, 0],
         "null_embeds": inversion.null_embeds[:, 0],
         "initial_null_embeds": empty.prompt_embeds.expand(len(losses), -1, -1),
         "inner_losses": losses.nan_to_num(nan=-1.0),
         "inner_iterations": losses.isfinite().sum(dim=1),
-        "reconstruction": free([0]),
+        "reconstruction": reconstruction,
         "edit_latents_per_step": torch.stack(per_step),
         "final_latents": edited.latents[:, 0],
-        "final_latents_without_control": free(list(range(len(prompts)))),
+        "final_latents_without_control": torch.cat([reconstruction, free(list(range(1, len(prompts))))]),
     }
 
 

@@ -66,10 +66,10 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
         on_step=[keep],
     )
     condition = model.encode_prompt(prompts)
-    free = sample(
+    free = sample(  # the targets alone: control leaves the source branch as it is
         model,
         noise,
-        {p: Branch(condition[[row]], guidance_scale=parameters["guidance_scale"]) for row, p in _numbered(prompts)},
+        {p: Branch(condition[[row]], guidance_scale=parameters["guidance_scale"]) for row, p in _numbered(prompts)[1:]},
         timesteps=timesteps,
     )
     assert edited.maps is not None
@@ -77,7 +77,7 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
         "latents_per_step": torch.stack(per_step),
         "final_latents": edited.latents[:, 0],
         "average_cross_attention": edited.maps[:, 0],
-        "final_latents_without_control": free[:, 0],
+        "final_latents_without_control": torch.cat([edited.latents[:1, 0], free[:, 0]]),
     }
 
 
