@@ -5,8 +5,9 @@
 
     python benchmarks/emoji_edits.py sdedit sdedit:strength=0.7 "ledits:masks=noise;guidance_scale=5"
 
-A variant is a method and what differs from its defaults: its options, `inversion`, `guidance_scale`,
-`source_guidance_scale`. Scenes are drawn as for EmojiEdit, from another seed; pictures of the gallery are left out.
+A variant is a method and what differs from the model's defaults: options, `inversion`, `guidance_scale`,
+`source_guidance_scale`, and `negative_prompt`, of which `{source}` is the source's own. Scenes are drawn as for
+EmojiEdit, from another seed; pictures of the gallery are left out.
 Columns: PSNR to the exact target; perceptual distance to it; PSNR to the source where the exact edit changes nothing
 (kept); PSNR to the target by kind of edit; network evaluations and seconds, the inversion's included. Needs the emoji
 drawings (`python -m sfumato.emoji.data`).
@@ -35,7 +36,7 @@ from sfumato.models.base import Model
 from sfumato.registry import METHODS
 
 TUNED_ON = "concept-near,concept-far,style,background,two-edits"
-DRIVER = {"inversion": str, "guidance_scale": float, "source_guidance_scale": float}
+DRIVER = {"inversion": str, "guidance_scale": float, "source_guidance_scale": float, "negative_prompt": str}
 Figures = Mapping[str, Any]
 
 
@@ -111,6 +112,9 @@ def edit(
     model: Model, source: Image.Image, case: EditCase, method: str, options: Mapping[str, Any], steps: int
 ) -> sfumato.EditResult:
     """One edit by the captions of its scenes."""
+    options = dict(options)
+    if "negative_prompt" in options:
+        options["negative_prompt"] = options["negative_prompt"].replace("{source}", case.source_prompt)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a source that comes back badly shows in the figures
         return sfumato.edit(

@@ -1,24 +1,34 @@
 """Time and peak memory of editing methods beside the same number of bare network calls.
 
-    python benchmarks/method_cost.py MODEL [--methods a,b] [--latents 64] [--steps 10] [--rounds 2] [--json FILE]
+    python benchmarks/method_cost.py MODEL [--methods a,b] [--latents 64] [--steps 10] [--rounds 2]
+        [--set METHOD.NAME=VALUE ...] [--out docs]
 
-Each method edits the same latents with its default options, from its first inversion (made beforehand, not counted);
-bare network calls on four rows run before and after it. Prints seconds, network evaluations, the seconds that as many
-bare evaluations take, their ratio, and the process's peak memory, libraries and weights included. A ratio well above 1
-has a reason of its own: pix2pix-zero differentiates through the network. MODEL is whatever `sfumato.load_model` takes;
-the README's figures are from `tests/conformance/cases/tiny-sd`, completed by the test set-up.
+Each method edits the same latents with its default options, from its first inversion (made beforehand, not counted), in
+a process of its own; bare network calls on four rows run before and after it. Measures processor seconds, network
+evaluations, the seconds that as many bare evaluations take, their ratio, and the process's peak memory, libraries and
+weights included. A ratio well above 1 has a reason of its own: pix2pix-zero differentiates through the network. MODEL
+is whatever `sfumato.load_model` takes; the published figures are from `tests/conformance/cases/tiny-sd`, completed by
+the test set-up. With --out, writes method-cost.md and method-cost.json after each method; what is written is not run
+again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
 import time
 import warnings
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from torch import Tensor
@@ -34,47 +44,119 @@ GUIDANCE = 7.5
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures what is missing, prints, writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--methods", default="prompt-to-prompt", help="comma-separated, or 'all'")
     parser.add_argument("--latents", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--set", nargs="*", default=[], metavar="METHOD.NAME=VALUE", help="options of a method")
+    parser.add_argument("--out", type=Path, help="folder of the two files")
     args = parser.parse_args()
 
-    warnings.simplefilter("ignore")  # random weights bring nothing back
-    model = sfumato.load_model(_complete(args.model), device="cpu")
-    shape = (1, model.latent_channels, args.latents, args.latents)
-    clean = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    names = list(METHODS) if args.methods == "all" else args.methods.split(",")
-    rows: dict[str, Any] = {}
-    for name in names:
-        start = _start(model, clean, name, args.steps)
-        bare = [_bare_evaluation(model, clean)]
-        costs = [_run(model, name, start) for _ in range(args.rounds)]
-        bare.append(_bare_evaluation(model, clean))
-        seconds, evaluations = min(cost.seconds for cost in costs), costs[0].evaluations
-        rows[name] = {
-            "evaluations": evaluations,
-            "seconds": round(seconds, 2),
-            "bare_seconds": round(min(bare) * evaluations, 2),
-            "ratio": round(seconds / (min(bare) * evaluations), 3),
-            "peak_memory_gb": round(max(cost.peak_memory for cost in costs) / 2**30, 2),
-        }
-        print(name, json.dumps(rows[name]), flush=True)
-    report = {
+    settings = {
         "model": Path(args.model).name,
         "latents": args.latents,
         "steps": args.steps,
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
+        "rounds": args.rounds,
+        "threads": 1,
+        "processor": processor(),
         "torch": torch.__version__,
-        "methods": rows,
     }
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    file = args.out and args.out / "method-cost.json"
+    report = json.loads(file.read_text("utf-8")) if file and file.is_file() else {}
+    if {name: report.get(name) for name in settings} != settings:
+        report = {**settings, "methods": {}}
+    names, options = list(METHODS) if args.methods == "all" else args.methods.split(","), read_options(args.set)
+    model = _complete(args.model)
+    for name in names:
+        if name in report["methods"]:
+            continue
+        run = partial(_measure, model, name, options.get(name, {}), args.latents, args.steps, args.rounds)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            report["methods"][name] = pool.submit(run).result()
+        print(name, json.dumps(report["methods"][name]), flush=True)
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            file.with_suffix(".md").write_text(page(report), encoding="utf-8")
+
+
+def read_options(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """METHOD.NAME=VALUE to options by method.
+
+    Raises:
+        UsageError: A name is unknown, or a value does not fit.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        method, _, option = name.partition(".")
+        entry = METHODS[method]
+        entry.check_options({option: None} if option not in entry.parameters else {})
+        found.setdefault(method, {})[option] = entry.parameters[option].parse(value)
+    return found
+
+
+def _measure(
+    model_name: str, name: str, options: Mapping[str, Any], latents: int, steps: int, rounds: int
+) -> dict[str, Any]:
+    """One method, as a row of the report."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # random weights bring nothing back
+    model = sfumato.load_model(model_name, device="cpu")
+    shape = (1, model.latent_channels, latents, latents)
+    clean = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    start = _start(model, clean, name, steps)
+    bare = [_bare_evaluation(model, clean)]
+    costs = [_run(model, name, start, options) for _ in range(rounds)]
+    bare.append(_bare_evaluation(model, clean))
+    seconds, evaluations = min(seconds for seconds, _ in costs), costs[0][1].evaluations
+    return {
+        "options": dict(options),
+        "evaluations": evaluations,
+        "seconds": round(seconds, 2),
+        "bare_seconds": round(min(bare) * evaluations, 2),
+        "ratio": round(seconds / (min(bare) * evaluations), 3),
+        "peak_memory_gb": round(max(cost.peak_memory for _, cost in costs) / 2**30, 2),
+    }
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The report as Markdown."""
+    size = report["latents"]
+    lines = [
+        "# What each method costs beside the bare network",
+        "",
+        (
+            f"Written by `python benchmarks/method_cost.py`: `{report['model']}`, {size}×{size}"
+            f" latents, {report['steps']} steps, one picture, one target, default options unless said; one thread of an"
+            f" {report['processor']}, torch {report['torch']}; least of {report['rounds']} runs, processor time."
+        ),
+        "",
+        "| method | evaluations | seconds | as many bare evaluations | ratio | peak memory, GB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in report["methods"].items():
+        label = f"`{name}`" + "".join(f", {key} {value}" for key, value in row["options"].items())
+        figures = (row[key] for key in ("evaluations", "seconds", "bare_seconds", "ratio", "peak_memory_gb"))
+        lines.append("| " + " | ".join([label, *map(str, figures)]) + " |")
+    lines += [
+        "",
+        "- The inversion is made beforehand and is not in the figures. Memory is the whole process's.",
+        "- `pix2pix-zero` and `langevin` differentiate through the network: their evaluations are dearer for it.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def processor() -> str:
+    """The processor's name where the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _start(model: Model, clean: Tensor, name: str, steps: int) -> Inversion:
@@ -91,7 +173,9 @@ def _start(model: Model, clean: Tensor, name: str, steps: int) -> Inversion:
     return replace(made, prompt=SOURCE, guidance_scale=scale)
 
 
-def _run(model: Model, name: str, start: Inversion) -> Cost:
+def _run(model: Model, name: str, start: Inversion, options: Mapping[str, Any]) -> tuple[float, Cost]:
+    """Processor seconds, and the bill."""
+    begun = time.process_time()
     with measured(model) as cost:
         METHODS[name].function(
             model,
@@ -101,19 +185,20 @@ def _run(model: Model, name: str, start: Inversion) -> Cost:
             guidance_scale=GUIDANCE,
             source_guidance_scale=start.guidance_scale,
             generator=torch.Generator().manual_seed(0),
+            **options,
         )
-    return cost
+    return time.process_time() - begun, cost
 
 
 @torch.no_grad()
-def _bare_evaluation(model: Model, latents: Tensor, calls: int = 4) -> float:
-    """Seconds of the network alone for one row, in calls of four rows."""
+def _bare_evaluation(model: Model, latents: Tensor, calls: int = 2) -> float:
+    """Processor seconds of the network alone for one row, in calls of four rows."""
     condition = Condition(model.encode_prompt(["", "", SOURCE, TARGET]).prompt_embeds)
     rows = latents.expand(4, -1, -1, -1).contiguous()
-    begun = time.perf_counter()
+    begun = time.process_time()
     for _ in range(calls):
         model.predict(rows, 500, condition)
-    return (time.perf_counter() - begun) / (4 * calls)
+    return (time.process_time() - begun) / (4 * calls)
 
 
 def _complete(name: str) -> str:

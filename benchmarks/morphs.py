@@ -33,6 +33,7 @@ import sfumato
 from sfumato.emoji.data import Renderer
 from sfumato.emoji.perceptual import EmojiFeatures
 from sfumato.emoji.world import BACKGROUNDS, STYLES, Scene, caption, load_concepts
+from sfumato.encoding import encoded
 from sfumato.images import to_images, to_pixels
 from sfumato.metrics.density_coverage import density_coverage
 from sfumato.metrics.features import features_of
@@ -42,6 +43,7 @@ from sfumato.models.base import Model
 from sfumato.morph.distances import load_distance
 from sfumato.morph.path import Ends, Frames
 from sfumato.morph.spacing import SPACINGS
+from sfumato.morphing import REFINE_STEPS, suited_guidance
 from sfumato.registry import MORPHS
 
 
@@ -139,19 +141,19 @@ def measure(
     """One pair by one method: prepared once, spaced several ways."""
     entry = MORPHS[method]
     pictures, prompts = realism.rendered([pair.first, pair.second]), (caption(pair.first), caption(pair.second))
-    guidance = model.guidance_scale if entry.guidance_scale is None else entry.guidance_scale
     steps = steps or entry.num_inference_steps or model.num_inference_steps
     distance, begun, before = load_distance("emoji", model), time.process_time(), model.evaluations
+    clean = encoded(model, pictures, refine_steps=REFINE_STEPS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = entry.function(
             model,
-            Ends(pictures, model.encode_image(pictures), prompts, (pair.name, pair.name)),
-            guidance_scale=guidance,
+            Ends(pictures, clean, prompts, (pair.name, pair.name)),
+            guidance_scale=suited_guidance(model, entry),
             num_inference_steps=steps,
             distance=distance,
             generator=torch.Generator().manual_seed(0),
-            **entry.check_options(options),
+            **{**model.method_options.get(method, {}), **entry.check_options(options)},
         )
     prepared, ready = model.evaluations - before, time.process_time()
     frames = Frames(path, model.decode_latents)
@@ -182,11 +184,11 @@ def measure(
             "weights": [round(weight, 4) for weight in spaced.weights],
             "notes": list(spaced.notes),
         }
-    shown, ceiling = to_images(ends), to_images(model.decode_latents(model.encode_image(pictures)))
+    shown, ceiling = to_images(ends), to_images(model.decode_latents(clean))
     sources = to_images(pictures)
     return {
         "steps": steps,
-        "guidance_scale": guidance,
+        "guidance_scale": suited_guidance(model, entry),
         "end_psnr": [similarity(*images) for images in zip(shown, sources, strict=True)],
         "ceiling_psnr": [similarity(*images) for images in zip(ceiling, sources, strict=True)],
         "prepared": prepared,

@@ -21,7 +21,19 @@ TIERS = (
     {"samplers", "emoji"},
     {"inversion", "attention"},
     {"edit", "morph", "distill"},
-    {"bench", "driving", "editing", "generating", "inverting", "masking", "morphing", "picture", "results", "run"}
+    {
+        "bench",
+        "driving",
+        "editing",
+        "encoding",
+        "generating",
+        "inverting",
+        "masking",
+        "morphing",
+        "picture",
+        "results",
+        "run",
+    }
     | {"sliding", "translation"},
     {"apps"},
     {"__main__"},

@@ -70,6 +70,12 @@ def edit(
     ] = None,
     size: Size = None,
     fit: Fit = None,
+    refine: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Steps that bring what the autoencoder gives back nearer to the picture.", show_default="0"
+        ),
+    ] = None,
     inversion_settings: Annotated[
         list[str] | None,
         typer.Option("--set-inversion", metavar="NAME=VALUE", help="An option of the inversion, likewise."),
@@ -173,6 +179,7 @@ def edit(
         seed=seed if seed is not None else known.get("seed", 0),
         size=size_pixels,
         fit=fit.value if fit is not None else known.get("fit"),
+        refine_steps=refine if refine is not None else (known.get("refine_steps", 0) if start is None else 0),
         background=tuple(known.get("background", (255, 255, 255))),
         **_masking(known.get("mask") or {}, mask, mask_words, mask_threshold, mask_feather, mask_pixels),
         **options,

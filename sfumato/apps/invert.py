@@ -14,6 +14,7 @@ from sfumato.apps.options import (
     Dtype,
     Fit,
     ModelName,
+    Refine,
     Revision,
     Size,
     Steps,
@@ -47,6 +48,7 @@ def invert(
     seed: Annotated[int, typer.Option(help="Of the inversion's draws.")] = 0,
     size: Size = None,
     fit: Fit = None,
+    refine: Refine = 0,
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
@@ -80,6 +82,7 @@ def invert(
         seed=seed,
         size=size_pixels,
         fit=fit.value if fit is not None else None,
+        refine_steps=refine,
         **options,
     )
     if reconstruction is not None:

@@ -12,6 +12,7 @@ import typer
 from sfumato.apps.console import print_json, stdout, table, working
 from sfumato.apps.options import AsJson
 from sfumato.errors import UsageError
+from sfumato.models.embedded import METHOD_OPTIONS
 
 if TYPE_CHECKING:
     from sfumato.registry import Entry, Parameter
@@ -80,7 +81,10 @@ def _show(entry: Entry, kind: str) -> None:
     shown = Table(option, "meaning", "type", "default", "range", show_lines=True)
     shown.columns[0].no_wrap = True
     for parameter in entry.parameters.values():
-        cells = (parameter.help, parameter.type_name, _default(parameter), parameter.range)
+        default = _default(parameter)
+        if kind == "methods" and parameter.name in METHOD_OPTIONS.get(entry.name, {}):
+            default += f" ({_text(METHOD_OPTIONS[entry.name][parameter.name])} for emoji)"
+        cells = (parameter.help, parameter.type_name, default, parameter.range)
         shown.add_row(Text(parameter.name, "bold"), *(Text(cell) for cell in cells))
     console.print("", shown)
     if kind == "inversions":
@@ -97,9 +101,11 @@ def _inversions(entry: Entry) -> list[str] | None:
 def _default(parameter: Parameter) -> str:
     if parameter.default is inspect.Parameter.empty:
         return "must be given"
-    if isinstance(parameter.default, str):
-        return parameter.default
-    return json.dumps(parameter.default, default=str).replace("null", "none")
+    return _text(parameter.default)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str).replace("null", "none")
 
 
 def _fields(entry: Entry) -> dict[str, Any]:
@@ -119,4 +125,5 @@ def _fields(entry: Entry) -> dict[str, Any]:
     texts = ("name", "title", "summary", "when", "cost", "paper")
     inversions = _inversions(entry)
     starts = {} if inversions is None else {"inversions": inversions}
-    return {**{key: getattr(entry, key) for key in texts}, **starts, "options": options}
+    tuned = {"emoji": dict(METHOD_OPTIONS.get(entry.name, {}))} if inversions is not None else {}
+    return {**{key: getattr(entry, key) for key in texts}, **starts, "options": options, **tuned}

@@ -16,6 +16,7 @@ from sfumato.apps.options import (
     Fit,
     Guidance,
     ModelName,
+    Refine,
     Revision,
     Size,
     Steps,
@@ -51,6 +52,7 @@ def morph(
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
     size: Size = None,
     fit: Fit = None,
+    refine: Refine = 20,
     fps: movie.Fps = 12.0,
     hold: movie.Hold = 0.5,
     bounce: movie.Bounce = False,
@@ -111,6 +113,7 @@ def morph(
             seed=seed,
             size=size_pixels,
             fit=fit.value if fit is not None else None,
+            refine_steps=refine,
             store=kept,
             **options,
         )

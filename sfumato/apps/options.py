@@ -55,6 +55,10 @@ Size = Annotated[
 Fit = Annotated[
     Fitting | None, typer.Option(help="What may be done when the picture does not fit the model.", case_sensitive=False)
 ]
+Refine = Annotated[
+    int,
+    typer.Option(min=0, help="Steps that bring what the autoencoder gives back nearer to the picture before all else."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for machines.")]
 
 

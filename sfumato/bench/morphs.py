@@ -31,6 +31,7 @@ from sfumato.bench.emoji_scenes import TEST_SEED, read_styles, style_scenes
 from sfumato.bench.sets import LEAST, feature_networks
 from sfumato.cost import measured
 from sfumato.emoji.world import STYLES, Concept, Scene, caption, load_concepts
+from sfumato.encoding import encoded
 from sfumato.errors import UsageError
 from sfumato.images import load_image, to_images, to_pixels
 from sfumato.images.film_strip import film_strip
@@ -41,6 +42,7 @@ from sfumato.metrics.psnr import psnr
 from sfumato.morph.distances import load_distance
 from sfumato.morph.path import Ends, Frames
 from sfumato.morph.spacing import SPACINGS
+from sfumato.morphing import REFINE_STEPS, suited_guidance
 from sfumato.registry import MORPHS
 
 if TYPE_CHECKING:
@@ -148,14 +150,13 @@ class Morphs:
         images, prompts = self._case(case, model)
         pixels = torch.cat([to_pixels(image) for image in images])
         distance = load_distance(self.distance, model)
-        guidance = model.guidance_scale if entry.guidance_scale is None else entry.guidance_scale
         with measured(model) as cost:
             path = entry.function(
-                model, Ends(pixels, model.encode_image(pixels), prompts, (case.name, case.name)),
-                guidance_scale=guidance,
+                model, Ends(pixels, encoded(model, pixels, refine_steps=REFINE_STEPS), prompts, (case.name, case.name)),
+                guidance_scale=suited_guidance(model, entry),
                 num_inference_steps=self.steps or entry.num_inference_steps or model.num_inference_steps,
                 distance=distance, generator=torch.Generator().manual_seed(self.seed), watch=QUIET,
-                **configuration.options,
+                **{**model.method_options.get(configuration.method, {}), **configuration.options},
             )  # fmt: skip
             frames = Frames(path, model.decode_latents)
             if path.weights is not None and configuration.inversion != "even":

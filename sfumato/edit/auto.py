@@ -122,7 +122,7 @@ def auto(
                 on_step=on_step,
                 watch=watch.during(f"try {number} of {len(planned)}: {attempt.method}"),
                 **({"mask": mask} if mask is not None and entry.takes_mask else {}),
-                **attempt.options,
+                **{**model.method_options.get(attempt.method, {}), **attempt.options},
             )
         except (UsageError, ModelError) as error:  # this picture, model or step count is not for that method
             refused = error

@@ -65,7 +65,7 @@ def cycle_diffusion(
     generator: torch.Generator | None = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
-    strength: Strength = 0.85,
+    strength: Strength = 0.8,
     skip_steps: SkipSteps = None,
     attention_control: AttentionControlKind = "none",
     cross_replace_steps: CrossReplaceSteps = 0.8,
@@ -113,7 +113,7 @@ def cycle_diffusion(
         energy: Ranks the candidates of a search: by name, or an object that judges pictures (`energies.Energy`).
         strength, skip_steps, attention_control, cross_replace_steps, self_replace_steps, self_replace_size, eta,
             trials, try_strengths, try_guidance_scales, encoder, released: see their `Option`. The paper: the best of
-            strengths 0.5 to 0.85; the author's demo 0.7, with which the embedded model still shows an old background.
+            strengths 0.5 to 0.85; the author's demo 0.7; diffusers 0.8, as here.
 
     Returns:
         Branches "source", "target" ("target-1", ... when several). `distances` says how far they part at each step (the

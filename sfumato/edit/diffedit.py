@@ -6,9 +6,8 @@ a share of the schedule (step 2) and decoded under the target prompt, everything
 encoded latents after each step (step 3).
 
 Differs from the paper: the inversion may be told the source prompt (the paper encodes without text); "extreme values"
-are those above three times the mean contrast; outside the mask the result has exactly the picture's latents. Our
-defaults, contrast_threshold 0.25 and strength 0.9, suit the 16x16 latents of the embedded model, where a mask at the
-paper's 0.5 is full of holes; for Stable Diffusion start from the paper's: 0.5, and a strength of 0.5 to 0.8.
+are those above three times the mean contrast; outside the mask the result has exactly the picture's latents. At the
+16x16 latents of the embedded model a mask at the paper's threshold is full of holes: that model has its own.
 """
 
 from __future__ import annotations
@@ -64,10 +63,10 @@ def diffedit(
     watch: Watch | None = None,
     strength: Annotated[
         float, Option("share of the steps that is run: small stays close to the picture, 0 is itself", low=0, high=1)
-    ] = 0.9,
+    ] = 0.8,
     contrast_threshold: Annotated[
         float, Option("how much of the largest contrast counts as inside; small: a large mask", low=0, high=1)
-    ] = 0.25,
+    ] = 0.5,
     contrast_strength: Annotated[
         float, Option("how noisy the picture is made to find the mask, as share of the steps", low=0, high=1)
     ] = 0.5,
@@ -91,7 +90,8 @@ def diffedit(
         generator: Draws the noises of the mask, the same for all images.
         on_step: Called after every step, after the mask, with the source's known latents as branch 0.
         watch: Progress, previews, cancellation.
-        strength, contrast_threshold, contrast_strength, contrast_draws: see their `Option`.
+        strength, contrast_threshold, contrast_strength, contrast_draws: see their `Option`. The paper: strength 0.5 to
+            0.8, and 0.5 for both contrasts.
         noise: The mask's draws instead of the generator's, (draws, channels, height, width).
         mask: Where the edit may change the picture, instead of finding it, above 0.5: (edit, image, height, width), or
             one for all edits and images.

@@ -58,7 +58,7 @@ def edit_friendly(
     generator: torch.Generator | None = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
-    strength: Strength = 0.8,
+    strength: Strength = 0.64,
     skip_steps: SkipSteps = None,
     attention_control: AttentionControlKind = "none",
     cross_replace_steps: CrossReplaceSteps = 0.6,
@@ -85,8 +85,8 @@ def edit_friendly(
         on_step: Called after every step.
         watch: Progress, previews, cancellation.
         strength, skip_steps, attention_control, cross_replace_steps, self_replace_steps, self_replace_size, eta,
-            released: see their `Option`. The paper: strength 0.64 of 100 steps, or 0.6 to 1 as
-            the edit asks; with attention control 0.88.
+            released: see their `Option`. The paper: strength 0.64 of 100 steps, or 0.6 to 1 as the edit asks; with
+            attention control 0.88.
 
     Returns:
         Branches "source", "target" ("target-1", ... when several); how far they part at each step in `distances`.

@@ -6,10 +6,11 @@ A method never sees a UNet, a guidance batch, extra conditions or a prediction t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -168,6 +169,7 @@ class Model(ABC):
         vae_scale_factor: Pixels per latent, along one side.
         sample_size: (height, width) in pixels that the model was trained at.
         guidance_scale, num_inference_steps: What suits the model where the user says nothing.
+        method_options, method_guidance: Likewise, options and guidance of methods and morphs by their name.
         evaluations: Single-sample network evaluations so far, over the model's life; read differences.
     """
 
@@ -182,6 +184,8 @@ class Model(ABC):
     sample_size: tuple[int, int]
     guidance_scale: float = 7.5
     num_inference_steps: int = 50
+    method_options: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    method_guidance: Mapping[str, float] = MappingProxyType({})
     evaluations: int = 0
 
     @abstractmethod

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sfumato.errors import ModelError, UsageError
-from sfumato.models import hub
+from sfumato.models import embedded, hub
 from sfumato.models.pipelines import SUPPORTED, family_of, load_file, load_folder, merge_lora
 from sfumato.models.quiet import quiet
 from sfumato.models.weights import INDEX, fingerprint, read_header, refuse_pickle
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 Lora: TypeAlias = "str | os.PathLike[str] | tuple[str | os.PathLike[str], float]"
 
 EMBEDDED: Final = "emoji"
-EMBEDDED_GUIDANCE: Final = 4.0  # the best of 2, 4 and 6, see its model card; 7.5 burns its colours
 
 _DTYPES = {
     **dict.fromkeys(("fp16", "float16", "half"), "float16"),
@@ -92,7 +91,8 @@ def load_model(
         found += f"+lora:{fingerprint(file.parent, (), [file]).removeprefix('sha256:')}@{scale:g}"
     model = adapter_for(pipeline, name=str(name), revision=found, device=chosen_device, dtype=chosen_dtype)
     if name == EMBEDDED:
-        model.guidance_scale = EMBEDDED_GUIDANCE
+        model.guidance_scale = embedded.GUIDANCE_SCALE
+        model.method_options, model.method_guidance = embedded.METHOD_OPTIONS, embedded.METHOD_GUIDANCE
     return model
 
 

@@ -1,0 +1,165 @@
+"""Writes the tables of docs/benchmarks.md from docs/benchmarks/*.parquet; the text around them is written by hand.
+
+    python docs/benchmarks.py                 from what is there
+    python docs/benchmarks.py RUN [RUN ...]   first takes over runs of `sfumato bench emoji-edit --out RUN`
+    python docs/benchmarks.py --check         only compares
+
+Several runs become one where model and settings agree. Figures are compared on the same cases alone: the leaderboard is
+of the configurations that tried all of them, a second table of those that tried fewer, beside the others on these.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import parquet
+
+from sfumato.bench.emoji_edit import MEASURES, REFERENCES
+from sfumato.bench.rows import PARQUET, read_settings
+from sfumato.bench.statistics import compare
+
+PAGE = Path(__file__).with_name("benchmarks.md")
+DATA = Path(__file__).with_name("benchmarks") / "emoji-edit.parquet"
+SETTINGS = DATA.with_suffix(".json")
+SHARED = ("model", "revision", "settings", "dtype")
+START, END = "<!-- {}: written by docs/benchmarks.py -->\n", "<!-- end of {} -->"
+SHOWN = (
+    "target_distance", "target_psnr", "kept_psnr", "concept_right", "style_right", "background_right", "evaluations",
+    "seconds",
+)  # fmt: skip
+LEADING = MEASURES[0]
+Rows = Sequence[Mapping[str, Any]]
+
+
+def take_over(runs: Iterable[Path]) -> None:
+    """Merges the runs' rows into the page's data; a later run's row replaces an earlier one's.
+
+    Raises:
+        SystemExit: Runs of another model or other settings.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    settings: dict[str, Any] = {}
+    for run in runs:
+        found = read_settings(run)
+        if settings and any(settings[name] != found[name] for name in SHARED):
+            sys.exit(f"{run} differs from the runs before it in one of {', '.join(SHARED)}")
+        settings = {name: found[name] for name in (*SHARED, "device", "environment", "workers")}
+        rows |= {(row["configuration"], row["case"]): row for row in parquet.read_table(run / PARQUET).to_pylist()}
+    DATA.parent.mkdir(exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist([rows[key] for key in sorted(rows)]), DATA, compression="zstd")
+    SETTINGS.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def read() -> list[dict[str, Any]]:
+    """The rows as a run has them, its figures apart."""
+    names = [measure.name for measure in MEASURES]
+    return [
+        {**row, "figures": {name: row[name] for name in names if row.get(name) is not None}}
+        for row in parquet.read_table(DATA).to_pylist()
+    ]
+
+
+def tables(rows: Rows) -> dict[str, str]:
+    """All tables as Markdown, by name."""
+    tried: dict[str, set[str]] = {}
+    for row in rows:
+        tried.setdefault(row["configuration"], set()).add(row["case"])
+    everything = set.union(*tried.values())
+    whole = [name for name, cases in tried.items() if cases == everything]
+    full = _comparable([row for row in rows if row["configuration"] in whole])
+    found = {"leaderboard": _leaderboard(full), "kinds": _kinds([row for row in rows if row["configuration"] in whole])}
+    if partly := [name for name in tried if name not in whole]:
+        common = set.intersection(*(tried[name] for name in partly))
+        fewer = _comparable([row for row in rows if row["case"] in common])
+        found["fewer"] = _leaderboard(fewer)
+    return found
+
+
+def written(page: str) -> str:
+    """The page with the present tables."""
+    for name, table in tables(read()).items():
+        before, rest = page.split(START.format(name))
+        page = before + START.format(name) + "\n" + table + "\n\n" + END.format(name) + rest.split(END.format(name))[1]
+    return page
+
+
+def _comparable(rows: Rows) -> Rows:
+    """Without the cases that some configuration cannot do."""
+    left_out = {row["case"] for row in rows if row["status"] == "not applicable"}
+    return [row for row in rows if row["case"] not in left_out]
+
+
+def _leaderboard(rows: Rows) -> str:
+    nothing = [row for row in rows if row["configuration"] == "unedited"]
+    order = sorted({row["configuration"] for row in rows}, key=lambda name: _mean(_of(rows, name), LEADING.name) or 0)
+    titles = {measure.name: (measure.title, measure.digits) for measure in MEASURES}
+    heads = ["", *(titles[name][0] for name in SHOWN), "against doing nothing", "cases"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name in order:
+        own = _of(rows, name)
+        means = [(_mean(own, shown), titles[shown][1]) for shown in SHOWN]
+        cells = ["" if mean is None else f"{mean:.{digits}f}" for mean, digits in means]
+        lines.append("| " + " | ".join([f"`{name}`", *cells, _against(own, nothing), str(len(own))]) + " |")
+    return "\n".join(lines)
+
+
+def _against(own: Rows, nothing: Rows) -> str:
+    """The difference of the leading measure with its interval."""
+    renamed = [{**row, "configuration": "one"} for row in own]
+    (change,) = compare(renamed, [{**row, "configuration": "one"} for row in nothing], [LEADING])
+    if not change.difference and not change.low:
+        return ""
+    return f"{change.verdict}: {change.difference:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
+
+
+def _kinds(rows: Rows) -> str:
+    """The leading measure by kind of edit; in bold what no other beats by more than chance."""
+    kinds = list(dict.fromkeys(row["kind"] for row in sorted(rows, key=lambda row: row["case"])))
+    names = sorted({row["configuration"] for row in rows}, key=lambda name: _mean(_of(rows, name), LEADING.name) or 0)
+    best: dict[str, set[str]] = {}
+    for kind in kinds:
+        of_kind = [{**row, "case": row["case"]} for row in rows if row["kind"] == kind and row["status"] == "done"]
+        means = {name: _mean(_of(of_kind, name), LEADING.name) for name in names if name not in REFERENCES}
+        known = {name: mean for name, mean in means.items() if mean is not None}
+        first = min(known, key=lambda name: known[name])
+        leader = [{**row, "configuration": "one"} for row in _of(of_kind, first)]
+        best[kind] = {first}
+        for name in known:
+            (change,) = compare([{**row, "configuration": "one"} for row in _of(of_kind, name)], leader, [LEADING])
+            if change.verdict == "same":
+                best[kind].add(name)
+    lines = ["| | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for name in names:
+        cells = []
+        for kind in kinds:
+            own = [row for row in _of(rows, name) if row["kind"] == kind]
+            mean = _mean(own, LEADING.name)
+            shown = "" if mean is None else f"{mean:.{LEADING.digits}f}"
+            cells.append(f"**{shown}**" if name in best[kind] else shown)
+        lines.append("| " + " | ".join([f"`{name}`", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _of(rows: Rows, name: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["configuration"] == name]
+
+
+def _mean(rows: Rows, name: str) -> float | None:
+    values = [row["figures"][name] for row in rows if name in row["figures"]]
+    return statistics.mean(values) if values else None
+
+
+if __name__ == "__main__":
+    given = [Path(argument) for argument in sys.argv[1:] if argument != "--check"]
+    if given:
+        take_over(given)
+    text = PAGE.read_text(encoding="utf-8")
+    if "--check" in sys.argv:
+        sys.exit(0 if written(text) == text else "docs/benchmarks.md is behind its data: run python docs/benchmarks.py")
+    PAGE.write_text(written(text), encoding="utf-8")

@@ -1,0 +1,22 @@
+"""What suits the embedded model where the user says nothing.
+
+Methods' own defaults are their papers', made for 64x64 latents of photographs. These were chosen with
+`benchmarks/emoji_edits.py`, on edits apart from those that EmojiEdit and the gallery report, and for morphs with
+`benchmarks/morphs.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+GUIDANCE_SCALE = 4.0
+"""The best of 2, 4 and 6, see the model card; 7.5 burns its colours."""
+
+METHOD_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "cycle-diffusion": {"strength": 0.85},
+    "diffedit": {"strength": 0.9, "contrast_threshold": 0.25},
+    "edit-friendly": {"strength": 0.8},
+}
+
+METHOD_GUIDANCE: Mapping[str, float] = {}
