@@ -43,7 +43,7 @@ from sfumato.models.base import Model
 from sfumato.morph.distances import load_distance
 from sfumato.morph.path import Ends, Frames
 from sfumato.morph.spacing import SPACINGS
-from sfumato.morphing import REFINE_STEPS, suited_guidance
+from sfumato.morphing import ENCODE_STEPS, suited_guidance
 from sfumato.registry import MORPHS
 
 
@@ -143,7 +143,7 @@ def measure(
     pictures, prompts = realism.rendered([pair.first, pair.second]), (caption(pair.first), caption(pair.second))
     steps = steps or entry.num_inference_steps or model.num_inference_steps
     distance, begun, before = load_distance("emoji", model), time.process_time(), model.evaluations
-    clean = encoded(model, pictures, refine_steps=REFINE_STEPS)
+    clean = encoded(model, pictures, encode_steps=ENCODE_STEPS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = entry.function(

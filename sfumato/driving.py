@@ -31,10 +31,10 @@ def check_guidance(scale: float, name: str = "guidance_scale") -> float:
     return float(scale)
 
 
-def check_refine_steps(steps: int) -> int:
+def check_encode_steps(steps: int) -> int:
     """The number itself; a UsageError where it is negative or no whole number."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise UsageError(f"refine_steps must be a whole number of at least 0, got {steps}")
+        raise UsageError(f"encode_steps must be a whole number of at least 0, got {steps}")
     return steps
 
 
@@ -45,12 +45,12 @@ def drawn_noise(model: Model, images: int, generator: torch.Generator, size: tup
 
 
 def inverted_picture(
-    model: Model, clean: Tensor, picture: Picture, name: str, prompt: str, *, refine_steps: int = 0, **options: Any
+    model: Model, clean: Tensor, picture: Picture, name: str, prompt: str, *, encode_steps: int = 0, **options: Any
 ) -> Inversion:
     """Runs an inversion and stamps it with prompt, guidance and content key, to which the refinement belongs."""
     found: Inversion = INVERSIONS[name].function(model, clean, model.encode_prompt(prompt), **options)
     plain = {key: value for key, value in options.items() if isinstance(value, int | float | str | bool | None)}
-    plain |= {"refine_steps": refine_steps} if refine_steps else {}
+    plain |= {"encode_steps": encode_steps} if encode_steps else {}
     key = content_key(picture.fitted.image.tobytes(), model.revision, {"method": name, "prompt": prompt, **plain})
     return replace(
         found,

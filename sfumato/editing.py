@@ -13,8 +13,8 @@ import sfumato
 from sfumato.cost import measured
 from sfumato.driving import (
     LOW_PSNR,
+    check_encode_steps,
     check_guidance,
-    check_refine_steps,
     drawn_noise,
     image_psnr,
     inverted_picture,
@@ -50,7 +50,7 @@ def edit(
     size: tuple[int, int] | None = None,
     fit: Fit | None = None,
     background: tuple[int, int, int] = (255, 255, 255),
-    refine_steps: int = 0,
+    encode_steps: int = 0,
     mask: MaskSource | None = None,
     mask_words: str | Sequence[str] | None = None,
     mask_threshold: float = 0.4,
@@ -80,7 +80,7 @@ def edit(
         size: (width, height) in pixels; None: the picture's own.
         fit: What may be done when the picture does not fit the model: "crop", "pad" or "resize".
         background: Colour under transparent pixels.
-        refine_steps: Steps that bring what the autoencoder gives back nearer to the picture before it is edited, see
+        encode_steps: Steps that bring what the autoencoder gives back nearer to the picture before it is edited, see
             `sfumato.encoding`; 20 gain 1 to 2 dB. An inversion made before has its own.
         mask: Where the edit may change the picture (white), a picture of the same size; outside, the source stays. A
             method with a mask of its own (`METHODS[method].takes_mask`) uses this one instead.
@@ -119,8 +119,8 @@ def edit(
         source_guidance_scale if source_guidance_scale is not None else guidance if suits is None else suits
     )
     check_guidance(source_guidance, "source_guidance_scale")
-    if check_refine_steps(refine_steps) and (inverted is not None or image is None):
-        raise UsageError("refine_steps is for a picture that is inverted here: give it to `invert`, or leave it out")
+    if check_encode_steps(encode_steps) and (inverted is not None or image is None):
+        raise UsageError("encode_steps is for a picture that is inverted here: give it to `invert`, or leave it out")
     picture = read_picture(model, image, size, fit, background) if image is not None else None
     if inverted is not None:
         digest = "" if picture is None else picture.origin["sha256"]
@@ -147,18 +147,18 @@ def edit(
         "size": list(size) if size else None,
         "fit": fit,
         "background": list(background),
-        "refine_steps": refine_steps,
+        "encode_steps": encode_steps,
         "options": recorded(options),
         "mask": None if masking is None else masking.recipe,
         "image": None if picture is None else picture.origin,
     }
     with progress_bar(watch=watch) as watching, measured(model) as cost:
         generator = torch.Generator().manual_seed(seed)
-        clean, encoding = None, watching.during("encoding") if refine_steps else None
+        clean, encoding = None, watching.during("encoding") if encode_steps else None
         if picture is not None and inverted is not None and inverted.trajectory is not None:
             clean = inverted.clean.to(model.device, torch.float32)
         elif picture is not None:
-            clean = encoded(model, picture.pixels, refine_steps=refine_steps, watch=encoding)
+            clean = encoded(model, picture.pixels, encode_steps=encode_steps, watch=encoding)
         if inverted is not None:
             start = inverted
         elif picture is None or clean is None:
@@ -171,7 +171,7 @@ def edit(
                 model, clean, picture, inversion_name, source_prompt,
                 negative=model.encode_prompt(negative_prompt), guidance_scale=source_guidance,
                 num_inference_steps=steps, generator=generator, watch=watching.during("inverting"),
-                refine_steps=refine_steps, **inversion_options,
+                encode_steps=encode_steps, **inversion_options,
             )  # fmt: skip
         keep = None
         if masking is not None and clean is not None:

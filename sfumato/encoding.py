@@ -19,25 +19,25 @@ LEARNING_RATE = 0.02
 """Of Adam, in scaled latents, whose entries are about 1."""
 
 
-def encoded(model: Model, pixels: Tensor, *, refine_steps: int = 0, watch: Watch | None = None) -> Tensor:
+def encoded(model: Model, pixels: Tensor, *, encode_steps: int = 0, watch: Watch | None = None) -> Tensor:
     """Latents of pictures, each found by itself: the same whatever it is batched with, in the memory of one.
 
     Args:
         model: Any model.
         pixels: (image, 3, H, W) in [-1, 1].
-        refine_steps: Updates of the latents towards a smaller mean squared error of the decoded pixels, at least 0;
+        encode_steps: Updates of the latents towards a smaller mean squared error of the decoded pixels, at least 0;
             each costs a pass through the decoder and back. The best latents on the way are kept.
         watch: Progress and cancellation.
 
     Returns:
         (image, channels, height, width), float32.
     """
-    rounds = (watch or Watch()).over(range(len(pixels) * (refine_steps + 1)))
+    rounds = (watch or Watch()).over(range(len(pixels) * (encode_steps + 1)))
     found = []
     for image in pixels:
         next(rounds)
         latents = model.encode_image(image[None])
-        found.append(_refined(model, latents, image[None].to(latents), refine_steps, rounds))
+        found.append(_refined(model, latents, image[None].to(latents), encode_steps, rounds))
     for _ in rounds:  # the last one is done
         pass
     return torch.cat(found)

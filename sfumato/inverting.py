@@ -11,8 +11,8 @@ import sfumato
 from sfumato.cost import measured
 from sfumato.driving import (
     LOW_PSNR,
+    check_encode_steps,
     check_guidance,
-    check_refine_steps,
     image_psnr,
     inverted_picture,
     low_psnr_note,
@@ -39,7 +39,7 @@ def invert(
     size: tuple[int, int] | None = None,
     fit: Fit | None = None,
     background: tuple[int, int, int] = (255, 255, 255),
-    refine_steps: int = 0,
+    encode_steps: int = 0,
     watch: Watch | None = None,
     **options: Any,
 ) -> InvertResult:
@@ -54,7 +54,7 @@ def invert(
         num_inference_steps: None: the model's own choice.
         guidance_scale: At which it shall come back; None: what the inversion is made for.
         seed: Of the inversion's draws, where it has any.
-        size, fit, background, refine_steps, watch: See `edit`.
+        size, fit, background, encode_steps, watch: See `edit`.
         options: The inversion's own, see `INVERSIONS[method].parameters`.
 
     Raises:
@@ -67,7 +67,7 @@ def invert(
     guidance = check_guidance(suits if guidance_scale is None else guidance_scale)
     steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
     model.schedule.timesteps(steps)
-    check_refine_steps(refine_steps)
+    check_encode_steps(encode_steps)
     picture = read_picture(model, image, size, fit, background)
     recipe = {
         "command": "invert",
@@ -79,17 +79,17 @@ def invert(
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "seed": seed,
-        "refine_steps": refine_steps,
+        "encode_steps": encode_steps,
         "options": options,
         "image": picture.origin,
     }
     with progress_bar(watch=watch) as watching, measured(model) as cost:
-        encoding = watching.during("encoding") if refine_steps else None
-        clean = encoded(model, picture.pixels, refine_steps=refine_steps, watch=encoding)
+        encoding = watching.during("encoding") if encode_steps else None
+        clean = encoded(model, picture.pixels, encode_steps=encode_steps, watch=encoding)
         inversion = inverted_picture(
             model, clean, picture, method, prompt, guidance_scale=guidance, num_inference_steps=steps,
             generator=torch.Generator().manual_seed(seed), watch=watching.during("inverting"),
-            refine_steps=refine_steps, **options,
+            encode_steps=encode_steps, **options,
         )  # fmt: skip
         branch = Branch(model.encode_prompt(prompt), guidance_scale=guidance)
         back = sample(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import sfumato
 from sfumato.cost import Cost, measured
-from sfumato.driving import LOW_PSNR, check_guidance, check_refine_steps, image_psnr
+from sfumato.driving import LOW_PSNR, check_encode_steps, check_guidance, image_psnr
 from sfumato.encoding import encoded
 from sfumato.errors import ImageError, UsageError
 from sfumato.images import Fit, ImageSource, Pace, save_movie, to_images
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Number = TypeVar("Number", int, float)
 
 FEWEST_FRAMES = 3
-REFINE_STEPS = 20
+ENCODE_STEPS = 20
 """They bring the ends 1 to 2 dB nearer to the pictures for a second each with the embedded model."""
 DRAWS_A_FRAME = 6
 """The most frames that a spacing draws for each that it keeps, where it is not told; what progress is shown against."""
@@ -128,7 +128,7 @@ def morph(
     size: tuple[int, int] | None = None,
     fit: Fit | None = None,
     background: tuple[int, int, int] = (255, 255, 255),
-    refine_steps: int = REFINE_STEPS,
+    encode_steps: int = ENCODE_STEPS,
     store: str | os.PathLike[str] | Literal[False] | None = None,
     watch: Watch | None = None,
     **options: Any,
@@ -155,7 +155,7 @@ def morph(
         size: (width, height) in pixels; None: the first picture's own.
         fit: What may be done when a picture does not fit the model or the first picture: "crop", "pad" or "resize".
         background: Colour under transparent pixels.
-        refine_steps: Steps that bring what the autoencoder gives back of the pictures nearer to them, see
+        encode_steps: Steps that bring what the autoencoder gives back of the pictures nearer to them, see
             `sfumato.encoding`; 0: none.
         store: Folder of what methods train; None: `morph` in `$SFUMATO_CACHE` or ~/.cache/sfumato; False: keep nothing.
         watch: Progress and cancellation; None: progress bars when stderr is a terminal.
@@ -173,7 +173,7 @@ def morph(
     spacing_name = entry.spacing if spacing is None else spacing
     spacing_options = SPACINGS[spacing_name].check_options(spacing_options or {})
     check_num_frames(num_frames)
-    check_refine_steps(refine_steps)
+    check_encode_steps(encode_steps)
     said = _prompts(prompts, len(images))
     steps = _first(num_inference_steps, entry.num_inference_steps, model.num_inference_steps)
     model.schedule.timesteps(steps)  # as many as there can be
@@ -186,7 +186,7 @@ def morph(
     spacings: list[Spaced] = []
     with progress_bar(watch=watch) as watching, measured(model) as cost:
         pixels = torch.cat([picture.pixels for picture in pictures])
-        clean = encoded(model, pixels, refine_steps=refine_steps, watch=watching.during("encoding"))
+        clean = encoded(model, pixels, encode_steps=encode_steps, watch=watching.during("encoding"))
         with torch.no_grad():
             ceilings = to_images(torch.cat([model.decode_latents(latents[None]) for latents in clean]))
         shown: list[Tensor] = []
@@ -199,7 +199,7 @@ def morph(
                     pixels[pair],
                     clean[pair],
                     (said[k], said[k + 1]),
-                    (_digest(pictures[k], refine_steps), _digest(pictures[k + 1], refine_steps)),
+                    (_digest(pictures[k], encode_steps), _digest(pictures[k + 1], encode_steps)),
                 ),
                 negative_prompt=negative_prompt,
                 guidance_scale=guidance,
@@ -247,7 +247,7 @@ def morph(
         "size": list(size) if size else None,
         "fit": fit,
         "background": list(background),
-        "refine_steps": refine_steps,
+        "encode_steps": encode_steps,
         "images": [picture.origin for picture in pictures],
         "weights": [round(weight, 6) for weight in weights],
         "found": [
@@ -359,9 +359,9 @@ def _restore(pictures: Sequence[Picture]) -> Callable[[Image.Image], Image.Image
     return pictures[0].fitted.restore
 
 
-def _digest(picture: Picture, refine_steps: int) -> str:
+def _digest(picture: Picture, encode_steps: int) -> str:
     """What the store knows a picture's latents by."""
-    return str(picture.origin["sha256"]) + (f", refined {refine_steps}" if refine_steps else "")
+    return str(picture.origin["sha256"]) + (f", refined {encode_steps}" if encode_steps else "")
 
 
 def _far_end(k: int, got: float, ceiling: float) -> str:

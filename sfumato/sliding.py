@@ -90,7 +90,7 @@ def slider(
         full = edit(model, image, watch=watching, **(fixed | _options(ranges, 1.0, arguments)))
         if full.inversion.method in (*entry.inversions, "drawn"):
             fixed["inverted"] = full.inversion
-            fixed.pop("refine_steps", None)  # the inversion has it
+            fixed.pop("encode_steps", None)  # the inversion has it
         fixed["source_guidance_scale"] = full.recipe["source_guidance_scale"]
         quiet = Watch(cancelled=watching.cancelled)
         between = _Between(model, source_prompt, target)

@@ -12,6 +12,8 @@ from PIL import Image
 import sfumato
 from sfumato.errors import ImageError, InversionError, UsageError
 from sfumato.images import read_recipe
+from sfumato.models.embedded import METHOD_GUIDANCE, METHOD_OPTIONS
+from sfumato.registry import METHODS, MORPHS
 from sfumato.samplers.watch import Progress, Watch
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
@@ -182,3 +184,23 @@ def test_bad_masks(toy_model: Any, picture: Image.Image) -> None:
         edit(toy_model, picture, mask=left_half(picture), mask_words="cat")
     with pytest.raises(UsageError, match="a mask needs a picture"):
         edit(toy_model, None, mask=left_half(picture))
+
+
+def test_what_suits_the_embedded_model_is_allowed() -> None:
+    for name, options in METHOD_OPTIONS.items():
+        entry = METHODS[name] if name in METHODS else MORPHS[name]
+        assert entry.check_options(options) == dict(options)
+    assert all((name in METHODS or name in MORPHS) and scale >= 1 for name, scale in METHOD_GUIDANCE.items())
+
+
+def test_what_suits_the_model_is_taken_where_nothing_is_said(
+    toy_model: Any, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy_model, "method_options", {"sdedit": {"strength": 0.5}})
+    monkeypatch.setattr(toy_model, "method_guidance", {"sdedit": 2.0})
+    given: dict[str, Any] = {"source_prompt": "a cat", "target_prompt": "a dog", "method": "sdedit"}
+    suited = sfumato.edit(toy_model, picture, num_inference_steps=4, **given)
+    assert (suited.recipe["options"], suited.recipe["guidance_scale"]) == ({"strength": 0.5}, 2.0)
+    asked = sfumato.edit(toy_model, picture, num_inference_steps=4, guidance_scale=3, strength=1.0, **given)
+    assert (asked.recipe["options"], asked.recipe["guidance_scale"]) == ({"strength": 1.0}, 3.0)
+    assert asked.cost.evaluations > suited.cost.evaluations

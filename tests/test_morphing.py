@@ -259,7 +259,7 @@ def test_a_stopped_run_goes_on_where_it_was(
             raise KeyboardInterrupt
 
     asked = iter(range(100))
-    rounds = 2 * (1 + morphing.REFINE_STEPS) + 2  # two pictures encoded and refined, two rounds
+    rounds = 2 * (1 + morphing.ENCODE_STEPS) + 2  # two pictures encoded and refined, two rounds
     cancelled = None if error is KeyboardInterrupt else lambda: next(asked) >= rounds
     with pytest.raises(error):
         fade(toy_model, picture(0), picture(1), watch=Watch(stop, cancelled))

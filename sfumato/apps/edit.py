@@ -70,7 +70,7 @@ def edit(
     ] = None,
     size: Size = None,
     fit: Fit = None,
-    refine: Annotated[
+    encode_steps: Annotated[
         int | None,
         typer.Option(
             min=0, help="Steps that bring what the autoencoder gives back nearer to the picture.", show_default="0"
@@ -147,6 +147,8 @@ def edit(
         chosen = INVERSIONS[inversion or next(iter(entry.inversions), "")]
         given_options = parse_options(chosen, inversion_settings, flag="--set-inversion")
         inversion_options = chosen.check_options({**inversion_options, **given_options})
+    if encode_steps is None:
+        encode_steps = known.get("encode_steps", 0) if start is None and image is not None else 0
     drawn_then = known.get("image") is None
     if source_guidance is None and not (drawn_then and image is not None):
         source_guidance = known.get("source_guidance_scale")
@@ -179,7 +181,7 @@ def edit(
         seed=seed if seed is not None else known.get("seed", 0),
         size=size_pixels,
         fit=fit.value if fit is not None else known.get("fit"),
-        refine_steps=refine if refine is not None else (known.get("refine_steps", 0) if start is None else 0),
+        encode_steps=encode_steps,
         background=tuple(known.get("background", (255, 255, 255))),
         **_masking(known.get("mask") or {}, mask, mask_words, mask_threshold, mask_feather, mask_pixels),
         **options,

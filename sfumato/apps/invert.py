@@ -12,9 +12,9 @@ from sfumato.apps.options import (
     AsJson,
     Device,
     Dtype,
+    EncodeSteps,
     Fit,
     ModelName,
-    Refine,
     Revision,
     Size,
     Steps,
@@ -48,7 +48,7 @@ def invert(
     seed: Annotated[int, typer.Option(help="Of the inversion's draws.")] = 0,
     size: Size = None,
     fit: Fit = None,
-    refine: Refine = 0,
+    encode_steps: EncodeSteps = 0,
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
@@ -82,7 +82,7 @@ def invert(
         seed=seed,
         size=size_pixels,
         fit=fit.value if fit is not None else None,
-        refine_steps=refine,
+        encode_steps=encode_steps,
         **options,
     )
     if reconstruction is not None:

@@ -55,7 +55,7 @@ Size = Annotated[
 Fit = Annotated[
     Fitting | None, typer.Option(help="What may be done when the picture does not fit the model.", case_sensitive=False)
 ]
-Refine = Annotated[
+EncodeSteps = Annotated[
     int,
     typer.Option(min=0, help="Steps that bring what the autoencoder gives back nearer to the picture before all else."),
 ]

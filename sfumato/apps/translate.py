@@ -43,6 +43,10 @@ def translate(
         str | None,
         typer.Option("--to", help="The model that they shall belong to.", show_default="the same, with two prompts"),
     ] = None,
+    source_revision: Annotated[
+        str | None, typer.Option("--from-revision", help="Branch, tag or commit of --from, a hub model.")
+    ] = None,
+    target_revision: Annotated[str | None, typer.Option("--to-revision", help="Likewise of --to.")] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -123,8 +127,9 @@ def translate(
         method.value, guidance, source_guidance, strength=strength, eta=eta, refine_strength=refine_strength,
         refine_repeats=refine_repeats,
     )  # fmt: skip
-    model_a = load(source_model, device, dtype)
-    model_b = model_a if target_model in (None, source_model) else load(str(target_model), device, dtype)
+    same = target_model in (None, source_model) and target_revision in (None, source_revision)
+    model_a = load(source_model, device, dtype, revision=source_revision)
+    model_b = model_a if same else load(target_model or source_model, device, dtype, revision=target_revision)
     results = []
     for image, path in zip(images, paths, strict=True):
         result = translation.translate(

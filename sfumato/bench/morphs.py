@@ -42,7 +42,7 @@ from sfumato.metrics.psnr import psnr
 from sfumato.morph.distances import load_distance
 from sfumato.morph.path import Ends, Frames
 from sfumato.morph.spacing import SPACINGS
-from sfumato.morphing import REFINE_STEPS, suited_guidance
+from sfumato.morphing import ENCODE_STEPS, suited_guidance
 from sfumato.registry import MORPHS
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Morphs:
         distance = load_distance(self.distance, model)
         with measured(model) as cost:
             path = entry.function(
-                model, Ends(pixels, encoded(model, pixels, refine_steps=REFINE_STEPS), prompts, (case.name, case.name)),
+                model, Ends(pixels, encoded(model, pixels, encode_steps=ENCODE_STEPS), prompts, (case.name, case.name)),
                 guidance_scale=suited_guidance(model, entry),
                 num_inference_steps=self.steps or entry.num_inference_steps or model.num_inference_steps,
                 distance=distance, generator=torch.Generator().manual_seed(self.seed), watch=QUIET,

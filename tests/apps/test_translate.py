@@ -89,3 +89,10 @@ def test_mistakes_are_named(
     error = run("translate", cat, "--from", pair[0], "--steps", 2, *given, code=code).stderr
     assert message in " ".join(error.split())
     assert [path.name for path in Path().iterdir()] == ["cat.png"]
+
+
+@pytest.mark.parametrize("option", ["--from-revision", "--to-revision"])
+def test_a_revision_is_of_a_hub_model(run: Any, pair: Any, cat: Path, option: str) -> None:
+    given = ("--from", pair[0], "--to", pair[1], option, "main")
+    assert "revision" in run("translate", cat, *given, code=2).stderr
+    assert not Path("cat-translated.png").exists()
