@@ -1,8 +1,8 @@
 """Mutual self-attention: edited branches keep their queries and look into the source's keys and values.
 
-Source: Cao et al., 2023, https://arxiv.org/abs/2304.08465, section 3.3 (Eq. 3), masks from section 3.4. Keys and values
-are exchanged before the fused kernel, so no map is ever made; the masked form adds a bias to the scores, which equals
-attending twice, to the source's inside and to its outside, and composing the two by the edited branch's own mask.
+Source: Cao et al., 2023, https://arxiv.org/abs/2304.08465, its masks included. Keys and values are exchanged before the
+fused kernel, so no map is ever made; the masked form adds a bias to the scores, which equals attending twice, to the
+source's inside and to its outside, and composing the two by the edited branch's own mask.
 """
 
 from __future__ import annotations

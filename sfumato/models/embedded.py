@@ -15,8 +15,13 @@ GUIDANCE_SCALE = 4.0
 
 METHOD_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "cycle-diffusion": {"strength": 0.85},
-    "diffedit": {"strength": 0.9, "contrast_threshold": 0.25},
-    "edit-friendly": {"strength": 0.8},
+    "diffedit": {"strength": 0.9, "contrast_threshold": 0.15},
+    "edit-friendly": {"strength": 0.9},
+    "egsde": {"faithfulness": 0.1},
+    "ilvr": {"hold": 0.4},
+    "plug-and-play": {"feature_threshold": 0.4, "attention_threshold": 0.3},
+    "prompt-to-prompt": {"cross_replace_steps": 0.4, "self_replace_steps": 0.2},
+    "sdedit": {"strength": 0.75},
 }
 
-METHOD_GUIDANCE: Mapping[str, float] = {}
+METHOD_GUIDANCE: Mapping[str, float] = {"ddib": 2.5, "impus": 1.5}
