@@ -3,18 +3,31 @@
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_table_of_methods_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("methods", ROOT / "docs" / "methods.py")
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_methods_is_up_to_date() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert module.written(text) == text, "run python docs/methods.py"
+    assert script("methods").written(text) == text, "run python docs/methods.py"
+
+
+def test_the_leaderboard_is_that_of_its_data() -> None:
+    pytest.importorskip("pyarrow")
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert script("benchmarks").written(text) == text, "run python docs/benchmarks.py"
 
 
 def test_links_to_files_lead_somewhere() -> None:

@@ -1,0 +1,56 @@
+"""Draws docs/morphs.png and docs/morph.gif: IMPUS on four pairs of emoji, frame by frame, and how even its steps are.
+
+    python docs/morph_strips.py [--method impus] [--out docs]
+
+The pairs are those of benchmarks/morphs.py. Needs the emoji drawings (`python -m sfumato.emoji.data`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+import sfumato
+from sfumato.emoji.data import Renderer
+from sfumato.emoji.world import caption
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "morphs.py"
+SHOWN = 4
+
+
+def main() -> None:
+    """Morphs and draws."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--method", default="impus")
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    args = parser.parse_args()
+    spec = importlib.util.spec_from_file_location("morphs", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = sys.modules["morphs"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    model, renderer, parts = sfumato.load_model("emoji"), Renderer(), []
+    for number, pair in enumerate(benchmark.PAIRS[:SHOWN]):
+        scenes = (pair.first, pair.second)
+        pictures = [renderer.render(scene).convert("RGB") for scene in scenes]
+        found = sfumato.morph(model, *pictures, prompts=[caption(scene) for scene in scenes], method=args.method)
+        print(f"{pair.name}: largest step over mean {found.spread:.2f}, ends {found.endpoint_psnr}, {found.cost}")
+        parts.append(found.film_strip())
+        if number == 0:
+            found.save(args.out / "morph.gif", bounce=True)
+            plot = found.plot()
+    parts.append(plot)
+    sheet = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height
+    sheet.save(args.out / "morphs.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
