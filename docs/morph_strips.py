@@ -41,7 +41,7 @@ def main() -> None:
         print(f"{pair.name}: largest step over mean {found.spread:.2f}, ends {found.endpoint_psnr}, {found.cost}")
         parts.append(found.film_strip())
         if number == 0:
-            found.save(args.out / "morph.gif", bounce=True)
+            found.save(args.out / "morph.gif")
             plot = found.plot()
     parts.append(plot)
     sheet = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
@@ -49,7 +49,7 @@ def main() -> None:
     for part in parts:
         sheet.paste(part, (0, top))
         top += part.height
-    sheet.save(args.out / "morphs.png", optimize=True)
+    sheet.quantize(256).save(args.out / "morphs.png", optimize=True)
 
 
 if __name__ == "__main__":
