@@ -75,6 +75,7 @@ class Morphs:
         distance: Name of the distance, see `load_distance`; None: the best that is here.
         finite_differences: Whether IMPUS's PPL is measured too.
         steps, seed: Of every morph; None: each method's own number of steps.
+        encode_steps: Of the two pictures, see `sfumato.encoding`.
 
     Raises:
         UsageError: `pairs.json` is missing or damaged.
@@ -85,6 +86,7 @@ class Morphs:
     finite_differences: bool = False
     steps: int | None = None
     seed: int = 0
+    encode_steps: int = ENCODE_STEPS
     name: str = field(default="morphs", init=False)
     title: str = field(default="Morphs", init=False)
     about: str = field(default=(__doc__ or "").partition("\n\n")[2], init=False)
@@ -103,6 +105,7 @@ class Morphs:
             "finite differences": self.finite_differences,
             "steps": self.steps,
             "seed": self.seed,
+            "encode steps": self.encode_steps,
         }
 
     @cached_property
@@ -150,9 +153,10 @@ class Morphs:
         images, prompts = self._case(case, model)
         pixels = torch.cat([to_pixels(image) for image in images])
         distance = load_distance(self.distance, model)
+        latents = encoded(model, pixels, encode_steps=self.encode_steps)
         with measured(model) as cost:
             path = entry.function(
-                model, Ends(pixels, encoded(model, pixels, encode_steps=ENCODE_STEPS), prompts, (case.name, case.name)),
+                model, Ends(pixels, latents, prompts, (case.name, case.name)),
                 guidance_scale=suited_guidance(model, entry),
                 num_inference_steps=self.steps or entry.num_inference_steps or model.num_inference_steps,
                 distance=distance, generator=torch.Generator().manual_seed(self.seed), watch=QUIET,

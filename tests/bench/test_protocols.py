@@ -122,7 +122,7 @@ def test_reads_triplets(folder: Path) -> None:
 
 
 def test_morphs_by_method_and_spacing(folder: Path, tmp_path: Path) -> None:
-    benchmark = Morphs(steps=2)
+    benchmark = Morphs(steps=2, encode_steps=0)
     kinds = [case.kind for case in benchmark.cases()]
     assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(KINDS, 6)
     for kind, (first, second) in emoji_pairs():

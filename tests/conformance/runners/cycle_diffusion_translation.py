@@ -21,7 +21,7 @@ def unpaired_translation(case: Case, model: Model) -> dict[str, Tensor]:
     parameters, tensors = case.parameters, case.tensors
     source, target = (_network(case, file) for file in case.description["networks"]["weights"])
     grid = parameters["grid_entries"]
-    refine_noise = tensors["refine_noise"][:, None] if parameters["encode_steps"] else None
+    refine_noise = tensors["refine_noise"][:, None] if parameters["refine_steps"] else None
     found = translate(
         source,
         target,
@@ -29,7 +29,7 @@ def unpaired_translation(case: Case, model: Model) -> dict[str, Tensor]:
         num_inference_steps=grid,
         strength=parameters["es_steps"] / grid,
         eta=parameters["eta"],
-        refine_strength=parameters["encode_steps"] / grid,
+        refine_strength=parameters["refine_steps"] / grid,
         refine_eta=parameters["refine_eta"],
         noise=torch.cat([tensors["noise_T"], tensors["posterior_noise"]])[:, None],
         refine_noise=refine_noise,
