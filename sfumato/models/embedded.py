@@ -1,8 +1,8 @@
 """What suits the embedded model where the user says nothing.
 
 Methods' own defaults are for 64x64 latents of photographs, where their papers give one. These were chosen with
-`benchmarks/emoji_edits.py`, on edits apart from those that EmojiEdit and the gallery report; the guidance of IMPUS on the
-first four pairs of `benchmarks/morphs.py`, which report it, too.
+`benchmarks/emoji_edits.py`, on edits apart from those that EmojiEdit and the gallery report; the guidance of IMPUS on
+the first four pairs of `benchmarks/morphs.py`, which report it, too.
 """
 
 from __future__ import annotations
