@@ -329,8 +329,8 @@ default options unless `morphs.json` says otherwise, distances of the embedded e
 - *Evaluations* are rows through the network, preparation included; *seconds* are of one thread.
 - *Ends come back*: PSNR of the first and last frame against the two pictures. The autoencoder alone reaches
   {decibels(ceilings)}.
-- The guidance of `impus` for this model, 1.5, was chosen on the first four pairs (1, 1.5, 2 and 3 were tried, not all on each); no other
-  method's options were. On these pairs its figures flatter it.
+- The guidance of `impus` for this model, 1.5, was chosen on the first four pairs (of 1, 1.5, 2 and 3, not all on each);
+  no other method's options were. On these pairs its figures flatter it.
 
 Far from real, by kind of pair:
 
