@@ -1,12 +1,14 @@
 """Every morphing method beside every other, on pairs of the emoji world: writes docs/morphs.md and docs/morphs.json.
 
     python benchmarks/morphs.py [--pairs 8] [--methods a,b] [--spacings even,uniform] [--frames 16] [--steps N]
-        [--set METHOD.NAME=VALUE ...] [--out docs]
+        [--set METHOD.NAME=VALUE ...] [--kept outputs/morphs] [--out docs]
 
 Takes pairs of four kinds in turn: one drawing style; two styles of one concept; two concepts of one group, everything
-else different; two groups. Each (pair, method) is prepared once and its frames drawn once, whichever spacing asks for
+else different; two groups. Options were chosen on the first four pairs and never on the others (`CHOSEN_ON`), so the
+page reports the two apart. Each (pair, method) is prepared once and its frames drawn once, whichever spacing asks for
 them. Results are written after each, and what is written is not run again: a run that was stopped goes on, `--anew`
-starts over. Needs the emoji drawings (`python -m sfumato.emoji.data`).
+starts over. The frames are kept, too, for what is measured over many morphs at once. Needs the emoji drawings
+(`python -m sfumato.emoji.data`); realism in the eyes of a network of photographs wants `sfumato[metrics]`.
 """
 
 from __future__ import annotations
@@ -27,16 +29,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 import sfumato
+from sfumato.bench.sets import feature_networks
 from sfumato.emoji.data import Renderer
-from sfumato.emoji.perceptual import EmojiFeatures
 from sfumato.emoji.world import BACKGROUNDS, STYLES, Scene, caption, load_concepts
 from sfumato.encoding import encoded
 from sfumato.images import to_images, to_pixels
 from sfumato.metrics.density_coverage import density_coverage
 from sfumato.metrics.features import features_of
+from sfumato.metrics.kernel import unbiased_mmd
 from sfumato.metrics.morph import directness, smoothness
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
@@ -62,11 +66,13 @@ PAIRS = (
     Pair("fox-styles", "two styles", Scene("fox", "flat", "green"), Scene("fox", "noto", "green")),
     Pair("lion-bear", "same class", Scene("lion", "twemoji", "white"), Scene("bear", "glossy", "pink")),
     Pair("panda-pizza", "far classes", Scene("panda", "noto", "purple"), Scene("pizza", "twemoji", "yellow")),
+    # Nothing was ever chosen on these
     Pair("apples", "same style", Scene("red apple", "noto", "white"), Scene("green apple", "noto", "white")),
     Pair("star-styles", "two styles", Scene("star", "twemoji", "blue"), Scene("star", "glossy", "blue")),
     Pair("apple-berry", "same class", Scene("red apple", "flat", "gray"), Scene("strawberry", "noto", "yellow")),
     Pair("frog-heart", "far classes", Scene("frog", "noto", "pink"), Scene("red heart", "glossy", "white")),
 )
+CHOSEN_ON = tuple(pair.name for pair in PAIRS[:4])
 
 # In the table, in this order: key, title, format
 COLUMNS = (
@@ -85,7 +91,7 @@ COLUMNS = (
 def main() -> None:
     """Measures what is missing and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=len(PAIRS), help=f"1 to {len(PAIRS)}")
+    parser.add_argument("--pairs", default=",".join(pair.name for pair in PAIRS), help="names with commas between")
     parser.add_argument("--methods", default="", help="names with commas between; all of them")
     parser.add_argument("--spacings", default="even,uniform", help="and the method's own")
     parser.add_argument("--frames", type=int, default=16)
@@ -93,9 +99,11 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="METHOD.NAME=VALUE", help="options of a method")
     parser.add_argument("--real", type=int, default=1280, help="real pictures that frames are compared with")
     parser.add_argument("--anew", action="store_true", help="forget earlier results")
+    parser.add_argument("--kept", type=Path, default=Path("outputs/morphs"), help="folder of the frames")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
     methods = args.methods.split(",") if args.methods else list(MORPHS)
+    pairs = [named(name) for name in args.pairs.split(",")]
     spacings = args.spacings.split(",")
     options = read_options(args.set)
     for name in [*spacings, *(MORPHS[method].spacing for method in methods)]:
@@ -109,23 +117,33 @@ def main() -> None:
     if report.get("settings") != settings:
         report = {"settings": settings, "runs": {}}
     realism = Realism(args.real)
-    report |= {"measured_with": f"torch {torch.__version__}, one thread", "real_density": realism.of_real()}
-    for pair in PAIRS[: args.pairs]:
+    report |= {"measured_with": f"torch {torch.__version__}, one thread"}
+    for pair in pairs:
         for method in methods:
             key, wanted = f"{pair.name} {method}", {*spacings, MORPHS[method].spacing}
             done = report["runs"].get(key)
-            chosen = options.get(method, {})
-            if done and wanted <= set(done["asked"]) and done["options"] == json.loads(json.dumps(chosen)):
+            chosen, kept = options.get(method, {}), args.kept / f"{pair.name}-{method}.npz"
+            same = done and wanted <= set(done["asked"]) and done["options"] == json.loads(json.dumps(chosen))
+            if same and ("refused" in done or kept.is_file()):
                 continue
             run = {"kind": pair.kind, "asked": sorted(wanted), "options": chosen}
             try:
-                run |= measure(model, pair, method, sorted(wanted), args.frames, args.steps, chosen, realism)
+                run |= measure(model, pair, method, sorted(wanted), args.frames, args.steps, chosen, realism, kept)
             except sfumato.SfumatoError as error:
                 run["refused"] = str(error)
             report["runs"][key] = run
             print(key, json.dumps(run), flush=True)
             write(args.out, report)
+    report["realism"] = over_many(report["runs"], args.kept, realism)
     write(args.out, report)
+
+
+def named(name: str) -> Pair:
+    """A pair by its name."""
+    for pair in PAIRS:
+        if pair.name == name:
+            return pair
+    raise SystemExit(f"no pair {name}; there are {', '.join(pair.name for pair in PAIRS)}")
 
 
 def measure(
@@ -137,8 +155,9 @@ def measure(
     steps: int | None,
     options: Mapping[str, Any],
     realism: Realism,
+    kept: Path,
 ) -> dict[str, Any]:
-    """One pair by one method: prepared once, spaced several ways."""
+    """One pair by one method: prepared once, spaced several ways; the frames between the ends go to `kept`."""
     entry = MORPHS[method]
     pictures, prompts = realism.rendered([pair.first, pair.second]), (caption(pair.first), caption(pair.second))
     steps = steps or entry.num_inference_steps or model.num_inference_steps
@@ -167,23 +186,25 @@ def measure(
     drawing = (time.process_time() - ready) / len(frames.drawn)
     each = (model.evaluations - before - prepared) / len(frames.drawn)
 
-    rows = {}
+    rows, between = {}, {}
     for name, spaced in found.items():
         even = smoothness(spaced.distances)
         draws = len({0.0, 1.0, *spaced.looked})
         way = directness(spaced.distances, float(distance(ends[:1], ends[1:])))
+        between[name] = frames.at(spaced.weights[1:-1])
         rows[name] = {
             "max_over_mean": round(even.max_over_mean, 3),
             "std_over_mean": round(even.std_over_mean, 3),
             "path_length": round(way.path_length, 4),
             "detour": round(way.detour, 3),
-            **realism(frames.at(spaced.weights[1:-1])),
+            **realism(between[name]),
             "draws": draws,
             "evaluations": round(prepared + draws * each),
             "seconds": round(ready - begun + draws * drawing, 1),
             "weights": [round(weight, 4) for weight in spaced.weights],
             "notes": list(spaced.notes),
         }
+    keep(kept, between)
     shown, ceiling = to_images(ends), to_images(model.decode_latents(clean))
     sources = to_images(pictures)
     return {
@@ -198,11 +219,55 @@ def measure(
     }
 
 
+def keep(file: Path, frames: Mapping[str, Tensor]) -> None:
+    """Pixels in 8 bits by spacing, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".part.npz")
+    arrays: dict[str, Any] = {
+        name: np.stack([np.asarray(image) for image in to_images(pixels)]) for name, pixels in frames.items()
+    }
+    np.savez_compressed(partial, **arrays)
+    partial.replace(file)
+
+
+def over_many(runs: Mapping[str, Mapping[str, Any]], kept: Path, realism: Realism) -> dict[str, Any]:
+    """Realism of the frames of all pairs of a group together: {group: {"method spacing": {network: figures}}}.
+
+    Of the pairs that every method has, so that all are compared on the same.
+    """
+    methods = {key.split(" ")[1] for key in runs}
+    found: dict[str, Any] = {}
+    for title, group in groups_of(runs).items():
+        common = [name for name in group if all("spacings" in runs.get(f"{name} {method}", {}) for method in methods)]
+        if not common:
+            continue
+        found[title] = {"pairs": common}
+        for method in sorted(methods):
+            held = [np.load(kept / f"{name}-{method}.npz") for name in common]
+            for spacing in sorted(set.intersection(*(set(one.files) for one in held))):
+                pictures = np.concatenate([one[spacing] for one in held])
+                pixels = torch.cat([to_pixels(Image.fromarray(picture)) for picture in pictures])
+                found[title][f"{method} {spacing}"] = realism.of_many(pixels)
+        found[title]["real pictures"] = realism.of_real(len(pixels))
+    return found
+
+
+def groups_of(runs: Iterable[str]) -> dict[str, list[str]]:
+    """Names of pairs under a title: those that options were chosen on, and the others."""
+    names = list(dict.fromkeys(key.split(" ")[0] for key in runs))
+    groups = {
+        "Pairs that options were chosen on": [name for name in names if name in CHOSEN_ON],
+        "Pairs that nothing was chosen on": [name for name in names if name not in CHOSEN_ON],
+    }
+    return {title: group for title, group in groups.items() if group}
+
+
 class Realism:
-    """How like real emoji pictures are, among renderings of the whole world, in the features of `emoji-clip`.
+    """How like real emoji pictures are, among renderings of the whole world, in the features of a network.
 
     `density` is near 1 for pictures like the real ones. `far_from_real` is the mean distance to the nearest real
-    picture, over that of other real pictures: 1 for pictures like the real ones, more the less they are.
+    picture, over that of other real pictures: 1 for pictures like the real ones, more the less they are. `kernel` is
+    the kernel distance (KID's) to the real pictures, times 1000, `coverage` the share of real ones with a frame near.
     """
 
     def __init__(self, count: int) -> None:
@@ -217,29 +282,44 @@ class Realism:
             for concept in concepts
             for style in STYLES
         ]
-        self.renderer, self.network = Renderer(), EmojiFeatures()
-        features = features_of(
-            self.rendered([scenes[k] for k in draw.permutation(len(scenes))[: 2 * count]]), self.network
-        )
-        self.real, self.others = features[::2], features[1::2]
+        self.renderer, self.networks = Renderer(), feature_networks()
+        self.pixels = self.rendered([scenes[k] for k in draw.permutation(len(scenes))[: 2 * count]])
+        self._features: dict[str, Tensor] = {}
 
     def rendered(self, scenes: Iterable[Scene]) -> Tensor:
         """Pixels, (scene, 3, H, W) in [-1, 1]."""
         return torch.cat([to_pixels(self.renderer.render(scene).convert("RGB")) for scene in scenes])
 
     def __call__(self, pixels: Tensor) -> dict[str, float]:
-        features = features_of(pixels, self.network)
+        """Of one morph, by the emoji world's own encoder."""
+        figures = self._of(pixels, "emoji-clip")
+        return {name: figures[name] for name in ("density", "far_from_real")}
+
+    def of_many(self, pixels: Tensor) -> dict[str, dict[str, float]]:
+        """Of many morphs' frames together, by each network."""
+        return {name: self._of(pixels, name) for name in self.networks}
+
+    def of_real(self, count: int) -> dict[str, dict[str, float]]:
+        """Of as many other real pictures."""
+        return self.of_many(self.pixels[1::2][:count])
+
+    def _of(self, pixels: Tensor, name: str) -> dict[str, float]:
+        if name not in self._features:
+            self._features[name] = features_of(self.pixels, self.networks[name])
+        real, others = self._features[name][::2], self._features[name][1::2]
+        features = features_of(pixels, self.networks[name])
+        among = density_coverage(features, real)
         return {
-            "density": round(density_coverage(features, self.real).density, 3),
-            "far_from_real": round(self._nearest(features) / self._nearest(self.others), 3),
+            "kernel": round(1000 * unbiased_mmd(features, real), 3),
+            "density": round(among.density, 3),
+            "coverage": round(among.coverage, 3),
+            "far_from_real": round(nearest(features, real) / nearest(others, real), 3),
         }
 
-    def of_real(self) -> float:
-        """The density of other real pictures."""
-        return round(density_coverage(self.others, self.real).density, 3)
 
-    def _nearest(self, features: Tensor) -> float:
-        return float(torch.cdist(features, self.real).min(dim=1).values.mean())
+def nearest(features: Tensor, real: Tensor) -> float:
+    """Mean distance to the nearest real picture."""
+    return float(torch.cdist(features, real).min(dim=1).values.mean())
 
 
 def similarity(image: Any, reference: Any) -> float | None:
@@ -277,67 +357,80 @@ def write(folder: Path, report: Mapping[str, Any]) -> None:
 
 def page(report: Mapping[str, Any]) -> str:
     """The tables, and how to read them."""
-    runs: dict[str, list[dict[str, Any]]] = {}
-    refused = []
-    for key, run in report["runs"].items():
-        if "refused" in run:
-            refused.append(f"- {key}: {run['refused']}")
-            continue
-        refused += [f"- {key}, {name}: {words}" for name, words in run["refused_spacings"].items()]
-        runs.setdefault(key.split(" ")[1], []).append(run)
-    title = ["method", "spacing", *(words for _, words, _ in COLUMNS), "ends come back"]
-    rows = [f"| {' | '.join(title)} |", "|---" * len(title) + "|"]
-    kinds = list(dict.fromkeys(pair.kind for pair in PAIRS))
-    by_kind = [f"| method | spacing | {' | '.join(kinds)} |", "|---" * (len(kinds) + 2) + "|"]
-    for method in sorted(runs):
-        of_method = runs[method]
-        for spacing in sorted({name for run in of_method for name in run["spacings"]}):
-            lines = [run for run in of_method if spacing in run["spacings"]]
-            cells = [f"`{method}`", spacing]
-            for key, _, form in COLUMNS:
-                cells.append(form.format(statistics.mean(run["spacings"][spacing][key] for run in lines)))
-            cells[2] += f" (worst {max(run['spacings'][spacing]['max_over_mean'] for run in lines):.2f})"
-            cells.append(decibels(value for run in lines for value in run["end_psnr"]))
-            rows.append(f"| {' | '.join(cells)} |")
-            far = [
-                [run["spacings"][spacing]["far_from_real"] for run in lines if run["kind"] == kind] for kind in kinds
-            ]
-            by_kind.append(
-                f"| `{method}` | {spacing} | "
-                + " | ".join(f"{statistics.mean(values):.2f}" if values else "" for values in far)
-                + " |"
-            )
-    pairs = list(dict.fromkeys(key.split(" ")[0] for key in report["runs"]))
-    ceilings = [value for of_method in runs.values() for run in of_method for value in run["ceiling_psnr"]]
+    runs, settings = report["runs"], report["settings"]
+    refused = [f"- {key}: {run['refused']}" for key, run in runs.items() if "refused" in run]
+    for key, run in runs.items():
+        refused += [f"- {key}, {name}: {words}" for name, words in run.get("refused_spacings", {}).items()]
     gaps = f"\nNot to be had:\n\n{chr(10).join(refused)}\n" if refused else ""
-    settings, steps = report["settings"], report["settings"]["steps"] or "each method's own number of"
+    ceilings = [value for run in runs.values() for value in run.get("ceiling_psnr", ())]
+    sections = []
+    for title, group in groups_of(runs).items():
+        of_group = {key: run for key, run in runs.items() if key.split(" ")[0] in group and "spacings" in run}
+        many = report.get("realism", {}).get(title)
+        sections += [f"## {title}\n", f"{', '.join(group)}.\n", *table(of_group), "", *realism_table(many)]
+    steps = settings["steps"] or "each method's own number of"
     return f"""# Morphs, measured
 
-Written by `python benchmarks/morphs.py`: {settings["frames"]} frames, {steps} steps,
-default options unless `morphs.json` says otherwise, distances of the embedded emoji model; means over
-{len(pairs)} pairs ({", ".join(pairs)}).
-
-{chr(10).join(rows)}
+Written by `python benchmarks/morphs.py`: {settings["frames"]} frames, {steps} steps, default options unless
+`morphs.json` says otherwise, distances of the embedded emoji model, means over the pairs that stand above each table.
+The guidance of `impus` for this model, 1.5, was chosen on the first group (of 1, 1.5, 2 and 3, not all on each pair);
+no other method's options were. On that group its figures flatter it.
 
 - *Largest step / mean* and *std / mean* are of the distances of neighbouring frames: 1 and 0 are perfectly even.
   Compare the row `even` of a method (before) with the others (after).
 - *Path length* is their sum, and *end to end* the distance of the two ends: a ratio near 1 is a morph without detours.
 - *Far from real* says whether the frames between look like real emoji: their distance to the nearest of
   {settings["real"]} real ones in the features of `emoji-clip`, over that of other real pictures. 1 is as good as real.
-- *Density* is the mean number of real pictures' neighbourhoods that such a frame lies in, over 5. Other real pictures
-  get {report["real_density"]:.2f}. It is the blunter of the two: a few odd real pictures have wide neighbourhoods.
+- *Density* is the mean number of real pictures' neighbourhoods that such a frame lies in, over 5. It is the blunter of
+  the two: a few odd real pictures have wide neighbourhoods.
 - *Evaluations* are rows through the network, preparation included; *seconds* are of one thread.
 - *Ends come back*: PSNR of the first and last frame against the two pictures. The autoencoder alone reaches
   {decibels(ceilings)}.
-- The guidance of `impus` for this model, 1.5, was chosen on the first four pairs (of 1, 1.5, 2 and 3, not all on each);
-  no other method's options were. On these pairs its figures flatter it.
+- The second table of a group takes the frames of all its pairs together, in the eyes of the network that the even
+  spacing is by (`emoji-clip`) and of one that has only seen photographs (`efficientnet-lite0`). *Kernel* is the kernel
+  distance to the real pictures, times 1000 (KID's estimate; 0 is like them), *coverage* the share of real pictures
+  with a frame near by: it says how many kinds of picture occur, and a few morphs have few.
 
-Far from real, by kind of pair:
-
-{chr(10).join(by_kind)}
-{gaps}
+{chr(10).join(sections)}{gaps}
 Measured with {report["measured_with"]}; model {settings["model"][:19]}.
 """
+
+
+def table(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of the table of a group: the mean over its pairs, the number of them where it is not all."""
+    pairs = {key.split(" ")[0] for key in runs}
+    title = ["method", "spacing", *(words for _, words, _ in COLUMNS), "ends come back"]
+    lines = [f"| {' | '.join(title)} |", "|---" * len(title) + "|"]
+    for method in sorted({key.split(" ")[1] for key in runs}):
+        of_method = [run for key, run in runs.items() if key.split(" ")[1] == method]
+        for spacing in sorted({name for run in of_method for name in run["spacings"]}):
+            measured = [run for run in of_method if spacing in run["spacings"]]
+            few = f" ({len(measured)} of {len(pairs)} pairs)" if len(measured) < len(pairs) else ""
+            cells = [f"`{method}`", spacing + few]
+            for key, _, form in COLUMNS:
+                cells.append(form.format(statistics.mean(run["spacings"][spacing][key] for run in measured)))
+            cells[2] += f" (worst {max(run['spacings'][spacing]['max_over_mean'] for run in measured):.2f})"
+            cells.append(decibels(value for run in measured for value in run["end_psnr"]))
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def realism_table(many: Mapping[str, Any] | None) -> list[str]:
+    """Lines of the table of all frames of a group together."""
+    if many is None:
+        return []
+    rows = {key: figures for key, figures in many.items() if key != "pairs"}
+    networks = list(next(iter(rows.values())))
+    names = {"kernel": "kernel", "density": "density", "coverage": "coverage", "far_from_real": "far from real"}
+    title = ["method", "spacing", *(f"{words}, `{network}`" for network in networks for words in names.values())]
+    lines = [f"Frames of {', '.join(many['pairs'])} together:", ""]
+    lines += [f"| {' | '.join(title)} |", "|---" * len(title) + "|"]
+    for key, figures in rows.items():
+        method, _, spacing = key.partition(" ")
+        first = [key, ""] if key == "real pictures" else [f"`{method}`", spacing]
+        cells = [f"{figures[network][name]:.2f}" for network in networks for name in names]
+        lines.append(f"| {' | '.join([*first, *cells])} |")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -118,6 +119,7 @@ def morph(
     prompts: str | Sequence[str] | None = None,
     method: str = "impus",
     num_frames: int = 16,
+    one_pace: bool = False,
     spacing: str | None = None,
     spacing_options: Mapping[str, Any] | None = None,
     distance: str | Distance | None = None,
@@ -145,6 +147,8 @@ def morph(
         method: A name in `MORPHS`.
         num_frames: From each picture to the next, both of them counted, at least 3. Through n pictures there are
             (n - 1) (num_frames - 1) + 1 frames: pictures on the way are there once.
+        one_pace: Through three pictures or more: as many frames in all, but shared out among the legs by how far apart
+            the pictures are, so that the pace stays the same; at least 3 a leg, both pictures counted.
         spacing: How the frames' weights are chosen, a name in `sfumato.morph.spacing.SPACINGS`; None: the method's own.
         spacing_options: See `SPACINGS[spacing].parameters`.
         distance: What the spacing looks through: a name, see `sfumato.morph.distances.load_distance`, or a `Distance`;
@@ -173,6 +177,8 @@ def morph(
     spacing_name = entry.spacing if spacing is None else spacing
     spacing_options = SPACINGS[spacing_name].check_options(spacing_options or {})
     check_num_frames(num_frames)
+    if one_pace and SPACINGS[spacing_name].sets_num_frames:
+        raise UsageError(f"one_pace shares out frames, but spacing {spacing_name} finds their number itself")
     check_encode_steps(encode_steps)
     said = _prompts(prompts, len(images))
     steps = _first(num_inference_steps, entry.num_inference_steps, model.num_inference_steps)
@@ -183,15 +189,15 @@ def morph(
     kept = None if store is False else Store(default_store() if store is None else store)
 
     paths: list[MorphPath] = []
+    drawn: list[Frames] = []
     spacings: list[Spaced] = []
     with progress_bar(watch=watch) as watching, measured(model) as cost:
         pixels = torch.cat([picture.pixels for picture in pictures])
         clean = encoded(model, pixels, encode_steps=encode_steps, watch=watching.during("encoding"))
         with torch.no_grad():
             ceilings = to_images(torch.cat([model.decode_latents(latents[None]) for latents in clean]))
-        shown: list[Tensor] = []
-        for k in range(len(pictures) - 1):
-            part = _numbered(watching, k, len(pictures) - 1)
+        parts = [_numbered(watching, k, len(pictures) - 1) for k in range(len(pictures) - 1)]
+        for k, part in enumerate(parts):
             pair = slice(k, k + 2)
             path: MorphPath = entry.function(
                 model,
@@ -210,11 +216,21 @@ def morph(
                 watch=part,
                 **options,
             )
-            frames, found = space(model, path, spacing_name, spacing_options, measure, num_frames, watch=part)
-            shown.append(frames if k == 0 else frames[1:])
+            frames = drawing(model, path, spacing_name, spacing_options, num_frames, watch=part)
             paths.append(path)
-            spacings.append(found)
-        decoded = to_images(torch.cat(shown))
+            drawn.append(frames)
+            spacings.append(SPACINGS[spacing_name](frames, measure, num_frames, watch=part, **spacing_options))
+        if one_pace:
+            counts = shared_out(
+                [math.fsum(found.distances) for found in spacings],
+                [None if path.weights is None else len(path.weights) for path in paths],
+                num_frames,
+            )
+            for k, count in enumerate(counts):
+                if count != num_frames:
+                    spacings[k] = SPACINGS[spacing_name](drawn[k], measure, count, watch=parts[k], **spacing_options)
+        shown = [frames.at(found.weights).float().cpu() for frames, found in zip(drawn, spacings, strict=True)]
+        decoded = to_images(torch.cat([shown[0], *(frames[1:] for frames in shown[1:])]))
 
     weights = joined([found.weights for found in spacings])
     even = [found.even_distances for found in spacings]
@@ -240,6 +256,7 @@ def morph(
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "num_frames": num_frames,
+        "one_pace": one_pace,
         "spacing": spacing_name,
         "spacing_options": recorded(spacing_options),
         "distance": measure.name,
@@ -268,22 +285,33 @@ def morph(
     )
 
 
-def space(
-    model: Model,
-    path: MorphPath,
-    spacing: str,
-    options: Mapping[str, Any],
-    distance: Distance,
-    num_frames: int,
-    *,
-    watch: Watch,
-) -> tuple[Tensor, Spaced]:
-    """Chooses the weights of a path's frames; the frames at them, pixels (frame, 3, H, W) in [-1, 1]."""
+def drawing(
+    model: Model, path: MorphPath, spacing: str, options: Mapping[str, Any], num_frames: int, *, watch: Watch
+) -> Frames:
+    """The frames of a path, each drawn once and told to the watch."""
     most = num_frames if spacing == "even" else options.get("max_draws") or DRAWS_A_FRAME * num_frames
-    drawing = watch.during("drawing frames" if spacing == "even" else "drawing frames (at most)")
-    frames = Frames(replace(path, draw=_reporting(path.draw, most, drawing)), model.decode_latents, watch=drawing)
-    found = SPACINGS[spacing](frames, distance, num_frames, watch=watch, **options)
-    return frames.at(found.weights).float().cpu(), found
+    told = watch.during("drawing frames" if spacing == "even" else "drawing frames (at most)")
+    return Frames(replace(path, draw=_reporting(path.draw, most, told)), model.decode_latents, watch=told)
+
+
+def shared_out(lengths: Sequence[float], most: Sequence[int | None], num_frames: int) -> list[int]:
+    """Numbers of frames of several legs, both ends counted, so that a step is about as long on each.
+
+    Args:
+        lengths: Of the legs, in any measure.
+        most: Frames that a leg can have at most; None: any number.
+        num_frames: What each would have if all were alike; as many are shared out in all.
+
+    Returns:
+        At least 3 and at most `most` each; steps go one by one to the leg whose steps are the longest.
+    """
+    counts = [2] * len(lengths)  # steps: one fewer than frames
+    for _ in range(len(lengths) * (num_frames - 1) - sum(counts)):
+        free = [k for k, limit in enumerate(most) if limit is None or counts[k] + 1 < limit]
+        if not free:
+            break
+        counts[max(free, key=lambda k: (lengths[k] / counts[k], -counts[k]))] += 1
+    return [count + 1 for count in counts]
 
 
 def check_num_frames(num_frames: int) -> None:

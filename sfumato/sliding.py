@@ -21,7 +21,7 @@ from sfumato.models.base import Condition, Model, Tokenizer
 from sfumato.morph.distances import load_distance
 from sfumato.morph.path import MorphPath
 from sfumato.morph.spacing import SPACINGS
-from sfumato.morphing import MorphResult, check_num_frames, distance_notes, space
+from sfumato.morphing import MorphResult, check_num_frames, distance_notes, drawing
 from sfumato.registry import METHODS, Method, recorded
 from sfumato.results import EditResult
 from sfumato.samplers.watch import Watch, progress_bar
@@ -115,9 +115,10 @@ def slider(
             return torch.cat([frame(weight) for weight in weights])
 
         path = MorphPath(draw, in_pixels=True)
-        frames, found = space(model, path, spacing, spacing_options, measure, num_frames, watch=watching)
+        frames = drawing(model, path, spacing, spacing_options, num_frames, watch=watching)
+        found = SPACINGS[spacing](frames, measure, num_frames, watch=watching, **spacing_options)
     return MorphResult(
-        images=tuple(to_images(frames)),
+        images=tuple(to_images(frames.at(found.weights).float().cpu())),
         weights=found.weights,
         distances=found.distances,
         even_distances=found.even_distances,

@@ -17,6 +17,7 @@ from sfumato.errors import Cancelled, ImageError, UsageError
 from sfumato.images import read_recipe
 from sfumato.metrics.distance import PixelDistance
 from sfumato.morph.path import MorphPath
+from sfumato.morphing import shared_out
 from sfumato.registry import MORPHS
 from sfumato.samplers.watch import Progress, Watch
 
@@ -78,6 +79,37 @@ def test_a_path_through_three_pictures_shows_the_middle_one_once(toy_model: Any)
     assert len(result.endpoint_psnr) == len(result.sources) == 3
     first, second = fade(toy_model, a, b, num_frames=4), fade(toy_model, b, c, num_frames=4)
     assert all(same(x, y) for x, y in zip(result.images, [*first.images, *second.images[1:]], strict=True))
+
+
+def test_one_pace_gives_a_longer_leg_more_frames(toy_model: Any) -> None:
+    near, far = picture(0), picture(1)
+    between = Image.blend(near, far, 0.2)
+    legs = fade(toy_model, near, between, far, num_frames=6, spacing="uniform", distance="pixel")
+    pace = fade(toy_model, near, between, far, num_frames=6, spacing="uniform", distance="pixel", one_pace=True)
+    assert len(pace.images) == len(legs.images) == 11
+    assert pace.weights.index(1.0) == 2  # of 10 steps
+    assert same(pace.images[2], between)
+    assert legs.spread > 1.5
+    assert pace.spread < 1.1
+    with pytest.raises(UsageError, match="one_pace shares out frames, but spacing step"):
+        fade(toy_model, near, far, spacing="step", one_pace=True)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "most", "num_frames", "counts"),
+    [
+        ([1.0, 1.0], [None, None], 5, [5, 5]),
+        ([3.0, 1.0], [None, None], 5, [7, 3]),
+        ([8.0, 1.0], [None, None], 3, [3, 3]),  # three frames at least
+        ([3.0, 1.0], [5, None], 5, [5, 5]),  # no more than there are
+        ([3.0, 1.0], [3, 4], 5, [3, 4]),
+        ([0.0, 0.0], [None, None], 4, [4, 4]),
+    ],
+)
+def test_frames_are_shared_out_by_length(
+    lengths: list[float], most: list[int | None], num_frames: int, counts: list[int]
+) -> None:
+    assert shared_out(lengths, most, num_frames) == counts
 
 
 def test_a_circle_is_allowed(toy_model: Any) -> None:

@@ -38,6 +38,9 @@ def morph(
     ] = None,
     method: Annotated[str, typer.Option(help="See: sfumato methods.")] = "impus",
     frames: Annotated[int, typer.Option(help="From each picture to the next, both counted; at least 3.")] = 16,
+    one_pace: Annotated[
+        bool, typer.Option("--one-pace", help="Through three pictures or more: more frames where the way is longer.")
+    ] = False,
     spacing: movie.Spacing = None,
     distance: movie.DistanceName = None,
     settings: Annotated[
@@ -104,6 +107,7 @@ def morph(
             prompts=prompt or None,
             method=method,
             num_frames=frames,
+            one_pace=one_pace,
             spacing=spacing_name,
             spacing_options=spacing_options,
             distance=distance,

@@ -129,7 +129,7 @@ def test_stopping_says_where_the_work_is(morph: Any, folder: Path, monkeypatch: 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(morphing, "space", stop)
+    monkeypatch.setattr(morphing, "drawing", stop)
     before = sorted(folder.iterdir())
     result = morph("-o", "out.gif", "--store", "kept", code=130)
     assert "what was trained so far is in kept: the same command goes on from there" in result.stderr
