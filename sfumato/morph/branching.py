@@ -10,8 +10,11 @@ Differs from the authors' code:
   lower (`released`).
 - Embeddings are told as they are, or tuned to the pictures by plain textual inversion (`text_iterations`); the authors
   tune both together with the negative one, under guidance, on jittered crops.
-- Not offered: the choice of the best of several candidates by CLIP, and the pose that a ControlNet reads.
+- Not offered: the pose that a ControlNet reads.
 - All frames of a level are one batch.
+
+With `candidates` above 1 the tree is the authors' ranked one (`ranked.py`): every frame the best of several, by how
+well it fits the text `better` and how badly `worse`. They take 8, strengths of 0.3 to 0.55, and CLIP.
 """
 
 from __future__ import annotations
@@ -24,19 +27,19 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from sfumato.edit.judges import ENCODER_HELP
 from sfumato.errors import UsageError
 from sfumato.metrics.distance import Distance
 from sfumato.models.base import Condition, Model
+from sfumato.morph.denoiser import Denoiser
 from sfumato.morph.path import Ends, MorphPath
+from sfumato.morph.ranked import ranked_tree, text_score
 from sfumato.morph.slerp import slerp
 from sfumato.morph.store import Store, adaptation_key
 from sfumato.morph.textual_inversion import textual_inversion
 from sfumato.morph.training import Draws
 from sfumato.registry import Option, morph_method
-from sfumato.samplers.ddim import ddim_step
-from sfumato.samplers.loop import Layout, guided_output
 from sfumato.samplers.watch import Watch
-from sfumato.schedules import Step
 
 
 @morph_method(
@@ -45,7 +48,7 @@ from sfumato.schedules import Step
     paper="Wang and Golland, 2023, https://arxiv.org/abs/2307.12560",
     summary="Noises both pictures alike, mixes them, and denoises a tree of frames, the middle one first.",
     when="The ends must stay exactly what they are, and nothing may be trained.",
-    cost="With 17 frames about 10 evaluations for each step of the grid, 5 without guidance.",
+    cost="With 17 frames about 10 evaluations for each step of the grid, 5 without guidance; 80 with 8 candidates.",
 )
 def interpolating_images(
     model: Model,
@@ -76,6 +79,12 @@ def interpolating_images(
     released: Annotated[
         bool, Option("denoise from one step below the level that was noised to, as the authors' code does")
     ] = False,
+    candidates: Annotated[
+        int, Option("make each frame so often and keep the best; one fewer at each further level, but three", low=1)
+    ] = 1,
+    better: Annotated[str, Option("the text that the best fits well: 'a sharp photograph'")] = "",
+    worse: Annotated[str, Option("the text that it fits badly: 'blurred, distorted'; empty: not asked")] = "",
+    encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
 ) -> MorphPath:
     """Makes the whole tree; the frames of the path are its leaves, and no others.
 
@@ -87,26 +96,34 @@ def interpolating_images(
         num_inference_steps: Steps of the whole grid, of which the share `max_strength` is walked.
         distance: Not used.
         store: Keeps tuned embeddings.
-        generator: Draws one noise a level, and what tuning draws.
+        generator: Draws one noise a level or candidate, and what tuning draws.
         watch: Progress and cancellation.
-        levels, min_strength, max_strength, schedule_type, retroactive, text_iterations, text_rate, released: see
-            their `Option`.
+        levels: and all others: see their `Option`.
 
     Raises:
-        UsageError: The levels do not fit the steps.
+        UsageError: The levels do not fit the steps, or there is no text or encoder to rank candidates by.
+        ModelError: The encoder cannot be loaded.
     """
+    if candidates > 1 and not better:
+        raise UsageError(f"say what the best of {candidates} candidates looks like: better='a sharp photograph', say")
+    score = text_score(model, better, worse, encoder) if candidates > 1 else None
     schedule = level_indices(num_inference_steps, levels, min_strength, max_strength, schedule_type)
     shape = (levels, *ends.latents.shape[1:])
     noise = torch.randn(shape, generator=generator, device=generator.device).to(ends.latents)
     prompts = model.encode_prompt(list(ends.prompts))
     if text_iterations > 0:
         prompts = _tuned(model, ends, prompts, text_iterations, text_rate, generator, store, watch)
-    latents = tree(
-        model, ends.latents, prompts, noise, schedule,
-        negative=model.encode_prompt(negative_prompt), guidance_scale=guidance_scale,
-        timesteps=model.schedule.timesteps(num_inference_steps), retroactive=retroactive, released=released,
-        watch=watch,
-    )  # fmt: skip
+    negative, timesteps = model.encode_prompt(negative_prompt), model.schedule.timesteps(num_inference_steps)
+    if score is None:
+        latents = tree(
+            model, ends.latents, prompts, noise, schedule, negative=negative, guidance_scale=guidance_scale,
+            timesteps=timesteps, retroactive=retroactive, released=released, watch=watch,
+        )  # fmt: skip
+    else:
+        latents = ranked_tree(
+            Denoiser(model, prompts, negative, guidance_scale, timesteps), ends.latents, schedule,
+            candidates=candidates, score=score, generator=generator, released=released, watch=watch,
+        )  # fmt: skip
     weights = tuple(k / (len(latents) - 1) for k in range(len(latents)))
     drawn = dict(zip(weights, latents, strict=True))
     return MorphPath(lambda asked: torch.stack([drawn[weight] for weight in asked]), weights=weights)
@@ -177,13 +194,12 @@ def tree(
         Clean latents, the pictures' own at both ends, (frames, channels, height, width).
     """
     latents = latents.to(model.device)
-    steps = model.schedule.steps(timesteps=timesteps)[::-1]  # by position, cleanest first
-    stacks = noise_stacks(latents, noise, [steps[k].alpha_bar for k in levels[1:]])
+    denoise = Denoiser(model, prompts, negative, guidance_scale, timesteps)
+    stacks = noise_stacks(latents, noise, [denoise.steps[k].alpha_bar for k in levels[1:]])
     count = 2 ** (len(levels) - 1)
     ladder = [range(high - released, low - released, -1) for low, high in pairwise(levels)]
     ladder[0] = range(levels[1] - released, -1, -1)  # the lowest level ends at the clean latents
     turns = iter((watch or Watch()).during("growing frames").over([k for walk in ladder[::-1] for k in walk]))
-    embed = _Embedding(model, prompts, negative)
 
     frames: dict[int, Tensor] = {}
     for level, walk in reversed(list(enumerate(ladder))):
@@ -194,10 +210,10 @@ def tree(
         for k, near in _made_anew(count, depth) if retroactive else ():
             frames[k] = slerp(frames[k - near], frames[k + near], 0.5)
         inner = list(range(apart, count, apart))
-        condition = embed([k / count for k in inner], guidance_scale)
+        told = denoise.told([k / count for k in inner])
         batch = torch.stack([frames[k] for k in inner])
         for _ in walk:
-            batch = _step(model, batch, steps[next(turns)], condition, guidance_scale)
+            batch = denoise(batch, next(turns), told)
         frames.update(zip(inner, batch, strict=True))
     next(turns, None)  # reports the last step
     frames[0], frames[count] = latents
@@ -230,30 +246,3 @@ def _made_anew(count: int, depth: int) -> list[tuple[int, int]]:
     if depth == 3:
         return [(k * count // 4, count // 8) for k in (1, 2, 3)]
     return []
-
-
-class _Embedding:
-    """Condition rows of frames by their weights, embeddings on the great circle between the two prompts'."""
-
-    def __init__(self, model: Model, prompts: Condition, negative: Condition) -> None:
-        empty, tokens = model.encode_prompt(""), max(c.prompt_embeds.shape[1] for c in (prompts, negative))
-        self.prompts, self.negative = prompts.padded(tokens, empty), negative.padded(tokens, empty)
-
-    def __call__(self, weights: Sequence[float], guidance_scale: float) -> Condition:
-        def walk(tensor: Tensor) -> Tensor:
-            return torch.cat([slerp(tensor[:1], tensor[1:], weight) for weight in weights])
-
-        pooled = self.prompts.pooled_embeds
-        rows = Condition(walk(self.prompts.prompt_embeds), None if pooled is None else walk(pooled))
-        return rows if guidance_scale == 1.0 else Condition.cat([self.negative.expand(len(weights)), rows])
-
-
-@torch.no_grad()
-def _step(model: Model, latents: Tensor, step: Step, condition: Condition, guidance_scale: float) -> Tensor:
-    """One DDIM step of frames, (frame, channels, height, width)."""
-    guidance = ("cond",) if guidance_scale == 1.0 else ("uncond", "cond")
-    layout = Layout(guidance, ("frames",), len(latents), (latents.shape[-2], latents.shape[-1]))
-    scales = torch.tensor([guidance_scale]).to(latents)
-    output = guided_output(model, latents[None], step.t, condition, scales, layout)[0]
-    noise_pred, x0_pred = model.schedule.noise_and_x0(output, latents, step.alpha_bar)
-    return ddim_step(latents, noise_pred, step.alpha_bar, step.alpha_bar_prev, x0_pred=x0_pred)

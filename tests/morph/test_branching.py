@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sfumato.errors import UsageError
 from sfumato.morph.branching import level_indices, noise_stacks, tree
+from sfumato.morph.denoiser import Denoiser
+from sfumato.morph.ranked import ranked_tree, text_score
 from sfumato.samplers.watch import Progress, Watch
 from tests.gaussian import GaussianModel, cosine_schedule
 from tests.morph.toy_ends import drawn, far, path_of, toy_ends
@@ -92,3 +95,76 @@ def test_mistakes_are_named_before_any_work(toy_model: Any) -> None:
     with pytest.raises(UsageError, match="use more steps"):
         path_of(toy_model, NAME, levels=5, num_inference_steps=6)
     assert toy_model.evaluations == before
+
+
+# --- ranked ---------------------------------------------------------------------------------------------------------
+
+
+def ranked(
+    model: Any, candidates: int, score: Any, watch: Watch | None = None, prompts: tuple[str, str] = ("", "")
+) -> Tensor:
+    denoise = Denoiser(
+        model, model.encode_prompt(list(prompts)), model.encode_prompt(""), 1.0, model.schedule.timesteps(20)
+    )
+    return ranked_tree(
+        denoise, torch.stack([torch.full((4, 16, 16), value) for value in (-0.5, 0.5)]), [0, 5, 8, 10],
+        candidates=candidates, score=score, generator=torch.Generator().manual_seed(0), watch=watch,
+    )  # fmt: skip
+
+
+def test_the_best_candidate_is_kept_and_grown_from(toy_model: Any) -> None:
+    seen: list[Tensor] = []
+
+    def score(pixels: Tensor) -> Tensor:
+        seen.append(pixels)
+        return pixels.mean(dim=(1, 2, 3))
+
+    frames = ranked(toy_model, 5, score)
+    assert len(frames) == 9
+    assert [len(pixels) for pixels in seen] == [5, 4, 4, 3, 3, 3, 3]
+    middle = toy_model.decode_latents(frames[[4]])
+    assert float(middle.mean()) == pytest.approx(float(seen[0].mean(dim=(1, 2, 3)).max()), abs=1e-6)
+    worst = ranked(toy_model, 5, lambda pixels: -score(pixels))
+    assert float(toy_model.decode_latents(worst[[4]]).mean()) < float(middle.mean())
+    assert far(worst[2], frames[2]) > 1e-3  # its parent is another
+
+
+def test_ranking_costs_what_it_says(toy_model: Any) -> None:
+    reports: list[Progress] = []
+    before = toy_model.evaluations
+    ranked(toy_model, 4, lambda pixels: pixels.mean(dim=(1, 2, 3)), watch=Watch(progress=reports.append))
+    assert toy_model.evaluations - before == 4 * 11 + 2 * 3 * 9 + 4 * 3 * 6
+    assert (reports[-1].done, reports[-1].total) == (7, 7)
+
+
+def test_candidates_are_ranked_by_texts(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Encoder:
+        def encode_text(self, texts: list[str]) -> Tensor:
+            return torch.stack([torch.tensor([1.0, 0.0] if text == "red" else [0.0, 1.0]) for text in texts])
+
+        def encode_image(self, pixels: Tensor) -> Tensor:
+            return pixels.mean(dim=(2, 3))[:, :2]
+
+    pixels = torch.zeros(2, 3, 4, 4)
+    pixels[0, 0], pixels[1, 1], pixels[1, 0] = 1.0, 1.0, 0.2
+    monkeypatch.setitem(text_score.__globals__, "dual_encoder", lambda model, name: Encoder())
+    alone, against = (text_score(toy_model, "red", worse, None)(pixels) for worse in ("", "green"))
+    assert alone.tolist() == pytest.approx([1.0, 0.2 / 1.04**0.5], abs=1e-6)
+    assert against.tolist() == pytest.approx([1.0, -0.8 / 1.04**0.5], abs=1e-6)
+
+
+def test_ranking_is_refused_without_a_text_or_an_encoder(toy_model: Any) -> None:
+    before = toy_model.evaluations
+    with pytest.raises(UsageError, match="say what the best of 4 candidates looks like"):
+        path_of(toy_model, NAME, candidates=4, **SMALL)
+    with pytest.raises(UsageError, match="encoder=FOLDER"):
+        path_of(toy_model, NAME, candidates=4, better="sharp", **SMALL)
+    assert toy_model.evaluations == before
+
+
+def test_a_ranked_path(toy_model: Any) -> None:
+    plain = drawn(path_of(toy_model, NAME, **SMALL), [0.25, 0.5])
+    best = path_of(toy_model, NAME, candidates=3, better="a cat face", worse="a pizza", encoder="emoji-clip", **SMALL)
+    assert best.weights == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert torch.equal(drawn(best, [0.0, 1.0]), toy_ends().latents)
+    assert far(drawn(best, [0.25, 0.5]), plain) > 1e-3
