@@ -8,9 +8,13 @@ Figures, and the bars they are held against:
   says.
 - `background_within`: share whose border colour (median) lies within Delta E 15 (CIE76) of the named colour.
 - `heldout_concept_top1`: as `concept_top1`, on the (concept, style) pairs that were never trained on.
+- `short_concept_top1`: as `concept_top1`, of captions that name the concept and nothing else, one picture a concept.
+- `small_...`: of captions of small drawings, one a concept, each at another place. `small_size` is the share that turns
+  out small, `small_position` the share whose middle is nearest to the named place; both by the box of all that differs
+  from the border's colour. The same figures of renderings are beside, as the ceiling.
 
-Captions name concept, style and background. The classifier's own accuracy on unseen renderings is given beside, as the
-ceiling. Pictures are sampled by DDIM in fp32 weights under bf16 autocast.
+All but the short captions name concept, style and background. The classifier's own accuracy on unseen renderings is
+given beside, as the ceiling. Pictures are sampled by DDIM in fp32 weights under bf16 autocast.
 """
 
 from __future__ import annotations
@@ -33,11 +37,22 @@ from skimage.color import rgb2lab
 
 from sfumato.emoji import WEIGHTS
 from sfumato.emoji.autoencoder import psnr, reconstruct
+from sfumato.emoji.data import Renderer
 from sfumato.emoji.judges import load_classifier
 from sfumato.emoji.pool import build_pool
 from sfumato.emoji.sampling import generate
 from sfumato.emoji.sheets import save_sheet, to_images, to_pixels
-from sfumato.emoji.world import BACKGROUNDS, STYLES, Concept, Scene, caption, held_out_pairs, load_concepts
+from sfumato.emoji.world import (
+    BACKGROUNDS,
+    POSITIONS,
+    SMALL_SCALE,
+    STYLES,
+    Concept,
+    Scene,
+    caption,
+    held_out_pairs,
+    load_concepts,
+)
 
 
 def border_distance(images: np.ndarray, scenes: list[Scene]) -> np.ndarray:
@@ -47,6 +62,28 @@ def border_distance(images: np.ndarray, scenes: list[Scene]) -> np.ndarray:
     seen = np.median(images[:, ring], axis=1) / 255
     named = np.array([BACKGROUNDS[scene.background] for scene in scenes]) / 255
     return np.linalg.norm(rgb2lab(seen) - rgb2lab(named), axis=-1)
+
+
+def placed_as_told(images: np.ndarray, scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
+    """Whether drawings are small, and whether they stand at the named place: two boolean arrays, (count,)."""
+    ring = np.ones(images.shape[1:3], bool)
+    ring[2:-2, 2:-2] = False
+    small, there = [], []
+    for image, scene in zip(images, scenes, strict=True):
+        seen = rgb2lab(image / 255)
+        drawn = np.linalg.norm(seen - rgb2lab(np.median(image[ring], axis=0) / 255), axis=-1) > 15
+        rows, columns = np.flatnonzero(drawn.sum(1) > 1), np.flatnonzero(drawn.sum(0) > 1)  # specks do not count
+        if not len(rows) or not len(columns):
+            small.append(False)
+            there.append(False)
+            continue
+        (top, bottom), (left, right) = (np.array([line[0], line[-1] + 1]) / len(drawn) for line in (rows, columns))
+        box = Scene(
+            scene.concept, position=((left + right) / 2, (top + bottom) / 2), scale=max(bottom - top, right - left)
+        )
+        small.append(box.is_small)
+        there.append(box.position_word == scene.position_word)
+    return np.array(small), np.array(there)
 
 
 @torch.no_grad()
@@ -123,9 +160,17 @@ def main() -> None:
         for name, style in sorted(held_out)
         for _ in range(arguments.per_held_out)
     ]
-    scenes = trained + withheld
+    short = [Scene(concept.name) for concept in chosen]
+    styles, places = list(STYLES), list(POSITIONS)
+    small = [
+        Scene(concept.name, styles[k % len(styles)], backgrounds[k % len(backgrounds)],
+              POSITIONS[places[k % len(places)]], SMALL_SCALE)
+        for k, concept in enumerate(chosen)
+    ]  # fmt: skip
+    scenes = trained + withheld + short + small
+    plain = [caption(scene, style=False, background=False) for scene in short]
     pixels = generate(
-        [caption(scene) for scene in scenes],
+        [caption(scene) for scene in trained + withheld] + plain + [caption(scene) for scene in small],
         tokenizer=pipeline.tokenizer,
         text_encoder=pipeline.text_encoder,
         unet=pipeline.unet,
@@ -139,19 +184,38 @@ def main() -> None:
     images = to_images(pixels)
     right_concept, right_style = judge(classifier, names, pixels.clamp(-1, 1), scenes)
     within = border_distance(images, scenes) < 15
-    count = len(trained)
+    count, known = len(trained), len(trained) + len(withheld)
+    brief, little = slice(known, known + len(short)), slice(known + len(short), None)
+    small_size, small_position = placed_as_told(images[little], small)
+    renderer = Renderer()
+    rendered = np.stack([np.asarray(renderer.render(scene).convert("RGB")) for scene in small])
     figures |= {
         "concept_top1": right_concept[:count].mean(),
         "style_top1": right_style[:count].mean(),
         "background_within": within[:count].mean(),
-        "heldout_concept_top1": right_concept[count:].mean(),
-        "heldout_style_top1": right_style[count:].mean(),
+        "heldout_concept_top1": right_concept[count:known].mean(),
+        "heldout_style_top1": right_style[count:known].mean(),
+        "short_concept_top1": right_concept[brief].mean(),
+        "small_concept_top1": right_concept[little].mean(),
+        "small_style_top1": right_style[little].mean(),
+        "small_background_within": within[little].mean(),
+        "small_size": small_size.mean(),
+        "small_position": small_position.mean(),
+        "small_on_renderings": {
+            name: values.mean()
+            for name, values in zip(("size", "position"), placed_as_told(rendered, small), strict=True)
+        },
     }
     if arguments.sheets:
-        drawn = {(scene.concept, scene.style): image for scene, image in zip(scenes[::-1], images[::-1], strict=True)}
+        whole = list(zip(scenes, images, strict=True))[:known]
+        drawn = {(scene.concept, scene.style): image for scene, image in whole[::-1]}
         cells = [mark(drawn[pair]) if pair in held_out else drawn[pair] for pair in sorted(drawn, key=order(concepts))]
         save_sheet(cells, arguments.sheets / "samples.png", columns=5 * len(STYLES), colours=256)
-        save_sheet(images[count:], arguments.sheets / "held-out.png", columns=3 * arguments.per_held_out, colours=256)
+        save_sheet(
+            images[count:known], arguments.sheets / "held-out.png", columns=3 * arguments.per_held_out, colours=256
+        )
+        save_sheet(images[brief], arguments.sheets / "short.png", columns=10, colours=256)
+        save_sheet(images[little], arguments.sheets / "small.png", columns=10, colours=256)
         some = slice(None, None, max(1, len(truth) // 16))
         rows = np.concatenate([to_images(truth[some][:16]), to_images(output[some][:16])])
         save_sheet(rows, arguments.sheets / "autoencoder.png", columns=16, colours=256)
@@ -162,7 +226,14 @@ def main() -> None:
         for key, value in figures.items()
     }
     figures |= {
-        "counts": {"concepts": len(chosen), "trained": count, "held_out": len(withheld), "autoencoder": len(unseen)},
+        "counts": {
+            "concepts": len(chosen),
+            "trained": count,
+            "held_out": len(withheld),
+            "short": len(short),
+            "small": len(small),
+            "autoencoder": len(unseen),
+        },
         "sampling": {"sampler": "DDIM", "steps": arguments.steps, "guidance_scale": arguments.guidance},
         "seed": arguments.seed,
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")}

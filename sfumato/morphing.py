@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from sfumato.images import Fit, ImageSource, Pace, save_movie, to_images
 from sfumato.metrics.distance import Distance, PixelDistance
 from sfumato.models.base import Model
 from sfumato.morph.distances import PIXEL_NOTE, load_distance
+from sfumato.morph.legs import at_one_pace
 from sfumato.morph.path import Ends, Frames, MorphPath
 from sfumato.morph.spacing import SPACINGS, Spaced, spread_of
 from sfumato.morph.store import Store
@@ -221,14 +221,11 @@ def morph(
             drawn.append(frames)
             spacings.append(SPACINGS[spacing_name](frames, measure, num_frames, watch=part, **spacing_options))
         if one_pace:
-            counts = shared_out(
-                [math.fsum(found.distances) for found in spacings],
+            spacings = at_one_pace(
+                spacings,
                 [None if path.weights is None else len(path.weights) for path in paths],
-                num_frames,
+                lambda k, count: SPACINGS[spacing_name](drawn[k], measure, count, watch=parts[k], **spacing_options),
             )
-            for k, count in enumerate(counts):
-                if count != num_frames:
-                    spacings[k] = SPACINGS[spacing_name](drawn[k], measure, count, watch=parts[k], **spacing_options)
         shown = [frames.at(found.weights).float().cpu() for frames, found in zip(drawn, spacings, strict=True)]
         decoded = to_images(torch.cat([shown[0], *(frames[1:] for frames in shown[1:])]))
 
@@ -292,26 +289,6 @@ def drawing(
     most = num_frames if spacing == "even" else options.get("max_draws") or DRAWS_A_FRAME * num_frames
     told = watch.during("drawing frames" if spacing == "even" else "drawing frames (at most)")
     return Frames(replace(path, draw=_reporting(path.draw, most, told)), model.decode_latents, watch=told)
-
-
-def shared_out(lengths: Sequence[float], most: Sequence[int | None], num_frames: int) -> list[int]:
-    """Numbers of frames of several legs, both ends counted, so that a step is about as long on each.
-
-    Args:
-        lengths: Of the legs, in any measure.
-        most: Frames that a leg can have at most; None: any number.
-        num_frames: What each would have if all were alike; as many are shared out in all.
-
-    Returns:
-        At least 3 and at most `most` each; steps go one by one to the leg whose steps are the longest.
-    """
-    counts = [2] * len(lengths)  # steps: one fewer than frames
-    for _ in range(len(lengths) * (num_frames - 1) - sum(counts)):
-        free = [k for k, limit in enumerate(most) if limit is None or counts[k] + 1 < limit]
-        if not free:
-            break
-        counts[max(free, key=lambda k: (lengths[k] / counts[k], -counts[k]))] += 1
-    return [count + 1 for count in counts]
 
 
 def check_num_frames(num_frames: int) -> None:

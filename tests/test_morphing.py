@@ -17,7 +17,6 @@ from sfumato.errors import Cancelled, ImageError, UsageError
 from sfumato.images import read_recipe
 from sfumato.metrics.distance import PixelDistance
 from sfumato.morph.path import MorphPath
-from sfumato.morphing import shared_out
 from sfumato.registry import MORPHS
 from sfumato.samplers.watch import Progress, Watch
 
@@ -93,23 +92,6 @@ def test_one_pace_gives_a_longer_leg_more_frames(toy_model: Any) -> None:
     assert pace.spread < 1.1
     with pytest.raises(UsageError, match="one_pace shares out frames, but spacing step"):
         fade(toy_model, near, far, spacing="step", one_pace=True)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "most", "num_frames", "counts"),
-    [
-        ([1.0, 1.0], [None, None], 5, [5, 5]),
-        ([3.0, 1.0], [None, None], 5, [7, 3]),
-        ([8.0, 1.0], [None, None], 3, [3, 3]),  # three frames at least
-        ([3.0, 1.0], [5, None], 5, [5, 5]),  # no more than there are
-        ([3.0, 1.0], [3, 4], 5, [3, 4]),
-        ([0.0, 0.0], [None, None], 4, [4, 4]),
-    ],
-)
-def test_frames_are_shared_out_by_length(
-    lengths: list[float], most: list[int | None], num_frames: int, counts: list[int]
-) -> None:
-    assert shared_out(lengths, most, num_frames) == counts
 
 
 def test_a_circle_is_allowed(toy_model: Any) -> None:
