@@ -38,10 +38,14 @@ class Try:
     options: Mapping[str, Any]
 
 
-# From the strictest to the freest, methods alternating, so that a small budget already spans the range
+# From the strictest to the freest, methods alternating, so that a small budget already spans the range. What cannot
+# start from the inversion at hand is passed over.
 TRIES = (
     Try("prompt-to-prompt", {"cross_replace_steps": 0.8, "self_replace_steps": 0.4}),
+    Try("edit-friendly", {}),
     Try("prompt-to-prompt", {"cross_replace_steps": 0.3, "self_replace_steps": 0.1}),
+    Try("ledits", {}),
+    Try("cycle-diffusion", {}),
     Try("plug-and-play", {}),
     Try("masactrl", {}),
     Try("prompt-to-prompt", {"cross_replace_steps": 0.6, "self_replace_steps": 0.7}),
@@ -58,7 +62,7 @@ TRIES = (
     summary="Tries several methods and strengths on one inversion; returns the best trade of change against keeping.",
     when="You know none of these names, or want to see what this picture allows before choosing.",
     cost="The inversion once; then 4 evaluations a step and 16 for scoring, for each try.",
-    inversions=("direct", "ddim"),
+    inversions=("edit-friendly", "direct", "ddim"),
 )
 def auto(
     model: Model,
@@ -72,7 +76,7 @@ def auto(
     generator: torch.Generator | None = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
-    tries: Annotated[int, Option("how many candidates to try", low=2, high=len(TRIES))] = 5,
+    tries: Annotated[int, Option("how many candidates to try at most", low=2, high=len(TRIES))] = 5,
     seconds: Annotated[
         float | None, Option("start no further candidate after this many seconds (two are always tried)", low=0)
     ] = None,
@@ -151,7 +155,8 @@ def knee(change: Sequence[float], agreement: Sequence[float]) -> int:
 
 
 def _serves(attempt: Try, source: Inversion) -> bool:
-    """Whether the method exists and can start from this inversion."""
+    """Whether the method exists and can start from this inversion; from drawn noise, by the steps of the others."""
     if attempt.method not in METHODS:
         return False
-    return source.method == "drawn" or source.method in METHODS[attempt.method].inversions
+    start = "ddim" if source.method == "drawn" else source.method
+    return start in METHODS[attempt.method].inversions

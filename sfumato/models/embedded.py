@@ -19,6 +19,7 @@ METHOD_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "edit-friendly": {"strength": 0.9},
     "egsde": {"faithfulness": 0.1},
     "ilvr": {"hold": 0.4},
+    "ledits": {"quantile": 0.1},
     "plug-and-play": {"feature_threshold": 0.4, "attention_threshold": 0.3},
     "prompt-to-prompt": {"cross_replace_steps": 0.4, "self_replace_steps": 0.2},
     "sdedit": {"strength": 0.75},

@@ -26,6 +26,11 @@ seed 0, 9 even frames); larger models may want the paper's:
   them: from apple to pizza, with 60 updates at 1e-3, the largest step was 5.0 to 6.3 times the mean (ranks 1 to 16),
   with 30 at 3e-4 3.6 to 4.0, without an adapter 3.8.
 
+- Tried for frames nearer to real pictures, panda to pizza spaced uniformly (`far_from_real` of `benchmarks/morphs.py`
+  2.68, path 0.81 as it is): own prompts as start 2.87, 0.86, and unlearned 2.99, 0.81; an adapter of 100 updates 2.74,
+  0.84; guidance 2 instead of the 1.5 that `emoji` brings 2.63, 0.83; noise in every step, most in the middle of the
+  path 2.51, 1.03. What looks more real there takes the longer way; none was taken over.
+
 The rank rule's constants belong to LPIPS. Through the embedded model's own distance it asks for rank 1 on these pairs.
 """
 
