@@ -72,6 +72,7 @@ PAIRS = (
     Pair("apple-berry", "same class", Scene("red apple", "flat", "gray"), Scene("strawberry", "noto", "yellow")),
     Pair("frog-heart", "far classes", Scene("frog", "noto", "pink"), Scene("red heart", "glossy", "white")),
 )
+REAL, DECODED = "real pictures", ", through the autoencoder"
 CHOSEN_ON = tuple(pair.name for pair in PAIRS[:4])
 
 # In the table, in this order: key, title, format
@@ -134,7 +135,7 @@ def main() -> None:
             report["runs"][key] = run
             print(key, json.dumps(run), flush=True)
             write(args.out, report)
-    report["realism"] = over_many(report["runs"], args.kept, realism)
+    report["realism"] = over_many(report["runs"], args.kept, realism, model)
     write(args.out, report)
 
 
@@ -230,15 +231,16 @@ def keep(file: Path, frames: Mapping[str, Tensor]) -> None:
     partial.replace(file)
 
 
-def over_many(runs: Mapping[str, Mapping[str, Any]], kept: Path, realism: Realism) -> dict[str, Any]:
+def over_many(runs: Mapping[str, Mapping[str, Any]], kept: Path, realism: Realism, model: Model) -> dict[str, Any]:
     """Realism of the frames of all pairs of a group together: {group: {"method spacing": {network: figures}}}.
 
-    Of the pairs that every method has, so that all are compared on the same.
+    Of the pairs that every method with kept frames has, so that all are compared on the same.
     """
-    methods = {key.split(" ")[1] for key in runs}
     found: dict[str, Any] = {}
     for title, group in groups_of(runs).items():
-        common = [name for name in group if all("spacings" in runs.get(f"{name} {method}", {}) for method in methods)]
+        having = {method: [name for name in group if (kept / f"{name}-{method}.npz").is_file()] for method in MORPHS}
+        methods = [method for method, names in having.items() if names]
+        common = [name for name in group if all(name in having[method] for method in methods)]
         if not common:
             continue
         found[title] = {"pairs": common}
@@ -248,8 +250,18 @@ def over_many(runs: Mapping[str, Mapping[str, Any]], kept: Path, realism: Realis
                 pictures = np.concatenate([one[spacing] for one in held])
                 pixels = torch.cat([to_pixels(Image.fromarray(picture)) for picture in pictures])
                 found[title][f"{method} {spacing}"] = realism.of_many(pixels)
-        found[title]["real pictures"] = realism.of_real(len(pixels))
+                if method == "crossfade":  # the others' frames all went through it
+                    found[title][f"{method} {spacing}{DECODED}"] = realism.of_many(decoded(model, pixels))
+        others = realism.others(len(pixels))
+        found[title][REAL + DECODED] = realism.of_many(decoded(model, others))
+        found[title][REAL] = realism.of_many(others)
     return found
+
+
+@torch.no_grad()
+def decoded(model: Model, pixels: Tensor) -> Tensor:
+    """What the autoencoder alone makes of pictures, (picture, 3, H, W) in [-1, 1]."""
+    return torch.cat([model.decode_latents(model.encode_image(one)) for one in pixels.split(8)]).clamp(-1.0, 1.0)
 
 
 def groups_of(runs: Iterable[str]) -> dict[str, list[str]]:
@@ -299,9 +311,9 @@ class Realism:
         """Of many morphs' frames together, by each network."""
         return {name: self._of(pixels, name) for name in self.networks}
 
-    def of_real(self, count: int) -> dict[str, dict[str, float]]:
-        """Of as many other real pictures."""
-        return self.of_many(self.pixels[1::2][:count])
+    def others(self, count: int) -> Tensor:
+        """So many other real pictures."""
+        return self.pixels[1::2][:count]
 
     def _of(self, pixels: Tensor, name: str) -> dict[str, float]:
         if name not in self._features:
@@ -367,7 +379,7 @@ def page(report: Mapping[str, Any]) -> str:
     for title, group in groups_of(runs).items():
         of_group = {key: run for key, run in runs.items() if key.split(" ")[0] in group and "spacings" in run}
         many = report.get("realism", {}).get(title)
-        sections += [f"## {title}\n", f"{', '.join(group)}.\n", *table(of_group), "", *realism_table(many)]
+        sections += [f"## {title}\n", f"{', '.join(group)}.\n", *table(of_group), "", *realism_table(many, of_group)]
     steps = settings["steps"] or "each method's own number of"
     return f"""# Morphs, measured
 
@@ -389,7 +401,9 @@ no other method's options were. On that group its figures flatter it.
 - The second table of a group takes the frames of all its pairs together, in the eyes of the network that the even
   spacing is by (`emoji-clip`) and of one that has only seen photographs (`efficientnet-lite0`). *Kernel* is the kernel
   distance to the real pictures, times 1000 (KID's estimate; 0 is like them), *coverage* the share of real pictures
-  with a frame near by: it says how many kinds of picture occur, and a few morphs have few.
+  with a frame near by: it says how many kinds of picture occur, and a few morphs have few. A network of photographs
+  minds what the autoencoder does to fine detail. Of all methods only `crossfade` mixes pixels and goes without it, so
+  its frames stand here also as the autoencoder gives them back, and real pictures likewise.
 
 {chr(10).join(sections)}{gaps}
 Measured with {report["measured_with"]}; model {settings["model"][:19]}.
@@ -415,19 +429,21 @@ def table(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def realism_table(many: Mapping[str, Any] | None) -> list[str]:
-    """Lines of the table of all frames of a group together."""
+def realism_table(many: Mapping[str, Any] | None, runs: Iterable[str]) -> list[str]:
+    """Lines of the table of all frames of a group together, and which methods' frames were not kept."""
     if many is None:
         return []
     rows = {key: figures for key, figures in many.items() if key != "pairs"}
     networks = list(next(iter(rows.values())))
     names = {"kernel": "kernel", "density": "density", "coverage": "coverage", "far_from_real": "far from real"}
     title = ["method", "spacing", *(f"{words}, `{network}`" for network in networks for words in names.values())]
-    lines = [f"Frames of {', '.join(many['pairs'])} together:", ""]
+    absent = sorted({key.split(" ")[1] for key in runs} - {key.split(" ")[0] for key in rows})
+    without = f" (those of {', '.join(f'`{method}`' for method in absent)} were not kept)" if absent else ""
+    lines = [f"Frames of {', '.join(many['pairs'])} together{without}:", ""]
     lines += [f"| {' | '.join(title)} |", "|---" * len(title) + "|"]
     for key, figures in rows.items():
         method, _, spacing = key.partition(" ")
-        first = [key, ""] if key == "real pictures" else [f"`{method}`", spacing]
+        first = [key, ""] if key.startswith(REAL) else [f"`{method}`", spacing]
         cells = [f"{figures[network][name]:.2f}" for network in networks for name in names]
         lines.append(f"| {' | '.join([*first, *cells])} |")
     return [*lines, ""]

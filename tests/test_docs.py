@@ -1,7 +1,9 @@
 """The README says what the registry says, and every file that it points to is there."""
 
 import importlib.util
+import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def script(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+def script(name: str, folder: str = "docs") -> Any:
+    spec = importlib.util.spec_from_file_location(f"{folder}_{name}", ROOT / folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
 
@@ -28,6 +31,12 @@ def test_the_leaderboard_is_that_of_its_data() -> None:
     pytest.importorskip("pyarrow")
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert script("benchmarks").written(text) == text, "run python docs/benchmarks.py"
+
+
+def test_the_page_of_morphs_is_that_of_its_data() -> None:
+    report = json.loads((ROOT / "docs" / "morphs.json").read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / "morphs.md").read_text(encoding="utf-8")
+    assert script("morphs", "benchmarks").page(report) == text, "run python benchmarks/morphs.py"
 
 
 def test_links_to_files_lead_somewhere() -> None:
