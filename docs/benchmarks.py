@@ -97,7 +97,7 @@ def _comparable(rows: Rows) -> Rows:
 
 def _leaderboard(rows: Rows) -> str:
     nothing = [row for row in rows if row["configuration"] == "unedited"]
-    order = sorted({row["configuration"] for row in rows}, key=lambda name: _mean(_of(rows, name), LEADING.name) or 0)
+    order = _ranked(rows)
     titles = {measure.name: (measure.title, measure.digits) for measure in MEASURES}
     heads = ["", *(titles[name][0] for name in SHOWN), "against doing nothing", "cases"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
@@ -121,7 +121,7 @@ def _against(own: Rows, nothing: Rows) -> str:
 def _kinds(rows: Rows) -> str:
     """The leading measure by kind of edit; in bold what no other beats by more than chance."""
     kinds = list(dict.fromkeys(row["kind"] for row in sorted(rows, key=lambda row: row["case"])))
-    names = sorted({row["configuration"] for row in rows}, key=lambda name: _mean(_of(rows, name), LEADING.name) or 0)
+    names = _ranked(rows)
     best: dict[str, set[str]] = {}
     for kind in kinds:
         of_kind = [{**row, "case": row["case"]} for row in rows if row["kind"] == kind and row["status"] == "done"]
@@ -144,6 +144,12 @@ def _kinds(rows: Rows) -> str:
             cells.append(f"**{shown}**" if name in best[kind] else shown)
         lines.append("| " + " | ".join([f"`{name}`", *cells]) + " |")
     return "\n".join(lines)
+
+
+def _ranked(rows: Rows) -> list[str]:
+    """Configurations, the best by the leading measure first; equal ones by name."""
+    names = {row["configuration"] for row in rows}
+    return sorted(names, key=lambda name: (_mean(_of(rows, name), LEADING.name) or 0, name))
 
 
 def _of(rows: Rows, name: str) -> list[Mapping[str, Any]]:
