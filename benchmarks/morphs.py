@@ -379,7 +379,8 @@ def page(report: Mapping[str, Any]) -> str:
     for title, group in groups_of(runs).items():
         of_group = {key: run for key, run in runs.items() if key.split(" ")[0] in group and "spacings" in run}
         many = report.get("realism", {}).get(title)
-        sections += [f"## {title}\n", f"{', '.join(group)}.\n", *table(of_group), "", *realism_table(many, of_group)]
+        sections += [f"## {title}\n", f"{', '.join(group)}.\n", *table(of_group), "", *contests(of_group), ""]
+        sections += realism_table(many, of_group)
     steps = settings["steps"] or "each method's own number of"
     return f"""# Morphs, measured
 
@@ -426,6 +427,26 @@ def table(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
             cells[2] += f" (worst {max(run['spacings'][spacing]['max_over_mean'] for run in measured):.2f})"
             cells.append(decibels(value for run in measured for value in run["end_psnr"]))
             lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def contests(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines that say on how many pairs of a group, spaced uniformly, IMPUS does better than the baselines."""
+    pairs, lines = list(dict.fromkeys(key.split(" ")[0] for key in runs)), []
+    for other, name, words, sign in (
+        ("slerp", "path_length", "takes the shorter path", 1),
+        ("crossfade", "far_from_real", "is nearer to real pictures", 1),
+        ("crossfade", "density", "lies denser among them", -1),
+    ):
+        values = [
+            [runs[f"{pair} {method}"]["spacings"]["uniform"][name] for method in ("impus", other)]
+            for pair in pairs
+            if all("uniform" in runs.get(f"{pair} {method}", {}).get("spacings", {}) for method in ("impus", other))
+        ]
+        if values:
+            won = sum(sign * own < sign * theirs for own, theirs in values)
+            means = [f"{statistics.mean(column):.2f}" for column in zip(*values, strict=True)]
+            lines.append(f"- `impus` {words} than `{other}` on {won} of {len(values)} pairs ({means[0]}, {means[1]}).")
     return lines
 
 
