@@ -56,22 +56,23 @@ from sfumato.emoji.world import (
 
 
 def border_distance(images: np.ndarray, scenes: list[Scene]) -> np.ndarray:
-    """Delta E (CIE76) between the median colour of the two outermost pixels and the named colour, (count,)."""
+    """Delta E (CIE76) between the colour of the border and the named colour, (count,)."""
+    named = np.array([BACKGROUNDS[scene.background] for scene in scenes]) / 255
+    return np.linalg.norm(border_colours(images) - rgb2lab(named), axis=-1)
+
+
+def border_colours(images: np.ndarray) -> np.ndarray:
+    """Median colour of the two outermost pixels, CIELAB, (count, 3)."""
     ring = np.ones(images.shape[1:3], bool)
     ring[2:-2, 2:-2] = False
-    seen = np.median(images[:, ring], axis=1) / 255
-    named = np.array([BACKGROUNDS[scene.background] for scene in scenes]) / 255
-    return np.linalg.norm(rgb2lab(seen) - rgb2lab(named), axis=-1)
+    return np.asarray(rgb2lab(np.median(images[:, ring], axis=1) / 255))
 
 
 def placed_as_told(images: np.ndarray, scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
     """Whether drawings are small, and whether they stand at the named place: two boolean arrays, (count,)."""
-    ring = np.ones(images.shape[1:3], bool)
-    ring[2:-2, 2:-2] = False
     small, there = [], []
-    for image, scene in zip(images, scenes, strict=True):
-        seen = rgb2lab(image / 255)
-        drawn = np.linalg.norm(seen - rgb2lab(np.median(image[ring], axis=0) / 255), axis=-1) > 15
+    for image, border, scene in zip(images, border_colours(images), scenes, strict=True):
+        drawn = np.linalg.norm(rgb2lab(image / 255) - border, axis=-1) > 15
         rows, columns = np.flatnonzero(drawn.sum(1) > 1), np.flatnonzero(drawn.sum(0) > 1)  # specks do not count
         if not len(rows) or not len(columns):
             small.append(False)

@@ -1,0 +1,145 @@
+"""The page docs/morphs.md, of what morphs.py measured: tables, and how to read them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+CHOSEN_ON = ("cat-dog", "fox-styles", "lion-bear", "panda-pizza")
+"""Pairs that options were chosen on; nothing ever was on the others."""
+
+REAL, DECODED = "real pictures", ", through the autoencoder"
+"""In the table of many frames: rows that are of no method, and of frames that the autoencoder gave back."""
+
+# In the table, in this order: key, title, format
+COLUMNS = (
+    ("max_over_mean", "largest step / mean", "{:.2f}"),
+    ("std_over_mean", "std / mean", "{:.2f}"),
+    ("path_length", "path length", "{:.2f}"),
+    ("detour", "/ end to end", "{:.2f}"),
+    ("far_from_real", "far from real", "{:.2f}"),
+    ("density", "density", "{:.2f}"),
+    ("draws", "frames drawn", "{:.0f}"),
+    ("evaluations", "evaluations", "{:.0f}"),
+    ("seconds", "seconds", "{:.0f}"),
+)
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The tables, and how to read them."""
+    runs, settings = report["runs"], report["settings"]
+    refused = [f"- {key}: {run['refused']}" for key, run in runs.items() if "refused" in run]
+    for key, run in runs.items():
+        refused += [f"- {key}, {name}: {words}" for name, words in run.get("refused_spacings", {}).items()]
+    gaps = f"\nNot to be had:\n\n{chr(10).join(refused)}\n" if refused else ""
+    ceilings = [value for run in runs.values() for value in run.get("ceiling_psnr", ())]
+    sections = []
+    for title, group in groups_of(runs).items():
+        of_group = {key: run for key, run in runs.items() if key.split(" ")[0] in group and "spacings" in run}
+        many = report.get("realism", {}).get(title)
+        sections += [f"## {title}\n", f"{', '.join(group)}.\n", *table(of_group), "", *contests(of_group), ""]
+        sections += realism_table(many, of_group)
+    steps = settings["steps"] or "each method's own number of"
+    return f"""# Morphs, measured
+
+Written by `python benchmarks/morphs.py`: {settings["frames"]} frames, {steps} steps, default options unless
+`morphs.json` says otherwise, distances of the embedded emoji model, means over the pairs that stand above each table.
+The guidance of `impus` for this model, 1.5, was chosen on the first group (of 1, 1.5, 2 and 3, not all on each pair);
+no other method's options were. On that group its figures flatter it.
+
+- *Largest step / mean* and *std / mean* are of the distances of neighbouring frames: 1 and 0 are perfectly even.
+  Compare the row `even` of a method (before) with the others (after).
+- *Path length* is their sum, and *end to end* the distance of the two ends: a ratio near 1 is a morph without detours.
+- *Far from real* says whether the frames between look like real emoji: their distance to the nearest of
+  {settings["real"]} real ones in the features of `emoji-clip`, over that of other real pictures. 1 is as good as real.
+- *Density* is the mean number of real pictures' neighbourhoods that such a frame lies in, over 5. It is the blunter of
+  the two: a few odd real pictures have wide neighbourhoods.
+- *Evaluations* are rows through the network, preparation included; *seconds* are of one thread.
+- *Ends come back*: PSNR of the first and last frame against the two pictures. The autoencoder alone reaches
+  {decibels(ceilings)}.
+- The second table of a group takes the frames of all its pairs together, in the eyes of the network that the even
+  spacing is by (`emoji-clip`) and of one that has only seen photographs (`efficientnet-lite0`). *Kernel* is the kernel
+  distance to the real pictures, times 1000 (KID's estimate; 0 is like them), *coverage* the share of real pictures
+  with a frame near by: it says how many kinds of picture occur, and a few morphs have few. A network of photographs
+  minds what the autoencoder does to fine detail. Of all methods only `crossfade` mixes pixels and goes without it, so
+  its frames stand here also as the autoencoder gives them back, and real pictures likewise.
+
+{chr(10).join(sections)}{gaps}
+Measured with {report["measured_with"]}; model {settings["model"][:19]}.
+"""
+
+
+def table(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of the table of a group: the mean over its pairs, the number of them where it is not all."""
+    pairs = {key.split(" ")[0] for key in runs}
+    title = ["method", "spacing", *(words for _, words, _ in COLUMNS), "ends come back"]
+    lines = [f"| {' | '.join(title)} |", "|---" * len(title) + "|"]
+    for method in sorted({key.split(" ")[1] for key in runs}):
+        of_method = [run for key, run in runs.items() if key.split(" ")[1] == method]
+        for spacing in sorted({name for run in of_method for name in run["spacings"]}):
+            measured = [run for run in of_method if spacing in run["spacings"]]
+            few = f" ({len(measured)} of {len(pairs)} pairs)" if len(measured) < len(pairs) else ""
+            cells = [f"`{method}`", spacing + few]
+            for key, _, form in COLUMNS:
+                cells.append(form.format(statistics.mean(run["spacings"][spacing][key] for run in measured)))
+            cells[2] += f" (worst {max(run['spacings'][spacing]['max_over_mean'] for run in measured):.2f})"
+            cells.append(decibels(value for run in measured for value in run["end_psnr"]))
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def contests(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines that say on how many pairs of a group, spaced uniformly, IMPUS does better than the baselines."""
+    pairs, lines = list(dict.fromkeys(key.split(" ")[0] for key in runs)), []
+    for other, name, words, sign in (
+        ("slerp", "path_length", "takes the shorter path", 1),
+        ("crossfade", "far_from_real", "is nearer to real pictures", 1),
+        ("crossfade", "density", "lies denser among them", -1),
+    ):
+        values = [
+            [runs[f"{pair} {method}"]["spacings"]["uniform"][name] for method in ("impus", other)]
+            for pair in pairs
+            if all("uniform" in runs.get(f"{pair} {method}", {}).get("spacings", {}) for method in ("impus", other))
+        ]
+        if values:
+            won = sum(sign * own < sign * theirs for own, theirs in values)
+            means = [f"{statistics.mean(column):.2f}" for column in zip(*values, strict=True)]
+            lines.append(f"- `impus` {words} than `{other}` on {won} of {len(values)} pairs ({means[0]}, {means[1]}).")
+    return lines
+
+
+def realism_table(many: Mapping[str, Any] | None, runs: Iterable[str]) -> list[str]:
+    """Lines of the table of all frames of a group together, and which methods' frames were not kept."""
+    if many is None:
+        return []
+    rows = {key: figures for key, figures in many.items() if key != "pairs"}
+    networks = list(next(iter(rows.values())))
+    names = {"kernel": "kernel", "density": "density", "coverage": "coverage", "far_from_real": "far from real"}
+    title = ["method", "spacing", *(f"{words}, `{network}`" for network in networks for words in names.values())]
+    absent = sorted({key.split(" ")[1] for key in runs} - {key.split(" ")[0] for key in rows})
+    without = f" (those of {', '.join(f'`{method}`' for method in absent)} were not kept)" if absent else ""
+    lines = [f"Frames of {', '.join(many['pairs'])} together{without}:", ""]
+    lines += [f"| {' | '.join(title)} |", "|---" * len(title) + "|"]
+    for key, figures in rows.items():
+        method, _, spacing = key.partition(" ")
+        first = [key, ""] if key.startswith(REAL) else [f"`{method}`", spacing]
+        cells = [f"{figures[network][name]:.2f}" for network in networks for name in names]
+        lines.append(f"| {' | '.join([*first, *cells])} |")
+    return [*lines, ""]
+
+
+def groups_of(runs: Iterable[str]) -> dict[str, list[str]]:
+    """Names of pairs under a title: those that options were chosen on, and the others."""
+    names = list(dict.fromkeys(key.split(" ")[0] for key in runs))
+    groups = {
+        "Pairs that options were chosen on": [name for name in names if name in CHOSEN_ON],
+        "Pairs that nothing was chosen on": [name for name in names if name not in CHOSEN_ON],
+    }
+    return {title: group for title, group in groups.items() if group}
+
+
+def decibels(values: Iterable[float | None]) -> str:
+    """The mean of those that are not exact."""
+    inexact = [value for value in values if value is not None]
+    return f"{statistics.mean(inexact):.1f} dB" if inexact else "exactly"
