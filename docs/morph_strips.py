@@ -8,7 +8,7 @@ The pairs are those of benchmarks/morphs.py. Needs the emoji drawings (`python -
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -28,11 +28,8 @@ def main() -> None:
     parser.add_argument("--method", default="impus")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
-    spec = importlib.util.spec_from_file_location("morphs", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = sys.modules["morphs"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    sys.path.insert(0, str(BENCHMARK.parent))
+    benchmark = importlib.import_module(BENCHMARK.stem)
     model, renderer, parts = sfumato.load_model("emoji"), Renderer(), []
     for number, pair in enumerate(benchmark.PAIRS[:SHOWN]):
         scenes = (pair.first, pair.second)
