@@ -48,7 +48,7 @@ from sfumato.samplers.watch import Watch
     paper="Wang and Golland, 2023, https://arxiv.org/abs/2307.12560",
     summary="Noises both pictures alike, mixes them, and denoises a tree of frames, the middle one first.",
     when="The ends must stay exactly what they are, and nothing may be trained.",
-    cost="With 17 frames about 10 evaluations for each step of the grid, 5 without guidance; 80 with 8 candidates.",
+    cost="With 17 frames about 10 evaluations for each step of the grid, 5 without guidance; 56 with 8 candidates.",
 )
 def interpolating_images(
     model: Model,
@@ -71,7 +71,9 @@ def interpolating_images(
     schedule_type: Annotated[
         Literal["linear", "convex", "concave"], Option("how the levels lie between the two shares")
     ] = "linear",
-    retroactive: Annotated[bool, Option("make older frames anew between their new neighbours")] = True,
+    retroactive: Annotated[
+        bool, Option("make older frames anew between their new neighbours; a ranked tree never does")
+    ] = True,
     text_iterations: Annotated[
         int, Option("steps of tuning each prompt's embedding to its picture; 0 tells the prompts as they are", low=0)
     ] = 0,
@@ -106,8 +108,8 @@ def interpolating_images(
     """
     if candidates > 1 and not better:
         raise UsageError(f"say what the best of {candidates} candidates looks like: better='a sharp photograph', say")
-    score = text_score(model, better, worse, encoder) if candidates > 1 else None
     schedule = level_indices(num_inference_steps, levels, min_strength, max_strength, schedule_type)
+    score = text_score(model, better, worse, encoder) if candidates > 1 else None
     shape = (levels, *ends.latents.shape[1:])
     noise = torch.randn(shape, generator=generator, device=generator.device).to(ends.latents)
     prompts = model.encode_prompt(list(ends.prompts))

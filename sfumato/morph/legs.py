@@ -29,14 +29,14 @@ def at_one_pace(
     total = sum(len(found.distances) for found in spacings)
     measured: list[dict[int, float]] = [{} for _ in spacings]
     best, best_spread = spacings, math.inf
-    for _ in range(ROUNDS):
+    for left in reversed(range(ROUNDS)):
         for leg, found in zip(measured, spacings, strict=True):
             leg[len(found.distances)] = statistics.fmean(found.distances)
         steps = [leg[len(found.distances)] for leg, found in zip(measured, spacings, strict=True)]
         if (spread := max(steps) / mean if (mean := statistics.fmean(steps)) else 1.0) < best_spread:
             best, best_spread = spacings, spread
         counts = shared_out(measured, most, total)
-        if counts == [len(found.weights) for found in spacings]:
+        if not left or counts == [len(found.weights) for found in spacings]:
             break
         spacings = [
             found if count == len(found.weights) else again(k, count)

@@ -69,7 +69,7 @@ def ranked_tree(
         candidates: Of the first frame.
         score: What the best has most of.
         generator: Draws a noise for every candidate.
-        released: Start two steps below the level that was noised to, as the authors' code does.
+        released: Start two steps below the level that was noised to where there are two, as the authors' code does.
         watch: Progress and cancellation; a turn is one frame.
 
     Returns:
@@ -89,7 +89,7 @@ def ranked_tree(
         level = denoise.steps[position].alpha_bar
         first, second = (level**0.5 * frames[near] + (1 - level) ** 0.5 * noise for near in (k - apart, k + apart))
         batch, told = slerp(first, second, 0.5, dims=(-3, -2, -1)), denoise.told([k / count] * tried)
-        for place in range(position - 2 * released, -1, -1):
+        for place in range(max(position - 2 * released, 0), -1, -1):
             batch = denoise(batch, place, told)
         with torch.no_grad():
             frames[k] = batch[int(score(denoise.model.decode_latents(batch)).argmax())]

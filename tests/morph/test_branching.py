@@ -137,6 +137,17 @@ def test_ranking_costs_what_it_says(toy_model: Any) -> None:
     assert (reports[-1].done, reports[-1].total) == (7, 7)
 
 
+def test_the_released_ranked_tree_denoises_also_from_the_cleanest_level(toy_model: Any) -> None:
+    prompts, timesteps = toy_model.encode_prompt(["", ""]), toy_model.schedule.timesteps(4)
+    denoise = Denoiser(toy_model, prompts, toy_model.encode_prompt(""), 1.0, timesteps)
+    before = toy_model.evaluations
+    ranked_tree(
+        denoise, toy_ends().latents, [0, 1, 3], candidates=1, score=lambda pixels: pixels.mean(dim=(1, 2, 3)),
+        generator=torch.Generator().manual_seed(0), released=True,
+    )  # fmt: skip
+    assert toy_model.evaluations - before == 2 + 2 * 1
+
+
 def test_candidates_are_ranked_by_texts(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Encoder:
         def encode_text(self, texts: list[str]) -> Tensor:
