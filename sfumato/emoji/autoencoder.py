@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
@@ -38,7 +39,12 @@ def psnr(output: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def train_autoencoder(
-    concepts: Sequence[Concept], size: int, settings: Settings, *, per_pair: int = 48
+    concepts: Sequence[Concept],
+    size: int,
+    settings: Settings,
+    *,
+    per_pair: int = 48,
+    start_from: Path | None = None,
 ) -> AutoencoderKL:
     """Trains the autoencoder and measures its latents.
 
@@ -47,6 +53,7 @@ def train_autoencoder(
         size: Side of the pictures in pixels.
         settings: See `Settings`.
         per_pair: Renderings of each (concept, style) to train on.
+        start_from: Folder of a model whose autoencoder is trained further; None for new weights.
 
     Returns:
         The averaged autoencoder, its latents levelled (see `level_latents`).
@@ -55,7 +62,8 @@ def train_autoencoder(
     generator = random.Random(settings.seed)
     pool = build_pool(concepts, per_pair, size=size, seed=settings.seed + 1, flip_probability=0.5)
     unseen = to_pixels(build_pool(concepts, 1, size=size, seed=settings.seed + 999, pairs="all").images())
-    model = build_autoencoder(size).to(settings.device, memory_format=torch.channels_last)
+    new = AutoencoderKL.from_pretrained(start_from / "vae") if start_from else build_autoencoder(size)
+    model = new.to(settings.device, memory_format=torch.channels_last)
 
     def loss_of_batch(worker: Worker) -> torch.Tensor:
         rows = [worker.random.randrange(len(pool)) for _ in range(worker.batch)]

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import io
 import json
@@ -155,6 +156,31 @@ def all_concepts(drawings: Drawings) -> list[Concept]:
     return concepts
 
 
+def choose_concepts(concepts: Sequence[Concept], groups: Sequence[str] | None, also: Sequence[str]) -> list[Concept]:
+    """Picks the concepts of some groups, and single ones of others.
+
+    Args:
+        concepts: To choose from.
+        groups: emojibase group names; None or empty for all.
+        also: Names of further concepts.
+
+    Returns:
+        The chosen ones, in the order of `concepts`.
+
+    Raises:
+        DataError: A group or a name that does not exist.
+    """
+    for kind, asked, known in (
+        ("group", groups or [], {concept.group for concept in concepts}),
+        ("concept", also, {concept.name for concept in concepts}),
+    ):
+        for name in asked:
+            if name not in known:
+                near = difflib.get_close_matches(name, sorted(known), 5) or sorted(known)[:10]
+                raise DataError(f"no {kind} {name!r}; there are {', '.join(near)}")
+    return [c for c in concepts if not groups or c.group in groups or c.name in also]
+
+
 class Renderer:
     """Draws scenes exactly; deterministic, the ground truth of every edit.
 
@@ -238,13 +264,14 @@ def _main() -> None:
     )
     parser.add_argument("--write-concepts", metavar="FILE", help="write the full list of concepts as JSON")
     parser.add_argument("--groups", nargs="*", help="only these emojibase groups, such as animals-nature food-drink")
+    parser.add_argument("--also", nargs="*", default=[], metavar="NAME", help="these concepts of other groups too")
     parser.add_argument("--render", metavar="FILE", help="draw a sheet of twelve random scenes of the shipped world")
     arguments = parser.parse_args()
     console = Console()
     try:
         for package, (version, _) in PACKAGES.items():
             console.print(f"{package}@{version}: {fetch(package)}")
-        concepts = [c for c in all_concepts(Drawings()) if not arguments.groups or c.group in arguments.groups]
+        concepts = choose_concepts(all_concepts(Drawings()), arguments.groups, arguments.also)
     except DataError as error:
         raise SystemExit(f"error: {error}") from error
     console.print(f"{len(concepts)} concepts in all of {', '.join(STYLES)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,34 +38,36 @@ class Denoiser(nn.Module):
         self.text_encoder = text_encoder
 
 
-@dataclass
 class LatentPool:
-    """Encoded pictures, of which a few are drawn anew at each step, so that colours and jitter never repeat.
+    """Encoded pictures: each is encoded when it is first asked for, and may be drawn anew on another background.
+
+    Args:
+        pool: The pictures.
+        autoencoder: Encodes them.
+        device: Where the latents are kept.
 
     Attributes:
         latents: Scaled latents, (count, channels, 16, 16).
-        scenes: The scene of each.
+        scenes: The scene of each; None where it has not been encoded yet.
     """
 
-    latents: torch.Tensor
-    scenes: list[Scene]
+    def __init__(self, pool: Pool, autoencoder: AutoencoderKL, device: str) -> None:
+        self._pool, self._autoencoder = pool, autoencoder
+        self.latents = torch.empty(len(pool), autoencoder.config["latent_channels"], 16, 16, device=device)
+        self.scenes: list[Scene | None] = [None] * len(pool)
 
-    @classmethod
-    def encode(cls, pool: Pool, autoencoder: AutoencoderKL, generator: random.Random, device: str) -> LatentPool:
-        """Encodes every sprite of `pool` on one drawn background."""
-        latents, scenes = [], []
-        for start in range(0, len(pool), 64):
-            images, drawn = pool.draw(range(start, min(start + 64, len(pool))), generator)
-            latents.append(_encode(autoencoder, images, device))
-            scenes += drawn
-        return cls(torch.cat(latents), scenes)
-
-    def refresh(self, rows: Sequence[int], pool: Pool, autoencoder: AutoencoderKL, generator: random.Random) -> None:
+    def refresh(self, rows: Sequence[int], generator: random.Random) -> None:
         """Draws these rows again, on other backgrounds."""
-        images, drawn = pool.draw(rows, generator)
-        self.latents[list(rows)] = _encode(autoencoder, images, str(self.latents.device))
+        images, drawn = self._pool.draw(rows, generator)
+        self.latents[list(rows)] = _encode(self._autoencoder, images, str(self.latents.device))
         for row, scene in zip(rows, drawn, strict=True):
             self.scenes[row] = scene
+
+    def take(self, rows: Sequence[int], generator: random.Random) -> tuple[torch.Tensor, list[Scene]]:
+        """Gives the latents (rows, channels, 16, 16) and the scenes of these rows."""
+        if missing := sorted({row for row in rows if self.scenes[row] is None}):
+            self.refresh(missing, generator)
+        return self.latents[list(rows)], [scene for row in rows if (scene := self.scenes[row]) is not None]
 
 
 @torch.no_grad()
@@ -116,10 +117,10 @@ def train_diffusion(
         The averaged networks.
     """
     torch.manual_seed(settings.seed)
-    generator, device = random.Random(settings.seed), settings.device
+    device = settings.device
     autoencoder = autoencoder.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     pool = build_pool(concepts, per_pair, size=size, seed=settings.seed + 2)
-    latent_pool = LatentPool.encode(pool, autoencoder, generator, device)
+    latent_pool = LatentPool(pool, autoencoder, device)
     unet = build_unet(size)
     unet.set_attn_processor(AttnProcessor())  # on CPUs its backward pass beats the fused kernel's
     model = Denoiser(unet, build_text_encoder(size, tokenizer)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -129,13 +130,11 @@ def train_diffusion(
 
     def loss_of_batch(worker: Worker) -> torch.Tensor:
         mine, draw, network = range(worker.index, len(pool), worker.count), worker.random, worker.model
-        latent_pool.refresh(draw.sample(mine, refresh), pool, autoencoder, draw)
+        latent_pool.refresh(draw.sample(mine, refresh), draw)
         rows = [draw.choice(mine) for _ in range(worker.batch)]
-        captions = [
-            "" if draw.random() < DROP_CAPTION else sample_caption(latent_pool.scenes[row], draw) for row in rows
-        ]
+        latents, scenes = latent_pool.take(rows, draw)
+        captions = ["" if draw.random() < DROP_CAPTION else sample_caption(scene, draw) for scene in scenes]
         ids = tokenize(tokenizer, captions).to(device)
-        latents = latent_pool.latents[rows]
         noise = torch.randn(latents.shape, device=device, generator=worker.generator)
         # one draw from each of `batch` equal stretches of time: the same expectation, less variance
         spread = torch.arange(len(rows), device=device) + torch.rand(

@@ -17,7 +17,7 @@ class Widths:
 
     Attributes:
         autoencoder: Channels of each level; each level but the first halves the resolution.
-        unet: Channels of each level, the finest (16x16) first.
+        unet: Channels of each level, the finest (16x16) first; the two finest and the middle have attention.
         unet_layers: Residual blocks of a level.
         heads: Attention heads of each transformer block.
         text: Width of the text encoder and of the cross-attention.
@@ -32,7 +32,7 @@ class Widths:
     text_layers: int = 2
 
 
-WIDTHS = {64: Widths((32, 64, 128), (96, 256), 1), 128: Widths((32, 64, 96, 128), (160, 320, 384), 2, 8, 256)}
+WIDTHS = {64: Widths((32, 64, 128), (64, 128, 256), 1), 128: Widths((32, 64, 96, 128), (160, 320, 384), 2, 8, 256)}
 """Resolution in pixels -> widths. Both have 16x16 latents."""
 
 
@@ -52,15 +52,16 @@ def build_autoencoder(size: int) -> AutoencoderKL:
 
 
 def build_unet(size: int) -> UNet2DConditionModel:
-    """Builds the noise predictor on latents (batch, 4, 16, 16), with self- and cross-attention at every level."""
+    """Builds the noise predictor on latents (batch, 4, 16, 16), with self- and cross-attention at 16x16 and 8x8."""
     widths = WIDTHS[size]
+    plain = len(widths.unet) - 2
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
         out_channels=4,
         block_out_channels=widths.unet,
-        down_block_types=("CrossAttnDownBlock2D",) * len(widths.unet),
-        up_block_types=("CrossAttnUpBlock2D",) * len(widths.unet),
+        down_block_types=("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",) * plain,
+        up_block_types=("UpBlock2D",) * plain + ("CrossAttnUpBlock2D",) * 2,
         layers_per_block=widths.unet_layers,
         cross_attention_dim=widths.text,
         attention_head_dim=widths.heads,  # diffusers' old name for the number of heads

@@ -31,7 +31,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def run_stage(stage: str, concepts: list[Concept], size: int, settings: Settings, out: Path) -> None:
+def run_stage(
+    stage: str, concepts: list[Concept], size: int, settings: Settings, out: Path, start_from: Path | None = None
+) -> None:
     """Runs one stage and writes its weights.
 
     Args:
@@ -40,6 +42,7 @@ def run_stage(stage: str, concepts: list[Concept], size: int, settings: Settings
         size: Side of the pictures in pixels, 64 or 128.
         settings: See `sfumato.emoji.loop.Settings`.
         out: Folder of the weights to write.
+        start_from: Folder of a model whose autoencoder the first stage trains further; None for new weights.
 
     Raises:
         SystemExit: An earlier stage has not been run.
@@ -47,7 +50,8 @@ def run_stage(stage: str, concepts: list[Concept], size: int, settings: Settings
     if stage == "autoencoder":
         from sfumato.emoji.autoencoder import train_autoencoder
 
-        train_autoencoder(concepts, size, settings).save_pretrained(settings.folder / "autoencoder")
+        autoencoder = train_autoencoder(concepts, size, settings, start_from=start_from)
+        autoencoder.save_pretrained(settings.folder / "autoencoder")
     elif stage == "diffusion":
         from sfumato.emoji.diffusion import train_diffusion
         from sfumato.emoji.export import export_pipeline
@@ -94,8 +98,11 @@ def _main() -> None:
     )
     parser.add_argument("--folder", type=Path, help="checkpoints, logs, sheets; default: in the cache")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the weights go; default: the package's own")
+    parser.add_argument("--start-from", type=Path, help="a model whose autoencoder is trained further (first stage)")
     parser.add_argument("--restart", action="store_true", help="forget the checkpoint of this stage")
     arguments = parser.parse_args()
+    if arguments.start_from and not (arguments.start_from / "vae").is_dir():
+        parser.error(f"--start-from {arguments.start_from}: no folder 'vae' in it")
     folder = arguments.folder or cache_folder() / f"train-{arguments.size}"
     if arguments.restart:
         (folder / f"{arguments.stage}.pt").unlink(missing_ok=True)
@@ -113,10 +120,11 @@ def _main() -> None:
     concepts = load_concepts(arguments.concepts)
     console.print(f"{arguments.stage}: {len(concepts)} concepts, {arguments.size} px, {settings}")
     try:
-        run_stage(arguments.stage, concepts, arguments.size, settings, arguments.out)
+        run_stage(arguments.stage, concepts, arguments.size, settings, arguments.out, arguments.start_from)
     except DataError as error:
         raise SystemExit(f"error: {error}") from error
     if arguments.concepts and arguments.out != WEIGHTS:
+        arguments.out.mkdir(parents=True, exist_ok=True)
         shutil.copy2(arguments.concepts, arguments.out / "concepts.json")
 
 

@@ -45,6 +45,7 @@ BACKGROUND_JITTER = 10
 SCALE = 0.88
 SMALL_SCALE = 0.54
 SMALL_BELOW = 0.68
+SMALL_SHARE = 0.3
 HELD_OUT_SHARE = 0.05
 HELD_OUT_SEED = 20
 
@@ -168,7 +169,7 @@ def held_out_pairs(
 
 
 def sample_scene(concept: Concept, style: str, generator: random.Random, *, flip_probability: float = 0.0) -> Scene:
-    """Draws a scene: four in five fill the canvas near its centre, one in five is small and may stand aside.
+    """Draws a scene: most fill the canvas near its centre, a share of `SMALL_SHARE` is small and may stand aside.
 
     Args:
         concept: What is drawn.
@@ -181,7 +182,7 @@ def sample_scene(concept: Concept, style: str, generator: random.Random, *, flip
         min(255, max(0, value + generator.randint(-BACKGROUND_JITTER, BACKGROUND_JITTER)))
         for value in BACKGROUNDS[background]
     )
-    small = generator.random() < 0.2
+    small = generator.random() < SMALL_SHARE
     x, y = POSITIONS[generator.choice(list(POSITIONS))] if small else POSITIONS["center"]
     scale = generator.uniform(0.48, 0.6) if small else generator.uniform(0.82, 0.95)
     jitter = 0.03
@@ -198,7 +199,7 @@ def sample_scene(concept: Concept, style: str, generator: random.Random, *, flip
 
 def with_article(words: str) -> str:
     """Puts "a" or "an" in front: `with_article("owl")` is "an owl". Words that are plural keep none."""
-    if words in ("cherries", "french fries", "grapes", "hot springs", "glasses"):
+    if words.removeprefix("small ") in PLURAL:
         return words
     return f"{'an' if words[:1].lower() in 'aeio' else 'a'} {words}"
 
@@ -236,6 +237,13 @@ def caption(
     return " ".join(filter(None, [opening, words, *parts]))
 
 
+PLURAL = frozenset(
+    (
+        *("beans", "blueberries", "cherries", "chopsticks", "clinking beer mugs", "clinking glasses", "french fries"),
+        *("glasses", "grapes", "hot springs", "pancakes", "paw prints", "peanuts"),
+    )
+)
+"""Names of concepts that take no article."""
 OPENINGS = ("a drawing of", "a picture of", "an emoji of", "an icon of")
 
 

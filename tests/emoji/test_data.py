@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sfumato.emoji import data
-from sfumato.emoji.data import PACKAGES, DataError, Renderer, composite, fetch
+from sfumato.emoji.data import DataError, Renderer, choose_concepts, composite, fetch
 from sfumato.emoji.world import STYLES, Concept, Scene
-
-SQUARE = '<path fill="#ff0000" d="M0 0h{half}v{size}H0z"/><path fill="#0000ff" d="M{half} 0h{half}v{size}H{half}z"/>'
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache in which every style draws concept 1F000 as a square: its left half red, its right half blue."""
-    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path))
-    for style, package in STYLES.items():
-        folder = tmp_path / "emoji" / f"{package.removeprefix('@').replace('/', '-')}-{PACKAGES[package][0]}"
-        folder.mkdir(parents=True)
-        icons = {"width": 32, "height": 32, "icons": {"square": {"body": SQUARE.format(half=16, size=32)}}}
-        (folder / "icons.json").write_text(json.dumps(icons))
-        (folder / "chars.json").write_text(json.dumps({} if style == "glossy" else {"1f000": "square"}))
-    return tmp_path
 
 
 def test_a_scene_is_rendered_exactly(cache: Path) -> None:
@@ -75,3 +59,13 @@ def test_a_failed_or_foreign_download_is_refused(
     with pytest.raises(DataError, match=message):
         fetch("@iconify-json/noto")
     assert not [path for path in (tmp_path / "cache" / "emoji").iterdir() if "noto" in path.name]
+
+
+def test_concepts_are_chosen_by_group_and_by_name() -> None:
+    cat, pie, star = Concept("cat", "1", "animals"), Concept("pie", "2", "food"), Concept("star", "3", "places")
+    assert choose_concepts([cat, pie, star], None, []) == [cat, pie, star]
+    assert choose_concepts([cat, pie, star], ["food"], ["cat"]) == [cat, pie]
+    with pytest.raises(DataError, match="no group 'foods'; there are food"):
+        choose_concepts([cat, pie, star], ["foods"], [])
+    with pytest.raises(DataError, match="no concept 'stars'; there are star"):
+        choose_concepts([cat, pie, star], ["food"], ["stars"])
