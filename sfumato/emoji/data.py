@@ -262,7 +262,7 @@ def _main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m sfumato.emoji.data", description="Fetch and check the emoji drawings."
     )
-    parser.add_argument("--write-concepts", metavar="FILE", help="write the full list of concepts as JSON")
+    parser.add_argument("--write-concepts", metavar="FILE", help="write the chosen concepts as JSON")
     parser.add_argument("--groups", nargs="*", help="only these emojibase groups, such as animals-nature food-drink")
     parser.add_argument("--also", nargs="*", default=[], metavar="NAME", help="these concepts of other groups too")
     parser.add_argument("--render", metavar="FILE", help="draw a sheet of twelve random scenes of the shipped world")

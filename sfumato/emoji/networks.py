@@ -52,7 +52,7 @@ def build_autoencoder(size: int) -> AutoencoderKL:
 
 
 def build_unet(size: int) -> UNet2DConditionModel:
-    """Builds the noise predictor on latents (batch, 4, 16, 16), with self- and cross-attention at 16x16 and 8x8."""
+    """Builds the noise predictor on latents (batch, 4, 16, 16), with attention at 16x16, 8x8 and in the middle."""
     widths = WIDTHS[size]
     plain = len(widths.unet) - 2
     return UNet2DConditionModel(

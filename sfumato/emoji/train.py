@@ -101,6 +101,8 @@ def _main() -> None:
     parser.add_argument("--start-from", type=Path, help="a model whose autoencoder is trained further (first stage)")
     parser.add_argument("--restart", action="store_true", help="forget the checkpoint of this stage")
     arguments = parser.parse_args()
+    if arguments.start_from and arguments.stage != "autoencoder":
+        parser.error(f"--start-from is for the stage autoencoder, got it for {arguments.stage}")
     if arguments.start_from and not (arguments.start_from / "vae").is_dir():
         parser.error(f"--start-from {arguments.start_from}: no folder 'vae' in it")
     folder = arguments.folder or cache_folder() / f"train-{arguments.size}"

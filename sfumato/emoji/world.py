@@ -237,11 +237,9 @@ def caption(
     return " ".join(filter(None, [opening, words, *parts]))
 
 
-PLURAL = frozenset(
-    (
-        *("beans", "blueberries", "cherries", "chopsticks", "clinking beer mugs", "clinking glasses", "french fries"),
-        *("glasses", "grapes", "hot springs", "pancakes", "paw prints", "peanuts"),
-    )
+PLURAL = (
+    *("beans", "blueberries", "cherries", "chopsticks", "clinking beer mugs", "clinking glasses", "french fries"),
+    *("glasses", "grapes", "hot springs", "pancakes", "paw prints", "peanuts"),
 )
 """Names of concepts that take no article."""
 OPENINGS = ("a drawing of", "a picture of", "an emoji of", "an icon of")

@@ -123,3 +123,6 @@ def test_a_folder_without_an_autoencoder_is_refused(
     with pytest.raises(SystemExit):
         run("autoencoder", tmp_path, "--start-from", str(tmp_path), monkeypatch=monkeypatch)
     assert "no folder 'vae' in it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("diffusion", tmp_path, "--start-from", str(tmp_path), monkeypatch=monkeypatch)
+    assert "--start-from is for the stage autoencoder, got it for diffusion" in capsys.readouterr().err
