@@ -6,8 +6,8 @@ Renders trained scenes, distorts each by rising amounts of blur, noise, shift, c
 reports Spearman's rank correlation of amount and distance: of the mean distance at each amount, and the mean over
 pictures. The distance is `sfumato.emoji.perceptual.EmojiDistance`; beside it stand its two halves by themselves: the
 layers of the trunk compared place by place, and 1 - cosine of the embeddings. Concept change goes by steps: the same
-drawing, another drawing style of the same concept, another concept of the same group, a concept of another group. Needs
-the emoji drawings (`python -m sfumato.emoji.data`).
+drawing, another drawing style of the same concept, another concept of the same subgroup, a concept of another group.
+Needs the emoji drawings (`python -m sfumato.emoji.data`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 from sfumato.emoji.data import Renderer
 from sfumato.emoji.perceptual import EmojiDistance
 from sfumato.emoji.sheets import to_images, to_pixels
-from sfumato.emoji.world import STYLES, Concept, Scene, load_concepts
+from sfumato.emoji.world import STYLES, Concept, Scene, load_concepts, relatives
 
 Distort = Callable[[Tensor, float], Tensor]
 BACKGROUNDS = ["white", "blue", "yellow", "pink"]
@@ -145,9 +145,9 @@ def _changed(scene: Scene, level: int, concepts: list[Concept], draw: random.Ran
         return scene
     if level == 1:
         return replace(scene, style=draw.choice([style for style in STYLES if style != scene.style]))
-    group = next(concept.group for concept in concepts if concept.name == scene.concept)
-    others = [c.name for c in concepts if c.name != scene.concept and (c.group == group) == (level == 2)]
-    return replace(scene, concept=draw.choice(others))
+    concept = next(concept for concept in concepts if concept.name == scene.concept)
+    strangers = [other for other in concepts if other.group != concept.group]
+    return replace(scene, concept=draw.choice(relatives(concept, concepts) if level == 2 else strangers).name)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from skimage.color import rgb2lab
 
+import sfumato
 from sfumato.emoji import WEIGHTS
 from sfumato.emoji.autoencoder import psnr, reconstruct
 from sfumato.emoji.data import Renderer
@@ -53,6 +54,7 @@ from sfumato.emoji.world import (
     held_out_pairs,
     load_concepts,
 )
+from sfumato.models.embedded import GUIDANCE_SCALE
 
 
 def border_distance(images: np.ndarray, scenes: list[Scene]) -> np.ndarray:
@@ -122,7 +124,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--sheets", type=Path, help="folder for sample sheets")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE_SCALE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=300, help="the most concepts to draw, each in all styles")
     parser.add_argument("--per-held-out", type=int, default=4, help="pictures of each held-out pair")
@@ -237,6 +239,7 @@ def main() -> None:
         },
         "sampling": {"sampler": "DDIM", "steps": arguments.steps, "guidance_scale": arguments.guidance},
         "seed": arguments.seed,
+        "model": sfumato.load_model(arguments.weights).revision,
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")}
         | {"python": platform.python_version()},
         "commit": commit(),
@@ -250,9 +253,13 @@ def main() -> None:
 
 
 def commit() -> str | None:
-    """The checkout's commit, or None outside one."""
+    """The checkout's commit, with `-dirty` where files differ from it, or None outside one."""
     run = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
     )
     return run.stdout.strip() or None if run.returncode == 0 else None
 

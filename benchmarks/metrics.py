@@ -221,7 +221,7 @@ Written by `benchmarks/metrics.py`; the numbers are in `docs/metrics.json`.
 
 {pictures} scenes of the emoji world, 64 x 64 pixels, are changed by rising amounts: blur (radius 0 to 4 pixels), noise
 (standard deviation 0 to half the range), shift (0 to 12 pixels), colour (0 to 100 % of the way to swapped channels),
-concept (the same drawing, another style, another concept of the group, a concept of another group). A cell is
+concept (the same drawing, another style, another concept of the subgroup, a concept of another group). A cell is
 Spearman's rank correlation of the amount with how much worse the metric says the picture became: 1 is a metric that
 never puts a stronger change before a weaker one. Values below {good} are in *italics*: do not read that metric as a
 measure of that change. Definition, range, direction, source and network of each metric stand in its docstring under

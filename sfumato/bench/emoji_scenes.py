@@ -25,6 +25,7 @@ from sfumato.emoji.world import (
     caption,
     held_out_pairs,
     load_concepts,
+    relatives,
 )
 
 ATLAS = Path(__file__).with_name("emoji_edit.png")
@@ -115,29 +116,26 @@ def _corner(place: int, side: int) -> tuple[int, int]:
 
 
 STYLES_ATLAS = Path(__file__).with_name("emoji_styles.png")
-PER_CONCEPT = 2
+CONCEPTS_A_ROW = 5
 
 
 def style_scenes() -> list[list[Scene]]:
-    """The same pictures in every style: for each concept, twice, one scene a style, in the order of `STYLES`."""
+    """The same pictures in every style: for each concept, one scene a style, in the order of `STYLES`."""
     generator = random.Random(TEST_SEED)
-    return [
-        [replace(scene, style=style) for style in STYLES]
-        for concept in load_concepts()
-        for scene in (Scene(concept.name, background=generator.choice(list(BACKGROUNDS))) for _ in range(PER_CONCEPT))
-    ]
+    plain = [Scene(concept.name, background=generator.choice(list(BACKGROUNDS))) for concept in load_concepts()]
+    return [[replace(scene, style=style) for style in STYLES] for scene in plain]
 
 
 def render_styles() -> Image.Image:
-    """All of `style_scenes`, two a row, side by side in their styles."""
+    """All of `style_scenes`, five a row, side by side in their styles."""
     from sfumato.emoji.data import Renderer
 
     renderer, scenes = Renderer(), style_scenes()
-    atlas = Image.new("RGB", (PER_CONCEPT * len(STYLES) * SIZE, len(scenes) // PER_CONCEPT * SIZE))
+    rows = -(-len(scenes) // CONCEPTS_A_ROW)
+    atlas = Image.new("RGB", (CONCEPTS_A_ROW * len(STYLES) * SIZE, rows * SIZE))
     for place, of_styles in enumerate(scenes):
         for column, scene in enumerate(of_styles):
-            corner = (place % PER_CONCEPT * len(STYLES) + column) * SIZE, place // PER_CONCEPT * SIZE
-            atlas.paste(renderer.render(scene, size=SIZE).convert("RGB"), corner)
+            atlas.paste(renderer.render(scene, size=SIZE).convert("RGB"), _style_corner(place, column))
     return atlas
 
 
@@ -147,10 +145,13 @@ def read_styles() -> list[list[Image.Image]]:
         atlas = opened.convert("RGB")
     found = []
     for place in range(len(style_scenes())):
-        x, y = place % PER_CONCEPT * len(STYLES) * SIZE, place // PER_CONCEPT * SIZE
-        boxes = [(x + column * SIZE, y, x + (column + 1) * SIZE, y + SIZE) for column in range(len(STYLES))]
-        found.append([atlas.crop(box) for box in boxes])
+        corners = [_style_corner(place, column) for column in range(len(STYLES))]
+        found.append([atlas.crop((x, y, x + SIZE, y + SIZE)) for x, y in corners])
     return found
+
+
+def _style_corner(place: int, column: int) -> tuple[int, int]:
+    return (place % CONCEPTS_A_ROW * len(STYLES) + column) * SIZE, place // CONCEPTS_A_ROW * SIZE
 
 
 Change = Callable[[random.Random, Sequence[Concept], Concept, Scene, str], EditCase]
@@ -169,7 +170,8 @@ def _concept(near: bool) -> Change:
     def change(
         generator: random.Random, concepts: Sequence[Concept], concept: Concept, scene: Scene, opening: str
     ) -> EditCase:
-        others = [other for other in concepts if other != concept and (other.group == concept.group) is near]
+        strangers = [other for other in concepts if other.group != concept.group]
+        others = relatives(concept, concepts) if near else strangers
         return _case(scene, replace(scene, concept=generator.choice(others).name), opening)
 
     return change

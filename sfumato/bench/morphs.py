@@ -30,7 +30,7 @@ from sfumato.bench.editing import QUIET
 from sfumato.bench.emoji_scenes import TEST_SEED, read_styles, style_scenes
 from sfumato.bench.sets import LEAST, feature_networks
 from sfumato.cost import measured
-from sfumato.emoji.world import STYLES, Concept, Scene, caption, load_concepts
+from sfumato.emoji.world import STYLES, Concept, Scene, caption, load_concepts, relatives
 from sfumato.encoding import encoded
 from sfumato.errors import UsageError
 from sfumato.images import load_image, to_images, to_pixels
@@ -242,12 +242,12 @@ def emoji_pairs() -> list[tuple[str, tuple[Place, Place]]]:
 def _suits(kind: str, concepts: Mapping[str, Concept], first: Place, second: Place) -> bool:
     """Whether two pictures are a pair of the kind."""
     one, other = (concepts[_scene(place).concept] for place in (first, second))
-    same_style, alike = first[1] == second[1], one.group == other.group
+    same_style, alike = first[1] == second[1], other in relatives(one, list(concepts.values()))
     return {
-        "same style": same_style and alike and one != other,
+        "same style": same_style and alike,
         "two styles": not same_style and first[0] == second[0],
-        "same class": not same_style and alike and one != other,
-        "far classes": not alike,
+        "same class": not same_style and alike,
+        "far classes": one.group != other.group,
     }[kind]
 
 

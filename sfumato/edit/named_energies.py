@@ -279,7 +279,7 @@ ENERGIES: Final[Mapping[str, NamedEnergy]] = {
         None, make_expert=_domain, expert_weight=200.0, uses=("expert",),
     ),
 }  # fmt: skip
-"""Every energy that has a name. The judges' weights were chosen by eye on a few pictures of the embedded model."""
+"""Every energy that has a name. The judges' weights were chosen by eye on a few pictures of the first `emoji`."""
 
 
 class _Decoder:

@@ -142,7 +142,8 @@ class Drawings:
 def all_concepts(drawings: Drawings) -> list[Concept]:
     """Lists every concept that all four styles draw, without skin tones and flags, from emojibase's names."""
     folder = fetch("emojibase-data")
-    groups = {group["order"]: group["key"] for group in _read_json(folder / "en" / "messages.json")["groups"]}
+    messages = _read_json(folder / "en" / "messages.json")
+    groups, subgroups = ({one["order"]: one["key"] for one in messages[kind]} for kind in ("groups", "subgroups"))
     concepts = []
     for entry in _read_json(folder / "en" / "data.json"):
         group = groups.get(entry.get("group"), "")
@@ -150,7 +151,7 @@ def all_concepts(drawings: Drawings) -> list[Concept]:
             continue
         name = entry["label"].lower()
         flip = not any(word in name.replace("-", " ").split() for word in NO_FLIP)
-        concept = Concept(name, entry["hexcode"], group, flip)
+        concept = Concept(name, entry["hexcode"], group, subgroups[entry["subgroup"]], flip)
         if all(drawings.icon(concept, style) for style in STYLES):
             concepts.append(concept)
     return concepts

@@ -17,7 +17,7 @@ SCENES = (
     Scene("lion", "twemoji", "white"),
     Scene("red apple", "noto", "white"),
     Scene("strawberry", "flat", "yellow"),
-    Scene("pizza", "noto", "green"),
+    Scene("pizza", "twemoji", "green"),
     Scene("red heart", "glossy", "white"),
     Scene("star", "twemoji", "blue"),
     Scene("frog", "noto", "pink"),

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from sfumato.emoji.loop import autocast
+from sfumato.models.embedded import GUIDANCE_SCALE
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
@@ -31,7 +32,7 @@ def generate(
     autoencoder: AutoencoderKL,
     scheduler: DDIMScheduler,
     num_inference_steps: int = 50,
-    guidance_scale: float = 4.0,
+    guidance_scale: float = GUIDANCE_SCALE,
     seed: int = 0,
     batch: int = 32,
     device: str = "cpu",

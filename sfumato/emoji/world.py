@@ -60,12 +60,14 @@ class Concept:
         name: The words that name it in captions, in lower case ("cat face").
         hexcode: Its Unicode code points as emojibase writes them ("1F431").
         group: emojibase group name ("animals-nature").
+        subgroup: emojibase subgroup name ("animal-mammal"); empty where it is not known.
         flip: Whether its mirror image still shows the same thing.
     """
 
     name: str
     hexcode: str
     group: str
+    subgroup: str = ""
     flip: bool = True
 
 
@@ -138,6 +140,12 @@ def load_concepts(path: str | Path | None = None) -> list[Concept]:
         return [Concept(**entry) for entry in json.loads(file.read_text(encoding="utf-8"))["concepts"]]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} is not a list of emoji concepts: {error}") from error
+
+
+def relatives(concept: Concept, concepts: Sequence[Concept]) -> list[Concept]:
+    """Lists the other concepts of its subgroup, or of its group where it has the subgroup to itself."""
+    others = [other for other in concepts if other.name != concept.name and other.group == concept.group]
+    return [other for other in others if other.subgroup == concept.subgroup] or others
 
 
 def held_out_pairs(

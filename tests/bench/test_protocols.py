@@ -35,7 +35,7 @@ def one_feature_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_translates_between_styles_with_the_true_pair_beside(tmp_path: Path) -> None:
     benchmark = Translation(steps=2)
-    assert len(benchmark.cases()) == 160
+    assert len(benchmark.cases()) == 2 * 298
     configurations = benchmark.configurations(["unedited", "cycle-diffusion", "sdedit"], [])
     rows = run(benchmark, configurations, tmp_path, EMOJI, limit=2)
     assert [row["status"] for row in rows] == ["done"] * 6, [row.get("error") for row in rows]
@@ -48,7 +48,7 @@ def test_translates_between_styles_with_the_true_pair_beside(tmp_path: Path) -> 
 
 def test_the_same_things_in_every_style() -> None:
     scenes, pictures = style_scenes(), read_styles()
-    assert len(scenes) == len(pictures) == 80
+    assert len(scenes) == len(pictures) == 298
     assert all(len({scene.style for scene in of_styles}) == 4 for of_styles in scenes)
     first, *others = (np.asarray(picture).tobytes() for picture in pictures[0])
     assert first not in others

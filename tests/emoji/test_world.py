@@ -18,6 +18,7 @@ from sfumato.emoji.world import (
     caption,
     held_out_pairs,
     load_concepts,
+    relatives,
     sample_caption,
     sample_scene,
 )
@@ -64,12 +65,24 @@ def test_held_out_pairs_are_stable_and_spare_each_concept_three_styles() -> None
     concepts = load_concepts()
     pairs = held_out_pairs(concepts)
     assert pairs == held_out_pairs(list(reversed(concepts)))
-    assert len(pairs) == 6
+    assert len(pairs) == 60
     assert len({name for name, _ in pairs}) == len(pairs)
-    assert ("tiger face", "glossy") in pairs
+    assert ("pizza", "noto") in pairs
     drawn = held_out_pairs(concepts, seed=1)
     assert drawn == held_out_pairs(list(reversed(concepts)), seed=1) != pairs
     assert len(drawn) == round(0.05 * len(concepts) * len(STYLES)) == len({name for name, _ in drawn})
+
+
+def test_relatives_are_of_the_subgroup_or_else_of_the_group() -> None:
+    concepts = load_concepts()
+    named = {concept.name: concept for concept in concepts}
+    cats = relatives(named["cat face"], concepts)
+    assert named["dog face"] in cats
+    assert named["frog"] not in cats  # an animal, but no mammal
+    assert named["cat face"] not in cats
+    assert all(relatives(concept, concepts) for concept in concepts)
+    alone = next(c for c in concepts if sum(other.subgroup == c.subgroup for other in concepts) == 1)
+    assert {other.group for other in relatives(alone, concepts)} == {alone.group}
 
 
 def test_examples_are_of_trained_pairs_and_say_what_they_show() -> None:
