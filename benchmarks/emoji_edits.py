@@ -7,7 +7,7 @@
 
 A variant is a method and what differs from the model's defaults: options, `inversion`, `guidance_scale`,
 `source_guidance_scale`, and `negative_prompt`, of which `{source}` is the source's own. Scenes are drawn as for
-EmojiEdit, from another seed; pictures of the gallery are left out.
+EmojiEdit, from another seed; pictures of the gallery are left out. `re-weight` is for methods with word weights.
 Columns: PSNR to the exact target; perceptual distance to it; PSNR to the source where the exact edit changes nothing
 (kept); PSNR to the target by kind of edit; network evaluations and seconds, the inversion's included. Needs the emoji
 drawings (`python -m sfumato.emoji.data`).
@@ -113,6 +113,8 @@ def edit(
 ) -> sfumato.EditResult:
     """One edit by the captions of its scenes."""
     options = dict(options)
+    if case.weights:
+        options["weights"] = dict(case.weights)
     if "negative_prompt" in options:
         options["negative_prompt"] = options["negative_prompt"].replace("{source}", case.source_prompt)
     with warnings.catch_warnings():
