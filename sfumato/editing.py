@@ -81,7 +81,7 @@ def edit(
         fit: What may be done when the picture does not fit the model: "crop", "pad" or "resize".
         background: Colour under transparent pixels.
         encode_steps: Steps that bring what the autoencoder gives back nearer to the picture before it is edited, see
-            `sfumato.encoding`; 20 gain 1 to 2 dB. An inversion made before has its own.
+            `sfumato.encoding`; 20 gain 2 to 4 dB with `emoji`. An inversion made before has its own.
         mask: Where the edit may change the picture (white), a picture of the same size; outside, the source stays. A
             method with a mask of its own (`METHODS[method].takes_mask`) uses this one instead.
         mask_words: Such a mask made from where these words of the source prompt look.

@@ -36,7 +36,7 @@ Number = TypeVar("Number", int, float)
 
 FEWEST_FRAMES = 3
 ENCODE_STEPS = 20
-"""They bring the ends 1 to 2 dB nearer to the pictures for a second each with the embedded model."""
+"""With `emoji` they bring the twelve bundled pictures back 2 to 4 dB nearer, in 1.3 s of one thread each."""
 DRAWS_A_FRAME = 6
 """The most frames that a spacing draws for each that it keeps, where it is not told; what progress is shown against."""
 
