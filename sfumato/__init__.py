@@ -23,7 +23,7 @@ _HOMES = {
     "GenerateResult": "sfumato.results",
     "Inversion": "sfumato.inversion.result",
     "InvertResult": "sfumato.results",
-    "MorphResult": "sfumato.morphing",
+    "MorphResult": "sfumato.results",
     "SfumatoError": "sfumato.errors",
     "TranslateResult": "sfumato.translation",
     "UsageError": "sfumato.errors",
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from sfumato.inversion.result import Inversion as Inversion
     from sfumato.inverting import invert as invert
     from sfumato.models.loading import load_model as load_model
-    from sfumato.morphing import MorphResult as MorphResult
     from sfumato.morphing import morph as morph
     from sfumato.registry import INVERSIONS as INVERSIONS
     from sfumato.registry import METHODS as METHODS
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from sfumato.results import EditResult as EditResult
     from sfumato.results import GenerateResult as GenerateResult
     from sfumato.results import InvertResult as InvertResult
+    from sfumato.results import MorphResult as MorphResult
     from sfumato.samplers.watch import Watch as Watch
     from sfumato.sliding import slider as slider
     from sfumato.translation import TranslateResult as TranslateResult

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -13,20 +13,21 @@ import torch
 from torch import Tensor
 
 import sfumato
-from sfumato.cost import Cost, measured
+from sfumato.cost import measured
 from sfumato.driving import LOW_PSNR, check_encode_steps, check_guidance, image_psnr
 from sfumato.encoding import encoded
 from sfumato.errors import ImageError, UsageError
-from sfumato.images import Fit, ImageSource, Pace, save_movie, to_images
+from sfumato.images import Fit, ImageSource, to_images
 from sfumato.metrics.distance import Distance, PixelDistance
 from sfumato.models.base import Model
 from sfumato.morph.distances import PIXEL_NOTE, load_distance
 from sfumato.morph.legs import at_one_pace
 from sfumato.morph.path import Ends, Frames, MorphPath
-from sfumato.morph.spacing import SPACINGS, Spaced, spread_of
+from sfumato.morph.spacing import SPACINGS, Spaced
 from sfumato.morph.store import Store
 from sfumato.picture import Picture, read_picture
 from sfumato.registry import MORPHS, MorphMethod, recorded
+from sfumato.results import MorphResult
 from sfumato.samplers.watch import Progress, Watch, progress_bar
 
 if TYPE_CHECKING:
@@ -39,78 +40,6 @@ ENCODE_STEPS = 20
 """With `emoji` they bring the twelve bundled pictures back 2 to 4 dB nearer, in 1.3 s of one thread each."""
 DRAWS_A_FRAME = 6
 """The most frames that a spacing draws for each that it keeps, where it is not told; what progress is shown against."""
-
-
-@dataclass(frozen=True)
-class MorphResult:
-    """Frames from one picture to another, or along a path through several.
-
-    Attributes:
-        images: The frames, the ends among them.
-        weights: Where each was taken: 0 = first picture, 1 = second, 2 = third ...
-        distances: From each frame to the next.
-        even_distances: The same at even weights, where they were measured on the way, else None.
-        sources: The pictures as the model saw them.
-        endpoint_psnr: Of the frame that stands for each source picture against it, dB.
-        ceiling_psnr: Of the autoencoder alone on each, dB: no end can be much better where frames are decoded latents.
-        recipe: Everything needed to repeat it; goes into saved files.
-        cost: Network evaluations, seconds, peak memory.
-        notes: What was done to the pictures, what the method and the spacing say, and warnings.
-    """
-
-    images: tuple[Image.Image, ...]
-    weights: tuple[float, ...]
-    distances: tuple[float, ...]
-    even_distances: tuple[float, ...] | None
-    sources: tuple[Image.Image, ...]
-    endpoint_psnr: tuple[float, ...]
-    ceiling_psnr: tuple[float, ...]
-    recipe: Mapping[str, Any]
-    cost: Cost
-    notes: tuple[str, ...] = ()
-
-    @property
-    def spread(self) -> float:
-        """Largest distance of consecutive frames over their mean, at least 1; 1 is perfectly even."""
-        return spread_of(self.distances)
-
-    def save(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        fps: float = 12.0,
-        hold: float = 0.5,
-        bounce: bool = False,
-        scale: int | None = None,
-    ) -> Path:
-        """Writes .gif, .mp4 or .webp by the name's ending, or a folder of PNGs (frame-000.png ...) without one.
-
-        Args:
-            path: Where to; written whole or not at all, with the recipe.
-            fps: Frames a second.
-            hold: Seconds that the first and the last frame stand still.
-            bounce: There and back again.
-            scale: Whole factor to enlarge by; None: 1 in a folder, and what makes small pictures watchable in a movie.
-
-        Raises:
-            ImageError: The path cannot be written, the disk is full, ffmpeg failed.
-            UsageError: An argument is out of range.
-        """
-        return save_movie(self.images, path, pace=Pace(fps, hold, bounce), scale=scale, recipe=self.recipe)
-
-    def film_strip(self, *, columns: int = 8, tile: int = 128) -> Image.Image:
-        """All frames on one sheet, each with its weight."""
-        from sfumato.images.film_strip import film_strip
-
-        return film_strip(self.images, [f"{weight:.3f}" for weight in self.weights], columns=columns, tile=tile)
-
-    def plot(self) -> Image.Image:
-        """Distances of consecutive frames as a picture, those at even weights beside them where they were measured."""
-        from sfumato.images.film_strip import step_plot
-
-        series = {} if self.even_distances is None else {"even weights": self.even_distances}
-        series[f"spacing {self.recipe['spacing']}"] = self.distances
-        return step_plot(series, measure=self.recipe["distance"])
 
 
 def morph(

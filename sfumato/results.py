@@ -13,9 +13,10 @@ from torch import Tensor
 from sfumato.attention.align import token_indices
 from sfumato.cost import Cost
 from sfumato.errors import UsageError
-from sfumato.images import check_writable, save_image
+from sfumato.images import Pace, check_writable, save_image, save_movie
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
+from sfumato.morph.spacing import spread_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -136,6 +137,78 @@ class InvertResult:
     reconstruction_psnr: float
     ceiling_psnr: float
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MorphResult:
+    """Frames from one picture to another, or along a path through several.
+
+    Attributes:
+        images: The frames, the ends among them.
+        weights: Where each was taken: 0 = first picture, 1 = second, 2 = third ...
+        distances: From each frame to the next.
+        even_distances: The same at even weights, where they were measured on the way, else None.
+        sources: The pictures as the model saw them.
+        endpoint_psnr: Of the frame that stands for each source picture against it, dB.
+        ceiling_psnr: Of the autoencoder alone on each, dB: no end can be much better where frames are decoded latents.
+        recipe: Everything needed to repeat it; goes into saved files.
+        cost: Network evaluations, seconds, peak memory.
+        notes: What was done to the pictures, what the method and the spacing say, and warnings.
+    """
+
+    images: tuple[Image.Image, ...]
+    weights: tuple[float, ...]
+    distances: tuple[float, ...]
+    even_distances: tuple[float, ...] | None
+    sources: tuple[Image.Image, ...]
+    endpoint_psnr: tuple[float, ...]
+    ceiling_psnr: tuple[float, ...]
+    recipe: Mapping[str, Any]
+    cost: Cost
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spread(self) -> float:
+        """Largest distance of consecutive frames over their mean, at least 1; 1 is perfectly even."""
+        return spread_of(self.distances)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fps: float = 12.0,
+        hold: float = 0.5,
+        bounce: bool = False,
+        scale: int | None = None,
+    ) -> Path:
+        """Writes .gif, .mp4 or .webp by the name's ending, or a folder of PNGs (frame-000.png ...) without one.
+
+        Args:
+            path: Where to; written whole or not at all, with the recipe.
+            fps: Frames a second.
+            hold: Seconds that the first and the last frame stand still.
+            bounce: There and back again.
+            scale: Whole factor to enlarge by; None: 1 in a folder, and what makes small pictures watchable in a movie.
+
+        Raises:
+            ImageError: The path cannot be written, the disk is full, ffmpeg failed.
+            UsageError: An argument is out of range.
+        """
+        return save_movie(self.images, path, pace=Pace(fps, hold, bounce), scale=scale, recipe=self.recipe)
+
+    def film_strip(self, *, columns: int = 8, tile: int = 128) -> Image.Image:
+        """All frames on one sheet, each with its weight."""
+        from sfumato.images.film_strip import film_strip
+
+        return film_strip(self.images, [f"{weight:.3f}" for weight in self.weights], columns=columns, tile=tile)
+
+    def plot(self) -> Image.Image:
+        """Distances of consecutive frames as a picture, those at even weights beside them where they were measured."""
+        from sfumato.images.film_strip import step_plot
+
+        series = {} if self.even_distances is None else {"even weights": self.even_distances}
+        series[f"spacing {self.recipe['spacing']}"] = self.distances
+        return step_plot(series, measure=self.recipe["distance"])
 
 
 def numbered_paths(path: str | os.PathLike[str], count: int) -> list[Path]:

@@ -21,9 +21,9 @@ from sfumato.models.base import Condition, Model, Tokenizer
 from sfumato.morph.distances import load_distance
 from sfumato.morph.path import MorphPath
 from sfumato.morph.spacing import SPACINGS
-from sfumato.morphing import MorphResult, check_num_frames, distance_notes, drawing
+from sfumato.morphing import check_num_frames, distance_notes, drawing
 from sfumato.registry import METHODS, Method, recorded
-from sfumato.results import EditResult
+from sfumato.results import EditResult, MorphResult
 from sfumato.samplers.watch import Watch, progress_bar
 
 Range = tuple[float, float]

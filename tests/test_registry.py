@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from sfumato.errors import UsageError
-from sfumato.registry import INVERSIONS, METHODS, Option, Parameter, parameters, recorded
+from sfumato.parameters import Option, Parameter, parameters
+from sfumato.registry import INVERSIONS, METHODS, recorded
 
 
 def example(

@@ -15,7 +15,8 @@ from sfumato.errors import UsageError
 from sfumato.models.embedded import METHOD_OPTIONS
 
 if TYPE_CHECKING:
-    from sfumato.registry import Entry, Parameter
+    from sfumato.parameters import Parameter
+    from sfumato.registry import Entry
 
 
 def methods(

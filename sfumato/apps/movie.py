@@ -15,7 +15,7 @@ from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
     from sfumato.images import Pace
-    from sfumato.morphing import MorphResult
+    from sfumato.results import MorphResult
 
 Output = Annotated[
     Path | None,

@@ -19,7 +19,8 @@ from sfumato.errors import UsageError
 from sfumato.metrics.distance import Distance
 from sfumato.morph.path import Frames
 from sfumato.morph.ruler import Ruler
-from sfumato.registry import Entry, Function, Option, Registry, parameters
+from sfumato.parameters import Option, parameters
+from sfumato.registry import Entry, Function, Registry
 from sfumato.samplers.watch import Watch
 
 
