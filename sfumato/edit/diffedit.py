@@ -7,7 +7,8 @@ encoded latents after each step (step 3).
 
 Differs from the paper: the inversion may be told the source prompt (the paper encodes without text); "extreme values"
 are those above three times the mean contrast; outside the mask the result has exactly the picture's latents. At the
-16x16 latents of the embedded model a mask at the paper's threshold is full of holes: that model has its own.
+16x16 latents of the embedded model a mask at the paper's threshold is too small (docs/benchmarks.md): that model has
+its own.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ step, so that the layout stays.
 Differs from the paper: the direction leads from the one prompt to the other, position by position, where the paper
 takes the mean over many sentences about the words that differ (`sentences="templates"`, or a bank of one's own by
 `sfumato direction make`). A mean over sentences of other lengths says little about the position of a word in this
-prompt; measured on the embedded model it also brings other colours, and barely knows styles. It still serves where the
-same edit is wanted for many pictures.
+prompt; measured on the embedded model its edits are 0.320 from the truth, those by the prompts 0.150
+(docs/benchmarks.md). It still serves where the same edit is wanted for many pictures.
 
 Differs from the authors' code (github.com/pix2pixzero/pix2pix-zero): guidance leads away from the empty prompt for real
 pictures too, where theirs takes the caption of the picture (`caption_as_negative`). Guidance then amplifies the
