@@ -204,7 +204,9 @@ def test_bad_options_are_told_before_anything_runs(options: dict[str, Any], mess
 def test_noise_far_from_normal_is_told(toy_model: Model) -> None:
     given = ends(toy_model)
     far = Ends(given.pixels, given.latents * torch.tensor([1.0, 9.0]).view(2, 1, 1, 1), given.prompts)
-    assert any("where 1 is normal" in note for note in prepare(toy_model, far).notes)
+    assert any("overdone: take fewer encode_steps" in note for note in prepare(toy_model, far).notes)
+    near = Ends(given.pixels, given.latents * 0.0, given.prompts)
+    assert any("soft: take inversion=fixed-point" in note for note in prepare(toy_model, near).notes)
 
 
 def test_what_was_trained_is_used_again(toy_model: Model, tmp_path: Path) -> None:
