@@ -1,7 +1,7 @@
 """Every morphing method beside every other, on pairs of the emoji world: writes docs/morphs.md and docs/morphs.json.
 
     python benchmarks/morphs.py [--pairs 8] [--methods a,b] [--spacings even,uniform] [--frames 16] [--steps N]
-        [--set METHOD.NAME=VALUE ...] [--kept outputs/morphs] [--out docs]
+        [--set METHOD.NAME=VALUE ...] [--encode-steps N] [--kept outputs/morphs] [--out docs]
 
 Takes pairs of four kinds in turn: one drawing style; two styles of one concept; two concepts of one group, everything
 else different; two groups. Options were chosen on the first four pairs and never on the others, so the page
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--spacings", default="even,uniform", help="and the method's own")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--steps", type=int, help="denoising steps; each method's own choice")
+    parser.add_argument("--encode-steps", type=int, default=ENCODE_STEPS, help="that bring the ends nearer")
     parser.add_argument("--set", nargs="*", default=[], metavar="METHOD.NAME=VALUE", help="options of a method")
     parser.add_argument("--real", type=int, default=1280, help="real pictures that frames are compared with")
     parser.add_argument("--anew", action="store_true", help="forget earlier results")
@@ -97,7 +98,13 @@ def main() -> None:
 
     torch.set_num_threads(1)
     model = sfumato.load_model("emoji", device="cpu")
-    settings = {"frames": args.frames, "steps": args.steps, "real": args.real, "model": model.revision}
+    settings = {
+        "frames": args.frames,
+        "steps": args.steps,
+        "encode_steps": args.encode_steps,
+        "real": args.real,
+        "model": model.revision,
+    }
     file = args.out / "morphs.json"
     report = {} if args.anew or not file.is_file() else json.loads(file.read_text("utf-8"))
     if report.get("settings") != settings:
@@ -114,7 +121,7 @@ def main() -> None:
                 continue
             run = {"kind": pair.kind, "asked": sorted(wanted), "options": chosen}
             try:
-                run |= measure(model, pair, method, sorted(wanted), args.frames, args.steps, chosen, realism, kept)
+                run |= measure(model, pair, method, sorted(wanted), settings, chosen, realism, kept)
             except sfumato.SfumatoError as error:
                 run["refused"] = str(error)
             report["runs"][key] = run
@@ -137,8 +144,7 @@ def measure(
     pair: Pair,
     method: str,
     spacings: Iterable[str],
-    num_frames: int,
-    steps: int | None,
+    settings: Mapping[str, Any],
     options: Mapping[str, Any],
     realism: Realism,
     kept: Path,
@@ -146,9 +152,9 @@ def measure(
     """One pair by one method: prepared once, spaced several ways; the frames between the ends go to `kept`."""
     entry = MORPHS[method]
     pictures, prompts = realism.rendered([pair.first, pair.second]), (caption(pair.first), caption(pair.second))
-    steps = steps or entry.num_inference_steps or model.num_inference_steps
+    steps = settings["steps"] or entry.num_inference_steps or model.num_inference_steps
     distance, begun, before = load_distance("emoji", model), time.process_time(), model.evaluations
-    clean = encoded(model, pictures, encode_steps=ENCODE_STEPS)
+    clean = encoded(model, pictures, encode_steps=settings["encode_steps"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = entry.function(
@@ -166,7 +172,7 @@ def measure(
     found, refused = {}, {}
     for name in spacings:
         try:
-            found[name] = SPACINGS[name](frames, distance, num_frames)
+            found[name] = SPACINGS[name](frames, distance, settings["frames"])
         except sfumato.SfumatoError as error:
             refused[name] = str(error)
     drawing = (time.process_time() - ready) / len(frames.drawn)

@@ -44,7 +44,8 @@ def page(report: Mapping[str, Any]) -> str:
     return f"""# Morphs, measured
 
 Written by `python benchmarks/morphs.py`: {settings["frames"]} frames, {steps} steps, default options unless
-`morphs.json` says otherwise, distances of the embedded emoji model, means over the pairs that stand above each table.
+`morphs.json` says otherwise, the ends brought nearer to the pictures by {settings["encode_steps"]} `encode_steps`,
+distances of the embedded emoji model, means over the pairs that stand above each table.
 The guidance of `impus` for this model, 1.5, was chosen on the first group (of 1, 1.5, 2 and 3, not all on each pair);
 no other method's options were. On that group its figures flatter it.
 
