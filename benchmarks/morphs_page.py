@@ -46,8 +46,8 @@ def page(report: Mapping[str, Any]) -> str:
 Written by `python benchmarks/morphs.py`: {settings["frames"]} frames, {steps} steps, default options unless
 `morphs.json` says otherwise, the ends brought nearer to the pictures by {settings["encode_steps"]} `encode_steps`,
 distances of the embedded emoji model, means over the pairs that stand above each table.
-The guidance of `impus` for this model, 1.5, was chosen on the first group (of 1, 1.5, 2 and 3, not all on each pair);
-no other method's options were. On that group its figures flatter it.
+The guidance of `impus` for this model, 1.5, was chosen on the first group and the model's first weights (of 1, 1.5, 2
+and 3, not all on each pair); no other method's options were. On that group its figures flatter it.
 
 - *Largest step / mean* and *std / mean* are of the distances of neighbouring frames: 1 and 0 are perfectly even.
   Compare the row `even` of a method (before) with the others (after).
