@@ -24,9 +24,7 @@ from sfumato.morph.training import Draws
 from sfumato.samplers.watch import Watch
 
 SOLVED = 1e-3  # relative residual of a step of the fixed-point inversion: 60 dB
-NEAR_NORMAL = (0.7, 1.5)
-"""Variances of noise. At 1.3 to 1.4, to which 20 `encode_steps` lead with `emoji`, frames are as real as without, at
-0.7 to 0.9 (`far_from_real` of `benchmarks/morphs.py` on its first four pairs: 1.19 and 1.21)."""
+FAR_FROM_NORMAL = 0.3
 
 
 @dataclass(frozen=True)
@@ -174,11 +172,10 @@ class Stages:
         """All notes, and one where an inversion did not come to standard normal noise."""
         variances = noise.flatten(1).var(dim=1).tolist()
         self.record["variances"] = [round(variance, 4) for variance in variances]
-        least, most = NEAR_NORMAL
         told = "the noise of a picture has variance {} where 1 is normal, so frames may turn out {}"
-        if low := [f"{variance:.2f}" for variance in variances if variance < least]:
+        if low := [f"{variance:.2f}" for variance in variances if variance < 1.0 - FAR_FROM_NORMAL]:
             self.notes.append(told.format(", ".join(low), "soft: take inversion=fixed-point, or more steps"))
-        if high := [f"{variance:.2f}" for variance in variances if variance > most]:
+        if high := [f"{variance:.2f}" for variance in variances if variance > 1.0 + FAR_FROM_NORMAL]:
             self.notes.append(told.format(", ".join(high), "overdone: take fewer encode_steps"))
         return tuple(self.notes)
 
