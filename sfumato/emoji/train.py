@@ -78,6 +78,8 @@ def run_stage(
     else:
         from sfumato.emoji.dual_encoder import train_dual_encoder
 
+        if not (out / "tokenizer").is_dir():
+            raise SystemExit(f"error: no tokenizer in {out}: run the diffusion stage first, which writes it")
         train_dual_encoder(concepts, size, settings, out)
 
 

@@ -102,6 +102,8 @@ def test_the_stages_write_a_model_that_loads(
     pytest.importorskip("resvg_py")
     with pytest.raises(SystemExit, match="no finished autoencoder"):
         run("diffusion", tmp_path, monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit, match=r"no tokenizer in .*: run the diffusion stage first"):
+        run("clip", tmp_path, monkeypatch=monkeypatch)
     run("autoencoder", tmp_path, monkeypatch=monkeypatch)
     run("diffusion", tmp_path, monkeypatch=monkeypatch)
     run("clip", tmp_path, monkeypatch=monkeypatch)
