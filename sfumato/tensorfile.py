@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import SfumatoError
+from sfumato.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def save_tensors(
         SfumatoError: Of the kind's own type: the folder does not exist or cannot be written, or the name ends
             otherwise.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     target = Path(path)
     if target.suffix != ".safetensors":
@@ -63,15 +63,7 @@ def save_tensors(
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(fields))
     metadata = {"format": kind.format, "fields": text, "content": _content_hash(stored, text)}
-    part = target.with_name(f".{target.stem}-{secrets.token_hex(6)}.part")
-    try:
-        part.touch(exist_ok=False)  # with the rights that the user's umask gives
-        save_file(stored, part, metadata=metadata)
-        part.replace(target)
-    except OSError as error:
-        raise kind.error(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(target, save(stored, metadata), kind.error)
     return target
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,15 +22,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from sfumato.errors import ImageError, UsageError
-from sfumato.images.writing import (
-    RECIPE_KEY,
-    beside,
-    check_writable,
-    exif_of,
-    recipe_text,
-    save_image,
-    written_whole,
-)
+from sfumato.files import folder_written_whole, written_whole
+from sfumato.images.writing import RECIPE_KEY, check_writable, exif_of, recipe_text, save_image
 
 MOVIES = (".gif", ".mp4", ".webp")
 WATCHABLE = 256
@@ -142,7 +134,7 @@ def save_movie(
         return _save_folder(shown, path, recipe)
     timeline = (pace or Pace()).check(suffix).played(len(frames), loops=suffix != ".mp4")
     if suffix == ".mp4":
-        with written_whole(path) as part:
+        with written_whole(path, ImageError) as part:
             _write_mp4(shown, timeline, (pace or Pace()).fps, part, recipe)
         return path
     _save_animation(shown, timeline, path, recipe)
@@ -165,7 +157,7 @@ def _save_animation(
             # Pillow leaves the prefix, which belongs to JPEG, before the EXIF of an animation
             options["exif"] = exif_of(recipe).tobytes().removeprefix(b"Exif\0\0")
     first, *rest = (shown[k] for k, _ in timeline)
-    with written_whole(path) as part, part.open("wb") as file:
+    with written_whole(path, ImageError) as part, part.open("wb") as file:
         first.save(file, format="GIF" if gif else "WEBP", append_images=rest, **options)
 
 
@@ -181,21 +173,9 @@ def _whole(timeline: Sequence[tuple[int, float]], tick: int) -> Iterator[int]:
 
 def _save_folder(frames: Sequence[Image.Image], folder: Path, recipe: Mapping[str, Any] | None) -> Path:
     """Writes PNGs into a folder that takes its name only when it is complete."""
-    part, old = beside(folder.resolve()), beside(folder.resolve())
-    try:
-        part.mkdir()
+    with folder_written_whole(folder, ImageError) as part:
         for k, frame in enumerate(frames):
             save_image(frame, part / _FRAME.format(k), recipe=None if recipe is None else {**recipe, "frame": k})
-        if folder.exists():
-            folder.resolve().rename(old)
-        part.rename(folder.resolve())
-    except OSError as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder.resolve())
-        raise ImageError(f"cannot write {folder}: {error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from sfumato.errors import ImageError, SfumatoError, UsageError
+from sfumato.errors import ImageError, UsageError
+from sfumato.files import check_folder, written_whole
 from sfumato.images.reading import existing_file, open_image
 
 _WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -44,9 +43,7 @@ def check_writable(path: str | os.PathLike[str], *, extensions: Sequence[str] = 
         if not folder.is_dir():
             problem = "is not a folder" if folder.exists() else f"does not exist; make it first (mkdir -p {folder})"
             raise ImageError(f"cannot write {path}: the folder {folder} {problem}")
-        probe = beside(path.resolve())
-        os.close(_create(probe))
-        probe.unlink()
+        check_folder(path.resolve().parent)
     except ImageError:
         raise
     except (OSError, ValueError) as error:
@@ -75,29 +72,9 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], *, recipe: Mapp
         options["pnginfo"].add_text(RECIPE_KEY, recipe_text(recipe))
     elif recipe is not None:
         options["exif"] = exif_of(recipe)
-    with written_whole(path) as part, part.open("wb") as file:
+    with written_whole(path, ImageError) as part, part.open("wb") as file:
         image.convert("RGB").save(file, format=kind, **options)
     return path
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write into, which takes its name when the block ends well, and else goes.
-
-    Raises:
-        ImageError: The block, or the renaming, failed on the way to the disk.
-    """
-    part = beside(path.resolve())
-    try:
-        os.close(_create(part))
-        yield part
-        part.replace(path.resolve())  # through a link, not over it
-    except SfumatoError:
-        raise
-    except (OSError, ValueError) as error:
-        raise ImageError(f"cannot write {path}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def recipe_text(recipe: Mapping[str, Any]) -> str:
@@ -156,13 +133,3 @@ def _mp4_recipe(path: Path) -> str | None:
 
     comment = mp4_comment(path) or ""
     return comment.removeprefix(_PLAIN_START) if comment.startswith(_PLAIN_START) else None
-
-
-def beside(path: Path) -> Path:
-    """A name in the same folder that nobody else has."""
-    return path.with_name(f".sfumato-{secrets.token_hex(6)}.part")
-
-
-def _create(path: Path) -> int:
-    # not tempfile: its files are private (0600), and a result should have the rights that the user's umask gives
-    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
