@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from sfumato.errors import UsageError
+from sfumato import checks
+from sfumato.json_input import JsonError, read_json
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Option:
 
     Attributes:
         help: One sentence in words that a user understands.
-        low, high: Inclusive bounds on a number, or on every number inside a sequence or mapping.
+        low, high: Inclusive bounds on a number, or on every number inside a sequence or mapping; where there are none,
+            numbers still have to be finite, and no larger than 1e9.
         check: Refuses a value of the right type by raising a UsageError, before anything heavy is done.
     """
 
@@ -67,8 +68,8 @@ class Parameter:
         if bool in kinds and text.lower() in {"true", "yes", "on", "false", "no", "off"}:
             return text.lower() in {"true", "yes", "on"}
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
+            value = read_json(text)
+        except JsonError:
             value = text
         if str in kinds and not any(_fits(value, part) for part in _alternatives(self.type)):
             value = text
@@ -80,13 +81,18 @@ class Parameter:
         Raises:
             UsageError: Names the option, the value and what is allowed.
         """
-        parts = _alternatives(self.type)
-        if not any(_fits(value, part) for part in parts):
+        value = checks.plain(value)
+        if not any(_fits(value, part) for part in _alternatives(self.type)):
             allowed = f"one of {', '.join(self.choices)}" if self.choices else self.type_name
-            raise UsageError(f"{self.name} must be {allowed}, got {value!r}")
-        for number in _numbers(value):
-            if (self.low is not None and number < self.low) or (self.high is not None and number > self.high):
-                raise UsageError(f"{self.name} must be in {self.range}, got {number:g}")
+            raise checks.refuse(self.name, allowed, value)
+        low = -checks.LARGEST if self.low is None else self.low
+        high = checks.LARGEST if self.high is None else self.high
+        for part in checks.leaves(value):
+            if isinstance(part, str):
+                checks.text(self.name, part)
+            elif isinstance(part, int | float) and not isinstance(part, bool) and not low <= part <= high:
+                # not: `part < low or ...`, which NaN would pass
+                raise checks.refuse(self.name, f"in {self.range or checks.allowed(low, high)}", part)
         if self.refuse is not None:
             self.refuse(value)
         return value
@@ -94,11 +100,7 @@ class Parameter:
     @property
     def range(self) -> str:
         """The bounds as text, empty without any."""
-        if self.low is None and self.high is None:
-            return ""
-        low = "(-inf" if self.low is None else f"[{self.low:g}"
-        high = "inf)" if self.high is None else f"{self.high:g}]"
-        return f"{low}, {high}"
+        return checks.allowed(self.low, self.high)
 
 
 def parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
@@ -136,7 +138,7 @@ def _fits(value: Any, part: Any) -> bool:
     if part is Any:
         return True
     if origin is Literal:
-        return value in args
+        return any(type(value) is type(choice) and value == choice for choice in args)
     if origin in (Union, types.UnionType):
         return any(_fits(value, choice) for choice in args)
     if origin is None:
@@ -150,14 +152,3 @@ def _fits(value: Any, part: Any) -> bool:
     if origin is tuple and Ellipsis not in args:
         return len(value) == len(args) and all(_fits(v, kind) for v, kind in zip(value, args, strict=True))
     return all(_fits(v, args[0]) for v in value)
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _numbers(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _numbers(part)

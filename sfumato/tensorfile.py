@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sfumato.errors import SfumatoError
 from sfumato.files import write_whole
+from sfumato.json_input import JsonError, read_json
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,12 @@ def load_tensors(path: str | os.PathLike[str], kind: Kind) -> tuple[dict[str, Te
     text = metadata.get("fields", "")
     if _content_hash(tensors, text) != metadata.get("content"):
         raise kind.error(f"{path} is damaged: its content does not match its hash; {kind.again}")
-    fields: dict[str, Any] = json.loads(text)
+    try:
+        fields = read_json(text)
+    except JsonError as error:
+        raise kind.error(f"the fields of {path} are damaged ({error}): {kind.again}") from error
+    if not isinstance(fields, dict):
+        raise kind.error(f"the fields of {path} are damaged (no object with names): {kind.again}")
     return tensors, fields
 
 

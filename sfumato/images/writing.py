@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import check_folder, written_whole
 from sfumato.images.reading import existing_file, open_image
+from sfumato.json_input import JsonError, read_json
 
 _WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -110,8 +111,8 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     if text is None:
         raise ImageError(f"{path} carries no recipe; only pictures saved by sfumato do, and some programs remove it")
     try:
-        recipe = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
+        recipe = read_json(text)
+    except JsonError as error:
         raise ImageError(f"the recipe in {path} is damaged ({error}); give the options by hand") from error
     if not isinstance(recipe, dict):
         raise ImageError(f"the recipe in {path} is damaged (not a JSON object); give the options by hand")
