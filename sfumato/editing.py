@@ -29,6 +29,7 @@ from sfumato.models.base import Model
 from sfumato.picture import read_picture
 from sfumato.registry import INVERSIONS, METHODS, Method, recorded
 from sfumato.results import EditResult, TriedEdit
+from sfumato.samplers.turns import taking_turns
 from sfumato.samplers.watch import Watch, progress_bar
 
 
@@ -152,7 +153,7 @@ def edit(
         "mask": None if masking is None else masking.recipe,
         "image": None if picture is None else picture.origin,
     }
-    with progress_bar(watch=watch) as watching, measured(model) as cost:
+    with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         generator = torch.Generator().manual_seed(seed)
         clean, encoding = None, watching.during("encoding") if encode_steps else None
         if picture is not None and inverted is not None and inverted.trajectory is not None:

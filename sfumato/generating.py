@@ -12,6 +12,7 @@ from sfumato.images import to_images
 from sfumato.models.base import Model
 from sfumato.results import GenerateResult
 from sfumato.samplers.loop import Branch, sample
+from sfumato.samplers.turns import taking_turns
 from sfumato.samplers.watch import Watch, progress_bar
 
 
@@ -64,7 +65,7 @@ def generate(
         "seed": seed,
         "size": list(size) if size else None,
     }
-    with progress_bar(watch=watch) as watching, measured(model) as cost:
+    with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         condition = model.encode_prompt([prompt, negative_prompt])
         latents = sample(
             model,

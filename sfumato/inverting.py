@@ -24,6 +24,7 @@ from sfumato.picture import read_picture
 from sfumato.registry import INVERSIONS
 from sfumato.results import InvertResult
 from sfumato.samplers.loop import Branch, sample
+from sfumato.samplers.turns import taking_turns
 from sfumato.samplers.watch import Watch, progress_bar
 
 
@@ -83,7 +84,7 @@ def invert(
         "options": options,
         "image": picture.origin,
     }
-    with progress_bar(watch=watch) as watching, measured(model) as cost:
+    with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         encoding = watching.during("encoding") if encode_steps else None
         clean = encoded(model, picture.pixels, encode_steps=encode_steps, watch=encoding)
         inversion = inverted_picture(

@@ -28,6 +28,7 @@ from sfumato.morph.store import Store
 from sfumato.picture import Picture, read_picture
 from sfumato.registry import MORPHS, MorphMethod, recorded
 from sfumato.results import MorphResult
+from sfumato.samplers.turns import taking_turns
 from sfumato.samplers.watch import Progress, Watch, progress_bar
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def morph(
     paths: list[MorphPath] = []
     drawn: list[Frames] = []
     spacings: list[Spaced] = []
-    with progress_bar(watch=watch) as watching, measured(model) as cost:
+    with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         pixels = torch.cat([picture.pixels for picture in pictures])
         clean = encoded(model, pixels, encode_steps=encode_steps, watch=watching.during("encoding"))
         with torch.no_grad():

@@ -189,7 +189,11 @@ Kind = TypeVar("Kind", bound=Entry)
 
 
 class Registry(Mapping[str, Kind]):
-    """Entries by name, found by importing the modules of a package at first use."""
+    """Entries by name, found by importing the modules of a package at first use.
+
+    Several threads may do so at once: Python's import system lets each module run once and all others wait for it. An
+    import that fails raises, and is tried again at the next use.
+    """
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind, self.package = kind, package
@@ -197,16 +201,18 @@ class Registry(Mapping[str, Kind]):
         self._loaded = False
 
     def add(self, entry: Kind) -> None:
-        if entry.name in self._entries:
+        """Adds an entry; that of a module which failed to import and is imported again takes the old one's place."""
+        known = self._entries.get(entry.name)
+        if known is not None and known.function.__module__ != entry.function.__module__:
             raise ValueError(f"two entries are called {entry.name!r}")
         self._entries[entry.name] = entry
 
     def _load(self) -> dict[str, Kind]:
         if not self._loaded:
-            self._loaded = True
             folder = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(folder.__path__):
                 importlib.import_module(f"{self.package}.{module.name}")
+            self._loaded = True  # only now: others find all entries or import them, too
         return self._entries
 
     def __getitem__(self, name: str) -> Kind:

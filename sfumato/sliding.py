@@ -24,6 +24,7 @@ from sfumato.morph.spacing import SPACINGS
 from sfumato.morphing import check_num_frames, distance_notes, drawing
 from sfumato.registry import METHODS, Method, recorded
 from sfumato.results import EditResult, MorphResult
+from sfumato.samplers.turns import taking_turns
 from sfumato.samplers.watch import Watch, progress_bar
 
 Range = tuple[float, float]
@@ -86,7 +87,7 @@ def slider(
     measure = load_distance(distance, model)
     fixed = {"source_prompt": source_prompt, "target_prompt": target, "method": method, **arguments}
 
-    with progress_bar(watch=watch) as watching, measured(model) as cost:
+    with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         full = edit(model, image, watch=watching, **(fixed | _options(ranges, 1.0, arguments)))
         if full.inversion.method in (*entry.inversions, "drawn"):
             fixed["inverted"] = full.inversion

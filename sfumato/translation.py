@@ -21,6 +21,7 @@ from sfumato.inversion.result import Inversion
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
 from sfumato.picture import read_picture
+from sfumato.samplers.turns import taking_turns
 from sfumato.samplers.watch import Watch, progress_bar
 
 if TYPE_CHECKING:
@@ -138,7 +139,13 @@ def translate(
         "options": options,
         "image": picture.origin,
     }
-    with progress_bar(watch=watch) as watching, measured(model_a) as cost, measured(model_b) as cost_b, torch.no_grad():
+    with (
+        progress_bar(watch=watch) as watching,
+        taking_turns(model_a, model_b, watch=watching),
+        measured(model_a) as cost,
+        measured(model_b) as cost_b,
+        torch.no_grad(),
+    ):
         latents = model_a.encode_image(picture.pixels)
         arguments: dict[str, Any] = {
             "num_inference_steps": steps,

@@ -1,6 +1,9 @@
 """Options declared once: types, ranges, text as the command line gives it, close names."""
 
-from collections.abc import Mapping, Sequence
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +11,7 @@ import pytest
 
 from sfumato.errors import UsageError
 from sfumato.parameters import Option, Parameter, parameters
-from sfumato.registry import INVERSIONS, METHODS, recorded
+from sfumato.registry import INVERSIONS, METHODS, Registry, recorded
 
 
 def example(
@@ -104,3 +107,65 @@ def test_recipes_keep_what_json_knows() -> None:
 
     values = {"a": (1, 2.5, True), "b": None, "c": Path("x") / "y", "d": {"e": [Thing()]}}
     assert recorded(values) == {"a": [1, 2.5, True], "b": None, "c": str(Path("x") / "y"), "d": {"e": ["a thing"]}}
+
+
+METHOD = """
+from typing import Annotated
+from sfumato.registry import Option
+from {package}.registry import REGISTRY, entry
+
+def {name}(*, share: Annotated[float, Option("how much", low=0, high=1)] = 0.5) -> None: ...
+
+REGISTRY.add(entry({name}))
+{then}
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of methods of its own, and a registry of them in its `registry` module."""
+    folder = tmp_path / f"methods_{tmp_path.name.replace('-', '_')}"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "registry.py").write_text(
+        "from sfumato.registry import Entry, Registry\n"
+        "from sfumato.parameters import parameters\n"
+        f"REGISTRY = Registry('method', {folder.name!r})\n"
+        "def entry(function):\n"
+        "    return Entry(function.__name__, function, '', '', '', '', '', parameters(function))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield folder
+    for name in [name for name in sys.modules if name.startswith(folder.name)]:
+        del sys.modules[name]
+
+
+def test_a_failed_import_does_not_leave_a_registry_empty(package: Path) -> None:
+    (package / "one.py").write_text(METHOD.format(package=package.name, name="one", then=""))
+    broken = package / "two.py"
+    broken.write_text(METHOD.format(package=package.name, name="two", then="import no_such_module_anywhere"))
+    registry: Registry[Any] = importlib.import_module(f"{package.name}.registry").REGISTRY
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+            list(registry)
+    broken.write_text(METHOD.format(package=package.name, name="two", then="# mended, and of another size"))
+    importlib.invalidate_caches()
+    assert list(registry) == ["one", "two"]
+
+
+def test_threads_that_look_first_all_find_every_entry(package: Path) -> None:
+    for k in range(4):
+        then = "import time; time.sleep(0.05)"
+        (package / f"m{k}.py").write_text(METHOD.format(package=package.name, name=f"m{k}", then=then))
+    registry: Registry[Any] = importlib.import_module(f"{package.name}.registry").REGISTRY
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: list(registry), range(8)))
+    assert found == [["m0", "m1", "m2", "m3"]] * 8
+
+
+def test_two_methods_of_one_name_are_refused(package: Path) -> None:
+    for name in ("one", "other"):
+        (package / f"{name}.py").write_text(METHOD.format(package=package.name, name="same", then=""))
+    registry: Registry[Any] = importlib.import_module(f"{package.name}.registry").REGISTRY
+    with pytest.raises(ValueError, match="two entries are called 'same'"):
+        list(registry)

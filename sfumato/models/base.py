@@ -255,6 +255,11 @@ class Model(ABC):
         """
 
     @property
+    def networks(self) -> tuple[object, ...]:
+        """What a run has to itself while it lasts: models that share one of these take turns."""
+        return (self,)
+
+    @property
     def size_multiple(self) -> int:
         """Height and width of a picture must be multiples of this many pixels."""
         return self.vae_scale_factor

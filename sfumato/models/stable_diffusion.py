@@ -80,6 +80,10 @@ class StableDiffusion(Model):
         return Condition(encoded.unflatten(0, chunks.shape[:2]).flatten(1, 2))
 
     @property
+    def networks(self) -> tuple[object, ...]:
+        return (self.unet, self.vae, *self.text_encoders)
+
+    @property
     def text_fingerprint(self) -> str:
         return fingerprint(self.text_encoders, self.tokenizers)
 

@@ -81,6 +81,10 @@ class UnconditionalDDPM(Model):
         return cls(unet=pipeline.unet, schedule=Schedule.from_config(config), name=name, revision=revision)
 
     @property
+    def networks(self) -> tuple[object, ...]:
+        return (self.unet,)
+
+    @property
     def size_multiple(self) -> int:
         """The network halves its grid, and cannot restore odd sides."""
         return int(2**self._halvings)
