@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from sfumato.cost import measured
 from sfumato.driving import LOW_PSNR, check_encode_steps, check_guidance, image_psnr
 from sfumato.encoding import encoded
 from sfumato.errors import ImageError, UsageError
+from sfumato.files import cache_folder
 from sfumato.images import Fit, ImageSource, to_images
 from sfumato.metrics.distance import Distance, PixelDistance
 from sfumato.models.base import Model
@@ -116,7 +118,7 @@ def morph(
     guidance = suited_guidance(model, entry) if guidance_scale is None else check_guidance(guidance_scale)
     pictures = _read(model, images, size, fit, background)
     measure = load_distance(distance, model)
-    kept = None if store is False else Store(default_store() if store is None else store)
+    kept = _store(store)
 
     paths: list[MorphPath] = []
     drawn: list[Frames] = []
@@ -238,8 +240,26 @@ def suited_guidance(model: Model, method: MorphMethod) -> float:
 
 def default_store() -> Path:
     """Where adaptations are kept: `$SFUMATO_CACHE/morph`, or `~/.cache/sfumato/morph`."""
-    root = os.environ.get("SFUMATO_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "sfumato") / "morph"
+    return cache_folder("morph")
+
+
+def _store(asked: str | os.PathLike[str] | Literal[False] | None) -> Store | None:
+    """The store, found to be writable; none, with a warning, where the default one is not.
+
+    Raises:
+        UsageError: The folder asked for cannot be written.
+    """
+    if asked is False:
+        return None
+    store = Store(default_store() if asked is None else asked)
+    try:
+        store.check()
+    except UsageError as error:
+        if asked is not None:
+            raise
+        warnings.warn(f"{error}; what this run trains is not kept", stacklevel=3)
+        return None
+    return store
 
 
 def joined(legs: Sequence[Sequence[float]]) -> tuple[float, ...]:

@@ -291,6 +291,19 @@ def test_store_may_be_a_folder_or_none(toy_model: Any, learner: str, tmp_path: P
     assert not cache.exists()
 
 
+def test_a_store_that_cannot_be_written_is_told_before_the_work(
+    toy_model: Any, learner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    before = toy_model.evaluations
+    with pytest.raises(UsageError, match=r"cannot keep adaptations in .*file .*: name another folder"):
+        fade(toy_model, picture(0), picture(1), store=tmp_path / "file")
+    assert toy_model.evaluations == before
+    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path / "file"))  # nobody asked for it: the run does without
+    with pytest.warns(UserWarning, match="what this run trains is not kept"):
+        assert len(fade(toy_model, picture(0), picture(1)).images) == 5
+
+
 def test_stages_are_told(toy_model: Any, learner: str) -> None:
     seen: list[Progress] = []
     fade(toy_model, picture(0), picture(1), num_frames=9, store=False, watch=Watch(seen.append))

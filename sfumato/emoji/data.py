@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import io
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfumato import files
 from sfumato.emoji.world import STYLES, Concept, Scene, load_concepts
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ class DataError(RuntimeError):
 
 def cache_folder() -> Path:
     """The folder of downloads, renderings and checkpoints: `$SFUMATO_CACHE/emoji`, or `~/.cache/sfumato/emoji`."""
-    root = os.environ.get("SFUMATO_CACHE")
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "sfumato") / "emoji"
+    return files.cache_folder("emoji")
 
 
 def fetch(package: str) -> Path:

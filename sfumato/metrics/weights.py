@@ -25,11 +25,17 @@ class MissingNetworkError(FileNotFoundError):
 
 def weight_folders() -> list[Path]:
     """Gives the folders that weights are looked for in, first come first served; they need not exist."""
-    cache = os.environ.get("SFUMATO_CACHE")
-    folders = [(Path(cache).expanduser() if cache else Path.home() / ".cache" / "sfumato") / "weights"]
+    folders = [_at_home(os.environ.get("SFUMATO_CACHE") or "~/.cache/sfumato") / "weights"]
     if named := os.environ.get("SFUMATO_WEIGHTS"):
-        folders.insert(0, Path(named).expanduser())
+        folders.insert(0, _at_home(named))
     return [*folders, Path(torch.hub.get_dir()) / "checkpoints"]
+
+
+def _at_home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # a user without a home: nothing is there
+        return Path(path)
 
 
 def package_folder(package: str) -> Path | None:

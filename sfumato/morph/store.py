@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from typing import Any
 from torch import Tensor
 
 from sfumato.errors import UsageError
+from sfumato.files import check_folder, locked
 from sfumato.models.base import Model
 from sfumato.morph.path import Ends
+from sfumato.samplers.watch import Watch
 from sfumato.tensorfile import Kind, load_tensors, save_tensors
 
 ADAPTATION = Kind(
@@ -32,10 +35,32 @@ class Store:
 
     Args:
         folder: Made when something is first saved.
+
+    Raises:
+        UsageError: It starts with the home of a user whom nobody knows.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder).expanduser()
+        try:
+            self.folder = Path(folder).expanduser()
+        except RuntimeError as error:
+            raise UsageError(f"cannot keep adaptations in {folder} ({error}): name another folder") from error
+
+    def check(self) -> None:
+        """Finds out now, before the heavy work, whether files can be kept; nothing is left behind.
+
+        Raises:
+            UsageError: The folder cannot be made or written, or the disk is full.
+        """
+        try:
+            there = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+            if not there.is_dir():
+                raise NotADirectoryError(f"{there} is not a folder")
+            check_folder(there)
+        except OSError as error:
+            raise UsageError(
+                f"cannot keep adaptations in {self.folder} ({error.strerror or error}): name another folder"
+            ) from error
 
     def load(self, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Tensors and fields kept under a key, or None; a damaged file counts as none, with a warning."""
@@ -82,8 +107,35 @@ class Slot:
         return self.store.load(self.key)
 
     def save(self, tensors: Mapping[str, Tensor], fields: Mapping[str, Any]) -> None:
-        """See `Store.save`."""
-        self.store.save(self.key, tensors, fields)
+        """See `Store.save`; where it fails the run goes on, with a warning: what was trained is still of use to it."""
+        try:
+            self.store.save(self.key, tensors, fields)
+        except UsageError as error:
+            warnings.warn(f"{error}; the run goes on, the next one trains anew", stacklevel=2)
+
+    @contextmanager
+    def locked(self, watch: Watch) -> Iterator[None]:
+        """Has other runs that train the same wait inside the block's beginning: they find it done afterwards.
+
+        Raises:
+            Cancelled: The watch asked to stop while waiting.
+        """
+        told = False
+
+        def waiting() -> None:
+            nonlocal told
+            if not told:
+                warnings.warn(f"another run trains the same in {self.store.folder}: waiting for it", stacklevel=1)
+            told = True
+            watch.check()
+
+        with ExitStack() as stack:
+            try:
+                self.store.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.store.folder / f".{self.key}.lock", waiting))
+            except OSError:  # what cannot be written needs no lock
+                pass
+            yield
 
 
 def adaptation_key(model: Model, ends: Ends, part: str, options: Mapping[str, Any]) -> str:

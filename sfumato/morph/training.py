@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,25 +187,27 @@ def fit(
         SamplingError: The loss broke down.
         Cancelled: The watch asked to stop.
     """
+    watch = watch or Watch()
     state = _State(parameters, optimizer, iterations, slot)
-    losses = state.resumed()
-    saved = time.monotonic()
-    try:
-        for iteration in (watch or Watch()).over(range(len(losses), iterations)):
-            optimizer.zero_grad()
-            found = loss.backward(iteration, told)
-            loss.unscale(list(parameters.values()))
-            if rate is not None:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate(iteration)
-            with _unbroken():
-                optimizer.step()
-                losses.append(found)
-            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                state.save(losses)
-                saved = time.monotonic()
-    finally:
-        state.save(losses)
+    with nullcontext() if slot is None else slot.locked(watch):
+        losses = state.resumed()
+        saved = time.monotonic()
+        try:
+            for iteration in watch.over(range(len(losses), iterations)):
+                optimizer.zero_grad()
+                found = loss.backward(iteration, told)
+                loss.unscale(list(parameters.values()))
+                if rate is not None:
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate(iteration)
+                with _unbroken():
+                    optimizer.step()
+                    losses.append(found)
+                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                    state.save(losses)
+                    saved = time.monotonic()
+        finally:
+            state.save(losses)
     return torch.stack(losses) if losses else torch.empty(0, len(loss.latents))
 
 
@@ -265,16 +267,19 @@ _LOSSES, _MOMENTS = "training/losses", "training/moments/"
 
 @contextmanager
 def _unbroken() -> Iterator[None]:
-    """Holds Ctrl-C back to the end of the block, so that no update is left half made."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    """Holds Ctrl-C and the request to end back to the end of the block, so that no update is left half made."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[tuple[Any, ...]] = []
-    signal.signal(signal.SIGINT, lambda *interrupt: held.append(interrupt))
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {kind: handler for kind in kinds if callable(handler := signal.getsignal(kind))}
+    held: list[tuple[int, Any]] = []
+    for kind in before:
+        signal.signal(kind, lambda *interrupt: held.append(interrupt))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if held:
-            before(*held[0])
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+        for number, frame in held[:1]:
+            before[signal.Signals(number)](number, frame)
