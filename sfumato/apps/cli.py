@@ -19,6 +19,7 @@ from sfumato.apps.methods import methods
 from sfumato.apps.models import models
 from sfumato.apps.morph import morph
 from sfumato.apps.slider import slider
+from sfumato.apps.stopping import leave_at_once
 from sfumato.apps.translate import translate
 
 app = typer.Typer(
@@ -52,5 +53,8 @@ def _main(
 
 
 def main() -> None:
-    """Runs the command; see `sfumato --help`. Exit codes: 0, 1 (failed), 2 (wrong usage), 130 (stopped)."""
-    app(prog_name="sfumato")
+    """Runs the command; see `sfumato --help`."""
+    try:
+        app(prog_name="sfumato")
+    finally:
+        leave_at_once()

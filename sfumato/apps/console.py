@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
+from sfumato.apps.stopping import stoppable
 from sfumato.errors import SfumatoError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 
-FAILED, WRONG_USAGE, STOPPED = 1, 2, 130
+FAILED, WRONG_USAGE = 1, 2
 
 _PACKAGE = str(Path(__file__).parents[1])
 _QUIET = {
@@ -51,19 +52,22 @@ def command(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
         if not debugging():
             for name, value in _QUIET.items():
                 os.environ.setdefault(name, value)
-        try:
-            with warnings_as_notes():
-                return function(*args, **kwargs)
-        except (typer.Exit, BrokenPipeError):
-            raise
-        except KeyboardInterrupt:
-            _end("stopped", STOPPED)
-        except UsageError as error:
-            _end(str(error), WRONG_USAGE)
-        except SfumatoError as error:
-            _end(str(error), FAILED)
-        except Exception as error:  # noqa: BLE001 - whatever it is, a user gets words and the way to more of them
-            _end(_unexpected(error), FAILED)
+        with stoppable() as stop:
+            try:
+                with warnings_as_notes():
+                    return function(*args, **kwargs)
+            except (typer.Exit, BrokenPipeError):
+                raise
+            except KeyboardInterrupt:
+                _end("stopped", stop.code)
+            except UsageError as error:
+                _end(str(error), WRONG_USAGE)
+            except SfumatoError as error:
+                _end(str(error), FAILED)
+            except Exception as error:  # noqa: BLE001 - whatever it is, a user gets words and the way to more of them
+                if stop.number is not None:  # libraries wrap what is raised while they are imported
+                    _end("stopped", stop.code)
+                _end(_unexpected(error), FAILED)
 
     return run
 
@@ -109,8 +113,16 @@ def plain(text: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Writes one JSON object to stdout; infinity and what JSON does not know become null and text."""
-    typer.echo(json.dumps(_finite(value), default=str, ensure_ascii=False))
+    """Writes one JSON object to stdout; infinity and what JSON does not know become null and text.
+
+    Whatever stdout cannot say, such as a file name that is not UTF-8, is escaped as JSON does it.
+    """
+    text = json.dumps(_finite(value), default=str, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(_finite(value), default=str)
+    typer.echo(text)
 
 
 def cost_fields(cost: Cost) -> dict[str, float]:

@@ -263,6 +263,7 @@ class _State:
 
 
 _LOSSES, _MOMENTS = "training/losses", "training/moments/"
+_STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 @contextmanager
@@ -271,8 +272,7 @@ def _unbroken() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = {kind: handler for kind in kinds if callable(handler := signal.getsignal(kind))}
+    before = {kind: handler for kind in _STOPS if callable(handler := signal.getsignal(kind))}
     held: list[tuple[int, Any]] = []
     for kind in before:
         signal.signal(kind, lambda *interrupt: held.append(interrupt))

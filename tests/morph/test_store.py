@@ -80,7 +80,7 @@ def test_a_folder_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     for wrong in (tmp_path / "file", tmp_path / "file" / "inside", tmp_path / ("x" * 300)):
-        with pytest.raises(UsageError, match="cannot keep adaptations in .*: name another folder"):
+        with pytest.raises(UsageError, match=r"cannot keep adaptations in .*: name another folder"):
             Store(wrong).check()
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UsageError, match="No space left on device"):
