@@ -116,13 +116,13 @@ def _memory() -> str:
 
 def _embedded() -> Finding:
     from sfumato.emoji import WEIGHTS
-    from sfumato.models.weights import check_folder
+    from sfumato.models.folder import check_folder
 
     remedy = "install sfumato again, from a release or a complete clone"
     if not WEIGHTS.is_dir():
         return Finding("model emoji", "missing", f"there is no folder {WEIGHTS}", remedy)
     try:
-        files = check_folder(WEIGHTS)
+        files = check_folder(WEIGHTS).weights
     except (SfumatoError, OSError) as error:
         return Finding("model emoji", "missing", str(error), remedy)
     return Finding("model emoji", "ok", f"embedded, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from sfumato.errors import ModelError
+from sfumato.models.folder import INDEX, UNUSED, check_folder, read_index
 from sfumato.models.quiet import quiet
-from sfumato.models.weights import INDEX, UNUSED, check_folder, read_index
 
 SHORT_NAMES: Final[dict[str, str]] = {
     "sd14": "CompVis/stable-diffusion-v1-4",

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sfumato.errors import ModelError, UsageError
 from sfumato.models import embedded, hub
-from sfumato.models.pipelines import SUPPORTED, family_of, load_file, load_folder, merge_lora
+from sfumato.models.files import refuse_pickle
+from sfumato.models.folder import INDEX
+from sfumato.models.identify import SUPPORTED, check_lora
+from sfumato.models.pipelines import family_of, load_file, load_folder, merge_lora
 from sfumato.models.quiet import quiet
-from sfumato.models.weights import INDEX, fingerprint, read_header, refuse_pickle
+from sfumato.models.weights import fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -223,7 +226,7 @@ def _checked_loras(loras: Sequence[Lora]) -> list[tuple[Path, float]]:
             raise ModelError(f"there is no LoRA file {path}; check the path (current folder: {Path.cwd()})")
         if not math.isfinite(scale):
             raise UsageError(f"the scale of LoRA {path} must be finite, got {scale}")
-        read_header(path)
+        check_lora(path)
         checked.append((path, float(scale)))
     return checked
 

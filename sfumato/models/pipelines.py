@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import ModelError
 from sfumato.models import hub
+from sfumato.models.architecture import check_sizes
+from sfumato.models.files import Header, read_header
+from sfumato.models.folder import INDEX, UNUSED, check_folder, part_of, read_index
+from sfumato.models.identify import SUPPORTED, refuse_foreign
 from sfumato.models.quiet import quiet
-from sfumato.models.weights import INDEX, UNUSED, check_folder, fingerprint, folder_fingerprint, read_header, read_index
+from sfumato.models.weights import fingerprint
 
 if TYPE_CHECKING:
     import torch
 
-# diffusers class -> the class that loads the same parts, whose adapter serves it
+# diffusers class -> the class that loads the same parts, whose adapter serves it. What else such a pipeline does with
+# its networks is of no matter here; whether the networks themselves are served is asked of their configurations.
+_SD = ("", "Img2Img", "Inpaint", "PAG", "PAGImg2Img", "PAGInpaint")
 _FAMILIES = {
-    "StableDiffusionPipeline": "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
-    "StableDiffusionXLPipeline": "StableDiffusionXLPipeline",
-    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+    **{f"StableDiffusion{kind}Pipeline": "StableDiffusionPipeline" for kind in (*_SD, "InstructPix2Pix", "Depth2Img")},
+    **{f"StableDiffusion{kind}Pipeline": "StableDiffusionPipeline" for kind in ("DiffEdit", "SAG", "Panorama")},
+    "StableDiffusionAttendAndExcitePipeline": "StableDiffusionPipeline",
+    "StableDiffusionPix2PixZeroPipeline": "StableDiffusionPipeline",
+    "LatentConsistencyModelPipeline": "StableDiffusionPipeline",
+    "LatentConsistencyModelImg2ImgPipeline": "StableDiffusionPipeline",
+    **{f"StableDiffusionXL{kind}Pipeline": "StableDiffusionXLPipeline" for kind in (*_SD, "InstructPix2Pix")},
     "DDPMPipeline": "DDPMPipeline",
     "DDIMPipeline": "DDPMPipeline",
 }
-SUPPORTED: Final = (
-    "supported are Stable Diffusion 1.x and 2.x, SD-Turbo, Stable Diffusion XL, SDXL-Turbo, and unconditional DDPMs on"
-    " pixels"
-)
 
 # Single files hold weights only; their configurations come from here.
 _CONFIGURATIONS = {
@@ -55,62 +61,70 @@ def load_folder(folder: Path, variant: str | None, dtype: torch.dtype | None) ->
         ModelError: The folder is incomplete, damaged, pickled, or of an unsupported family.
     """
     family = family_of([read_index(folder)["_class_name"]], str(folder))
-    files = check_folder(folder, variant)
-    found = folder_fingerprint(folder, files)
-    with _reading(folder) as pipelines:
-        pipeline_class = getattr(pipelines, family)
+    checked = check_folder(folder, variant)
+    with _reading(folder) as pipelines, checked.laid_out(family) as laid_out:
         options = _options(family, dtype)
-        pipeline = pipeline_class.from_pretrained(
-            folder, variant=variant, use_safetensors=True, local_files_only=True, **options
+        pipeline = getattr(pipelines, family).from_pretrained(
+            laid_out, use_safetensors=True, local_files_only=True, **options
         )
-    return pipeline, found
+    return pipeline, checked.fingerprint
 
 
 def load_file(file: Path, dtype: torch.dtype | None) -> tuple[Any, str]:
-    """Loads a single checkpoint in the layout of the original code; gives the pipeline and the file's fingerprint.
+    """Loads a single checkpoint in the layout of the original code; gives the pipeline and the content's fingerprint.
 
     Raises:
         ModelError: The file is incomplete, damaged, of an unsupported family, or its configuration cannot be had.
     """
     header = read_header(file)
-    family = _family_of_checkpoint(file, header)
-    if (file.parent / INDEX).is_file():
-        configuration = file.parent
-        family = family_of([read_index(configuration)["_class_name"]], str(configuration))
-    elif any(key.startswith("cond_stage_model.model.") for key in header):
+    family = _family_of_checkpoint(header)
+    header.check_floats()
+    configuration = _configuration_of(file, header, family)
+    family = family_of([read_index(configuration)["_class_name"]], str(configuration))
+    checked = check_folder(configuration, with_weights=False)
+    for name, part in checked.parts.items():
+        if "config.json" in part.configs:
+            check_sizes(part_of(configuration, name) / "config.json", part.configs["config.json"], [header])
+    if not any(key.startswith("first_stage_model.") for key in header.shapes):
         raise ModelError(
-            f"{file} is a Stable Diffusion 2.x checkpoint, whose configuration has left the hub: put a diffusers "
-            f"model's {INDEX} with its folders (weights are not needed) beside it"
+            f"{file} holds no autoencoder (VAE), which some checkpoints leave out; give one that holds it, or a "
+            "diffusers folder of the model"
         )
-    else:
-        configuration = hub.fetch_configuration(_CONFIGURATIONS[family])
-    found = fingerprint(file.parent, (), [file])
-    with _reading(file) as pipelines:
-        pipeline_class, options = getattr(pipelines, family), _options(family, dtype)
-        pipeline = pipeline_class.from_single_file(
-            str(file), config=str(configuration), local_files_only=True, **options
+    with _reading(file) as pipelines, checked.laid_out(family) as laid_out:
+        pipeline = getattr(pipelines, family).from_single_file(
+            str(file), config=str(laid_out), local_files_only=True, **_options(family, dtype)
         )
         networks = (part for part in pipeline.components.values() if hasattr(part, "parameters"))
         if any(value.is_meta for network in networks for value in network.parameters()):
             raise ModelError(f"{file} is incomplete, some weights are missing; give the whole model")
         # fine-tunes of SDXL say with these two that they predict v, and that their schedule ends at no signal
-        if "v_pred" in header:
+        if "v_pred" in header.shapes:
             pipeline.scheduler.register_to_config(prediction_type="v_prediction")
-        if "ztsnr" in header:
+        if "ztsnr" in header.shapes:
             pipeline.scheduler.register_to_config(rescale_betas_zero_snr=True)
-    return pipeline, found
+    return pipeline, fingerprint(file.parent, checked.small_files, [file])
 
 
-def _family_of_checkpoint(file: Path, header: dict[str, Any]) -> str:
-    if any(".lora_" in key or ".lora." in key for key in header):
-        raise ModelError(f"{file} is a LoRA, not a model; load the model it was made for, with loras=[{str(file)!r}]")
-    if not any(key.startswith("model.diffusion_model.input_blocks.") for key in header):
-        raise ModelError(f"{file} is no complete checkpoint of a known family; give the whole model. {SUPPORTED}")
-    if any(key.startswith("conditioner.embedders.1.") for key in header):
+def _configuration_of(file: Path, header: Header, family: str) -> Path:
+    if (file.parent / INDEX).exists():
+        return file.parent
+    if any(key.startswith("cond_stage_model.model.") for key in header.shapes):
+        raise ModelError(
+            f"{file} is a Stable Diffusion 2.x checkpoint, whose configuration has left the hub: put a diffusers "
+            f"model's {INDEX} with its folders (weights are not needed) beside it"
+        )
+    return hub.fetch_configuration(_CONFIGURATIONS[family])
+
+
+def _family_of_checkpoint(header: Header) -> str:
+    refuse_foreign(header)
+    if any(key.startswith("conditioner.embedders.1.") for key in header.shapes):
         return "StableDiffusionXLPipeline"
-    if any(key.startswith("cond_stage_model.") for key in header):
+    if any(key.startswith("cond_stage_model.") for key in header.shapes):
         return "StableDiffusionPipeline"
-    raise ModelError(f"{file} lacks the text encoder (a refiner, or a network only); give the whole model. {SUPPORTED}")
+    raise ModelError(
+        f"{header.path} lacks the text encoder (a refiner, or a network only); give the whole model. {SUPPORTED}"
+    )
 
 
 def _options(family: str, dtype: torch.dtype | None) -> dict[str, Any]:
@@ -160,7 +174,9 @@ def _reading(path: Path) -> Iterator[Any]:
 
             yield diffusers
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise ModelError(f"cannot load {path}: {_first_line(error)}; download or save it again") from error
+        # the files are read from where they were laid out
+        said = re.sub(r"\S*sfumato-\w{8}(?=\W|$)", lambda found: str(path), _first_line(error))
+        raise ModelError(f"cannot load {path}: {said}; download or save it again") from error
     except safetensors.SafetensorError as error:
         raise ModelError(f"{path} holds a damaged safetensors file ({error}); download or save it again") from error
     random = [message for message in messages if "newly initialized" in message]

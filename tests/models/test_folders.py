@@ -1,0 +1,220 @@
+"""No file of a model folder runs, hangs, or is loaded unseen: what is loaded is what was checked."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sfumato.errors import ModelError
+from sfumato.models.folder import check_folder
+from sfumato.models.loading import load_model
+from tests.toy import toy_sd_folder, toy_sd_pipeline
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+SHARDS = ("diffusion_pytorch_model-00001-of-00002.safetensors", "diffusion_pytorch_model-00002-of-00002.safetensors")
+
+
+@pytest.fixture(scope="module")
+def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_sd_folder(tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture
+def copy(sd: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sd, tmp_path / "copy"))
+
+
+def change(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+# --- no code runs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "place", ["None.py", "unet/diffusers.py", "tokenizer/transformers.py", "scheduler/diffusers.py", "vae/Model.PY"]
+)
+def test_python_files_of_a_folder_are_refused_and_do_not_run(copy: Path, tmp_path: Path, place: str) -> None:
+    (copy / place).write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()")
+    with pytest.raises(ModelError, match=r"holds Python code .*no code that comes with a model is run"):
+        load_model(copy, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_parts_of_unknown_classes_are_refused(copy: Path) -> None:
+    change(copy / "model_index.json", unet=["transformers", "AutoModel"])
+    with pytest.raises(ModelError, match="AutoModel as unet, which is not supported"):
+        load_model(copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("text_encoder/config.json", {"auto_map": {"AutoModel": "evil.Model"}}),
+        ("text_encoder/config.json", {"_attn_implementation_internal": "attacker/kernel"}),
+        ("text_encoder/config.json", {"attn_implementation": "attacker/kernel"}),
+        ("text_encoder/config.json", {"transformers_weights": "../../evil.safetensors"}),
+        ("tokenizer/tokenizer_config.json", {"vocab_file": "../../vocab.json"}),
+        ("tokenizer/tokenizer_config.json", {"fast_tokenizer_files": ["/etc/passwd"]}),
+        ("unet/config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}),
+    ],
+)
+def test_configurations_that_ask_for_more_are_refused(copy: Path, file: str, values: dict[str, Any]) -> None:
+    change(copy / file, **values)
+    with pytest.raises(ModelError, match=f"{file}.*{next(iter(values))}|quantised"):
+        load_model(copy, device="cpu")
+
+
+# --- what is loaded is what was checked ------------------------------------------------------------------------------
+
+
+def sharded(folder: Path) -> Path:
+    """Splits the UNet of `folder` into two shards, and gives their list."""
+    tensors = load_file(folder / UNET)
+    (folder / UNET).unlink()
+    halves = sorted(tensors)[::2], sorted(tensors)[1::2]
+    names = {key: shard for shard, keys in zip(SHARDS, halves, strict=True) for key in keys}
+    for shard, keys in zip(SHARDS, halves, strict=True):
+        save_file({key: tensors[key] for key in keys}, folder / "unet" / shard, metadata={"format": "pt"})
+    index = folder / f"{UNET}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    return index
+
+
+def test_shards_are_loaded_and_fingerprinted(copy: Path) -> None:
+    sharded(copy)
+    model = load_model(copy, device="cpu")
+    expected = toy_sd_pipeline().unet.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in model.unet.state_dict().items())
+    tensors = load_file(copy / "unet" / SHARDS[1])
+    save_file({key: value * 2 for key, value in tensors.items()}, copy / "unet" / SHARDS[1], {"format": "pt"})
+    assert check_folder(copy).fingerprint != model.revision
+
+
+@pytest.mark.parametrize(
+    "name", ["evil.bin", "../evil.safetensors", "/tmp/evil.safetensors", "..\\evil.safetensors", 5, None, [], ""]
+)
+def test_a_list_of_shards_names_plain_safetensors_files_only(copy: Path, tmp_path: Path, name: Any) -> None:
+    index = sharded(copy)
+    torch.save({}, copy / "unet" / "evil.bin")
+    shutil.copy(copy / "unet" / SHARDS[0], copy / "evil.safetensors")
+    shutil.copy(copy / "unet" / SHARDS[0], copy / UNET)  # a decoy, which a fingerprint could be taken of
+    names = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": names | {min(names): name}}))
+    with pytest.raises(ModelError, match=r"only safetensors files of its own folder|remove one of the two"):
+        load_model(copy, device="cpu")
+    (copy / UNET).unlink()
+    with pytest.raises(ModelError, match="only safetensors files of its own folder"):
+        load_model(copy, device="cpu")
+
+
+def test_a_stray_list_of_pickled_shards_is_not_read(copy: Path) -> None:
+    (copy / "unet" / "diffusion_pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "evil.bin"}}')
+    assert load_model(copy, device="cpu").revision == check_folder(copy).fingerprint
+
+
+def test_an_adapter_beside_the_text_encoder_is_not_read(copy: Path, sd: Path) -> None:
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "attacker/evil"}
+    (copy / "text_encoder" / "adapter_config.json").write_text(json.dumps(adapter))
+    assert load_model(copy, device="cpu").revision == load_model(sd, device="cpu").revision
+
+
+def test_the_fingerprint_knows_the_vocabulary(copy: Path) -> None:
+    before = check_folder(copy).fingerprint
+    file = copy / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text() + "\n")
+    assert check_folder(copy).fingerprint != before
+
+
+# --- nothing hangs, nothing is built that the weights do not fill ----------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+@pytest.mark.parametrize(
+    "file",
+    ["model_index.json", "unet/config.json", UNET, "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"],
+)
+def test_pipes_are_refused_and_not_waited_for(copy: Path, file: str) -> None:
+    (copy / file).unlink()
+    os.mkfifo(copy / file)
+    with pytest.raises(ModelError, match=f"{file} is no regular file"):
+        load_model(copy)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_pipe_is_no_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="no regular file"):
+        load_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"a": ' * 100_000, "[]", "3", "", "\x00", '{"a": ' + "9" * 9999 + "}"]
+)
+def test_damaged_configurations_end_in_one_line(copy: Path, content: str) -> None:
+    (copy / "unet" / "config.json").write_text(content)
+    with pytest.raises(ModelError, match=r"unet/config\.json is damaged"):
+        load_model(copy)
+
+
+def test_endless_configurations_are_not_read(copy: Path) -> None:
+    with (copy / "unet" / "config.json").open("wb") as file:
+        file.truncate(1 << 34)
+    with pytest.raises(ModelError, match=r"config\.json has 17179869184 bytes, where at most"):
+        load_model(copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("text_encoder/config.json", {"num_hidden_layers": 1_000_000}),
+        ("text_encoder/config.json", {"vocab_size": 10**9}),
+        ("text_encoder/config.json", {"hidden_size": 10**400}),
+        ("text_encoder/config.json", {"intermediate_size": float("inf")}),
+        ("unet/config.json", {"layers_per_block": 5_000}),
+        ("unet/config.json", {"transformer_layers_per_block": [1, 1, 90_000]}),
+        ("unet/config.json", {"cross_attention_dim": 10**7}),
+        ("unet/config.json", {"sample_size": [10**6, 64]}),
+        ("vae/config.json", {"block_out_channels": [8] * 5_000}),
+    ],
+)
+def test_networks_larger_than_their_weights_are_not_built(copy: Path, file: str, values: dict[str, Any]) -> None:
+    change(copy / file, **values)
+    with pytest.raises(ModelError, match=rf"{file} describes a larger network"):
+        load_model(copy, device="cpu")
+
+
+def test_weights_are_floats(copy: Path) -> None:
+    tensors = load_file(copy / UNET)
+    key = min(tensors)
+    save_file(tensors | {key: tensors[key].to(torch.int32)}, copy / UNET, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"holds {key} as I32, where weights are floats"):
+        load_model(copy, device="cpu")
+
+
+# --- tokenizers ------------------------------------------------------------------------------------------------------
+
+
+def _only_config(tokenizer: Path) -> None:
+    for file in tokenizer.iterdir():
+        if file.name != "tokenizer_config.json":
+            file.unlink()
+
+
+def _without_merges(tokenizer: Path) -> None:
+    content = json.loads((tokenizer / "tokenizer.json").read_text())
+    _only_config(tokenizer)
+    (tokenizer / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
+
+
+@pytest.mark.parametrize("damage", [_only_config, _without_merges])
+def test_a_tokenizer_without_its_vocabulary_is_refused(copy: Path, damage: Callable[[Path], None]) -> None:
+    damage(copy / "tokenizer")
+    with pytest.raises(ModelError, match=r"incomplete: tokenizer/ has no vocabulary .*get the model again"):
+        load_model(copy, device="cpu")
