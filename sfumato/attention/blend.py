@@ -13,7 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.attention.cross import CrossAttentionMaps
+from sfumato.errors import UsageError
 from sfumato.schedules import Step
+
+Threshold = float | tuple[float, float]
+"""One share of the largest attention, or a pair: that of the pooled maps, and that of the subtracted ones."""
 
 
 class LocalBlend:
@@ -24,7 +28,7 @@ class LocalBlend:
     words, m loses where their map, without pooling, exceeds its own threshold.
 
     Attributes:
-        mask: The last mask, (edit, image, height, width) at map resolution, or None before the start.
+        mask: The last mask, (edit, image, height, width) at latent size, or None before the start.
     """
 
     def __init__(
@@ -32,9 +36,8 @@ class LocalBlend:
         maps: CrossAttentionMaps,
         words: Tensor,
         *,
-        threshold: float = 0.3,
+        threshold: Threshold = 0.3,
         subtract: Tensor | None = None,
-        subtract_threshold: float = 0.3,
         start_index: int = 0,
     ) -> None:
         """Takes maps that the same run adds up.
@@ -42,22 +45,25 @@ class LocalBlend:
         Args:
             maps: Installed in the run after its edits.
             words: 1 at the tokens of each branch's words, (branch, token).
-            threshold: In [0, 1).
+            threshold: In [0, 1], one for both kinds of map, or (with pooling, without): that of `words`, then that of
+                `subtract`.
             subtract: Like `words`, or None.
-            subtract_threshold: In [0, 1).
             start_index: First step that blends.
+
+        Raises:
+            UsageError: A threshold is outside [0, 1], or there are not one or two.
         """
-        self.maps, self.words, self.threshold = maps, words, threshold
-        self.subtract, self.subtract_threshold, self.start_index = subtract, subtract_threshold, start_index
+        self.maps, self.words, self.subtract, self.start_index = maps, words, subtract, start_index
+        self.pooled_threshold, self.plain_threshold = threshold_pair(threshold)
         self.mask: Tensor | None = None
 
     def __call__(self, latents: Tensor, step: Step) -> Tensor:
         if step.index < self.start_index:
             return latents
         size = (latents.shape[-2], latents.shape[-1])
-        mask = self._mask(self.words, self.threshold, pool=True, size=size)
+        mask = self._mask(self.words, self.pooled_threshold, pool=True, size=size)
         if self.subtract is not None:
-            mask = mask & ~self._mask(self.subtract, self.subtract_threshold, pool=False, size=size)
+            mask = mask & ~self._mask(self.subtract, self.plain_threshold, pool=False, size=size)
         self.mask = mask[:, :, 0]
         source = latents[:1]
         edited = source + self.mask[:, :, None].to(latents) * (latents[1:] - source)
@@ -73,3 +79,18 @@ class LocalBlend:
         heat = F.interpolate(heat, size=size, mode="nearest")
         inside = heat > threshold * heat.amax(dim=(-2, -1), keepdim=True)
         return (inside[:1] | inside[1:])[:, :, None]
+
+
+def threshold_pair(threshold: Threshold) -> tuple[float, float]:
+    """Thresholds of the pooled and of the plain maps; one number is both.
+
+    Raises:
+        UsageError: One is outside [0, 1], or there are not one or two.
+    """
+    pair = [threshold] * 2 if isinstance(threshold, int | float) else list(threshold)
+    if len(pair) != 2 or not all(0.0 <= share <= 1.0 for share in pair):
+        raise UsageError(
+            "a blend threshold must be a share in [0, 1], or two, of blend_words and of the subtracted words; got"
+            f" {threshold}"
+        )
+    return float(pair[0]), float(pair[1])

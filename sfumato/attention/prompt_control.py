@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import torch
 
 from sfumato.attention import align
-from sfumato.attention.blend import LocalBlend
+from sfumato.attention.blend import LocalBlend, Threshold
 from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, MapEdit, Refine, Replace, Reweight
 from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import AttentionControl, AttentionEdit
@@ -74,7 +74,7 @@ def prompt_control(
     self_replace_size: int = 16,
     weights: Mapping[str, float] | None = None,
     blend_words: str | Sequence[str] | None = None,
-    blend_threshold: float = 0.3,
+    blend_threshold: Threshold = 0.3,
     blend_subtract_words: str | Sequence[str] | None = None,
     blend_start: float = 0.2,
     released: bool = False,
@@ -149,7 +149,7 @@ def _local_blend(
     prompts: Sequence[str],
     words: str | Sequence[str] | None,
     subtract: str | Sequence[str] | None,
-    threshold: float,
+    threshold: Threshold,
     start_index: int,
     released: bool,
 ) -> LocalBlend | None:
@@ -173,7 +173,6 @@ def _local_blend(
         rows(words, "blend_words"),
         threshold=threshold,
         subtract=None if subtract is None else rows(subtract, "blend_subtract_words"),
-        subtract_threshold=threshold,
         start_index=start_index,
     )
 

@@ -19,6 +19,7 @@ from typing import Annotated
 
 import torch
 
+from sfumato.attention.blend import Threshold
 from sfumato.attention.prompt_control import CrossReplaceSteps, Kind, SelfReplaceSize, SelfReplaceSteps, prompt_control
 from sfumato.edit.result import Edited
 from sfumato.inversion.result import Inversion
@@ -76,7 +77,15 @@ def prompt_to_prompt(
         str | Sequence[str] | None,
         Option("the edit shows only where these words look: one for all prompts, or one a prompt, the source's first"),
     ] = None,
-    blend_threshold: Annotated[float, Option("how much of the words' attention counts as inside", low=0, high=1)] = 0.3,
+    blend_threshold: Annotated[
+        Threshold,
+        Option(
+            "how much of the words' attention counts as inside: one number, or two, the second for"
+            " blend_subtract_words",
+            low=0,
+            high=1,
+        ),
+    ] = 0.3,
     blend_subtract_words: Annotated[
         str | Sequence[str] | None, Option("like blend_words: places where the edit must not show")
     ] = None,

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.attention import align
 from sfumato.edit.candidates import best_of
 from sfumato.edit.cycle_diffusion import cycle_diffusion
 from sfumato.inversion.noise_maps import dpm_encoder
@@ -16,6 +15,7 @@ from sfumato.models.base import Model
 from sfumato.samplers.loop import Branch, sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
+from tests.conformance.runners.control import control_kind, control_outputs, pairs, step_outputs
 
 
 @runner("cycle-diffusion", "dpm-encoder")
@@ -45,22 +45,31 @@ def zero_shot_edit_attention_control(case: Case, model: Model) -> dict[str, Tens
     parameters, prompts = case.parameters, case.prompts
     found = encode(case, model, parameters["source_guidance_scale"])
     scale = parameters["target_guidance_scale"]
+    per_step: list[Tensor] = []
+
+    def keep(latents: Tensor, step: Any) -> Tensor:
+        per_step.append(latents[:, 0])
+        return latents
+
     controlled = edited(
         case,
         model,
         found,
         scale,
-        attention_control=parameters["control"],
-        cross_replace_steps=parameters["cross_replace_steps"],
-        self_replace_steps=parameters["self_replace_steps"],
+        attention_control=control_kind(parameters["control"]),
+        cross_replace_steps=pairs(parameters["cross_replace_steps"]),
+        self_replace_steps=pairs(parameters["self_replace_steps"]),
         self_replace_size=int(sqrt(parameters["self_replace_max_pixels"])),
         released=True,
+        on_step=[keep],
     )
-    outputs = {"z": code(found), "edited": controlled, "edited_uncontrolled": edited(case, model, found, scale)}
-    if parameters["control"] == "replace":
-        mapper = align.replace_mapper(model.tokenizer, prompts["source"], prompts["target"], released=True)
-        outputs["mapper"] = mapper[None]
-    return outputs
+    return {
+        **control_outputs(case, model.tokenizer, [prompts["source"], prompts["target"]], parameters["control"]),
+        **step_outputs(case, per_step),
+        "z": code(found),
+        "edited": controlled,
+        "edited_uncontrolled": edited(case, model, found, scale),
+    }
 
 
 @runner("cycle-diffusion", "candidate-ranking")

@@ -13,23 +13,27 @@ from sfumato.models.base import Model
 from sfumato.samplers.loop import Branch, sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
+from tests.conformance.runners.control import control_kind, control_outputs, pairs, step_outputs
 
 
 @runner("ddpm-inversion", "edit")
 def edit(case: Case, model: Model) -> dict[str, Tensor]:
     found = invert(case, model)
-    return {**inverted(case, model, found), "final_latents": edited(case, model, found, "none")[1]}
+    latents, per_step = edited(case, model, found, "none")
+    return {**inverted(case, model, found), **per_step, "final_latents": latents[1]}
 
 
 @runner("ddpm-inversion", "edit-with-prompt-to-prompt")
 def edit_with_prompt_to_prompt(case: Case, model: Model) -> dict[str, Tensor]:
     found = invert(case, model)
-    latents = edited(
-        case, model, found, case.parameters["edit"],
-        cross_replace_steps=case.parameters["cross_replace_steps"],
-        self_replace_steps=case.parameters["self_replace_steps"],
+    parameters = case.parameters
+    latents, per_step = edited(
+        case, model, found, control_kind(parameters["edit"]),
+        cross_replace_steps=pairs(parameters["cross_replace_steps"]),
+        self_replace_steps=pairs(parameters["self_replace_steps"]),
     )  # fmt: skip
-    return {**inverted(case, model, found), "final_latents": latents[:, 0]}
+    control = control_outputs(case, model.tokenizer, case.prompts, parameters["edit"])
+    return {**control, **inverted(case, model, found), **per_step, "final_latents": latents[:, 0]}
 
 
 def invert(case: Case, model: Model) -> Inversion:
@@ -60,8 +64,16 @@ def inverted(case: Case, model: Model, found: Inversion) -> dict[str, Tensor]:
     }
 
 
-def edited(case: Case, model: Model, found: Inversion, control: Any, **options: Any) -> Tensor:
-    """Latents of all branches, (branch, image, channels, height, width)."""
+def edited(
+    case: Case, model: Model, found: Inversion, control: Any, **options: Any
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Latents of all branches, (branch, image, channels, height, width); those after each step by the cases' names."""
+    per_step: list[Tensor] = []
+
+    def keep(latents: Tensor, step: Any) -> Tensor:
+        per_step.append(latents[:, 0])
+        return latents
+
     result = edit_friendly(
         model,
         found,
@@ -71,6 +83,7 @@ def edited(case: Case, model: Model, found: Inversion, control: Any, **options: 
         skip_steps=case.parameters["skip"],
         attention_control=control,
         released=True,
+        on_step=[keep],
         **options,
     )
-    return torch.as_tensor(result.latents)
+    return torch.as_tensor(result.latents), step_outputs(case, per_step)

@@ -11,13 +11,21 @@ from sfumato.models.base import Model
 from sfumato.samplers.loop import Branch, sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
+from tests.conformance.runners.control import (
+    blend_options,
+    control_kind,
+    control_outputs,
+    mask_outputs,
+    pairs,
+    recorded_masks,
+    step_outputs,
+)
 
 
 @runner("null-text-inversion", "edit")
 def edit(case: Case, model: Model) -> dict[str, Tensor]:
     parameters, prompts = case.parameters, case.prompts
-    kinds, guidance_scale = parameters["edit"].split("+"), parameters["guidance_scale"]
-    blend = parameters.get("local_blend") or {}
+    guidance_scale = parameters["guidance_scale"]
     condition, empty = model.encode_prompt(prompts), model.encode_prompt("")
 
     inversion = null_text_inversion(
@@ -40,24 +48,22 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
         per_step.append(latents[:, 0])
         return latents
 
-    edited = prompt_to_prompt(
-        model,
-        inversion,
-        source_prompt=prompts[0],
-        target_prompts=prompts[1:],
-        guidance_scale=guidance_scale,
-        edit="replace" if "replace" in kinds else "refine" if "refine" in kinds else "none",
-        cross_replace_steps=_bounds(parameters["cross_replace_steps"]),
-        self_replace_steps=_bounds(parameters["self_replace_steps"]),
-        self_replace_size=int(parameters["self_replace_max_tokens"] ** 0.5),
-        weights=parameters.get("equalizer"),
-        blend_words=blend.get("words"),
-        blend_subtract_words=blend.get("subtract_words"),
-        blend_threshold=blend.get("threshold", 0.3),
-        blend_start=blend.get("start", 0.2),
-        released=True,
-        on_step=[keep],
-    )
+    with recorded_masks() as masks:
+        edited = prompt_to_prompt(
+            model,
+            inversion,
+            source_prompt=prompts[0],
+            target_prompts=prompts[1:],
+            guidance_scale=guidance_scale,
+            edit=control_kind(parameters["edit"]),
+            cross_replace_steps=pairs(parameters["cross_replace_steps"]),
+            self_replace_steps=pairs(parameters["self_replace_steps"]),
+            self_replace_size=int(parameters["self_replace_max_tokens"] ** 0.5),
+            weights=parameters.get("equalizer"),
+            released=True,
+            on_step=[keep],
+            **blend_options(parameters, start=0.2),
+        )
 
     def free(rows: list[int]) -> Tensor:
         branches = {str(row): Branch(condition[[row]], guidance_scale=guidance_scale) for row in rows}
@@ -72,14 +78,9 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
         "inner_losses": losses.nan_to_num(nan=-1.0),
         "inner_iterations": losses.isfinite().sum(dim=1),
         "reconstruction": reconstruction,
-        "edit_latents_per_step": torch.stack(per_step),
+        **control_outputs(case, model.tokenizer, prompts, parameters["edit"]),
+        **step_outputs(case, per_step),
+        **mask_outputs(case, masks, len(inversion.timesteps)),
         "final_latents": edited.latents[:, 0],
         "final_latents_without_control": torch.cat([reconstruction, free(list(range(1, len(prompts))))]),
     }
-
-
-def _bounds(value: Any) -> Any:
-    """JSON lists as the pairs that they are."""
-    if isinstance(value, dict):
-        return {word: _bounds(bounds) for word, bounds in value.items()}
-    return tuple(value) if isinstance(value, list) else value

@@ -12,6 +12,15 @@ from sfumato.models.base import Model
 from sfumato.samplers.loop import Branch, sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
+from tests.conformance.runners.control import (
+    blend_options,
+    control_kind,
+    control_outputs,
+    mask_outputs,
+    pairs,
+    recorded_masks,
+    step_outputs,
+)
 
 
 @runner("prompt-to-prompt", "aligner")
@@ -28,7 +37,7 @@ def aligner(case: Case, model: Model) -> dict[str, Tensor]:
                 assert align.token_indices(tokenizer, pair[side], word, released=True) == positions, (pair[side], word)
     for index, asked in enumerate(case.parameters["schedules"]):
         outputs[f"schedule_{index:02d}"] = align.replace_schedule(
-            tokenizer, asked["prompts"][1:], asked["num_steps"], _bounds(asked["cross_replace_steps"]), released=True
+            tokenizer, asked["prompts"][1:], asked["num_steps"], pairs(asked["cross_replace_steps"]), released=True
         )
     for index, asked in enumerate(case.parameters["equalizers"]):
         weights = dict(zip(asked["words"], asked["values"], strict=True))
@@ -39,8 +48,6 @@ def aligner(case: Case, model: Model) -> dict[str, Tensor]:
 @runner("prompt-to-prompt", "edit")
 def edit(case: Case, model: Model) -> dict[str, Tensor]:
     parameters, prompts = case.parameters, case.prompts
-    kinds = parameters["edit"].split("+")
-    blend = parameters.get("local_blend") or {}
     noise = case.tensors["initial_latent"]
     timesteps = tuple(case.tensors["timesteps"].tolist())
     per_step = []
@@ -49,22 +56,21 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
         per_step.append(latents[:, 0])
         return latents
 
-    edited = prompt_to_prompt(
-        model,
-        Inversion("given", noise, timesteps),
-        source_prompt=prompts[0],
-        target_prompts=prompts[1:],
-        guidance_scale=parameters["guidance_scale"],
-        edit="replace" if "replace" in kinds else "refine" if "refine" in kinds else "none",
-        cross_replace_steps=_bounds(parameters["cross_replace_steps"]),
-        self_replace_steps=_bounds(parameters["self_replace_steps"]),
-        weights=parameters.get("equalizer"),
-        blend_words=blend.get("words"),
-        blend_threshold=blend.get("threshold", 0.3),
-        blend_start=blend.get("start", 0.0),
-        released=True,
-        on_step=[keep],
-    )
+    with recorded_masks() as masks:
+        edited = prompt_to_prompt(
+            model,
+            Inversion("given", noise, timesteps),
+            source_prompt=prompts[0],
+            target_prompts=prompts[1:],
+            guidance_scale=parameters["guidance_scale"],
+            edit=control_kind(parameters["edit"]),
+            cross_replace_steps=pairs(parameters["cross_replace_steps"]),
+            self_replace_steps=pairs(parameters["self_replace_steps"]),
+            weights=parameters.get("equalizer"),
+            released=True,
+            on_step=[keep],
+            **blend_options(parameters, start=0.0),
+        )
     condition = model.encode_prompt(prompts)
     free = sample(  # the targets alone: control leaves the source branch as it is
         model,
@@ -74,7 +80,9 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
     )
     assert edited.maps is not None
     return {
-        "latents_per_step": torch.stack(per_step),
+        **control_outputs(case, model.tokenizer, prompts, parameters["edit"]),
+        **step_outputs(case, per_step),
+        **mask_outputs(case, masks, len(timesteps)),
         "final_latents": edited.latents[:, 0],
         "average_cross_attention": edited.maps[:, 0],
         "final_latents_without_control": torch.cat([edited.latents[:1, 0], free[:, 0]]),
@@ -84,10 +92,3 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
 def _numbered(prompts: list[str]) -> list[tuple[int, str]]:
     """Rows and branch names; equal prompts get names of their own."""
     return [(row, f"{row}: {prompt}") for row, prompt in enumerate(prompts)]
-
-
-def _bounds(value: Any) -> Any:
-    """JSON lists as the pairs that they are."""
-    if isinstance(value, dict):
-        return {word: _bounds(bounds) for word, bounds in value.items()}
-    return tuple(value) if isinstance(value, list) else value
