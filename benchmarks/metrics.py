@@ -350,7 +350,7 @@ def _of_features(network: Callable[[Tensor], Tensor], compare: CompareSets) -> C
 
 
 def _kernel(first: Tensor, second: Tensor) -> float:
-    return kernel_distance(first, second, num_subsets=1).mean
+    return kernel_distance(first, second, num_subsets=1, subset_size=min(len(first), len(second))).mean
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from sfumato.emoji import WEIGHTS
 from sfumato.metrics.distance import paired
 from sfumato.metrics.features import clean_resize
 from sfumato.metrics.lpips import lpips_from_features
+from sfumato.metrics.values import checked_pixels
 from sfumato.metrics.weights import find_weights, load_into, package_folder, read_weights
 
 if TYPE_CHECKING:
@@ -232,6 +233,7 @@ class EmojiFeatures:
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pixels in [-1, 1], (batch, 3, height, width), to (batch, 160)."""
+        pixels = checked_pixels(pixels)
         if pixels.shape[2:] != (SIDE, SIDE):
             pixels = clean_resize(pixels, SIDE)
         features: Tensor = self.network.image.to(pixels.device)(pixels.float())

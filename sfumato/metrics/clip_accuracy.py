@@ -20,7 +20,7 @@ def clip_accuracy(image_features: Tensor, target_text_features: Tensor, source_t
         target_text_features, source_text_features: (dim,) or (count, dim), of "a dog" and "a cat".
 
     Raises:
-        ValueError: There are no pictures, or the dimensions differ.
+        ValueError: There are no images, the dimensions differ, or a feature is NaN or infinite.
     """
     if image_features.ndim != 2 or not len(image_features):
         raise ValueError(f"image_features must be (count, dim), one at least, got {tuple(image_features.shape)}")

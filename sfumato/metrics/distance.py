@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from sfumato.metrics.values import checked_pixels
+
 
 @runtime_checkable
 class Distance(Protocol):
@@ -32,7 +34,7 @@ class Distance(Protocol):
             (batch,), at least 0, and 0 for equal pictures; larger is further apart.
 
         Raises:
-            ValueError: The shapes do not fit each other, or not the distance.
+            ValueError: The shapes do not fit each other, or not the distance; or the pixels are no floats in [-1, 1].
         """
 
 
@@ -60,17 +62,15 @@ def paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Checks two batches of pixels and broadcasts them to one length.
 
     Args:
-        first, second: Pixels, (batch, 3, height, width).
+        first, second: Pixels in [-1, 1], (batch, 3, height, width).
 
     Returns:
         Both, of one shape and of the wider of the two types.
 
     Raises:
-        ValueError: Not four axes with three channels, sizes that differ, or batches that do not broadcast.
+        ValueError: They are no pixels (see `checked_pixels`), their sizes differ, or the batches do not broadcast.
     """
-    for pixels in (first, second):
-        if pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise ValueError(f"pixels must be (batch, 3, height, width), got {tuple(pixels.shape)}")
+    first, second = checked_pixels(first), checked_pixels(second)
     size, other = tuple(first.shape[2:]), tuple(second.shape[2:])
     if size != other:
         raise ValueError(f"pictures must have one size, got {size} and {other}: fit one to the other first")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sfumato.metrics.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, load_backbone, vgg16
 from sfumato.metrics.distance import paired
 from sfumato.metrics.lpips import OTHERWISE
+from sfumato.metrics.values import checked_finite
 from sfumato.metrics.weights import find_weights, read_weights
 
 CHANNELS = (3, 64, 128, 256, 512, 512)
@@ -88,7 +89,7 @@ def dists_from_features(first: list[Tensor], second: list[Tensor], alpha: Tensor
         (batch,).
 
     Raises:
-        ValueError: The weights do not fit the channels.
+        ValueError: The weights do not fit the channels, or a value is not finite.
     """
     count = sum(layer.shape[1] for layer in first)
     if alpha.shape != (count,) or beta.shape != (count,):
@@ -103,7 +104,8 @@ def dists_from_features(first: list[Tensor], second: list[Tensor], alpha: Tensor
         structure.append((2 * covariance + STABILITY) / (variance_a + variance_b + STABILITY))
     total = alpha.sum() + beta.sum()
     similarity = torch.cat(texture, dim=1) @ alpha + torch.cat(structure, dim=1) @ beta
-    return (1 - similarity / total).clamp(min=0)  # rounding may leave -1e-7 for equal pictures
+    apart = checked_finite(1 - similarity / total, "features")
+    return apart.clamp(min=0)  # rounding may leave -1e-7 for equal pictures
 
 
 def load_dists_weights() -> tuple[Tensor, Tensor]:

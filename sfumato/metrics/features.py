@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sfumato.metrics.values import checked_finite, checked_pixels
+
 FeatureNetwork = Callable[[Tensor], Tensor]
 """Pixels in [-1, 1], (batch, 3, height, width), to features, (batch, dim)."""
 
@@ -30,14 +32,12 @@ def clean_resize(pixels: Tensor, size: int | tuple[int, int], *, eight_bit: bool
         Float32 pixels in [-1, 1], (batch, 3, *size), on the device of `pixels`.
 
     Raises:
-        ValueError: Another shape, or a size below 1.
+        ValueError: Another shape or range, or a size below 1.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    if pixels.ndim != 4:
-        raise ValueError(f"pixels must be (batch, 3, height, width), got {tuple(pixels.shape)}")
-    values = (pixels.detach().cpu().float() + 1) * 127.5
+    values = (checked_pixels(pixels).detach().cpu().float() + 1) * 127.5
     if eight_bit:
         values = values.round().clamp(0, 255)
     planes = values.reshape(-1, *values.shape[-2:]).numpy()
@@ -62,11 +62,12 @@ def features_of(pixels: Tensor, network: FeatureNetwork, *, batch_size: int = 32
         (count, dim), float64, on the CPU.
 
     Raises:
-        ValueError: The batch size is below 1, there are no pictures, or a feature is not finite.
+        ValueError: The batch size is below 1, the pixels are none, of another shape or range, or a feature is not
+            finite.
     """
     if batch_size < 1 or not len(pixels):
-        raise ValueError(f"need pictures and a batch size of 1 or more, got {len(pixels)} and {batch_size}")
-    found = torch.cat([network(batch).detach().cpu().double() for batch in pixels.split(batch_size)])
+        raise ValueError(f"need images and a batch size of 1 or more, got {len(pixels)} and {batch_size}")
+    found = torch.cat([network(batch).detach().cpu().double() for batch in checked_pixels(pixels).split(batch_size)])
     return checked(found)
 
 
@@ -74,13 +75,13 @@ def checked(features: Tensor, name: str = "features", *, at_least: int = 1) -> T
     """Gives features as float64 on the CPU.
 
     Raises:
-        ValueError: They are not (count, dim), fewer than `at_least`, or not finite.
+        ValueError: They are no tensor (count, dim), fewer than `at_least`, or not finite.
     """
+    if not isinstance(features, Tensor):
+        raise ValueError(f"{name} must be a tensor (count, dim), got {type(features).__name__}")
     if features.ndim != 2 or len(features) < at_least or not features.shape[1]:
         raise ValueError(f"{name} must be (count, dim) with count {at_least} or more, got {tuple(features.shape)}")
-    if not bool(torch.isfinite(features).all()):
-        raise ValueError(f"{name} hold NaN or infinity")
-    return features.detach().cpu().double()
+    return checked_finite(features, name).detach().cpu().double()
 
 
 def checked_pair(first: Tensor, second: Tensor, *, at_least: int = 2) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +19,13 @@ class KernelDistance:
         mean: Mean over the subsets.
         std: Standard deviation over the subsets (population); 0 for one subset.
         values: One a subset, (num_subsets,), float64.
+        subset_size: Images of each set in a subset; smaller than what was asked for where a set is smaller.
     """
 
     mean: float
     std: float
     values: Tensor
+    subset_size: int
 
 
 def kernel_distance(
@@ -46,7 +49,8 @@ def kernel_distance(
     Args:
         first, second: Features, (count, dim), two pictures each at least.
         num_subsets: Subsets drawn.
-        subset_size: Pictures of each set in a subset; at most what the smaller set holds.
+        subset_size: Images of each set in a subset. A set that holds fewer lowers it, with a warning: the spread of
+            the values is then that of other subsets than published ones.
         generator: The source of the draws; none is needed where a subset is the whole of both sets.
 
     Raises:
@@ -56,12 +60,18 @@ def kernel_distance(
     if num_subsets < 1 or subset_size < 2:
         raise ValueError(f"need 1 subset of 2 pictures at least, got {num_subsets} of {subset_size}")
     size = min(subset_size, len(first), len(second))
+    if size < subset_size:
+        warnings.warn(
+            f"the kernel distance takes subsets of {size} images, not of {subset_size}: a set holds no more; name the"
+            " size beside the value",
+            stacklevel=2,
+        )
     values = []
     for _ in range(num_subsets):
         rows = [torch.randperm(len(features), generator=generator)[:size] for features in (first, second)]
         values.append(unbiased_mmd(first[rows[0]], second[rows[1]]))
     found = torch.tensor(values, dtype=torch.float64)
-    return KernelDistance(float(found.mean()), float(found.std(correction=0)), found)
+    return KernelDistance(float(found.mean()), float(found.std(correction=0)), found, size)
 
 
 def unbiased_mmd(first: Tensor, second: Tensor) -> float:

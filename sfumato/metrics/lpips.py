@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sfumato.metrics.backbones import load_backbone
 from sfumato.metrics.distance import paired
+from sfumato.metrics.values import checked_finite
 from sfumato.metrics.weights import find_weights, package_folder, read_weights
 
 Net = Literal["alex", "vgg", "squeeze"]
@@ -75,7 +76,7 @@ def lpips_from_features(first: Sequence[Tensor], second: Sequence[Tensor], heads
         (batch,), the sum over the layers.
 
     Raises:
-        ValueError: The numbers of layers differ, or shapes do not fit.
+        ValueError: The numbers of layers differ, shapes do not fit, or a value is not finite.
     """
     if not len(first) == len(second) == len(heads) > 0:
         raise ValueError(
@@ -88,7 +89,7 @@ def lpips_from_features(first: Sequence[Tensor], second: Sequence[Tensor], heads
             raise ValueError(f"activations must be (batch, channels, height, width), heads (channels,), got {shapes}")
         difference = (unit_length(one) - unit_length(other)).square()  # (batch, channels, height, width)
         total = total + torch.einsum("bchw,c->bhw", difference, head.to(one)).mean(dim=(1, 2))
-    return total
+    return checked_finite(total, "activations")
 
 
 def unit_length(activations: Tensor) -> Tensor:

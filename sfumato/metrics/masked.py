@@ -7,7 +7,8 @@ Two definitions of each:
   are computed (Ju et al., 2023, https://arxiv.org/abs/2310.01506). The black pixels count as perfect ones, so a large
   mask flatters every method; only values under the same masks compare.
 
-A mask that leaves no background gives NaN, to be left out of any mean: there is nothing to measure.
+A mask that leaves no background gives NaN, to be left out of any mean: there is nothing to measure. Nothing else does:
+NaN in an image or a mask is an error.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from sfumato.metrics.distance import Distance, paired
 from sfumato.metrics.ssim import RADIUS, ssim, ssim_map
+from sfumato.metrics.values import checked_finite
 
 Protocol = Literal["strict", "pie-2023"]
 
@@ -38,7 +40,8 @@ def background_mse(image: Tensor, reference: Tensor, mask: Tensor, *, protocol: 
         (batch,), NaN where there is no background.
 
     Raises:
-        ValueError: Shapes that do not fit, a mask that is not 0 and 1, or an unknown protocol.
+        ValueError: Pixels of another shape or range (see `checked_pixels`), a mask that does not fit them or is not 0
+            and 1, or an unknown protocol.
     """
     first, second, background = _checked(image, reference, mask, protocol)
     squares = ((first - second) * background).square().mean(dim=(1, 2, 3))
@@ -83,10 +86,10 @@ def background_distance(
     if protocol == "pie-2023":
         blackened = (2 * values * background - 1 for values in (first, second))
         found = distance(*(values.float() for values in blackened))
-        return _where_any(found.double(), background)
+        return _where_any(checked_finite(found.double(), "distances"), background)
     composite = first * background + second * (1 - background)
-    found = distance((2 * composite - 1).float(), (2 * second - 1).float()).double()
-    return _where_any(found / background.mean(dim=(1, 2, 3)), background)
+    found = distance((2 * composite - 1).float(), (2 * second - 1).float())
+    return _where_any(checked_finite(found.double(), "distances") / background.mean(dim=(1, 2, 3)), background)
 
 
 def _where_any(values: Tensor, background: Tensor) -> Tensor:

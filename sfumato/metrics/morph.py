@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sfumato.metrics.distance import Distance
+from sfumato.metrics.values import checked_pixels
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,10 @@ def consecutive_distances(frames: Tensor, distance: Distance, *, batch_size: int
         (frames - 1,), float64, on the CPU.
 
     Raises:
-        ValueError: Fewer than two frames, or a distance that is negative or not finite.
+        ValueError: Fewer than two frames, pixels of another shape or range, or a distance that is negative or not
+            finite.
     """
-    if len(frames) < 2:
+    if len(checked_pixels(frames, "frames")) < 2:
         raise ValueError(f"a morph has two frames at least, got {len(frames)}")
     pairs = zip(frames[:-1].split(batch_size), frames[1:].split(batch_size), strict=True)
     return _steps(torch.cat([distance(one, other).cpu() for one, other in pairs]))
@@ -133,8 +135,13 @@ def endpoint_fidelity(frames: Tensor, first: Tensor, last: Tensor, distance: Dis
         frames: Pixels in [-1, 1], (frames, 3, height, width).
         first, last: The two pictures, (1, 3, height, width).
         distance: See `Distance`.
+
+    Raises:
+        ValueError: There are no frames, or a distance is negative or not finite.
     """
-    ends = distance(frames[:1], first), distance(frames[-1:], last)
+    if not len(frames):
+        raise ValueError("a morph has two frames at least, got none")
+    ends = _steps([float(distance(frames[:1], first)), float(distance(frames[-1:], last))])
     return EndpointFidelity(float(ends[0]), float(ends[1]))
 
 
@@ -167,7 +174,8 @@ def perceptual_path_length(
         discard: Lower and upper percentile.
 
     Raises:
-        ValueError: No alphas, or an epsilon or percentiles out of range, or a distance that is negative or not finite.
+        ValueError: No alphas; alphas, an epsilon or percentiles out of range; or a distance that is negative or not
+            finite.
     """
     low, high = discard
     if not epsilon > 0:
@@ -175,6 +183,8 @@ def perceptual_path_length(
     if not 0 <= low <= high <= 100:
         raise ValueError(f"discard must be two percentiles in order, each in [0, 100], got {discard}")
     weights = torch.as_tensor(alphas, dtype=torch.float64).tolist()
+    if not all(0 <= weight <= 1 for weight in weights):
+        raise ValueError(f"alphas must lie in [0, 1], got {weights}")
     found = [distance(morph(weight), morph(weight + epsilon)).double().cpu() for weight in weights]
     values = _steps(torch.cat([value.reshape(1) for value in found]) if found else []) / epsilon**2
     lower = float(np.percentile(values.numpy(), low, method="lower"))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from math import inf, log10
 from typing import Any
 
-import numpy as np
+from sfumato.metrics.values import checked_pair, checked_range
 
 
 def mse(image: Any, reference: Any) -> float:
@@ -15,16 +16,15 @@ def mse(image: Any, reference: Any) -> float:
     Range [0, inf); 0 for equal inputs; lower is better. Computed in float64 whatever the inputs' type.
 
     Args:
-        image: Tensor or array of any shape (or a PIL picture); all its values count as one picture.
+        image: Tensor or array of any shape, or a PIL image, grey or RGB; all its values count as one image.
         reference: The same shape as `image`; the two may be swapped.
 
     Raises:
-        ValueError: The shapes differ, there are no values, or a value is NaN or infinite.
+        ValueError: The shapes differ; or values that are none, not real numbers, NaN or infinite; or a PIL image of
+            another mode.
     """
-    first, second = _values(image, "image"), _values(reference, "reference")
-    if first.shape != second.shape:
-        raise ValueError(f"image and reference must have one shape, got {first.shape} and {second.shape}")
-    return float(np.square(first - second).mean())
+    first, second = checked_pair(image, reference)
+    return float((first - second).square().mean())
 
 
 def psnr(image: Any, reference: Any, *, data_range: float) -> float:
@@ -37,26 +37,14 @@ def psnr(image: Any, reference: Any, *, data_range: float) -> float:
     of the batch taken as one picture, not the mean over its pictures.
 
     Args:
-        image: Tensor or array of any shape (or a PIL picture).
+        image: Tensor or array of any shape, or a PIL image, grey or RGB.
         reference: The same shape as `image`; the two may be swapped.
         data_range: R, the width of the range that values can take: 2 for pixels in [-1, 1], 1 for [0, 1], 255 for
-            uint8. It is never guessed.
+            bytes and PIL images. It is never guessed.
 
     Raises:
-        ValueError: As `mse`; or `data_range` is not positive and finite.
+        ValueError: As `mse`; `data_range` is not positive and finite; or the values of one input are wider than it.
     """
-    if not (np.isfinite(data_range) and data_range > 0):
-        raise ValueError(f"data_range must be positive and finite, got {data_range}")
-    error = mse(image, reference)
-    return float("inf") if error == 0 else float(20 * np.log10(data_range) - 10 * np.log10(error))
-
-
-def _values(values: Any, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    if hasattr(values, "detach"):  # a tensor; bfloat16 has no numpy counterpart, hence the way over double
-        values = values.detach().cpu().double().numpy()
-    array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
-        raise ValueError(f"{name} holds no values")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds NaN or infinite values")
-    return array
+    first, second = checked_pair(image, reference, data_range=checked_range(data_range))
+    error = float((first - second).square().mean())
+    return inf if error == 0 else 20 * log10(data_range) - 10 * log10(error)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfumato.metrics.values import checked_pair, checked_range
+
 SIGMA = 1.5
 RADIUS = 5
 
@@ -31,13 +33,14 @@ def ssim(image: Any, reference: Any, *, data_range: float) -> Tensor:
             compared each by itself.
         reference: The same shape; the two may be swapped.
         data_range: R, the width of the range that values can take: 2 for pixels in [-1, 1], 1 for [0, 1], 255 for
-            uint8. It is never guessed.
+            bytes. It is never guessed.
 
     Returns:
         One value a picture, (...,), float64; a scalar tensor for a single picture.
 
     Raises:
-        ValueError: The shapes differ or are too small, a value is NaN or infinite, or `data_range` is not positive.
+        ValueError: The shapes differ or are too small; a value is NaN, infinite or no real number; `data_range` is not
+            positive, or the values of one input are wider than it.
     """
     return ssim_map(image, reference, data_range=data_range).mean(dim=(-3, -2, -1))
 
@@ -51,11 +54,7 @@ def ssim_map(image: Any, reference: Any, *, data_range: float) -> Tensor:
     Raises:
         ValueError: As `ssim`.
     """
-    first, second = _values(image, "image"), _values(reference, "reference")
-    if first.shape != second.shape:
-        raise ValueError(f"image and reference must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}")
-    if not 0.0 < data_range < float("inf"):
-        raise ValueError(f"data_range must be positive and finite, got {data_range}")
+    first, second = checked_pair(image, reference, data_range=checked_range(data_range))
     size = 2 * RADIUS + 1
     if first.ndim < 3 or min(first.shape[-2:]) < size:
         raise ValueError(
@@ -78,12 +77,3 @@ def _windowed(values: Tensor) -> Tensor:
     planes = values.reshape(-1, 1, *values.shape[-2:])
     planes = F.conv2d(F.conv2d(planes, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
     return planes.reshape(*values.shape[:-2], *planes.shape[-2:])
-
-
-def _values(values: Any, name: str) -> Tensor:
-    tensor = torch.as_tensor(values).detach().cpu().double()
-    if tensor.numel() == 0:
-        raise ValueError(f"{name} holds no values")
-    if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} holds NaN or infinite values")
-    return tensor

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sfumato.metrics.backbones import IMAGENET_MEAN, IMAGENET_STD
 from sfumato.metrics.distance import paired
+from sfumato.metrics.values import checked_finite
 
 Protocol = Literal["strict", "pie-2023"]
 KeysNetwork = Callable[[Tensor], Tensor]
@@ -47,12 +48,12 @@ def structure_distance(
         (batch,), float64.
 
     Raises:
-        ValueError: Shapes that do not fit, or an unknown protocol.
+        ValueError: Pixels of another shape or range, an unknown protocol, or keys that are not finite.
     """
     if protocol not in get_args(Protocol):
         raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {protocol!r}")
     similarities = [
-        self_similarity(keys(structure_input(pixels, protocol=protocol, short_side=short_side)))
+        self_similarity(checked_finite(keys(structure_input(pixels, protocol=protocol, short_side=short_side)), "keys"))
         for pixels in paired(first, second)
     ]
     return (similarities[0] - similarities[1]).square().mean(dim=(1, 2))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfumato.metrics.values import checked_finite
+
 
 def text_agreement(image_features: Tensor, text_features: Tensor) -> Tensor:
     """Cosine of picture and text, the CLIP score (Hessel et al., 2021, https://arxiv.org/abs/2104.08718, unscaled).
@@ -15,6 +17,9 @@ def text_agreement(image_features: Tensor, text_features: Tensor) -> Tensor:
 
     Returns:
         (...,), in [-1, 1]; higher is better. Differentiable.
+
+    Raises:
+        ValueError: The features are not of one encoder, or hold NaN or infinity.
     """
     return F.cosine_similarity(*_together(image_features, text_features), dim=-1)
 
@@ -44,10 +49,14 @@ def directional_agreement(
 
     Returns:
         (...,), in [-1, 1]; higher is better. Differentiable.
+
+    Raises:
+        ValueError: As `text_agreement`.
     """
-    image = F.normalize(image_features, dim=-1) - F.normalize(source_image_features, dim=-1)
-    text = F.normalize(target_text_features, dim=-1) - F.normalize(source_text_features, dim=-1)
-    return F.cosine_similarity(*_together(image, text), dim=-1)
+    images = _together(image_features, source_image_features)
+    texts = _together(target_text_features, source_text_features)
+    changes = [F.normalize(after, dim=-1) - F.normalize(before, dim=-1) for after, before in (images, texts)]
+    return F.cosine_similarity(*_together(*changes), dim=-1)
 
 
 def _together(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,4 +64,4 @@ def _together(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"features must come from one encoder, got {first.shape[-1]} and {second.shape[-1]} dimensions"
         )
-    return first, second
+    return checked_finite(first, "features"), checked_finite(second, "features")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sfumato.errors import ModelError, UsageError
 from sfumato.images.pixels import to_images
+from sfumato.metrics.values import checked_pixels
 from sfumato.models.quiet import quiet
 
 CLIP: Final = "openai/clip-vit-large-patch14"
@@ -50,8 +51,11 @@ class ClipJudge:
 
         Returns:
             (batch, dim), not normalised, on the model's device.
+
+        Raises:
+            ValueError: The pixels are no floats in [-1, 1] of that shape.
         """
-        inputs = clip_input(pixels, self.side).to(self._model.device)
+        inputs = clip_input(checked_pixels(pixels), self.side).to(self._model.device)
         return _features(self._model.get_image_features(pixel_values=inputs))
 
     @torch.no_grad()

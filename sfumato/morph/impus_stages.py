@@ -132,7 +132,7 @@ class Stages:
         found = None if slot is None else PathDiversity.kept(slot)
         if found is None:
             found = path_diversity(
-                self.model, self.inverted(text, None), text, self.distance, negative=self.negative,
+                self.model, self.inverted(text, None), text, self._clamped_distance, negative=self.negative,
                 guidance_scale=self.guidance_scale, end_guidance_scale=ends_scale,
                 num_inference_steps=self.steps, watch=self.watch,
             )  # fmt: skip
@@ -141,6 +141,19 @@ class Stages:
         rank = found.rank(rule)
         self.record |= {"rppd": found.rppd(rule), "rank_rule": rule, "rank_asked": rank}
         return rank
+
+    @property
+    def _clamped_distance(self) -> Distance:
+        """The distance of decoded images, which may pass [-1, 1] a little where distances take no others."""
+        distance = self.distance
+
+        class Clamped:
+            name = distance.name
+
+            def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+                return distance(first.clamp(-1.0, 1.0), second.clamp(-1.0, 1.0))
+
+        return Clamped()
 
     def clamped(self, rank: int) -> int:
         rank, note = clamped_rank(self.model, rank, chosen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.errors import UsageError
+from sfumato.errors import SamplingError, UsageError
 from sfumato.samplers.watch import Watch
 
 Draw = Callable[[Sequence[float]], Tensor]
@@ -86,6 +86,7 @@ class Frames:
 
         Raises:
             UsageError: A weight is outside [0, 1], or the path cannot draw it.
+            SamplingError: A frame holds NaN or infinity.
         """
         missing = [weight for weight in dict.fromkeys(map(float, weights)) if weight not in self._kept]
         for weight in missing:
@@ -99,6 +100,9 @@ class Frames:
             with torch.no_grad():
                 drawn = self.path.draw(chunk)
                 pixels = drawn if self.path.in_pixels else self.decode(drawn)
+            if not bool(pixels.isfinite().all()):
+                where = ", ".join(f"{weight:g}" for weight in chunk)
+                raise SamplingError(f"a frame at {where} is NaN or infinite: the model may have broken down, try fp32")
             self._kept.update(zip(chunk, pixels.clamp(-1.0, 1.0).split(1), strict=True))
             self.drawn += chunk
         return torch.cat([self._kept[float(weight)] for weight in weights])

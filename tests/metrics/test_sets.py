@@ -115,7 +115,7 @@ def test_subsets_come_from_the_generator_alone() -> None:
     ]
     assert torch.equal(found[0].values, found[1].values)
     assert not torch.equal(found[0].values, found[2].values)
-    whole = kernel_distance(first, second[:50], num_subsets=2)
+    whole = kernel_distance(first, second[:50], num_subsets=2, subset_size=50)
     assert whole.values.tolist() == pytest.approx([unbiased_mmd(first, second[:50])] * 2, rel=1e-9)
     with pytest.raises(ValueError, match="2 pictures at least"):
         kernel_distance(first, second, subset_size=1)
