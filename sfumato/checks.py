@@ -66,14 +66,25 @@ def whole(name: str, value: Any, *, low: int = -LARGEST, high: int = LARGEST) ->
 
 
 def number(
-    name: str, value: Any, *, low: float = -LARGEST, high: float = LARGEST, inside: bool = False, hint: str = ""
+    name: str,
+    value: Any,
+    *,
+    low: float = -LARGEST,
+    high: float = LARGEST,
+    above: float | None = None,
+    below: float | None = None,
+    hint: str = "",
 ) -> float:
-    """A finite number in [low, high], or in (low, high) where `inside` is set."""
+    """A finite number in [low, high], above `above` and below `below` where these are given in their place."""
     found = _as_float(value)
+    low, high = low if above is None else above, high if below is None else below
     # not: `found < low or ...`, which NaN would pass
-    if found is None or not (low < found < high if inside else low <= found <= high):
-        wanted = f"in ({low:g}, {high:g})" if inside else _range(low, high)
-        raise refuse(name, f"{wanted if found is not None else f'a number {wanted}'}{hint}", value)
+    if found is None or not low <= found <= high or found in (above, below):
+        wanted = _range(low, high)
+        if above is not None or below is not None:
+            wanted = f"in {'[' if above is None else '('}{low:g}, {high:g}{']' if below is None else ')'}"
+        wanted = wanted if found is not None else f"a number {wanted}"
+        raise UsageError(f"{name} must be {wanted}, got {shown(value)}{hint}")
     return found
 
 

@@ -1,8 +1,7 @@
-"""What the public drivers share: checked arguments, drawn noise, a stamped inversion, how well a picture came back."""
+"""What the public drivers share: drawn noise, a stamped inversion, how well a picture came back."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion, content_key
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
@@ -22,20 +20,6 @@ if TYPE_CHECKING:
 
 LOW_PSNR = 20.0
 """A source that comes back worse than this, dB, is a warning."""
-
-
-def check_guidance(scale: float, name: str = "guidance_scale") -> float:
-    """The scale itself; a UsageError where it is not in [1, 100]."""
-    if not (math.isfinite(scale) and 1.0 <= scale <= 100.0):
-        raise UsageError(f"{name} must be in [1, 100] (1 = off), got {scale:g}")
-    return float(scale)
-
-
-def check_encode_steps(steps: int) -> int:
-    """The number itself; a UsageError where it is negative or no whole number."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise UsageError(f"encode_steps must be a whole number of at least 0, got {steps}")
-    return steps
 
 
 def drawn_noise(model: Model, images: int, generator: torch.Generator, size: tuple[int, int] | None) -> Tensor:

@@ -10,16 +10,9 @@ from typing import Any
 import torch
 
 import sfumato
+from sfumato.arguments import boundary
 from sfumato.cost import measured
-from sfumato.driving import (
-    LOW_PSNR,
-    check_encode_steps,
-    check_guidance,
-    drawn_noise,
-    image_psnr,
-    inverted_picture,
-    low_psnr_note,
-)
+from sfumato.driving import LOW_PSNR, drawn_noise, image_psnr, inverted_picture, low_psnr_note
 from sfumato.encoding import encoded
 from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource, to_images
@@ -33,6 +26,7 @@ from sfumato.samplers.turns import taking_turns
 from sfumato.samplers.watch import Watch, progress_bar
 
 
+@boundary()
 def edit(
     model: Model,
     image: ImageSource | None = None,
@@ -105,13 +99,12 @@ def edit(
     inversion_name = _choose_inversion(recipe_method, inversion, inverted)
     inversion_options = INVERSIONS[inversion_name].check_options(inversion_options or {}) if inversion_name else {}
     targets = [target_prompt] if isinstance(target_prompt, str) else list(target_prompt)
-    _check_prompts(source_prompt, targets)
     steps = num_inference_steps
     if steps is None:
         steps = model.num_inference_steps if inverted is None else len(inverted.timesteps)
     timesteps = tuple(model.schedule.timesteps(steps))
     suited = model.method_guidance.get(method, model.guidance_scale)
-    guidance = check_guidance(suited if guidance_scale is None else guidance_scale)
+    guidance = suited if guidance_scale is None else guidance_scale
     real = image is not None
     suits = INVERSIONS[inversion_name].source_guidance_scale if real and inversion_name else None
     if real and inversion_name and inverted is not None:
@@ -119,8 +112,7 @@ def edit(
     source_guidance = (
         source_guidance_scale if source_guidance_scale is not None else guidance if suits is None else suits
     )
-    check_guidance(source_guidance, "source_guidance_scale")
-    if check_encode_steps(encode_steps) and (inverted is not None or image is None):
+    if encode_steps and (inverted is not None or image is None):
         raise UsageError("encode_steps is for a picture that is inverted here: give it to `invert`, or leave it out")
     picture = read_picture(model, image, size, fit, background) if image is not None else None
     if inverted is not None:
@@ -202,7 +194,7 @@ def edit(
     source_psnr = image_psnr(reconstruction, source)
     if source_psnr < LOW_PSNR:
         notes.append(low_psnr_note(source_psnr, ceiling_psnr, source_guidance))
-        warnings.warn(notes[-1], stacklevel=2)
+        warnings.warn(notes[-1], stacklevel=3)  # past the boundary
     results = decoded[1:]
     if masking is not None and keep is not None and masking.pixels:
         results = [masking.paste(shown, source, keep) for shown in results]
@@ -240,10 +232,3 @@ def _choose_inversion(method: Method, name: str | None, inverted: Inversion | No
     takes = ", ".join(method.inversions) or "none: it starts from the picture itself"
     reason = method.refuses.get(chosen, f"{entry.title} keeps nothing that {method.title} could start from")
     raise UsageError(f"{method.name} cannot start from inversion {chosen!r}: {reason}; it takes: {takes}")
-
-
-def _check_prompts(source_prompt: str, targets: list[str]) -> None:
-    if not source_prompt.strip():
-        raise UsageError("source_prompt is empty: say what the picture shows, e.g. 'a cat face'")
-    if not targets or not all(target.strip() for target in targets):
-        raise UsageError("target_prompt is empty: say what the picture shall show, e.g. 'a dog face'")

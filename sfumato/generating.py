@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 import sfumato
+from sfumato import checks
+from sfumato.arguments import boundary
 from sfumato.cost import measured
-from sfumato.driving import check_guidance, drawn_noise
-from sfumato.errors import UsageError
+from sfumato.driving import drawn_noise
 from sfumato.images import to_images
 from sfumato.models.base import Model
 from sfumato.results import GenerateResult
@@ -16,6 +19,7 @@ from sfumato.samplers.turns import taking_turns
 from sfumato.samplers.watch import Watch, progress_bar
 
 
+@boundary(eta=partial(checks.number, low=0.0, high=1.0))
 def generate(
     model: Model,
     prompt: str,
@@ -46,10 +50,8 @@ def generate(
         UsageError: An argument is out of range.
         SamplingError: The run broke down.
     """
-    if num_images < 1:
-        raise UsageError(f"num_images must be at least 1, got {num_images}")
     steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
-    guidance = check_guidance(model.guidance_scale if guidance_scale is None else guidance_scale)
+    guidance = model.guidance_scale if guidance_scale is None else guidance_scale
     generator = torch.Generator().manual_seed(seed)
     recipe = {
         "command": "generate",

@@ -8,15 +8,9 @@ from typing import Any
 import torch
 
 import sfumato
+from sfumato.arguments import boundary
 from sfumato.cost import measured
-from sfumato.driving import (
-    LOW_PSNR,
-    check_encode_steps,
-    check_guidance,
-    image_psnr,
-    inverted_picture,
-    low_psnr_note,
-)
+from sfumato.driving import LOW_PSNR, image_psnr, inverted_picture, low_psnr_note
 from sfumato.encoding import encoded
 from sfumato.images import Fit, ImageSource, to_images
 from sfumato.models.base import Model
@@ -28,6 +22,7 @@ from sfumato.samplers.turns import taking_turns
 from sfumato.samplers.watch import Watch, progress_bar
 
 
+@boundary()
 def invert(
     model: Model,
     image: ImageSource,
@@ -65,10 +60,9 @@ def invert(
     entry = INVERSIONS[method]
     options = entry.check_options(options)
     suits = model.guidance_scale if entry.source_guidance_scale is None else entry.source_guidance_scale
-    guidance = check_guidance(suits if guidance_scale is None else guidance_scale)
+    guidance = suits if guidance_scale is None else guidance_scale
     steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
     model.schedule.timesteps(steps)
-    check_encode_steps(encode_steps)
     picture = read_picture(model, image, size, fit, background)
     recipe = {
         "command": "invert",
@@ -110,5 +104,5 @@ def invert(
     notes = list(picture.notes)
     if source_psnr < LOW_PSNR:
         notes.append(low_psnr_note(source_psnr, ceiling_psnr, guidance))
-        warnings.warn(notes[-1], stacklevel=2)
+        warnings.warn(notes[-1], stacklevel=3)  # past the boundary
     return InvertResult(inversion, source, reconstruction, recipe, cost, source_psnr, ceiling_psnr, tuple(notes))

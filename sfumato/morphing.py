@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import sfumato
+from sfumato.arguments import boundary
 from sfumato.cost import measured
-from sfumato.driving import LOW_PSNR, check_encode_steps, check_guidance, image_psnr
+from sfumato.driving import LOW_PSNR, image_psnr
 from sfumato.encoding import encoded
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import cache_folder
@@ -38,13 +39,13 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", int, float)
 
-FEWEST_FRAMES = 3
 ENCODE_STEPS = 20
 """With `emoji` they bring the twelve bundled pictures back 2 to 4 dB nearer, in 1.3 s of one thread each."""
 DRAWS_A_FRAME = 6
 """The most frames that a spacing draws for each that it keeps, where it is not told; what progress is shown against."""
 
 
+@boundary()
 def morph(
     model: Model,
     *images: ImageSource,
@@ -108,14 +109,12 @@ def morph(
     options = {**model.method_options.get(method, {}), **entry.check_options(options)}
     spacing_name = entry.spacing if spacing is None else spacing
     spacing_options = SPACINGS[spacing_name].check_options(spacing_options or {})
-    check_num_frames(num_frames)
     if one_pace and SPACINGS[spacing_name].sets_num_frames:
         raise UsageError(f"one_pace shares out frames, but spacing {spacing_name} finds their number itself")
-    check_encode_steps(encode_steps)
     said = _prompts(prompts, len(images))
     steps = _first(num_inference_steps, entry.num_inference_steps, model.num_inference_steps)
     model.schedule.timesteps(steps)  # as many as there can be
-    guidance = suited_guidance(model, entry) if guidance_scale is None else check_guidance(guidance_scale)
+    guidance = suited_guidance(model, entry) if guidance_scale is None else guidance_scale
     pictures = _read(model, images, size, fit, background)
     measure = load_distance(distance, model)
     kept = _store(store)
@@ -221,11 +220,6 @@ def drawing(
     most = num_frames if spacing == "even" else options.get("max_draws") or DRAWS_A_FRAME * num_frames
     told = watch.during("drawing frames" if spacing == "even" else "drawing frames (at most)")
     return Frames(replace(path, draw=_reporting(path.draw, most, told)), model.decode_latents, watch=told)
-
-
-def check_num_frames(num_frames: int) -> None:
-    if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < FEWEST_FRAMES:
-        raise UsageError(f"num_frames must be at least {FEWEST_FRAMES} (both ends are frames), got {num_frames}")
 
 
 def distance_notes(asked: str | Distance | None, measure: Distance) -> list[str]:

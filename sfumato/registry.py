@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from sfumato.checks import shown
 from sfumato.errors import UsageError
 from sfumato.parameters import Option as Option  # recipes take it and their decorator from one place
 from sfumato.parameters import Parameter, parameters
@@ -167,11 +168,11 @@ def morph_method(
     return register
 
 
-def unknown(kind: str, name: str, known: Mapping[str, Any] | list[str], *, of: str = "") -> str:
+def unknown(kind: str, name: Any, known: Mapping[str, Any] | list[str], *, of: str = "") -> str:
     """Words for a name that is not known, with the closest one that is."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:100], list(known), n=1, cutoff=0.5) if isinstance(name, str) else []
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {kind} {name!r}{of}: {hint}known: {', '.join(known) or 'none'}"
+    return f"unknown {kind} {shown(name)}{of}: {hint}known: {', '.join(known) or 'none'}"
 
 
 def recorded(value: Any) -> Any:
@@ -217,7 +218,7 @@ class Registry(Mapping[str, Kind]):
 
     def __getitem__(self, name: str) -> Kind:
         entries = self._load()
-        if name not in entries:
+        if not isinstance(name, str) or name not in entries:
             raise UsageError(unknown(self.kind, name, sorted(entries)))
         return entries[name]
 
@@ -228,7 +229,7 @@ class Registry(Mapping[str, Kind]):
         return len(self._load())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._load()
+        return isinstance(name, str) and name in self._load()
 
 
 METHODS: Registry[Method] = Registry("method", "sfumato.edit")

@@ -10,9 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from sfumato import checks
+from sfumato.arguments import boundary, check_arguments
 from sfumato.attention.align import chunk_length
 from sfumato.cost import measured
-from sfumato.driving import check_guidance
 from sfumato.editing import edit
 from sfumato.errors import UsageError
 from sfumato.images import ImageSource, to_images, to_pixels
@@ -21,7 +22,7 @@ from sfumato.models.base import Condition, Model, Tokenizer
 from sfumato.morph.distances import load_distance
 from sfumato.morph.path import MorphPath
 from sfumato.morph.spacing import SPACINGS
-from sfumato.morphing import check_num_frames, distance_notes, drawing
+from sfumato.morphing import distance_notes, drawing
 from sfumato.registry import METHODS, Method, recorded
 from sfumato.results import EditResult, MorphResult
 from sfumato.samplers.turns import taking_turns
@@ -32,6 +33,7 @@ Vary = Mapping[str, Range | Mapping[str, Range]]
 GUIDANCE = "guidance_scale"
 
 
+@boundary(target_prompt=checks.optional(checks.text))
 def slider(
     model: Model,
     image: ImageSource | None = None,
@@ -73,6 +75,7 @@ def slider(
         UsageError: An argument is wrong, or the method cannot be varied so.
         SfumatoError: What `edit` raises.
     """
+    arguments = check_arguments(arguments)
     entry = METHODS[method]
     if method == "auto":
         raise UsageError("auto chooses anew for every frame: take one method, such as the one that it chose")
@@ -83,7 +86,6 @@ def slider(
     if ranges is None and target == source_prompt:
         raise UsageError("a slider needs a target prompt that differs from the source prompt, or options to vary")
     spacing_options = SPACINGS[spacing].check_options(spacing_options or {})
-    check_num_frames(num_frames)
     measure = load_distance(distance, model)
     fixed = {"source_prompt": source_prompt, "target_prompt": target, "method": method, **arguments}
 
@@ -148,16 +150,18 @@ def _checked(vary: Vary, entry: Method) -> Vary:
     Raises:
         UsageError: An option is unknown or takes no such numbers, or a range is not two numbers.
     """
-    if not vary:
+    if not checks.table("vary", vary):
         raise UsageError("vary names no option")
     for name, given in vary.items():
         for ends in given.values() if isinstance(given, Mapping) else [given]:
-            if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
-                raise UsageError(f"vary takes (low, high) of {name}, got {ends!r}")
+            try:
+                checks.listed(name, ends, checks.number, fewest=2, most=2)
+            except UsageError:
+                raise UsageError(f"vary takes (low, high) of {name}, got {checks.shown(ends)}") from None
     for weight in (0.0, 1.0):
         values = _options(vary, weight, {})
         if GUIDANCE in values:
-            check_guidance(values.pop(GUIDANCE))
+            checks.guidance(GUIDANCE, values.pop(GUIDANCE))
         entry.check_options(values)
     return vary
 
@@ -211,6 +215,7 @@ class _Between:
         return Condition.cat([told if prompt == self._target else encoded[[k]] for k, prompt in enumerate(given)])
 
 
+@Model.register
 class _Told:
     """A model with another way to read prompts, and everything else as it is."""
 

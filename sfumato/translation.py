@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -12,6 +13,8 @@ import numpy as np
 import torch
 
 import sfumato
+from sfumato import checks
+from sfumato.arguments import boundary
 from sfumato.cost import Cost, measured
 from sfumato.edit.translate import bridge, reconstruct
 from sfumato.edit.translate import translate as translate_latents
@@ -28,6 +31,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 TranslationMethod = Literal["cycle-diffusion", "ddib"]
+
+_CHECKS: Mapping[str, checks.Check] = {
+    "strength": partial(checks.number, above=0.0, high=1.0),
+    "eta": partial(checks.number, above=0.0, high=1.0, hint=": at 0 there are no draws to share; ddib needs none"),
+    "refine_strength": partial(checks.number, low=0.0, high=1.0),
+    "refine_repeats": partial(checks.whole, low=1),
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class TranslateResult:
         return target
 
 
+@boundary(source_prompt=checks.text, target_prompt=checks.text, reconstruct_source=checks.flag)
 def translate(
     model_a: Model,
     model_b: Model,
@@ -200,9 +211,10 @@ def check_options(
         UsageError: See `translate`.
     """
     given = {"eta": eta, "refine_strength": refine_strength, "refine_repeats": refine_repeats, "strength": strength}
-    options = {name: value for name, value in given.items() if value is not None}
-    if method not in get_args(TranslationMethod):
-        raise UsageError(f"method must be one of {', '.join(get_args(TranslationMethod))}, got {method!r}")
+    options = {name: _CHECKS[name](name, value) for name, value in given.items() if value is not None}
+    checks.choice("method", method, get_args(TranslationMethod))
+    checks.guidance("guidance_scale", guidance_scale)
+    checks.guidance("source_guidance_scale", source_guidance_scale)
     drawing = [name for name in options if name != "strength"]
     if method == "ddib" and drawing:
         raise UsageError(f"ddib draws nothing and refines nothing: leave out {', '.join(drawing)}")
@@ -210,17 +222,6 @@ def check_options(
         raise UsageError(
             f"ddib inverts without guidance: source_guidance_scale must be 1, got {source_guidance_scale:g}"
         )
-    for name, scale in (("guidance_scale", guidance_scale), ("source_guidance_scale", source_guidance_scale)):
-        if not 1.0 <= scale <= 100.0:
-            raise UsageError(f"{name} must be in [1, 100] (1 = off), got {scale:g}")
-    if eta is not None and not 0.0 < eta <= 1.0:
-        raise UsageError(f"eta must be in (0, 1], got {eta:g}: at 0 there are no draws to share; ddib needs none")
-    if strength is not None and not 0.0 < strength <= 1.0:
-        raise UsageError(f"strength must be in (0, 1], got {strength:g}")
-    if refine_strength is not None and not 0.0 <= refine_strength <= 1.0:
-        raise UsageError(f"refine_strength must be in [0, 1], got {refine_strength:g}")
-    if refine_repeats is not None and refine_repeats < 1:
-        raise UsageError(f"refine_repeats must be at least 1, got {refine_repeats}")
     return options
 
 

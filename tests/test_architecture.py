@@ -23,6 +23,7 @@ TIERS = (
     {"inversion", "attention"},
     {"edit", "morph", "distill"},
     {
+        "arguments",
         "bench",
         "driving",
         "editing",

@@ -47,10 +47,13 @@ def test_numbers_without_bounds_are_finite_all_the_same(value: Any) -> None:
 
 
 def test_open_ranges() -> None:
-    assert checks.number("x", 0.5, low=0, high=1, inside=True) == 0.5
+    assert checks.number("x", 0.5, above=0, below=1) == 0.5
+    assert checks.number("x", 1, above=0, high=1) == 1.0
     for value in (0, 1, 1.0, float("nan")):
-        with pytest.raises(UsageError, match=r"x must be in \(0, 1\], got|x must be in \(0, 1\), got"):
-            checks.number("x", value, low=0, high=1, inside=True)
+        with pytest.raises(UsageError, match=r"x must be in \(0, 1\), got"):
+            checks.number("x", value, above=0, below=1)
+    with pytest.raises(UsageError, match=r"x must be in \(0, 1\], got 0"):
+        checks.number("x", 0, above=0, high=1)
 
 
 def test_numbers_of_numpy_become_pythons() -> None:

@@ -89,6 +89,7 @@ def morph(
 
     with working("starting"):
         from sfumato import morphing
+        from sfumato.arguments import num_frames
         from sfumato.morph.spacing import SPACINGS
         from sfumato.registry import MORPHS
 
@@ -97,7 +98,7 @@ def morph(
     movie.check_distance(distance)
     spacing_name = spacing or entry.spacing
     spacing_options = parse_options(SPACINGS[spacing_name], spacing_settings, flag="--set-spacing")
-    morphing.check_num_frames(frames)
+    num_frames("--frames", frames)
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
     kept: Path | Literal[False] | None = False if no_store else store
     try:

@@ -97,15 +97,15 @@ def slider(
 
     with working("starting"):
         from sfumato import sliding
+        from sfumato.arguments import num_frames
         from sfumato.morph.spacing import SPACINGS
-        from sfumato.morphing import check_num_frames
         from sfumato.registry import METHODS
 
     options = parse_options(METHODS[method], settings)
     movie.check_distance(distance)
     spacing_name = spacing or "uniform"
     spacing_options = parse_options(SPACINGS[spacing_name], spacing_settings, flag="--set-spacing")
-    check_num_frames(frames)
+    num_frames("--frames", frames)
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
     result = sliding.slider(
         loaded,

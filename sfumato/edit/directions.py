@@ -18,6 +18,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sfumato import checks
 from sfumato.attention.align import chunk_length
 from sfumato.edit.sentences import Writer, template_sentences
 from sfumato.errors import DirectionError, UsageError
@@ -26,6 +27,7 @@ from sfumato.tensorfile import Kind, is_kind, load_tensors, save_tensors
 
 _KIND = Kind("direction", "make one with `sfumato direction make` or Direction.save", "make it again", DirectionError)
 _BATCH = 32
+MOST_SENTENCES = 100_000
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Direction:
 
     def __mul__(self, factor: float) -> Direction:
         """The same, stronger, weaker or turned round."""
+        factor = checks.number("factor", factor)
         return self._made(factor * self.embeds, _times(factor, self.pooled), name=f"{factor:g} ({self.name})")
 
     __rmul__ = __mul__
@@ -167,8 +170,9 @@ def make_direction(model: Model, source: str, target: str, *, write: Writer | No
         UsageError: A word is empty, or no sentence was written.
     """
     for word, name in ((source, "source"), (target, "target")):
-        if not word.strip():
-            raise UsageError(f"the {name} word of a direction is empty")
+        checks.text(f"the {name} word of a direction", word, empty="give a word, such as 'cat'")
+    if write is not None and not callable(write):
+        raise checks.refuse("write", "a function from a word to sentences", write)
     writer = write or template_sentences
     return direction_between(model, list(writer(source)), list(writer(target)), source=source, target=target)
 
@@ -191,6 +195,9 @@ def direction_between(
     Raises:
         UsageError: A bank is empty or holds a blank sentence.
     """
+    checks.instance("model", model, Model, "a model from sfumato.load_model")  # type: ignore[type-abstract]
+    for word, title in ((source, "source"), (target, "target")):
+        checks.text(title, word)
     from_mean, from_pooled = mean_embedding(model, source_sentences)
     to_mean, to_pooled = mean_embedding(model, target_sentences)
     pooled = None if from_pooled is None or to_pooled is None else to_pooled - from_pooled
@@ -207,6 +214,7 @@ def mean_embedding(model: Model, sentences: Sequence[str]) -> tuple[Tensor, Tens
     Raises:
         UsageError: There is no sentence, or a blank one.
     """
+    sentences = checks.listed("the sentences of a direction", sentences, checks.text, most=MOST_SENTENCES)
     if not sentences or not all(sentence.strip() for sentence in sentences):
         raise UsageError(f"a bank needs sentences, none of them blank; got {len(sentences)}")
     tokens = chunk_length(model.tokenizer)

@@ -106,7 +106,7 @@ def existing_file(source: str | os.PathLike[str]) -> Path:
     except ImageError:
         raise
     except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
-        raise ImageError(f"cannot read {_short(name)!r}: {error}") from error
+        raise ImageError(f"cannot read {_short(name)!r}: {getattr(error, 'strerror', None) or error}") from error
     return path
 
 

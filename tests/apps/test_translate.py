@@ -68,7 +68,7 @@ def test_several_pictures(run: Any, pair: Any, cat: Path) -> None:
         (["--to", "DOGS", "--eta", "0"], 2, "eta must be in (0, 1], got 0"),
         (["--to", "DOGS", "--strength", "0"], 2, "strength must be in (0, 1], got 0"),
         (["--to", "DOGS", "--refine-strength", "2"], 2, "refine_strength must be in [0, 1], got 2"),
-        (["--to", "DOGS", "--refine-repeats", "0"], 2, "refine_repeats must be at least 1, got 0"),
+        (["--to", "DOGS", "--refine-repeats", "0"], 2, "refine_repeats must be a whole number of at least 1, got 0"),
         (["--to", "DOGS", "--method", "ddib", "--eta", "0.5"], 2, "leave out eta"),
         (["--to", "DOGS", "--guidance", "0.5"], 2, "guidance_scale must be in [1, 100]"),
         (["--to", "DOGS", "-o", "cat.png"], 2, "is an input and would be overwritten"),
