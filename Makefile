@@ -1,5 +1,6 @@
 # make demo   edits bundled pictures by text, offline, and says where the results are
 # make test   runs every test; PYTEST="-k align" hands options to pytest
+# make fuzz   feeds every hostile file, 10,000 sets of options and 2,000 calls; make test does a slice of it
 # make lint   style and types
 # make clean  removes what the other targets made, the virtual environment included
 
@@ -10,7 +11,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test fuzz lint clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -19,6 +20,9 @@ demo: $(READY)
 # one thread a process: at the sizes of the tests this is much faster than processes that share their cores
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
+
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 SFUMATO_FUZZ=all $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/hostile
 
 lint: $(READY)
 	$(BIN)/ruff check .

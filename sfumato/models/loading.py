@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from sfumato import checks
 from sfumato.errors import ModelError, UsageError
 from sfumato.models import embedded, hub
 from sfumato.models.files import refuse_pickle
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 Lora: TypeAlias = "str | os.PathLike[str] | tuple[str | os.PathLike[str], float]"
 
 EMBEDDED: Final = "emoji"
+
+_word = checks.optional(partial(checks.text, most=200, empty="leave it out, or name one"))
 
 _DTYPES = {
     **dict.fromkeys(("fp16", "float16", "half"), "float16"),
@@ -69,6 +72,10 @@ def load_model(
         ModelError: The model is missing, incomplete, pickled, of an unsupported family, or out of reach.
     """
     ready = None if isinstance(name, (str, os.PathLike)) else name
+    if ready is None:
+        checks.path("name", name)
+    revision = _word("revision", revision)
+    variant = _word("variant", variant)
     if ready is not None and not hasattr(ready, "components"):
         raise UsageError(f"name must be a name, a path or a diffusers pipeline, got {type(name).__name__}")
     if ready is not None and (revision or variant or loras):
@@ -159,9 +166,9 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise UsageError(f"device must be one of {', '.join(there)}, got {device!r}") from error
+        raise checks.refuse("device", f"one of {', '.join(there)}", device) from error
     if chosen.type not in there:
-        raise UsageError(f"device must be one of {', '.join(there)}, got {str(device)!r}")
+        raise checks.refuse("device", f"one of {', '.join(there)}", str(device))
     beyond = chosen.type == "cuda" and there["cuda"] and (chosen.index or 0) >= torch.cuda.device_count()
     if not there[chosen.type] or beyond:
         raise UsageError(f"device {str(device)!r} is not available on this machine; available: {', '.join(available)}")
@@ -180,8 +187,8 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device | None =
         return torch.float32 if device is None or device.type == "cpu" else torch.float16
     known = {key: getattr(torch, value) for key, value in _DTYPES.items()}
     chosen = known.get(dtype.lower().removeprefix("torch."), dtype) if isinstance(dtype, str) else dtype
-    if chosen not in known.values():
-        raise UsageError(f"dtype must be one of fp16, bf16, fp32, fp64, got {dtype!r}")
+    if not isinstance(chosen, torch.dtype) or chosen not in known.values():
+        raise checks.refuse("dtype", "one of fp16, bf16, fp32, fp64", dtype)
     if chosen == torch.float64 and device is not None and device.type == "mps":
         raise UsageError("mps does not compute in fp64; use fp32, or device cpu")
     return chosen
@@ -215,19 +222,18 @@ def _locate(name: str | os.PathLike[str], *, revision: str | None, variant: str 
 
 
 def _checked_loras(loras: Sequence[Lora]) -> list[tuple[Path, float]]:
-    if isinstance(loras, (str, os.PathLike)):
-        raise UsageError(f"loras must be a list of files or (file, scale) pairs, got {str(loras)!r}")
+    if not isinstance(loras, list | tuple):
+        raise checks.refuse("loras", "a list of files or (file, scale) pairs", loras)
     checked = []
     for lora in loras:
-        file, scale = lora if isinstance(lora, tuple) else (lora, 1.0)
-        path = Path(file)
+        file, scale = lora if isinstance(lora, tuple) and len(lora) == 2 else (lora, 1.0)
+        path = Path(checks.path("a LoRA", file))
+        scale = checks.number(f"the scale of LoRA {path}", scale)
         refuse_pickle(path)
         if not path.is_file():
             raise ModelError(f"there is no LoRA file {path}; check the path (current folder: {Path.cwd()})")
-        if not math.isfinite(scale):
-            raise UsageError(f"the scale of LoRA {path} must be finite, got {scale}")
         check_lora(path)
-        checked.append((path, float(scale)))
+        checked.append((path, scale))
     return checked
 
 

@@ -1,6 +1,5 @@
 """Public calls with odd arguments: they work, or raise one of our errors; nothing else comes out."""
 
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,9 @@ from PIL import Image
 import sfumato
 from sfumato.edit.directions import direction_between, make_direction
 from sfumato.registry import INVERSIONS, METHODS
-from tests.hostile.values import odd_value, outcome
+from tests.hostile.values import WHOLE, odd_value, outcome
 
-CALLS = int(os.environ.get("SFUMATO_FUZZ_CALLS", "100"))
+CALLS = 2_000 if WHOLE else 100
 PROMPTS = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
 QUICK = {"num_inference_steps": 2, "guidance_scale": 2.0}
 EDIT = (
@@ -29,8 +28,8 @@ MORPH = (
 SLIDER = ("image", "vary", "num_frames", "spacing", "spacing_options", "distance", "watch", *PROMPTS, *EDIT[:13])
 TRANSLATE = (
     "model_a", "model_b", "image", "method", "num_inference_steps", "guidance_scale", "source_guidance_scale",
-    "strength", "eta", "refine_strength", "refine_repeats", "reconstruct_source", "seed", "size", "fit", "background", "watch",
-    *PROMPTS,
+    "strength", "eta", "refine_strength", "refine_repeats", "reconstruct_source", "seed", "size", "fit", "background",
+    "watch", *PROMPTS,
 )  # fmt: skip
 GENERATE = (
     "prompt",

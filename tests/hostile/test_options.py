@@ -1,7 +1,6 @@
 """Options of methods, inversions, morphs and spacings take what fits them and refuse the rest in our own words."""
 
 import collections
-import os
 import random
 from functools import partial
 from typing import Any
@@ -11,9 +10,9 @@ import pytest
 from sfumato.errors import SfumatoError
 from sfumato.morph.spacing import SPACINGS
 from sfumato.registry import INVERSIONS, METHODS, MORPHS
-from tests.hostile.values import VALUES, odd_text, odd_value, outcome
+from tests.hostile.values import VALUES, WHOLE, odd_text, odd_value, outcome
 
-SETS = int(os.environ.get("SFUMATO_FUZZ_OPTIONS", "300"))
+SETS = 10_000 if WHOLE else 300
 
 
 def entries() -> list[Any]:
@@ -49,9 +48,8 @@ def test_no_number_without_bounds(wrong: Any) -> None:
                     parameter.check(value)
 
 
+@pytest.mark.skipif(not WHOLE, reason="all of them: make fuzz")
 def test_every_value_on_every_option() -> None:
-    if SETS < 1_000:
-        pytest.skip("all of them: make fuzz")
     for entry in entries():
         for parameter in entry.parameters.values():
             for value in VALUES:

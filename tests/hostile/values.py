@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 import traceback
 import warnings
@@ -17,6 +18,9 @@ import torch
 from PIL import Image
 
 from sfumato.errors import SfumatoError
+
+WHOLE = os.environ.get("SFUMATO_FUZZ", "") == "all"
+"""Whether all is tried (`make fuzz`), or a quick slice of it."""
 
 
 class Broken:
