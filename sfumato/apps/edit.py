@@ -153,14 +153,8 @@ def edit(
     if source_guidance is None and not (drawn_then and image is not None):
         source_guidance = known.get("source_guidance_scale")
 
-    same_model = recipe is not None and model in (None, known["model"])
-    loaded = load(
-        model or known.get("model", "emoji"),
-        device,
-        dtype,
-        revision=revision or (recipe.commit if recipe is not None and same_model else None),
-        variant=variant,
-    )
+    name, revision = (model or "emoji", revision) if recipe is None else recipe.model(model, revision, variant)
+    loaded = load(name, device, dtype, revision=revision, variant=variant)
     if recipe is not None:
         recipe.compare(loaded)
         if given is None and image is not None:

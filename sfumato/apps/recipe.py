@@ -77,6 +77,29 @@ class Recipe:
         revision = self.values["revision"]
         return revision if re.fullmatch(r"[0-9a-f]{40}", revision) else None
 
+    def model(self, given: str | None, revision: str | None, variant: str | None) -> tuple[str, str | None]:
+        """Gives name and revision of the model to load: the one that the user named, else the recipe's.
+
+        An image may come from anyone. What it names is neither opened nor fetched: it must be the embedded model, or
+        lie complete in the hub's cache.
+
+        Raises:
+            UsageError: It is elsewhere, and the user did not name it.
+        """
+        from sfumato.models.loading import here
+
+        name = self.values["model"]
+        if given is not None:
+            return given, revision or (self.commit if given == name else None)
+        found = here(name, revision=revision or self.commit, variant=variant)
+        if found is None:
+            shown = name if len(name) <= 100 and name.isprintable() else f"{name[:100]!r}..."
+            raise UsageError(
+                f"{self.file} was made with the model {shown}, which is not in the cache; what an image names is not "
+                f"opened or fetched by itself: if you know it, name it with --model (such as --model {shown})"
+            )
+        return name, found or revision
+
     @property
     def size(self) -> tuple[int, int] | None:
         """(width, height) that was asked for."""

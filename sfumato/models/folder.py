@@ -15,33 +15,26 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sfumato.errors import ModelError
 from sfumato.models import architecture
 from sfumato.models.files import CONVERT, MAX_LIST, PICKLED, Header, parse_json, read_bytes, read_header
+from sfumato.models.layout import (
+    CLASSES,
+    INDEX,
+    TOKENIZERS,
+    VOCABULARY,
+    base_of,
+    choose_variant,
+    components,
+    config_of,
+    has_weights,
+    is_part,
+    part_of,
+    shard_lists,
+)
 from sfumato.models.weights import fingerprint
-
-INDEX: Final = "model_index.json"
-
-# Parts of a pipeline that no method uses: never downloaded, never loaded.
-UNUSED: Final = ("safety_checker", "feature_extractor", "image_encoder")
-
-_TEXT: Final = ("CLIPTextModel", "CLIPTextModelWithProjection")
-_TOKENIZER: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
-_TOKENIZERS: Final = ("tokenizer", "tokenizer_2")
-
-# Part -> the classes that are built for it. A scheduler's class is looked at where its schedule is read.
-CLASSES: Final[Mapping[str, tuple[str, ...]]] = {
-    "unet": ("UNet2DConditionModel", "UNet2DModel"),
-    "vae": ("AutoencoderKL", "AsymmetricAutoencoderKL", "AutoencoderTiny"),
-    "text_encoder": _TEXT,
-    "text_encoder_2": _TEXT,
-    "tokenizer": _TOKENIZER,
-    "tokenizer_2": _TOKENIZER,
-}
-
-_VOCABULARY: Final = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 
 
 @dataclass
@@ -107,7 +100,7 @@ class Checked:
         """Yields a folder that holds what was checked and nothing else, as a pipeline of class `family`."""
         with laid_out(self.parts) as folder:
             index = parse_json(self.folder / INDEX, self.index)
-            kept = {name: value for name, value in index.items() if name in self.parts or not _is_part(value)}
+            kept = {name: value for name, value in index.items() if name in self.parts or not is_part(value)}
             (folder / INDEX).write_text(json.dumps(kept | {"_class_name": family}), encoding="utf-8")
             yield folder
 
@@ -141,11 +134,6 @@ def parse_index(folder: Path, content: bytes) -> dict[str, Any]:
     return index
 
 
-def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Gives name to (library, class) of the parts that are used."""
-    return {name: (value[0], value[1]) for name, value in index.items() if _is_part(value) and name not in UNUSED}
-
-
 def check_folder(folder: Path, variant: str | None = None, *, with_weights: bool = True) -> Checked:
     """Finds the files of a diffusers folder that are loaded, and checks that they are safe and that none is missing.
 
@@ -169,10 +157,10 @@ def check_folder(folder: Path, variant: str | None = None, *, with_weights: bool
         where = part_of(folder, component)
         refuse_code(where)
         part = checked.parts[component] = Part(_configs(folder, component))
-        if component in ("scheduler", *_TOKENIZERS) or not with_weights:
+        if not with_weights or not has_weights(component):
             continue
-        base = "diffusion_pytorch_model" if library == "diffusers" else "model"
-        chosen = _choose(folder, component, base, variant)
+        base = base_of(library)
+        chosen = choose_variant(_names(where), base, variant, owner=str(folder), component=component)
         found_variant = found_variant or chosen == variant
         add_weights(part, where, base, chosen)
     if not found_variant:
@@ -189,24 +177,13 @@ def check_part(folder: Path, base: str = "model") -> Part:
     refuse_code(folder)
     if not (folder / "config.json").exists():
         raise ModelError(f"{folder} has no config.json; give the folder that holds it and {base}.safetensors")
-    names = ("config.json", "tokenizer_config.json", *_VOCABULARY)
+    names = ("config.json", "tokenizer_config.json", *VOCABULARY)
     part = Part({name: read_bytes(folder / name, MAX_LIST) for name in names if (folder / name).exists()})
     for name in ("config.json", "tokenizer_config.json"):
         if name in part.configs:
             architecture.check_config(folder / name, part.configs[name])
-    variants = _variants(folder, base)
-    if not variants:
-        raise ModelError(_no_weights(folder, ".", []))
-    add_weights(part, folder, base, None if None in variants else next(iter(variants)))
+    add_weights(part, folder, base, choose_variant(_names(folder), base, None, owner=str(folder), component="it"))
     return part
-
-
-def part_of(folder: Path, component: str) -> Path:
-    """Where the files of a component lie: in its own folder, or beside the index (the first unconditional models)."""
-    own = folder / component
-    beside = "scheduler_config.json" if component == "scheduler" else "config.json"
-    flat = not own.is_dir() and component in ("unet", "scheduler") and (folder / beside).is_file()
-    return folder if flat else own
 
 
 def refuse_code(folder: Path) -> None:
@@ -227,7 +204,7 @@ def add_weights(part: Part, where: Path, base: str, variant: str | None) -> None
     """
     mark = f".{variant}" if variant else ""
     whole = where / f"{base}{mark}.safetensors"
-    index = _shard_index(where, base, variant)
+    index = next((where / name for name in shard_lists(base, variant) if (where / name).exists()), None)
     if index is None:
         part.weights[f"{base}.safetensors"] = read_header(whole)
     elif whole.exists():
@@ -251,51 +228,20 @@ def _index_of(folder: Path) -> bytes:
 
 def _configs(folder: Path, component: str) -> dict[str, bytes]:
     where = part_of(folder, component)
-    is_tokenizer = component in _TOKENIZERS
-    config = "tokenizer_config.json" if is_tokenizer else "config.json"
-    config = "scheduler_config.json" if component == "scheduler" else config
+    config = config_of(component)
     if not (where / config).exists():
         what = f"{component}/{config}" if where.is_dir() else f"{component}/"
         raise ModelError(f"{folder} is incomplete: {what} is missing; get the model again")
     found = {config: read_bytes(where / config)}
     architecture.check_config(where / config, found[config])
-    if is_tokenizer:
-        found |= {name: read_bytes(where / name, MAX_LIST) for name in _VOCABULARY if (where / name).exists()}
-    if is_tokenizer and "tokenizer.json" not in found and not {"vocab.json", "merges.txt"} <= found.keys():
+    if component in TOKENIZERS:
+        found |= {name: read_bytes(where / name, MAX_LIST) for name in VOCABULARY if (where / name).exists()}
+    if component in TOKENIZERS and "tokenizer.json" not in found and not {"vocab.json", "merges.txt"} <= found.keys():
         raise ModelError(
             f"{folder} is incomplete: {component}/ has no vocabulary (tokenizer.json, or vocab.json and merges.txt); "
             "get the model again"
         )
     return found
-
-
-def _choose(folder: Path, component: str, base: str, variant: str | None) -> str | None:
-    found = _variants(part_of(folder, component), base)
-    if variant in found:
-        return variant
-    if None in found:
-        return None
-    if variant is not None or len(found) != 1:
-        raise ModelError(_no_weights(folder, component, sorted(name for name in found if name)))
-    return next(iter(found))
-
-
-def _variants(where: Path, base: str) -> set[str | None]:
-    """model.fp16.safetensors and model.fp16-00001-of-00002.safetensors are of variant fp16."""
-    found: set[str | None] = set()
-    for file in _entries(where):
-        stem, _, rest = file.name.removesuffix(".safetensors").partition(".")
-        if file.name.endswith(".safetensors") and (stem == base or stem.startswith(f"{base}-0")):
-            found.add(rest.split("-0")[0] or None)
-    return found
-
-
-def _shard_index(where: Path, base: str, variant: str | None) -> Path | None:
-    names = [f"{base}.safetensors.index.json"]
-    if variant:
-        names = [f"{base}.safetensors.index.{variant}.json", f"{base}.{variant}.safetensors.index.json"]
-        names += [f"{base}.safetensors.{variant}.index.json"]
-    return next((where / name for name in names if (where / name).exists()), None)
 
 
 def _shards(index: Path, content: bytes) -> list[str]:
@@ -316,19 +262,6 @@ def _shards(index: Path, content: bytes) -> list[str]:
     return sorted(names)
 
 
-def _no_weights(folder: Path, component: str, variants: list[str]) -> str:
-    where = part_of(folder, component)
-    if variants:
-        return f"{folder} has {component} only as variant {', '.join(variants)}: pass variant={variants[0]!r}"
-    pickled = sorted(file.name for file in _entries(where) if file.suffix.lower() in PICKLED)
-    if pickled:
-        return (
-            f"{folder} has {component} only as a pickle ({pickled[0]}), which can run any program when opened, so it "
-            f"is not loaded; {CONVERT}"
-        )
-    return f"{folder} has no weights for {component}: expected {component}/*.safetensors; download or save it again"
-
-
 def _no_index(folder: Path) -> str:
     names = sorted(file.name for file in _entries(folder) if file.is_file())
     single = [name for name in names if name.endswith(".safetensors")]
@@ -344,8 +277,8 @@ def _no_index(folder: Path) -> str:
     return f"{folder} has no {INDEX}, so it is no diffusers folder; give the folder that holds that file"
 
 
-def _is_part(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in _entries(folder)]
 
 
 def _entries(folder: Path) -> list[Path]:

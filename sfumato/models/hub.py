@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from sfumato.errors import ModelError
-from sfumato.models.folder import INDEX, UNUSED, check_folder, read_index
+from sfumato.models.folder import check_folder, read_index
+from sfumato.models.layout import INDEX, wanted_files
 from sfumato.models.quiet import quiet
 
 SHORT_NAMES: Final[dict[str, str]] = {
@@ -26,6 +28,9 @@ MOVED: Final[dict[str, str]] = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
 """Where it was -> where the same weights lie now."""
+
+_PATIENCE: Final = 10
+"""Seconds to wait for an answer of the hub."""
 
 _GONE = re.compile(r"stabilityai/stable-diffusion-2(-.*)?", re.IGNORECASE)
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -57,10 +62,33 @@ def resolve_name(name: str) -> str:
     )
 
 
+def cached(name: str, *, revision: str | None = None, variant: str | None = None) -> Path | None:
+    """Gives the complete snapshot of a model in the hub's cache, named after its commit; None if it is not there.
+
+    The hub is not asked, and nothing but the cache is looked into.
+
+    Args:
+        name: Short name or hub id; anything else is not there.
+        revision: Branch, tag or commit; the main branch by default.
+        variant: As for `check_folder`.
+    """
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.try_to_load_from_cache(resolve_name(name), INDEX, revision=revision)
+        if not isinstance(found, str):
+            return None
+        check_folder(Path(found).parent, variant)
+    except (ModelError, ValueError, OSError):  # no such name, not complete
+        return None
+    return Path(found).parent
+
+
 def fetch(repo: str, *, revision: str | None, variant: str | None) -> Path:
     """Gives the folder of a hub model in the local cache, after downloading what is missing there.
 
-    A complete cache is used without asking the hub for more than the revision, and without network at all.
+    A complete cache is used without asking the hub for more than the revision, and without network at all. Where the
+    hub cannot be reached, that is said after one try.
 
     Args:
         repo: Hub id.
@@ -76,21 +104,15 @@ def fetch(repo: str, *, revision: str | None, variant: str | None) -> Path:
     import huggingface_hub
 
     with _explained(repo, revision):
+        if not isinstance(huggingface_hub.try_to_load_from_cache(repo, INDEX, revision=revision), str):
+            _reach(repo, revision)
         folder = Path(huggingface_hub.hf_hub_download(repo, INDEX, revision=revision)).parent
-    read_index(folder)
-    try:
-        check_folder(folder, variant)
-    except ModelError:
-        with _explained(repo, revision), quiet():
-            from diffusers import DiffusionPipeline
-
-            unused = dict.fromkeys(UNUSED)
-            DiffusionPipeline.download(repo, revision=folder.name, variant=variant, use_safetensors=True, **unused)
+    _complete(repo, folder, variant, with_weights=True)
     return folder
 
 
 def fetch_configuration(repo: str) -> Path:
-    """Gives a folder of a hub model's configurations and tokenizers, without weights.
+    """Gives a folder of a hub model's configurations and tokenizers, without weights; from the cache if it is there.
 
     Raises:
         ModelError: As `fetch`.
@@ -98,9 +120,43 @@ def fetch_configuration(repo: str) -> Path:
     import huggingface_hub
 
     with _explained(repo, None):
-        unused = [f"{name}/*" for name in UNUSED]
-        patterns = ["*.json", "*.txt"]
-        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=patterns, ignore_patterns=unused))
+        found = huggingface_hub.try_to_load_from_cache(repo, INDEX)
+        if not isinstance(found, str):
+            _reach(repo, None)
+            found = huggingface_hub.hf_hub_download(repo, INDEX)
+    folder = Path(found).parent
+    _complete(repo, folder, None, with_weights=False)
+    return folder
+
+
+def _reach(repo: str, revision: str | None) -> None:
+    """Asks for a model once: the hub's own client tries for half a minute before it says that there is no network."""
+    from huggingface_hub import HfApi, constants
+
+    if not constants.HF_HUB_OFFLINE:
+        HfApi().model_info(repo, revision=revision, timeout=_PATIENCE)
+
+
+def _complete(repo: str, folder: Path, variant: str | None, *, with_weights: bool) -> None:
+    """Downloads what a snapshot lacks: the files that `check_folder` would take, and no others."""
+    import huggingface_hub
+
+    index = read_index(folder)
+    try:
+        check_folder(folder, variant, with_weights=with_weights)
+        return
+    except ModelError as error:
+        lacking = error
+    try:
+        with _explained(repo, folder.name), quiet():
+            info = huggingface_hub.HfApi().model_info(repo, revision=folder.name, timeout=_PATIENCE)
+            names = [file.rfilename for file in info.siblings or ()]
+            wanted = [
+                glob.escape(name) for name in wanted_files(names, index, variant, owner=repo, with_weights=with_weights)
+            ]
+            huggingface_hub.snapshot_download(repo, revision=folder.name, allow_patterns=wanted)
+    except ModelError as error:
+        raise ModelError(f"{error} ({lacking})") from lacking
 
 
 @contextmanager
@@ -136,12 +192,11 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
         raise ModelError(f"the hub refused {repo} ({_first_line(error)}); try again later, or see {page}") from error
     except ConnectionError as error:
         raise ModelError(offline) from error
+    except ModelError:
+        raise
     except Exception as error:  # three libraries below, each with its own kinds
-        if "safetensors" in str(error):
-            raise ModelError(
-                f"{repo} offers no safetensors weights, and pickles are not loaded; look at {page} for a revision or "
-                "variant in safetensors, or convert it at https://huggingface.co/spaces/safetensors/convert"
-            ) from error
+        if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "urllib3"):
+            raise ModelError(offline) from error
         raise ModelError(f"cannot get {repo}: {_first_line(error)}") from error
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from sfumato import checks
 from sfumato.errors import ModelError, UsageError
 from sfumato.models import embedded, hub
-from sfumato.models.files import refuse_pickle
-from sfumato.models.folder import INDEX
+from sfumato.models.files import PICKLED, refuse_pickle, size_of
 from sfumato.models.identify import SUPPORTED, check_lora
+from sfumato.models.layout import INDEX
 from sfumato.models.pipelines import family_of, load_file, load_folder, merge_lora
 from sfumato.models.quiet import quiet
 from sfumato.models.weights import fingerprint
@@ -194,18 +194,40 @@ def resolve_dtype(dtype: str | torch.dtype | None, device: torch.device | None =
     return chosen
 
 
+def here(name: str, *, revision: str | None = None, variant: str | None = None) -> str | None:
+    """Says whether a model can be loaded without opening or fetching anything that the user did not put there.
+
+    For a name that came with an image: it may be the embedded model, or one that lies complete in the hub's cache. A
+    local path is neither, whoever's it is.
+
+    Args:
+        name, revision, variant: As for `load_model`.
+
+    Returns:
+        The revision to load it with, so that the hub is not asked ("" for the embedded model); None if it is not here.
+    """
+    if name == EMBEDDED:
+        return ""
+    try:
+        a_path = name not in hub.SHORT_NAMES and Path(name).exists()  # which would win over a hub id
+    except (OSError, ValueError):
+        return None
+    folder = None if a_path else hub.cached(name, revision=revision, variant=variant)
+    return None if folder is None else folder.name
+
+
 def _locate(name: str | os.PathLike[str], *, revision: str | None, variant: str | None) -> tuple[Path, str | None]:
     """Gives the folder or file, and the commit where it came from the hub."""
-    path = Path(name)
     if name == EMBEDDED:
         path = Path(__file__).parents[1] / "emoji" / "weights"
         if not (path / INDEX).is_file():
             raise ModelError(f"this installation of sfumato lacks the embedded model ({path}); install it again")
-    elif not path.exists() and isinstance(name, str) and name not in hub.SHORT_NAMES:
-        refuse_pickle(path)
-        if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.suffix == ".safetensors":
-            raise ModelError(f"there is no model file or folder {name}; check the path (current folder: {Path.cwd()})")
+    else:
+        path = _path(name)
     if isinstance(name, str) and name != EMBEDDED and (name in hub.SHORT_NAMES or not path.exists()):
+        if name not in hub.SHORT_NAMES and _looks_like_path(name):
+            refuse_pickle(path)
+            raise ModelError(f"there is no model file or folder {name}; check the path (current folder: {Path.cwd()})")
         folder = hub.fetch(hub.resolve_name(name), revision=revision, variant=variant)
         return folder, folder.name
     refuse_pickle(path)
@@ -213,12 +235,31 @@ def _locate(name: str | os.PathLike[str], *, revision: str | None, variant: str 
         raise ModelError(f"there is no model file or folder {path}; check the path (current folder: {Path.cwd()})")
     if revision is not None:
         raise UsageError(f"revision is for hub models; {name} is a local one")
-    if path.is_file():
+    if not path.is_dir():
+        size_of(path)  # refuses a pipe or a device
         if variant is not None:
             raise UsageError(f"variant is for folders and hub models; {name} is a single file")
         if path.suffix.lower() != ".safetensors":
             raise ModelError(f"{path} is no .safetensors file; give one, or a diffusers folder")
     return path, None
+
+
+def _path(name: str | os.PathLike[str]) -> Path:
+    """The path that a name may be, `~` expanded; not necessarily one that exists."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a null, or of an unknown user
+        raise ModelError(f"there is no model file or folder {os.fspath(name)[:100]!r} ({error})") from error
+    return path
+
+
+def _looks_like_path(name: str) -> bool:
+    if "://" in name:
+        return False  # an address, which the hub's side explains
+    path = Path(name)
+    is_file = path.suffix.lower() in (".safetensors", *PICKLED)
+    return path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or is_file
 
 
 def _checked_loras(loras: Sequence[Lora]) -> list[tuple[Path, float]]:

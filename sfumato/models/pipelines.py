@@ -12,8 +12,9 @@ from sfumato.errors import ModelError
 from sfumato.models import hub
 from sfumato.models.architecture import check_sizes
 from sfumato.models.files import Header, read_header
-from sfumato.models.folder import INDEX, UNUSED, check_folder, part_of, read_index
+from sfumato.models.folder import check_folder, read_index
 from sfumato.models.identify import SUPPORTED, refuse_foreign
+from sfumato.models.layout import INDEX, UNUSED, part_of
 from sfumato.models.quiet import quiet
 from sfumato.models.weights import fingerprint
 

@@ -65,16 +65,28 @@ def test_options_and_weights_reach_the_method(edit: Any) -> None:
     assert pixels(Path("plain.png")) != pixels(Path("weighted.png"))
 
 
-def test_like_repeats_bit_for_bit(edit: Any, run: Any) -> None:
+def test_like_repeats_bit_for_bit(edit: Any, run: Any, toy: Path) -> None:
     edit("-o", "first.png", "--weight", "dog=1.5", "--guidance", 4, "--seed", 3, "--negative", "red")
-    run("edit", "--like", "first.png", "-o", "again.png")
+    run("edit", "--like", "first.png", "--model", toy, "-o", "again.png")
     assert pixels(Path("again.png")) == pixels(Path("first.png"))
     assert read_recipe("again.png") == read_recipe("first.png")
 
 
-def test_like_can_be_changed(edit: Any, run: Any) -> None:
+def test_like_can_be_changed(edit: Any, run: Any, toy: Path) -> None:
     edit("-o", "first.png", "--weight", "dog=1.5")
-    run("edit", "--like", "first.png", "-o", "other.png", "--target", "a photo of a dog face", "--guidance", 2)
+    run(
+        "edit",
+        "--like",
+        "first.png",
+        "--model",
+        toy,
+        "-o",
+        "other.png",
+        "--target",
+        "a photo of a dog face",
+        "--guidance",
+        2,
+    )
     recipe = read_recipe("other.png")
     assert recipe["target_prompts"] == ["a photo of a dog face"]
     assert recipe["guidance_scale"] == 2
@@ -82,20 +94,23 @@ def test_like_can_be_changed(edit: Any, run: Any) -> None:
     assert recipe["num_inference_steps"] == 2
 
 
-def test_like_wants_the_same_picture(edit: Any, run: Any, cat: Path) -> None:
+def test_like_wants_the_same_picture(edit: Any, run: Any, cat: Path, toy: Path) -> None:
     edit("-o", "first.png")
     Image.new("RGB", (64, 64), (9, 99, 9)).save(cat)
-    error = run("edit", "--like", "first.png", "-o", "again.png", code=1).stderr
+    error = run("edit", "--like", "first.png", "--model", toy, "-o", "again.png", code=1).stderr
     assert "its content has changed" in error
     assert "give it as IMAGE" in error
-    run("edit", cat, "--like", "first.png", "-o", "other.png")  # given by hand it may be another
+    run("edit", cat, "--like", "first.png", "--model", toy, "-o", "other.png")  # given by hand it may be another
 
     cat.unlink()
-    assert "not at cat.png any more" in run("edit", "--like", "first.png", "-o", "again.png", code=1).stderr
+    assert (
+        "not at cat.png any more"
+        in run("edit", "--like", "first.png", "--model", toy, "-o", "again.png", code=1).stderr
+    )
     assert not Path("again.png").exists()
 
 
-def test_masks(edit: Any, run: Any, cat: Path) -> None:
+def test_masks(edit: Any, run: Any, cat: Path, toy: Path) -> None:
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (0, 0, 32, 64))
     mask.save("mask.png")
@@ -104,13 +119,13 @@ def test_masks(edit: Any, run: Any, cat: Path) -> None:
         right = (40, 0, 64, 64)
         assert first.crop(right).tobytes() == source.convert("RGB").crop(right).tobytes()
         assert first.tobytes() != source.convert("RGB").tobytes()
-    run("edit", "--like", "first.png", "-o", "again.png")
+    run("edit", "--like", "first.png", "--model", toy, "-o", "again.png")
     assert pixels(Path("again.png")) == pixels(Path("first.png"))
     edit("-o", "words.png", "--mask-words", "cat", "--mask-threshold", 0.7)
-    run("edit", "--like", "words.png", "-o", "words-again.png")
+    run("edit", "--like", "words.png", "--model", toy, "-o", "words-again.png")
     assert pixels(Path("words-again.png")) == pixels(Path("words.png"))
     Image.new("L", (8, 8), 255).save("small.png")
-    error = run("edit", "--like", "first.png", "--mask", "small.png", "-o", "bad.png", code=1).stderr
+    error = run("edit", "--like", "first.png", "--model", toy, "--mask", "small.png", "-o", "bad.png", code=1).stderr
     assert "8x8 pixels, the picture 64x64" in error
     assert not Path("bad.png").exists()
 
@@ -119,6 +134,27 @@ def test_like_wants_an_edit(run: Any, cat: Path, toy: Path) -> None:
     assert "carries no recipe" in run("edit", "--like", cat, code=1).stderr
     run("generate", "a cat", "--model", toy, "--steps", 2, "--size", "64x64", "-o", "drawn.png")
     assert "`sfumato generate`" in run("edit", "--like", "drawn.png", code=2).stderr
+
+
+def test_like_neither_opens_nor_fetches_what_an_image_names(run: Any, edit: Any, toy: Path, cat: Path) -> None:
+    """An image may come from anyone: its model must be embedded, in the cache, or named by the user."""
+    edit("-o", "first.png")
+    recipe = read_recipe("first.png")
+    for index, name in enumerate((str(toy), "attacker/evil", "sdxl", "..", "cat.png", "\x1b[2J" * 99, "a\x00b")):
+        with Image.open("first.png") as image:
+            save_image(image, f"stranger-{index}.png", recipe={**recipe, "model": name})
+        said = run("edit", "--like", f"stranger-{index}.png", "-o", "again.png", code=2).stderr
+        assert "not opened or fetched by itself" in said
+        assert "--model" in said
+        assert "\x1b[2J" not in said
+    run("edit", "--like", "stranger-1.png", "--model", toy, "-o", "again.png")
+    assert pixels(Path("again.png")) == pixels(Path("first.png"))
+
+
+def test_like_repeats_with_the_embedded_model(run: Any, edit: Any) -> None:
+    edit("-o", "first.png", "--model", "emoji", "--source", "a cat face", "--target", "a dog face")
+    run("edit", "--like", "first.png", "-o", "again.png")
+    assert pixels(Path("again.png")) == pixels(Path("first.png"))
 
 
 def test_like_refuses_what_it_cannot_repeat(run: Any, edit: Any) -> None:
@@ -137,7 +173,7 @@ def test_edit_of_a_drawn_picture(run: Any, toy: Path) -> None:
     assert answer["images"] == ["a-cat-edit.png"]
     assert answer["ceiling_psnr"] is None  # infinite: there was nothing to encode
     assert answer["recipe"]["image"] is None
-    run("edit", "--like", "a-cat-edit.png", "-o", "again.png")
+    run("edit", "--like", "a-cat-edit.png", "--model", toy, "-o", "again.png")
     assert pixels(Path("again.png")) == pixels(Path("a-cat-edit.png"))
 
 
@@ -164,7 +200,7 @@ def test_fit(run: Any, toy: Path) -> None:
     assert "70x60 pixels" in run(*args, code=1).stderr
     run(*args, "--fit", "pad", "-o", "padded.png")
     assert size("padded.png") == (70, 60)
-    run("edit", "--like", "padded.png", "-o", "again.png")
+    run("edit", "--like", "padded.png", "--model", toy, "-o", "again.png")
     assert pixels(Path("again.png")) == pixels(Path("padded.png"))
 
 
@@ -198,7 +234,7 @@ def test_methods_are_read_from_the_registry(run: Any) -> None:
 def test_options_of_the_inversion(run: Any, edit: Any, cat: Path, toy: Path) -> None:
     edit("-o", "one.png", "--set-inversion", "told=from")
     assert read_recipe("one.png")["inversion_options"] == {"told": "from"}
-    run("edit", "--like", "one.png", "-o", "two.png")
+    run("edit", "--like", "one.png", "--model", toy, "-o", "two.png")
     assert pixels(Path("two.png")) == pixels(Path("one.png"))
     args = ("--source", "a photo of a cat", "--model", toy, "--steps", 2)
     run("invert", cat, *args, "--set", "told=from")

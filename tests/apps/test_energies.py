@@ -8,14 +8,14 @@ import pytest
 from sfumato.images import read_recipe
 
 
-def test_langevin_under_named_energies(edit: Any, run: Any) -> None:
+def test_langevin_under_named_energies(edit: Any, run: Any, toy: Path) -> None:
     table = '{"text-agreement": 50, "stay-near": 0.01}'
     options = ("--set", f"energy={table}", "--set", "encoder=emoji-clip", "--set", "num_langevin_steps=2")
     answer = edit("--method", "langevin", *options, "-o", "out.png")
     assert read_recipe("out.png")["options"]["energy"] == {"text-agreement": 50, "stay-near": 0.01}
     assert len(answer["distances"]) == 3
     assert answer["distances"][0][0] < 0.1 < answer["distances"][2][0]
-    run("edit", "--like", "out.png", "-o", "again.png")
+    run("edit", "--like", "out.png", "--model", toy, "-o", "again.png")
     assert read_recipe("again.png") == read_recipe("out.png")
 
 

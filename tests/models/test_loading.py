@@ -4,6 +4,7 @@ import json
 import logging
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from sfumato.errors import ModelError, UsageError
 from sfumato.models import hub
 from sfumato.models import loading as loading_module
-from sfumato.models.loading import adapter_for, load_model, resolve_device, resolve_dtype
+from sfumato.models.layout import wanted_files
+from sfumato.models.loading import adapter_for, here, load_model, resolve_device, resolve_dtype
 from sfumato.models.quiet import quiet
 from tests.models.original_layout import original_checkpoint
 from tests.toy import toy_sd_folder, toy_sd_pipeline, toy_sdxl_folder, toy_sdxl_pipeline
@@ -404,7 +406,10 @@ def test_single_files_of_other_kinds(tmp_path: Path) -> None:
         ("/gone/model", "no model file or folder /gone/model"),
         ("gone.safetensors", "no model file or folder gone.safetensors"),
         (Path("sd15"), "no model file or folder sd15"),
-        ("https://huggingface.co/a/b", "address|no model file"),
+        ("https://huggingface.co/a/b", "is an address; give the hub id"),
+        ("https://example.org/model.safetensors", "is an address; .* download the file and give its path"),
+        ("a\x00b", "there is no model"),
+        ("a" * 5000, "there is no model"),
         ("stabilityai/stable-diffusion-2-1", r"all Stable Diffusion 2\.x models; give a local diffusers folder"),
         ("stabilityai/stable-diffusion-2-1-base", "has left the hub"),
         ("sdxl", r"not \(fully\) in the cache.*connect once"),
@@ -426,6 +431,54 @@ def test_an_incomplete_cache_is_not_taken_for_a_model(sd: Path, cache: Path) -> 
     (cached(cache, "owner/model", sd) / UNET).unlink()
     with pytest.raises(ModelError, match=r"owner/model|unet"):
         load_model("owner/model")
+
+
+def test_what_is_here_is_known_without_asking(sd: Path, cache: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    assert here("emoji") == ""
+    assert [here(name) for name in ("owner/model", "sd15", str(sd), "..", "https://a/b", "sd2", "a\x00b")] == [None] * 7
+    snapshot = cached(cache, "owner/model", sd)
+    assert here("owner/model") == here("owner/model", revision=COMMIT) == COMMIT
+    assert here("owner/model", revision="0" * 40) is None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "model").mkdir(parents=True)  # a folder would win over the hub's name
+    assert here("owner/model") is None
+    shutil.rmtree(tmp_path / "owner")
+    (snapshot / UNET).unlink()
+    assert here("owner/model") is None
+
+
+def test_a_hub_that_cannot_be_reached_is_given_up_soon(monkeypatch: pytest.MonkeyPatch, cache: Path, sd: Path) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(ModelError, match=r"owner/model is not \(fully\) in the cache .*cannot be reached"):
+        load_model("owner/model")
+    (cached(cache, "owner/half", sd) / UNET).unlink()
+    with pytest.raises(ModelError, match=r"owner/half is not \(fully\) in the cache .*no weights for unet"):
+        load_model("owner/half")
+    assert time.monotonic() - start < 8
+
+
+def test_a_path_may_start_at_home(sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    shutil.copytree(sd, tmp_path / "toy")
+    assert load_model("~/toy", device="cpu").revision == load_model(sd, device="cpu").revision
+
+
+def test_of_a_repository_only_what_is_loaded_is_fetched() -> None:
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "safety_checker": ["stable_diffusion", "Checker"]}
+    weights = [f"diffusion_pytorch_model{rest}" for rest in (".bin", ".fp16.safetensors", ".safetensors")]
+    names = ["None.py", "model.ckpt", "model_index.json", "tokenizer/vocab.json", "tokenizer/x.py", "unet/config.json"]
+    names += [*(f"unet/{name}" for name in weights), "safety_checker/model.safetensors", "unet/deep/config.json"]
+    taken = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json"]
+    assert wanted_files(names, index, None, owner="o/m", with_weights=True) == taken
+    taken[2] = "unet/diffusion_pytorch_model.fp16.safetensors"
+    assert wanted_files(names, index, "fp16", owner="o/m", with_weights=True) == taken
+    assert wanted_files(names, index, None, owner="o/m", with_weights=False) == [taken[0], taken[1], taken[3]]
+    with pytest.raises(ModelError, match="o/m has unet only as a pickle"):
+        wanted_files(["unet/diffusion_pytorch_model.bin"], index, None, owner="o/m", with_weights=True)
 
 
 def _refusal(kind: type[errors.HfHubHTTPError]) -> Exception:
