@@ -188,7 +188,7 @@ def edit(
             tried = [to_images(model.decode_latents(candidate.latents))[0] for candidate in edited.candidates]
             ceiling = None if clean is None else to_images(model.decode_latents(clean))[0]
 
-    notes = [] if picture is None else list(picture.notes)
+    notes = [*([] if picture is None else picture.notes), *edited.notes]
     reconstruction, source = decoded[0], decoded[0] if picture is None else picture.fitted.image
     ceiling_psnr = math.inf if ceiling is None else image_psnr(ceiling, source)
     source_psnr = image_psnr(reconstruction, source)

@@ -5,25 +5,26 @@ and stay within one chunk of the text encoder, `length` positions.
 
 Differs from the authors' code, whose behaviour `released=True` gives: a word is looked up without regard to case and
 punctuation around it, phrases are allowed, and a word that is not there is an error instead of an edit that does
-nothing; runs of spaces count as one; in a word swap everything after the last changed word is aligned with its own
-source token (theirs reads a neighbour where token counts differ); padding answers to padding.
+nothing; runs of spaces count as one; words are paired by what they are and not by their number (`pairing`), so that a
+word can be swapped for a phrase; in a word swap everything after the last changed word is aligned with its own source
+token (theirs reads a neighbour where token counts differ); padding answers to padding.
 """
 
 from __future__ import annotations
 
-import string
 import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from sfumato.attention.pairing import Pairing, aligned, pairing
+from sfumato.attention.words import occurrences, pieces_of
 from sfumato.errors import UsageError
 from sfumato.models.base import Tokenizer
 
 Bounds = float | tuple[float, float]
 DEFAULT = "default_"
-_PUNCTUATION = string.punctuation + "“”‘’«»…、。，！？"
 
 
 def chunk_length(tokenizer: Tokenizer) -> int:
@@ -39,13 +40,12 @@ def words_of(prompt: str, *, released: bool = False) -> list[str]:
 def word_positions(tokenizer: Tokenizer, prompt: str, *, released: bool = False) -> list[list[int]]:
     """Token positions of each word of the prompt, in order."""
     words, ids = words_of(prompt, released=released), tokenizer.ids(prompt)
-    if not released:
-        counts = [len(tokenizer.ids(word)) for word in words]
-        if sum(counts) == len(ids):  # byte-pair encoding never joins across white space
-            starts = [1 + sum(counts[:k]) for k in range(len(words))]
-            return [list(range(start, start + count)) for start, count in zip(starts, counts, strict=True)]
-    # Walk over the decoded tokens; a word is complete once as many characters were seen as it has
     found: list[list[int]] = [[] for _ in words]
+    if not released:
+        for piece in pieces_of(tokenizer, prompt):
+            found[piece.word] += piece.positions
+        return found
+    # Walk over the decoded tokens; a word is complete once as many characters were seen as it has
     word, seen = 0, 0
     for position, token_id in enumerate(ids, start=1):
         if word == len(words):
@@ -58,22 +58,17 @@ def word_positions(tokenizer: Tokenizer, prompt: str, *, released: bool = False)
 
 
 def token_indices(tokenizer: Tokenizer, prompt: str, word: str, *, released: bool = False) -> list[int]:
-    """Token positions of every occurrence of a word or phrase.
+    """Token positions of every occurrence of a word or phrase, punctuation around it left out.
 
     Raises:
         UsageError: The word is not in the prompt; lists the prompt's words.
     """
-    words, positions = words_of(prompt, released=released), word_positions(tokenizer, prompt, released=released)
     if released:
+        words, positions = words_of(prompt, released=True), word_positions(tokenizer, prompt, released=True)
         return [p for text, at in zip(words, positions, strict=True) if text == word for p in at]
-    wanted = word.split()
-    found: list[int] = []
-    for start in range(len(words) - len(wanted) + 1):
-        window = words[start : start + len(wanted)]
-        if wanted and all(_same_word(a, b) for a, b in zip(window, wanted, strict=True)):
-            for text, ask, at in zip(window, wanted, positions[start : start + len(wanted)], strict=True):
-                found += at if _fold(text) == _fold(ask) else _core(tokenizer, text, at)
+    found = [p for place in occurrences(pieces_of(tokenizer, prompt), word) for p in place]
     if not found:
+        words = words_of(prompt)
         raise UsageError(f"{word!r} is not in the prompt {prompt!r}; its words: {', '.join(words) or 'none'}")
     return found
 
@@ -90,30 +85,87 @@ def indicator(tokenizer: Tokenizer, prompt: str, words: Sequence[str], *, releas
     return row
 
 
+def pairing_of(tokenizer: Tokenizer, source: str, target: str) -> Pairing:
+    """What the target keeps of the source's words, swaps, adds and removes."""
+    return pairing(pieces_of(tokenizer, source), pieces_of(tokenizer, target))
+
+
 def replace_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: bool = False) -> Tensor:
     """Word swap: weight of each source token in each target token, (length source, length target).
 
-    Words are paired by position. An unchanged word pairs its tokens one to one; a changed one spreads each of its n_s
-    source tokens evenly over its n_t target tokens, or one to one when the counts agree.
+    A kept word pairs its tokens one to one. Swapped words, one or many, spread each of their n_s source tokens evenly
+    over their n_t target tokens, or one to one when the counts agree.
 
     Raises:
-        UsageError: The prompts differ in their number of words, or have none in common.
+        UsageError: Words are added or removed (released: the prompts differ in their number of words).
     """
-    source_words, target_words = words_of(source, released=released), words_of(target, released=released)
-    if len(source_words) != len(target_words):
+    if released:
+        return _released_replace_mapper(tokenizer, source, target)
+    old, new = pieces_of(tokenizer, source), pieces_of(tokenizer, target)
+    found = pairing(old, new)
+    if not found.is_swap and len(old) == len(new):  # asked for all the same: word by word, as the paper has it
+        found = Pairing((), tuple(((k,), (k,)) for k in range(len(old))), (), ())
+    if not found.is_swap:
+        alone = [f"{new[k].text!r} is added" for k in found.added] + [f"{old[k].text!r} removed" for k in found.removed]
         raise UsageError(
-            f"a word swap needs prompts with equally many words, got {len(source_words)} and {len(target_words)}:"
-            f" {source!r}, {target!r}; use edit='refine' where words are added or removed"
-        )
-    if not released and not any(_fold(a) == _fold(b) for a, b in zip(source_words, target_words, strict=True)):
-        raise UsageError(
-            f"the prompts have no word in common, so nothing of the picture would be kept: {source!r}, {target!r};"
-            " describe the whole picture in both, e.g. 'a cat on a sofa' and 'a dog on a sofa'"
+            f"a word swap exchanges words for others, or needs equally many words, got {len(words_of(source))} and"
+            f" {len(words_of(target))}; here {', '.join(alone)}: {source!r}, {target!r}; use edit='refine' where words"
+            " are added or removed"
         )
     length = chunk_length(tokenizer)
     mapper = torch.zeros(length, length)
-    source_at = word_positions(tokenizer, source, released=released)
-    target_at = word_positions(tokenizer, target, released=released)
+    mapper[0, 0] = 1.0
+    runs = [*(((s,), (t,)) for s, t in found.kept), *found.swapped]
+    for run, other in runs:
+        rows = [p for k in run for p in old[k].positions if p < length - 1]
+        columns = [p for k in other for p in new[k].positions if p < length - 1]
+        share = torch.eye(len(rows)) if len(rows) == len(columns) else torch.tensor(1.0 / max(len(columns), 1))
+        mapper[torch.tensor(rows, dtype=torch.long)[:, None], torch.tensor(columns, dtype=torch.long)] = share
+    i, j = (min(len(tokenizer.ids(prompt)) + 1, length - 1) for prompt in (source, target))
+    padding = min(length - i, length - j)
+    mapper[i : i + padding, j : j + padding] = torch.eye(padding)
+    mapper[-1, j + padding :] = 1.0  # a shorter target has more padding than the source: it reads the last of it
+    return mapper
+
+
+def refine_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: bool = False) -> tuple[Tensor, Tensor]:
+    """Refinement: the source position of each target token, (length,), -1 where new; and 1 where aligned, (length,).
+
+    What the target keeps of the source is aligned, see `pairing`; a swapped word counts as new. Released: tokens are
+    aligned whatever words they are of, in order, see `pairing.aligned`.
+    """
+    length = chunk_length(tokenizer)
+    sources, targets = (tokenizer.ids(prompt) for prompt in (source, target))
+    i, j = (min(len(ids) + 1, length - 1) for ids in (sources, targets))  # the end tokens
+    if released:
+        pairs = aligned([-1, *sources, -2][:length], [-1, *targets, -2][:length])
+    else:
+        old, new = pieces_of(tokenizer, source), pieces_of(tokenizer, target)
+        pairs = [(0, 0), (i, j)]
+        for s, t in pairing(old, new).kept:
+            both = zip(old[s].positions, new[t].positions, strict=True)
+            pairs += [(p, q) for p, q in both if p < length - 1 and q < length - 1]
+    mapper, known = torch.full((length,), -1), torch.zeros(length)
+    for p, q in pairs:
+        mapper[q], known[q] = p, 1.0
+    tail = torch.arange(j + 1, length)
+    mapper[tail] = tail if released else (tail - j + i).clamp(max=length - 1)
+    known[tail] = 1.0
+    return mapper, known
+
+
+def _released_replace_mapper(tokenizer: Tokenizer, source: str, target: str) -> Tensor:
+    """The authors': words paired by position, and after the last changed word a neighbour where token counts differ."""
+    source_words, target_words = words_of(source, released=True), words_of(target, released=True)
+    if len(source_words) != len(target_words):
+        raise UsageError(
+            f"a word swap as released needs prompts with equally many words, got {len(source_words)} and"
+            f" {len(target_words)}: {source!r}, {target!r}; use edit='refine' where words are added or removed"
+        )
+    length = chunk_length(tokenizer)
+    mapper = torch.zeros(length, length)
+    source_at = word_positions(tokenizer, source, released=True)
+    target_at = word_positions(tokenizer, target, released=True)
     changed = [
         (s, t)
         for a, b, s, t in zip(source_words, target_words, source_at, target_at, strict=True)
@@ -125,48 +177,14 @@ def replace_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: 
             mapper[i, j] = 1.0
             i, j = i + 1, j + 1
         rows, columns = s[0], t[0]
-        if len(s) == len(t):
-            block = torch.eye(len(s))
-        else:
-            block = torch.full((len(s), len(t)), 1.0 / len(t))
+        block = torch.eye(len(s)) if len(s) == len(t) else torch.full((len(s), len(t)), 1.0 / len(t))
         fitting = mapper[rows : rows + len(s), columns : columns + len(t)]
         fitting.copy_(block[: fitting.shape[0], : fitting.shape[1]])
         i, j = rows + len(s), columns + len(t)
     while i < length and j < length:
-        mapper[j if released and changed else i, j] = 1.0
+        mapper[j if changed else i, j] = 1.0
         i, j = i + 1, j + 1
-    if not released:
-        mapper[-1, j:] = 1.0  # a shorter target has more padding than the source: it reads the last of it
     return mapper
-
-
-def refine_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: bool = False) -> tuple[Tensor, Tensor]:
-    """Refinement: the source position of each target token, (length,), -1 where new; and 1 where aligned, (length,).
-
-    Global alignment of the token sequences (Needleman & Wunsch, 1970) with gap 0, match 1, mismatch -1: a swapped
-    token is never aligned. On ties a new target token is preferred to a dropped source token, and that to a pair.
-    """
-    length = chunk_length(tokenizer)
-    source_ids = [-1, *tokenizer.ids(source), -2][:length]
-    target_ids = [-1, *tokenizer.ids(target), -2][:length]
-    score = [[0] * (len(target_ids) + 1) for _ in range(len(source_ids) + 1)]
-    for i, a in enumerate(source_ids, start=1):
-        for j, b in enumerate(target_ids, start=1):
-            score[i][j] = max(score[i][j - 1], score[i - 1][j], score[i - 1][j - 1] + (1 if a == b else -1))
-    mapper, aligned = torch.full((length,), -1), torch.zeros(length)
-    i, j = len(source_ids), len(target_ids)
-    while i > 0 and j > 0:
-        if score[i][j] == score[i][j - 1]:
-            j -= 1
-        elif score[i][j] == score[i - 1][j]:
-            i -= 1
-        else:
-            i, j = i - 1, j - 1
-            mapper[j], aligned[j] = i, 1.0
-    tail = torch.arange(len(target_ids), length)
-    mapper[tail] = tail if released else (tail - len(target_ids) + len(source_ids)).clamp(max=length - 1)
-    aligned[tail] = 1.0
-    return mapper, aligned
 
 
 def replace_schedule(
@@ -268,22 +286,3 @@ def _inside(positions: list[int], length: int, word: str) -> list[int]:
             stacklevel=2,
         )
     return inside
-
-
-def _fold(word: str) -> str:
-    return word.casefold()
-
-
-def _bare(word: str) -> str:
-    return _fold(word).strip(_PUNCTUATION)
-
-
-def _same_word(text: str, wanted: str) -> bool:
-    return _fold(text) == _fold(wanted) or (bool(_bare(wanted)) and _bare(text) == _fold(wanted))
-
-
-def _core(tokenizer: Tokenizer, word: str, positions: list[int]) -> list[int]:
-    """The positions of a word without those of the punctuation glued to it."""
-    before = len(tokenizer.ids(word[: len(word) - len(word.lstrip(_PUNCTUATION))]))
-    core = len(tokenizer.ids(word.strip(_PUNCTUATION)))
-    return positions[before : before + core]

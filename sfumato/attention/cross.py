@@ -54,6 +54,16 @@ class Refine:
 
 
 @dataclass(frozen=True)
+class OneEach:
+    """An edit of its own for each edited branch."""
+
+    edits: tuple[MapEdit, ...]
+
+    def __call__(self, source: Tensor, own: Tensor) -> Tensor:
+        return torch.cat([edit(source, own[[k]]) for k, edit in enumerate(self.edits)])
+
+
+@dataclass(frozen=True)
 class Reweight:
     """Re-weighting: factor c_j on column j of the source's map, or of what another edit makes; rows are not
     re-normalised.

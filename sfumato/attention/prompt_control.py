@@ -7,7 +7,7 @@ methods that skip steps at the noisy end (CycleDiffusion, edit-friendly DDPM) ru
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -15,7 +15,7 @@ import torch
 
 from sfumato.attention import align
 from sfumato.attention.blend import LocalBlend, Threshold
-from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, MapEdit, Refine, Replace, Reweight
+from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, MapEdit, OneEach, Refine, Replace, Reweight
 from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.errors import UsageError
@@ -53,11 +53,13 @@ class PromptControl:
         control: For `sample(controls=[...])`; branch 0 is the source.
         maps: Adds up the cross-attention of the run, after the edits.
         blend: For `sample(on_step=[...])`, or None.
+        notes: What of the prompts could not be understood as meant.
     """
 
     control: AttentionControl
     maps: CrossAttentionMaps
     blend: LocalBlend | None = None
+    notes: tuple[str, ...] = ()
 
 
 def prompt_control(
@@ -112,7 +114,8 @@ def prompt_control(
         tokenizer, maps, [source_prompt, *targets], blend_words, blend_subtract_words, blend_threshold,
         start_index + int(blend_start * steps), released,
     )  # fmt: skip
-    return PromptControl(AttentionControl(edits), maps, blend)
+    notes = () if released or edit == "none" else tuple(_without_common_words(tokenizer, source_prompt, targets))
+    return PromptControl(AttentionControl(edits), maps, blend, notes)
 
 
 def _map_edit(
@@ -124,15 +127,8 @@ def _map_edit(
     released: bool,
 ) -> MapEdit | None:
     """The cross-attention edit that the prompts ask for; None when nothing is to be done."""
-    if edit == "auto":
-        counts = {len(align.words_of(prompt)) for prompt in (source, *targets)}
-        edit = "replace" if len(counts) == 1 else "refine"
-    inner: MapEdit | None = None
-    if edit == "replace":
-        inner = Replace(torch.stack([align.replace_mapper(tokenizer, source, t, released=released) for t in targets]))
-    elif edit == "refine":
-        pairs = [align.refine_mapper(tokenizer, source, t, released=released) for t in targets]
-        inner = Refine(torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs]))
+    each = [_word_edit(tokenizer, source, target, edit, released) for target in targets]
+    inner = None if edit == "none" else _together([found for found in each if found is not None])
     if weights:
         outside = {word: weight for word, weight in weights.items() if not -2.0 <= weight <= 2.0}
         if outside and not released:
@@ -141,6 +137,46 @@ def _map_edit(
             )
         return Reweight(align.equalizer(tokenizer, targets, weights, released=released), inner)
     return inner
+
+
+def _word_edit(tokenizer: Tokenizer, source: str, target: str, edit: Kind, released: bool) -> Replace | Refine | None:
+    """The word swap or refinement of one target; "auto": a swap where words are exchanged for others and no more."""
+    if edit == "auto" and released:
+        edit = "replace" if len({len(align.words_of(p, released=True)) for p in (source, target)}) == 1 else "refine"
+    elif edit == "auto":
+        edit = "replace" if align.pairing_of(tokenizer, source, target).is_swap else "refine"
+    if edit == "replace":
+        return Replace(align.replace_mapper(tokenizer, source, target, released=released)[None])
+    if edit == "refine":
+        mapper, aligned = align.refine_mapper(tokenizer, source, target, released=released)
+        return Refine(mapper[None], aligned[None])
+    return None
+
+
+def _together(edits: Sequence[Replace | Refine]) -> MapEdit:
+    """The edits of all targets as one."""
+    swaps = [edit for edit in edits if isinstance(edit, Replace)]
+    refinements = [edit for edit in edits if isinstance(edit, Refine)]
+    if not refinements:
+        return Replace(torch.cat([edit.mapper for edit in swaps]))
+    if not swaps:
+        return Refine(
+            torch.cat([edit.mapper for edit in refinements]), torch.cat([edit.aligned for edit in refinements])
+        )
+    return OneEach(tuple(edits))
+
+
+def _without_common_words(tokenizer: Tokenizer, source: str, targets: Sequence[str]) -> Iterator[str]:
+    """A note for each target of which no word stands in the source."""
+    for target in targets:
+        found = align.pairing_of(tokenizer, source, target)
+        if found.kept:
+            continue
+        how = "its words take the places of the source's" if found.is_swap else "all of its words count as new"
+        yield (
+            f"the prompts have no word in common, so {how}: {source!r}, {target!r}; describe the whole image in both,"
+            " such as 'a cat on a sofa' and 'a dog on a sofa', to keep more of it"
+        )
 
 
 def _local_blend(

@@ -139,7 +139,7 @@ def auto(
         raise refused or UsageError(f"no method can start from inversion {source.method!r}")
     candidates = tuple(candidate for candidate, _ in found)
     chosen = found[knee([candidate.change for candidate in candidates], [c.agreement for c in candidates])][1]
-    return Edited(chosen.latents, chosen.branches, chosen.maps, chosen.mask, candidates=candidates)
+    return Edited(chosen.latents, chosen.branches, chosen.maps, chosen.mask, candidates=candidates, notes=chosen.notes)
 
 
 def knee(change: Sequence[float], agreement: Sequence[float]) -> int:

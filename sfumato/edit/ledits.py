@@ -41,6 +41,7 @@ from torch import Tensor
 from sfumato.attention import align
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import AttentionControl
+from sfumato.attention.words import pieces_of
 from sfumato.edit.result import Edited
 from sfumato.errors import UsageError
 from sfumato.inversion.drawn import with_trajectory
@@ -224,8 +225,8 @@ def _plan(
     for k, target in enumerate(targets, start=1):
         if concepts is None:
             rows.append(Row(f"target-{k}", k, told[target]))
-            looks = [(f"target-{k}", target, _new_words(target, source_prompt))]
-            looks.append(("base-0", source_prompt, _new_words(source_prompt, target)))
+            looks = [(f"target-{k}", target, _new_words(tokenizer, target, source_prompt))]
+            looks.append(("base-0", source_prompt, _new_words(tokenizer, source_prompt, target)))
             tokens = tuple((row, align.indicator(tokenizer, text, words)) for row, text, words in looks if words)
             if target != source_prompt:
                 terms.append(_Concept(k, f"target-{k}", scale, True, tokens))
@@ -237,10 +238,10 @@ def _plan(
     return Rows(rows), terms
 
 
-def _new_words(prompt: str, other: str) -> list[str]:
-    """Words of a prompt that the other one lacks, without regard to case."""
-    known = {word.lower() for word in align.words_of(other)}
-    return [word for word in align.words_of(prompt) if word.lower() not in known]
+def _new_words(tokenizer: Tokenizer, prompt: str, other: str) -> list[str]:
+    """Words of a prompt that the other one lacks, without regard to case; in scripts without spaces letters."""
+    known = {piece.key for piece in pieces_of(tokenizer, other)}
+    return [piece.text for piece in pieces_of(tokenizer, prompt) if not piece.is_punctuation and piece.key not in known]
 
 
 def _mask(strength: Tensor, term: _Concept, rows: Rows, maps: CrossAttentionMaps, kind: str, quantile: float) -> Tensor:

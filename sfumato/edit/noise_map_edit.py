@@ -37,8 +37,8 @@ SkipSteps = Annotated[int | None, Option("the same as a number of steps left out
 AttentionControlKind = Annotated[
     ControlKind,
     Option(
-        "also hold the picture's layout by its attention, as Prompt-to-Prompt: replace (same number of words), refine"
-        " (words added or removed), auto (whichever fits), none"
+        "also hold the picture's layout by its attention, as Prompt-to-Prompt: replace (words exchanged for others),"
+        " refine (words added or removed), auto (whichever fits), none"
     ),
 ]
 DrawnEta = Annotated[
@@ -138,7 +138,8 @@ def replay_edit(
         )  # fmt: skip
         latents = torch.cat([end, latents])
     maps = None if built is None else built.maps.average
-    return Edited(latents, names, maps, distances=torch.stack(run.distances))
+    notes = () if built is None else built.notes
+    return Edited(latents, names, maps, distances=torch.stack(run.distances), notes=notes)
 
 
 def start_of(source: Inversion, strength: float, skip_steps: int | None) -> int:

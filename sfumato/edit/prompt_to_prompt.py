@@ -63,7 +63,8 @@ def prompt_to_prompt(
     edit: Annotated[
         Kind,
         Option(
-            "replace: same number of words; refine: words added or removed; auto: whichever fits; none: weights only"
+            "replace: words exchanged for others, one for one or for a phrase; refine: words added or removed; auto:"
+            " whichever fits; none: weights only"
         ),
     ] = "auto",
     cross_replace_steps: CrossReplaceSteps = 0.8,
@@ -151,4 +152,4 @@ def prompt_to_prompt(
         watch=watch,
     )
     mask = None if blend is None else blend.mask
-    return Edited(latents, names, built.maps.average, mask)
+    return Edited(latents, names, built.maps.average, mask, notes=built.notes)

@@ -40,6 +40,7 @@ class Edited:
         candidates: All edits that were tried, where the recipe chooses among several.
         distances: Euclidean distance of each edited branch from the source's after each executed step,
             (steps, edit, image), or None where the recipe does not measure it.
+        notes: What the user should know of how the edit was understood.
     """
 
     latents: Tensor
@@ -48,3 +49,4 @@ class Edited:
     mask: Tensor | None = None
     candidates: tuple[Candidate, ...] = ()
     distances: Tensor | None = None
+    notes: tuple[str, ...] = ()

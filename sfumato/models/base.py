@@ -156,6 +156,9 @@ class Tokenizer(Protocol):
     def text(self, token_id: int) -> str:
         """A token in characters, without its end-of-word mark."""
 
+    def size(self, token_id: int) -> int:
+        """How many bytes of text a token stands for; a letter may be several tokens, and a token several letters."""
+
 
 class Model(ABC):
     """A pretrained text-to-image latent diffusion model.

@@ -30,6 +30,10 @@ class ClipTokenizer:
         """A token in characters, without its end-of-word mark."""
         return str(self._tokenizer.decode([token_id])).strip()
 
+    def size(self, token_id: int) -> int:
+        """How many bytes of text a token stands for; in byte-level encoding each has a letter of its own."""
+        return len(str(self._tokenizer.convert_ids_to_tokens(token_id)).removesuffix("</w>"))
+
 
 def chunked_ids(tokenizer: ClipTokenizer, prompts: Sequence[str], chunks: int | None = None) -> Tensor:
     """Token ids, (rows, chunks, length): each chunk framed by start and end token and padded.

@@ -30,6 +30,9 @@ class NoText:
     def text(self, token_id: int) -> str:
         raise UsageError("the model is unconditional: it has no tokens")
 
+    def size(self, token_id: int) -> int:
+        raise UsageError("the model is unconditional: it has no tokens")
+
 
 class UnconditionalDDPM(Model):
     """A network on pixels alone, (batch, 1 or 3 channels, height, width) in [-1, 1].

@@ -90,10 +90,12 @@ def test_refinement_marks_new_tokens(tokenizer: Any) -> None:
 
 
 def test_swap_refuses_what_it_cannot_pair(tokenizer: Any) -> None:
-    with pytest.raises(UsageError, match=r"equally many words, got 2 and 3.*edit='refine'"):
+    with pytest.raises(UsageError, match=r"equally many words, got 2 and 3.*'red' is added.*edit='refine'"):
         align.replace_mapper(tokenizer, "a cat", "a red cat")
-    with pytest.raises(UsageError, match="no word in common"):
-        align.replace_mapper(tokenizer, "one cat", "two dogs")
+    with pytest.raises(UsageError, match=r"'red' removed.*edit='refine'"):
+        align.replace_mapper(tokenizer, "a red cat", "a cat")
+    with pytest.raises(UsageError, match=r"equally many words, got 2 and 3.*edit='refine'"):
+        align.replace_mapper(tokenizer, "a cat", "a red cat", released=True)
 
 
 def test_schedule_rows(tokenizer: Any) -> None:
