@@ -97,12 +97,18 @@ def replace_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: 
     over their n_t target tokens, or one to one when the counts agree.
 
     Raises:
-        UsageError: Words are added or removed (released: the prompts differ in their number of words).
+        UsageError: Words are added or removed (released: the prompts differ in their number of words), or prompts of
+            several words have none in common.
     """
     if released:
         return _released_replace_mapper(tokenizer, source, target)
     old, new = pieces_of(tokenizer, source), pieces_of(tokenizer, target)
     found = pairing(old, new)
+    if not found.is_swap and not found.kept:
+        raise UsageError(
+            f"the prompts have no word in common, so nothing of the picture would be kept: {source!r}, {target!r};"
+            " describe the whole picture in both, e.g. 'a cat on a sofa' and 'a dog on a sofa'"
+        )
     if not found.is_swap and len(old) == len(new):  # asked for all the same: word by word, as the paper has it
         found = Pairing((), tuple(((k,), (k,)) for k in range(len(old))), (), ())
     if not found.is_swap:

@@ -24,6 +24,8 @@ _JOINING = frozenset(
 }
 """Words that say something beside a thing: a phrase with one of them is no longer the name of one thing."""
 
+_LETTERS_OF_A_WORD = 4
+
 
 @dataclass(frozen=True)
 class Pairing:
@@ -51,7 +53,8 @@ def pairing(source: Sequence[Piece], target: Sequence[Piece]) -> Pairing:
 
     Equal tags come first, wherever they stand, where both prompts are lists of tags. Of the rest, where as many pieces
     are in place as can be kept at all, pieces are paired by place; else by the longest common sequence, and what
-    stands between two kept pieces is swapped as a whole, unless the longer side says more than one thing.
+    stands between two kept pieces is swapped as a whole, unless the longer side says more than one thing. Prompts of
+    several words each that have none in common are not paired at all.
     """
     tags = _moved_tags(source, target)
     sources = [k for k in range(len(source)) if k not in {s for s, _ in tags}]
@@ -61,6 +64,9 @@ def pairing(source: Sequence[Piece], target: Sequence[Piece]) -> Pairing:
     in_place = [(k, k) for k, (a, b) in enumerate(zip(keys_s, keys_t, strict=False)) if a == b]
     if len(keys_s) == len(keys_t) and len(in_place) == len(common):
         common = in_place
+
+    if not common and not tags and _says_several(source) and _says_several(target):
+        return Pairing((), (), tuple(range(len(target))), tuple(range(len(source))))
 
     swapped: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     added: list[int] = []
@@ -134,3 +140,9 @@ def _tags(pieces: Sequence[Piece]) -> list[list[int]]:
 def _is_phrase(pieces: Sequence[Piece], run: Sequence[int]) -> bool:
     """Whether pieces are the name of one thing."""
     return bool(run) and not any(pieces[k].is_punctuation or pieces[k].key in _JOINING for k in run)
+
+
+def _says_several(pieces: Sequence[Piece]) -> bool:
+    """Whether a prompt has several words; in scripts without spaces, more letters than a word has."""
+    words = [piece.word for piece in pieces if not piece.is_punctuation]
+    return len(set(words)) > 1 or len(words) > _LETTERS_OF_A_WORD

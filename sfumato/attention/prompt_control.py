@@ -167,16 +167,14 @@ def _together(edits: Sequence[Replace | Refine]) -> MapEdit:
 
 
 def _without_common_words(tokenizer: Tokenizer, source: str, targets: Sequence[str]) -> Iterator[str]:
-    """A note for each target of which no word stands in the source."""
+    """A note for each target that shares no word with the source, and is no swap of one word either."""
     for target in targets:
         found = align.pairing_of(tokenizer, source, target)
-        if found.kept:
-            continue
-        how = "its words take the places of the source's" if found.is_swap else "all of its words count as new"
-        yield (
-            f"the prompts have no word in common, so {how}: {source!r}, {target!r}; describe the whole image in both,"
-            " such as 'a cat on a sofa' and 'a dog on a sofa', to keep more of it"
-        )
+        if not found.kept and not found.is_swap:
+            yield (
+                f"the prompts have no word in common, so all words of the target count as new: {source!r}, {target!r};"
+                " describe the whole image in both, such as 'a cat on a sofa' and 'a dog on a sofa', to keep more of it"
+            )
 
 
 def _local_blend(

@@ -34,7 +34,7 @@ def told(tokenizer: Any, source: str, target: str) -> tuple[list[tuple[str, str]
     [
         ("a cat on a mat", "a dog on a rug", [("cat", "dog"), ("mat", "rug")]),
         ("cat", "dog", [("cat", "dog")]),
-        ("one cat", "two dogs", [("one", "two"), ("cat", "dogs")]),
+        ("大象", "小狗", [("大", "小"), ("象", "狗")]),
         ("a cat and a dog", "a dog and a cat", [("cat", "dog"), ("dog", "cat")]),
         ("a glass of water", "a glass of toxic glowing acid", [("water", "toxic glowing acid")]),
         ("water", "toxic glowing acid", [("water", "toxic glowing acid")]),
@@ -67,6 +67,7 @@ def test_exchanged_words_are_a_swap(tokenizer: Any, source: str, target: str, sw
         ("一只猫", "一只红色的猫", ["红", "色", "的"], []),
         ("red cat", "cat red", ["red"], ["red"]),
         ("cat, night", "night, cat, snow", ["snow"], []),
+        ("one cat", "two dogs", ["two", "dogs"], ["one", "cat"]),
     ],
 )
 def test_added_removed_and_moved_words_are_no_swap(
@@ -130,9 +131,8 @@ def test_prompts_without_a_common_word_run_and_say_so(tiny_model: Any) -> None:
     def notes(source: str, target: str) -> tuple[str, ...]:
         return prompt_control(tiny_model, source, [target], num_inference_steps=4, latent_size=(16, 16)).notes
 
-    (swap,) = notes("cat", "dog")
-    assert "no word in common" in swap
-    assert "take the places" in swap
     (new,) = notes("cat", "the dog with blue hat")
-    assert "count as new" in new
+    assert "no word in common" in new
+    assert len(notes("red cat", "blue house")) == 1
+    assert notes("cat", "dog") == ()
     assert notes("a cat", "a dog") == ()
