@@ -112,7 +112,7 @@ def morph(
     if one_pace and SPACINGS[spacing_name].sets_num_frames:
         raise UsageError(f"one_pace shares out frames, but spacing {spacing_name} finds their number itself")
     said = _prompts(prompts, len(images))
-    steps = _first(num_inference_steps, entry.num_inference_steps, model.num_inference_steps)
+    steps = suited_steps(model, entry) if num_inference_steps is None else num_inference_steps
     model.schedule.timesteps(steps)  # as many as there can be
     guidance = suited_guidance(model, entry) if guidance_scale is None else guidance_scale
     pictures = _read(model, images, size, fit, background)
@@ -229,7 +229,13 @@ def distance_notes(asked: str | Distance | None, measure: Distance) -> list[str]
 
 def suited_guidance(model: Model, method: MorphMethod) -> float:
     """Guidance where the user says nothing: what suits the model, else the method's own, else the model's."""
-    return _first(model.method_guidance.get(method.name), method.guidance_scale, model.guidance_scale)
+    own = None if model.few_steps else method.guidance_scale
+    return _first(model.method_guidance.get(method.name), own, model.guidance_scale)
+
+
+def suited_steps(model: Model, method: MorphMethod) -> int:
+    """Steps where the user says nothing: those of a few-step model, else the method's own, else the model's."""
+    return _first(None if model.few_steps else method.num_inference_steps, model.num_inference_steps)
 
 
 def default_store() -> Path:

@@ -15,15 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError, UsageError
+from sfumato.scheduler_config import Prediction, Spacing, read_config
 
-Prediction = Literal["epsilon", "v_prediction", "sample"]
-Spacing = Literal["leading", "trailing", "linspace"]
 Neighbour = Literal["grid", "stride"]
 
 
@@ -56,9 +55,11 @@ class Schedule:
         alphas_cumprod: `alpha_bar` at t = 0, 1, ..., falling.
         prediction_type: What the network returns: noise, velocity or clean latents.
         final_alpha_bar: Level reached after the last step: 1, or `alphas_cumprod[0]` (Stable Diffusion).
-        spacing: Where the timesteps of a run lie (Lin et al., 2023, https://arxiv.org/abs/2305.08891, Table 2).
+        spacing: Where the timesteps of a run lie (Lin et al., 2023, https://arxiv.org/abs/2305.08891, Table 2); "lcm":
+            among those that a latent consistency model was distilled at.
         steps_offset: Added to every timestep under leading spacing.
         clip_sample_range: Bound on |x0_pred| (pixel-space models), or None.
+        original_inference_steps: Timesteps that a latent consistency model was distilled at, for spacing "lcm".
     """
 
     alphas_cumprod: Tensor
@@ -67,31 +68,19 @@ class Schedule:
     spacing: Spacing = "leading"
     steps_offset: int = 0
     clip_sample_range: float | None = None
+    original_inference_steps: int = 50
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Schedule:
-        """Reads the fields of a diffusers scheduler config.
+        """Reads a diffusers scheduler config as the class that its `_class_name` names would read it.
+
+        What the config leaves out takes that class's default, and what the class ignores is ignored here, too: see
+        `scheduler_config.SCHEDULERS`.
 
         Raises:
-            ModelError: The config asks for something that is not known here (named in the message).
+            ModelError: The class, or something that the config asks for, is not known here (named in the message).
         """
-        alphas_cumprod = (1.0 - _betas(config)).cumprod(0)
-        if config.get("rescale_betas_zero_snr", False):
-            alphas_cumprod = zero_terminal_snr(alphas_cumprod)
-        prediction_type = config.get("prediction_type", "epsilon")
-        if prediction_type not in get_args(Prediction):
-            raise ModelError(f"prediction_type {prediction_type!r} is not one of {', '.join(get_args(Prediction))}")
-        spacing = config.get("timestep_spacing", "leading")
-        if spacing not in get_args(Spacing):
-            raise ModelError(f"timestep_spacing {spacing!r} is not one of {', '.join(get_args(Spacing))}")
-        return cls(
-            alphas_cumprod=alphas_cumprod,
-            prediction_type=prediction_type,
-            final_alpha_bar=1.0 if config.get("set_alpha_to_one", True) else float(alphas_cumprod[0]),
-            spacing=spacing,
-            steps_offset=int(config.get("steps_offset", 0)),
-            clip_sample_range=float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", False) else None,
-        )
+        return cls(**read_config(config))
 
     @property
     def num_train_timesteps(self) -> int:
@@ -110,19 +99,44 @@ class Schedule:
         total = self.num_train_timesteps
         if not 1 <= num_inference_steps <= total:
             raise UsageError(f"num_inference_steps must be in [1, {total}], got {num_inference_steps}")
+        if self.spacing == "lcm":
+            return self._lcm_timesteps(num_inference_steps)
         if self.spacing == "leading":
-            stride = total // num_inference_steps
-            last = (num_inference_steps - 1) * stride + self.steps_offset
-            if last >= total:
-                raise UsageError(
-                    f"num_inference_steps={num_inference_steps} with steps_offset={self.steps_offset} leaves the"
-                    f" schedule of {total} timesteps; use {num_inference_steps - 1} or fewer"
-                )
-            return [i * stride + self.steps_offset for i in reversed(range(num_inference_steps))]
+            return self._leading_timesteps(num_inference_steps)
         if self.spacing == "trailing":
             return [round(total - i * total / num_inference_steps) - 1 for i in range(num_inference_steps)]
         span = torch.linspace(0, total - 1, num_inference_steps, dtype=torch.float64)
         return [round(t) for t in reversed(span.tolist())]
+
+    def _leading_timesteps(self, num_inference_steps: int) -> list[int]:
+        """Multiples of a whole stride; of a fractional one where whole strides would stop far below the noisiest level.
+
+        501 whole strides over 1000 timesteps would start at t = 500, which still holds half of the image.
+        """
+        total = self.num_train_timesteps
+        stride: float = total // num_inference_steps
+        if total - num_inference_steps * stride > total / 10:
+            stride = total / num_inference_steps
+        timesteps = [int(i * stride) + self.steps_offset for i in reversed(range(num_inference_steps))]
+        if timesteps[0] >= total:
+            raise UsageError(
+                f"num_inference_steps={num_inference_steps} with steps_offset={self.steps_offset} leaves the"
+                f" schedule of {total} timesteps; use {num_inference_steps - 1} or fewer"
+            )
+        return timesteps
+
+    def _lcm_timesteps(self, num_inference_steps: int) -> list[int]:
+        """Evenly spread positions, from the noisy end, in the timesteps of the distillation (Luo et al., 2023,
+        https://arxiv.org/abs/2310.04378, as released: k - 1, 2k - 1, ... with k training timesteps a stride).
+        """
+        stride = self.num_train_timesteps // self.original_inference_steps
+        distilled = [j * stride - 1 for j in range(self.original_inference_steps, 0, -1)]
+        if num_inference_steps > len(distilled):
+            raise UsageError(
+                f"num_inference_steps must be in [1, {len(distilled)}] for a latent consistency model distilled at"
+                f" {len(distilled)} timesteps, got {num_inference_steps}; 4 to 8 suit it"
+            )
+        return [distilled[i * len(distilled) // num_inference_steps] for i in range(num_inference_steps)]
 
     def steps(
         self,
@@ -206,30 +220,3 @@ def x0_from_noise(latents: Tensor, noise_pred: Tensor, alpha_bar: float) -> Tens
 def add_noise(x0: Tensor, noise: Tensor, alpha_bar: float) -> Tensor:
     """Draws from q(x_t | x_0): sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise, shaped like x0."""
     return sqrt(alpha_bar) * x0 + sqrt(1.0 - alpha_bar) * noise
-
-
-def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """Shifts and scales sqrt(alpha_bar) so that the last level holds no signal.
-
-    Reference: Lin et al., 2023, https://arxiv.org/abs/2305.08891, Algorithm 1.
-    """
-    root = alphas_cumprod.sqrt()
-    first, last = root[0], root[-1]
-    return ((root - last) * first / (first - last)) ** 2
-
-
-def _betas(config: Mapping[str, Any]) -> Tensor:
-    """Noise added at each training step, (num_train_timesteps,), float64."""
-    if config.get("trained_betas") is not None:
-        return torch.tensor(config["trained_betas"], dtype=torch.float64)
-    total, kind = int(config.get("num_train_timesteps", 1000)), config.get("beta_schedule", "linear")
-    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    if kind == "linear":
-        return torch.linspace(start, end, total, dtype=torch.float64)
-    if kind == "scaled_linear":
-        return torch.linspace(start**0.5, end**0.5, total, dtype=torch.float64) ** 2
-    if kind == "squaredcos_cap_v2":
-        # Nichol & Dhariwal, 2021, https://arxiv.org/abs/2102.09672, Eq. 17
-        level = torch.cos((torch.arange(total + 1, dtype=torch.float64) / total + 0.008) / 1.008 * torch.pi / 2) ** 2
-        return (1.0 - level[1:] / level[:-1]).clamp(max=0.999)
-    raise ModelError(f"beta_schedule {kind!r} is not known; known: linear, scaled_linear, squaredcos_cap_v2")

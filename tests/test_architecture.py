@@ -17,7 +17,18 @@ PACKAGE = Path(__file__).parents[1] / "sfumato"
 
 # A module or folder of the package imports its own tier and those before it; within a tier, no circles.
 TIERS = (
-    {"errors", "files", "parameters", "registry", "images", "schedules", "models", "cost", "tensorfile"}
+    {
+        "errors",
+        "files",
+        "parameters",
+        "registry",
+        "images",
+        "schedules",
+        "scheduler_config",
+        "models",
+        "cost",
+        "tensorfile",
+    }
     | {"checks", "json_input"},
     {"samplers", "emoji"},
     {"inversion", "attention"},

@@ -84,7 +84,7 @@ def _scheduler(prediction_type: str) -> Any:
     )
 
 
-def toy_sd_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) -> Any:
+def toy_sd_pipeline(*, prediction_type: str = "epsilon", seed: int = 0, **unet_changes: Any) -> Any:
     """Builds a `StableDiffusionPipeline` (1.x layout): 16x16 latents, attention at three resolutions, text width 32."""
     import torch
     from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -103,6 +103,7 @@ def toy_sd_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) -> Any:
             norm_num_groups=8,
             attention_head_dim=4,
             cross_attention_dim=32,
+            **unet_changes,
         ).eval()
         vae = _autoencoder(0.18215).eval()
     return StableDiffusionPipeline(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfumato.apps.console import say, working
+from sfumato.apps.console import note, say, working
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def load(
         from sfumato.models.loading import load_model
 
         model = load_model(name, device=device, dtype=dtype, revision=revision, variant=variant)
+    for text in model.notes:
+        note(text)
     say(f"{model.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}", "dim")
     return model
 

@@ -42,7 +42,7 @@ from sfumato.metrics.psnr import psnr
 from sfumato.morph.distances import load_distance
 from sfumato.morph.path import Ends, Frames
 from sfumato.morph.spacing import SPACINGS
-from sfumato.morphing import ENCODE_STEPS, suited_guidance
+from sfumato.morphing import ENCODE_STEPS, suited_guidance, suited_steps
 from sfumato.registry import MORPHS
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Morphs:
             path = entry.function(
                 model, Ends(pixels, latents, prompts, (case.name, case.name)),
                 guidance_scale=suited_guidance(model, entry),
-                num_inference_steps=self.steps or entry.num_inference_steps or model.num_inference_steps,
+                num_inference_steps=self.steps or suited_steps(model, entry),
                 distance=distance, generator=torch.Generator().manual_seed(self.seed), watch=QUIET,
                 **{**model.method_options.get(configuration.method, {}), **configuration.options},
             )  # fmt: skip

@@ -20,7 +20,7 @@ from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, inversion
 from sfumato.samplers.ddim import ddim_step
-from sfumato.samplers.loop import Layout, guided_output
+from sfumato.samplers.loop import Layout, guidance_halves, guided_output
 from sfumato.samplers.watch import Watch
 
 Told = Annotated[
@@ -76,15 +76,11 @@ def ddim_inversion(
     latents = latents.to(model.device)
     latents = latents if latents.dtype == torch.float64 else latents.float()
     images = len(latents)
-    layout = Layout(
-        ("uncond", "cond") if inversion_guidance_scale != 1.0 else ("cond",),
-        ("source",),
-        images,
-        (latents.shape[-2], latents.shape[-1]),
-    )
+    halves = guidance_halves(model, inversion_guidance_scale != 1.0)
+    layout = Layout(halves, ("source",), images, (latents.shape[-2], latents.shape[-1]))
     empty = model.encode_prompt("")
     rows = condition.expand(images)
-    if inversion_guidance_scale != 1.0:
+    if len(halves) == 2:
         uncond = (negative or empty).padded(rows.prompt_embeds.shape[1], empty).expand(images)
         rows = Condition.cat([uncond, rows])
     scales = torch.tensor([inversion_guidance_scale]).to(latents)

@@ -32,7 +32,7 @@ from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, inversion
 from sfumato.samplers.ddim import ddim_std, ddim_step
-from sfumato.samplers.loop import Layout, guided_output
+from sfumato.samplers.loop import Layout, guidance_halves, guided_output
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Step, add_noise
 
@@ -251,10 +251,10 @@ class _Prediction:
         rows, uncond = (given.padded(tokens, empty).expand(images) for given in (condition, negative))
         guided = guidance_scale != 1.0 and not torch.equal(uncond.prompt_embeds, rows.prompt_embeds)
         self.model = model
-        self.condition = Condition.cat([uncond, rows]) if guided else rows
+        halves = guidance_halves(model, guided)
+        self.condition = Condition.cat([uncond, rows]) if len(halves) == 2 else rows
         self.scales = torch.tensor([guidance_scale]).to(latents)
-        guidance = ("uncond", "cond") if guided else ("cond",)
-        self.layout = Layout(guidance, ("source",), images, (latents.shape[-2], latents.shape[-1]))
+        self.layout = Layout(halves, ("source",), images, (latents.shape[-2], latents.shape[-1]))
 
     def __call__(self, latents: Tensor, t: int) -> Tensor:
         return guided_output(self.model, latents[None], t, self.condition, self.scales, self.layout)[0]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sfumato.models.base import Condition, Model
-from sfumato.samplers.loop import Layout, guided_output
+from sfumato.samplers.loop import Layout, guidance_halves, guided_output
 
 
 class SourceBranch:
@@ -34,7 +34,8 @@ class SourceBranch:
         self.model, self.guidance_scale = model, guidance_scale
         self.cond = given.padded(tokens, empty)
         self.uncond = away.padded(tokens, empty).expand(images)
-        self.evaluations = 1 if guidance_scale == 1.0 else 2
+        self._halves = guidance_halves(model, guidance_scale != 1.0)
+        self.evaluations = len(self._halves)
         self._size = (latents.shape[-2], latents.shape[-1])
 
     def predict(
@@ -49,11 +50,9 @@ class SourceBranch:
             images: Which images of the batch they are; None: all.
         """
         rows = self.cond if images is None else self.cond[images]
-        guidance: tuple[str, ...] = ("cond",)
-        if self.guidance_scale != 1.0:
-            guidance = ("uncond", "cond")
+        if len(self._halves) == 2:
             rows = Condition.cat([self.uncond if images is None else self.uncond[images], rows])
-        layout = Layout(guidance, ("source",), len(latents), self._size)
+        layout = Layout(self._halves, ("source",), len(latents), self._size)
         scales = torch.tensor([self.guidance_scale]).to(latents)
         output = guided_output(self.model, latents[None], t, rows, scales, layout)[0]
         return self.model.schedule.noise_and_x0(output, latents, alpha_bar)

@@ -29,10 +29,12 @@ class Condition:
     Attributes:
         prompt_embeds: Text encoder output, (rows, tokens, dim).
         pooled_embeds: Pooled text embedding, (rows, dim), for families that use one (SDXL), else None.
+        guidance: Guidance scale of each row, (rows,), for a network that takes it as an input; None: 1 (off).
     """
 
     prompt_embeds: Tensor
     pooled_embeds: Tensor | None = None
+    guidance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_embeds)
@@ -71,11 +73,17 @@ class Condition:
     def cat(conditions: Sequence[Condition]) -> Condition:
         """Stacks rows; all conditions come from the same model and have equally many tokens."""
         pooled = [c.pooled_embeds for c in conditions if c.pooled_embeds is not None]
-        return Condition(torch.cat([c.prompt_embeds for c in conditions]), torch.cat(pooled) if pooled else None)
+        guidance = [c.guidance for c in conditions if c.guidance is not None]
+        return Condition(
+            torch.cat([c.prompt_embeds for c in conditions]),
+            torch.cat(pooled) if pooled else None,
+            torch.cat(guidance) if guidance else None,
+        )
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
         pooled = None if self.pooled_embeds is None else change(self.pooled_embeds)
-        return Condition(change(self.prompt_embeds), pooled)
+        guidance = None if self.guidance is None else change(self.guidance)
+        return Condition(change(self.prompt_embeds), pooled, guidance)
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,11 @@ class Model(ABC):
         sample_size: (height, width) in pixels that the model was trained at.
         guidance_scale, num_inference_steps: What suits the model where the user says nothing.
         method_options, method_guidance: Likewise, options and guidance of methods and morphs by their name.
+        few_steps: Whether it was distilled for a few steps: then the two lines above stand before what a method's
+            paper says.
+        takes_guidance: Whether the network takes the guidance scale as an input (`Condition.guidance`) and needs no
+            unconditional row.
+        notes: What was decided when it was loaded, in words for the user.
         evaluations: Single-sample network evaluations so far, over the model's life; read differences.
     """
 
@@ -189,6 +202,9 @@ class Model(ABC):
     num_inference_steps: int = 50
     method_options: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     method_guidance: Mapping[str, float] = MappingProxyType({})
+    few_steps: bool = False
+    takes_guidance: bool = False
+    notes: tuple[str, ...] = ()
     evaluations: int = 0
 
     @abstractmethod

@@ -11,8 +11,8 @@ from sfumato.errors import ModelError
 from sfumato.models.files import Header, read_header
 
 SUPPORTED: Final = (
-    "supported are Stable Diffusion 1.x and 2.x, SD-Turbo, Stable Diffusion XL, SDXL-Turbo, and unconditional DDPMs on"
-    " pixels"
+    "supported are Stable Diffusion 1.x and 2.x, SD-Turbo, Stable Diffusion XL, SDXL-Turbo, latent consistency models"
+    " of these, and unconditional DDPMs on pixels"
 )
 
 NETWORK: Final = "model.diffusion_model."

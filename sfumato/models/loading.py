@@ -13,10 +13,11 @@ from sfumato import checks
 from sfumato.errors import ModelError, UsageError
 from sfumato.models import embedded, hub
 from sfumato.models.files import PICKLED, refuse_pickle, size_of
-from sfumato.models.identify import SUPPORTED, check_lora
+from sfumato.models.identify import check_lora
 from sfumato.models.layout import INDEX
 from sfumato.models.pipelines import family_of, load_file, load_folder, merge_lora
 from sfumato.models.quiet import quiet
+from sfumato.models.scheduling import scheduler_class, suit
 from sfumato.models.weights import fingerprint
 
 if TYPE_CHECKING:
@@ -99,7 +100,10 @@ def load_model(
     for index, (file, scale) in enumerate(adapters):
         merge_lora(pipeline, file, scale, f"lora_{index}")
         found += f"+lora:{fingerprint(file.parent, (), [file]).removeprefix('sha256:')}@{scale:g}"
-    model = adapter_for(pipeline, name=str(name), revision=found, device=chosen_device, dtype=chosen_dtype)
+    model = adapter_for(
+        pipeline, name=str(name), revision=found, device=chosen_device, dtype=chosen_dtype,
+        loras=[file.stem for file, _ in adapters],
+    )  # fmt: skip
     if name == EMBEDDED:
         model.guidance_scale = embedded.GUIDANCE_SCALE
         model.method_options, model.method_guidance = embedded.METHOD_OPTIONS, embedded.METHOD_GUIDANCE
@@ -107,9 +111,12 @@ def load_model(
 
 
 def adapter_for(
-    pipeline: Any, *, name: str, revision: str, device: torch.device | None = None, dtype: torch.dtype | None = None
-) -> Model:
+    pipeline: Any, *, name: str, revision: str, device: torch.device | None = None, dtype: torch.dtype | None = None,
+    loras: Sequence[str] = (),
+) -> Model:  # fmt: skip
     """Puts the adapter of its family around a diffusers pipeline, after moving the pipeline where it is wanted.
+
+    `loras` are the names of LoRA files in its weights, which may tell that it is a few-step model now.
 
     Raises:
         ModelError: The pipeline is of another family, lacks a part, or its network takes more than latents and text.
@@ -140,15 +147,15 @@ def adapter_for(
             f"the network of {name} takes {network.in_channels} channels, not {pipeline.vae.config.latent_channels} "
             "(made for inpainting, depth or instructions); give the plain text-to-image model"
         )
-    if getattr(network, "time_cond_proj_dim", None):
-        raise ModelError(f"the network of {name} takes its guidance scale as an input (LCM); {SUPPORTED}")
     wanted = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
     try:
         with quiet():
             pipeline.to(**wanted)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{name} does not fit into the memory of {device}; use dtype fp16, or device cpu") from error
-    return adapters[family].from_pipeline(pipeline, name=name, revision=revision)
+    model = adapters[family].from_pipeline(pipeline, name=name, revision=revision)
+    suit(model, scheduler_class(pipeline), names=[Path(name).name], loras=loras)
+    return model
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:

@@ -16,6 +16,7 @@ from sfumato.models.folder import check_folder, read_index
 from sfumato.models.identify import SUPPORTED, refuse_foreign
 from sfumato.models.layout import INDEX, UNUSED, part_of
 from sfumato.models.quiet import quiet
+from sfumato.models.scheduling import build_scheduler, read_scheduler
 from sfumato.models.weights import fingerprint
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ def load_folder(folder: Path, variant: str | None, dtype: torch.dtype | None) ->
     """
     family = family_of([read_index(folder)["_class_name"]], str(folder))
     checked = check_folder(folder, variant)
+    scheduler = read_scheduler(checked)
     with _reading(folder) as pipelines, checked.laid_out(family) as laid_out:
-        options = _options(family, dtype)
+        options = _options(family, dtype) | {"scheduler": build_scheduler(scheduler)}
         pipeline = getattr(pipelines, family).from_pretrained(
             laid_out, use_safetensors=True, local_files_only=True, **options
         )
@@ -91,9 +93,11 @@ def load_file(file: Path, dtype: torch.dtype | None) -> tuple[Any, str]:
             f"{file} holds no autoencoder (VAE), which some checkpoints leave out; give one that holds it, or a "
             "diffusers folder of the model"
         )
+    scheduler = read_scheduler(checked)
     with _reading(file) as pipelines, checked.laid_out(family) as laid_out:
+        options = _options(family, dtype) | {"scheduler": build_scheduler(scheduler)}
         pipeline = getattr(pipelines, family).from_single_file(
-            str(file), config=str(laid_out), local_files_only=True, **_options(family, dtype)
+            str(file), config=str(laid_out), local_files_only=True, **options
         )
         networks = (part for part in pipeline.components.values() if hasattr(part, "parameters"))
         if any(value.is_meta for network in networks for value in network.parameters()):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sfumato.models.base import Condition
+from sfumato.models.scheduling import schedule_of
 from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.models.text import chunked_ids
-from sfumato.schedules import Schedule
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -30,7 +30,7 @@ class StableDiffusionXL(StableDiffusion):
             vae=pipeline.vae,
             text_encoders=[pipeline.text_encoder, pipeline.text_encoder_2],
             tokenizers=[pipeline.tokenizer, pipeline.tokenizer_2],
-            schedule=Schedule.from_config(pipeline.scheduler.config),
+            schedule=schedule_of(pipeline),
             name=name,
             revision=revision,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
@@ -12,6 +13,7 @@ from torch import Tensor
 from sfumato.errors import ModelError
 from sfumato.models.base import AttentionHook, AttentionSite, Condition, FeatureHook, Model, ProjectionHook
 from sfumato.models.processor import feature_hooked, hooked, projection_hooked, projections
+from sfumato.models.scheduling import schedule_of
 from sfumato.models.sites import attention_layers, sites_of
 from sfumato.models.text import ClipTokenizer, chunked_ids, fingerprint
 from sfumato.schedules import Schedule
@@ -40,6 +42,7 @@ class StableDiffusion(Model):
         side = unet.config.sample_size
         height, width = (side, side) if isinstance(side, int) else side
         self.sample_size = (height * self.vae_scale_factor, width * self.vae_scale_factor)
+        self.takes_guidance = bool(getattr(unet.config, "time_cond_proj_dim", None))
         for network in (unet, vae, *self.text_encoders):
             network.eval().requires_grad_(False)
         # An autoencoder marked so overflows in half precision
@@ -55,7 +58,7 @@ class StableDiffusion(Model):
             vae=pipeline.vae,
             text_encoders=[pipeline.text_encoder],
             tokenizers=[pipeline.tokenizer],
-            schedule=Schedule.from_config(pipeline.scheduler.config),
+            schedule=schedule_of(pipeline),
             name=name,
             revision=revision,
         )
@@ -63,13 +66,13 @@ class StableDiffusion(Model):
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:
         posterior = self.vae.encode(pixels.to(self.device, self._vae_dtype)).latent_dist
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        latents: Tensor = (posterior.mode().float() - shift) * self.vae.config.scaling_factor
+        shift, scale = self._latent_scale()
+        latents: Tensor = (posterior.mode().float() - shift) * scale
         return latents
 
     def decode_latents(self, latents: Tensor) -> Tensor:
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        unscaled = latents / self.vae.config.scaling_factor + shift
+        shift, scale = self._latent_scale()
+        unscaled = latents.to(self.device) / scale + shift
         pixels: Tensor = self.vae.decode(unscaled.to(self.device, self._vae_dtype)).sample
         return pixels.float()
 
@@ -94,9 +97,39 @@ class StableDiffusion(Model):
             torch.tensor(t, device=self.device),
             encoder_hidden_states=condition.prompt_embeds.to(self.device, self.dtype),
             added_cond_kwargs=self._added_conditions(latents, condition),
+            timestep_cond=self._guidance_embedding(len(latents), condition),
             return_dict=False,
         )[0]
         return output.to(latents.dtype)
+
+    def _guidance_embedding(self, rows: int, condition: Condition) -> Tensor | None:
+        """The guidance scale as a network distilled with guidance takes it (rows, dim), None for any other network.
+
+        Reference: Meng et al., 2023, https://arxiv.org/abs/2210.03142; as released with latent consistency models:
+        sines, then cosines, of 1000 (guidance_scale - 1) 10000^(-i / (dim / 2 - 1)).
+        """
+        if not self.takes_guidance:
+            return None
+        scale = torch.ones(rows) if condition.guidance is None else condition.guidance
+        dim = int(self.unet.config.time_cond_proj_dim)
+        half = dim // 2
+        frequencies = torch.exp(-math.log(10000.0) * torch.arange(half) / max(half - 1, 1)).to(self.device)
+        angles = 1000.0 * (scale.to(self.device, torch.float32) - 1.0)[:, None] * frequencies
+        embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
+        return torch.nn.functional.pad(embedding, (0, dim - 2 * half)).to(self.dtype)
+
+    def _latent_scale(self) -> tuple[Tensor | float, Tensor | float]:
+        """(shift, scale) of latents = (what the autoencoder gives - shift) x scale; per channel where it says so."""
+        config = self.vae.config
+        shift, scale = getattr(config, "shift_factor", None) or 0.0, float(config.scaling_factor)
+        means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if means is None and stds is None:
+            return shift, scale
+        mean, std = (
+            torch.tensor(values or [default], device=self.device, dtype=torch.float32).view(1, -1, 1, 1)
+            for values, default in ((means, shift), (stds, 1.0))
+        )
+        return mean, scale / std
 
     def _added_conditions(self, latents: Tensor, condition: Condition) -> dict[str, Tensor] | None:
         return None

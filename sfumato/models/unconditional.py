@@ -15,6 +15,7 @@ from torch import Tensor
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import AttentionHook, AttentionSite, Condition, FeatureHook, Model, ProjectionHook
 from sfumato.models.processor import feature_hooked, hooked, projection_hooked, projections
+from sfumato.models.scheduling import schedule_of
 from sfumato.models.sites import attention_layers, sites_of
 from sfumato.schedules import Schedule
 
@@ -76,12 +77,9 @@ class UnconditionalDDPM(Model):
         """Takes the parts of a loaded diffusers pipeline.
 
         Raises:
-            ModelError: As the constructor, or the scheduler bounds its samples in a way that is not known here.
+            ModelError: As the constructor, or the scheduler is not known.
         """
-        config = pipeline.scheduler.config
-        if config.get("thresholding", False):
-            raise ModelError(f"the scheduler of {name} uses dynamic thresholding, which is not supported")
-        return cls(unet=pipeline.unet, schedule=Schedule.from_config(config), name=name, revision=revision)
+        return cls(unet=pipeline.unet, schedule=schedule_of(pipeline), name=name, revision=revision)
 
     @property
     def networks(self) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from sfumato.models.base import Condition, Model
 from sfumato.morph.slerp import slerp
 from sfumato.samplers.ddim import ddim_step
-from sfumato.samplers.loop import Layout, guided_output
+from sfumato.samplers.loop import Layout, guidance_halves, guided_output
 
 
 class Denoiser:
@@ -33,7 +33,7 @@ class Denoiser:
     ) -> None:
         empty, tokens = model.encode_prompt(""), max(c.prompt_embeds.shape[1] for c in (prompts, negative))
         self.model, self.steps = model, model.schedule.steps(timesteps=timesteps)[::-1]
-        self._guidance_scale = guidance_scale
+        self._guidance_scale, self._halves = guidance_scale, guidance_halves(model, guidance_scale != 1.0)
         self._prompts, self._negative = prompts.padded(tokens, empty), negative.padded(tokens, empty)
 
     def told(self, weights: Sequence[float]) -> Condition:
@@ -44,14 +44,13 @@ class Denoiser:
 
         pooled = self._prompts.pooled_embeds
         rows = Condition(walk(self._prompts.prompt_embeds), None if pooled is None else walk(pooled))
-        return rows if self._guidance_scale == 1.0 else Condition.cat([self._negative.expand(len(weights)), rows])
+        return rows if len(self._halves) == 1 else Condition.cat([self._negative.expand(len(weights)), rows])
 
     @torch.no_grad()
     def __call__(self, latents: Tensor, position: int, told: Condition) -> Tensor:
         """Frames, (frame, channels, height, width), one step cleaner than at a position on the grid."""
         model, step = self.model, self.steps[position]
-        guidance = ("cond",) if self._guidance_scale == 1.0 else ("uncond", "cond")
-        layout = Layout(guidance, ("frames",), len(latents), (latents.shape[-2], latents.shape[-1]))
+        layout = Layout(self._halves, ("frames",), len(latents), (latents.shape[-2], latents.shape[-1]))
         scales = torch.tensor([self._guidance_scale]).to(latents)
         output = guided_output(model, latents[None], step.t, told, scales, layout)[0]
         noise_pred, x0_pred = model.schedule.noise_and_x0(output, latents, step.alpha_bar)

@@ -166,9 +166,10 @@ def sample(
     latents = latents if latents.dtype == torch.float64 else latents.float()
     images = latents.shape[1]
     guided = any(branch.scale(step) != 1.0 for branch in branches.values() for step in steps[start_index:])
-    layout = Layout(
-        ("uncond", "cond") if guided else ("cond",), tuple(branches), images, (latents.shape[-2], latents.shape[-1])
-    )
+    # A guide, and an embedding in the empty prompt's place, need both halves whatever the network takes
+    own = guide is None and (replay is None or replay.null_embeds is None)
+    halves = guidance_halves(model, guided) if own or not guided else ("uncond", "cond")
+    layout = Layout(halves, tuple(branches), images, (latents.shape[-2], latents.shape[-1]))
     conditions = _Conditions(model, list(branches.values()), layout, replay)
     step_rule = _step_rule(step_rule, replay, start_index, eta)
     if replay is not None and replay.pinned:
@@ -204,12 +205,21 @@ def sample(
     return latents
 
 
+def guidance_halves(model: Model, guided: bool) -> tuple[str, ...]:
+    """Halves of a network call: ("uncond", "cond") for classifier-free guidance, else ("cond",).
+
+    A network that takes the guidance scale as an input needs no unconditional half.
+    """
+    return ("uncond", "cond") if guided and not model.takes_guidance else ("cond",)
+
+
 def guided_output(
     model: Model, latents: Tensor, t: int, condition: Condition, scales: Tensor, layout: Layout
 ) -> Tensor:
     """Network output after classifier-free guidance, shaped like the latents (branch, image, channels, height, width).
 
-    One network call on rows (guidance, branch, image).
+    One network call on rows (guidance, branch, image). Without an unconditional half a network that takes the guidance
+    scale as an input is told it.
 
     Reference: Ho & Salimans, 2022, https://arxiv.org/abs/2207.12598, Eq. 6, with w = 1 meaning off.
 
@@ -222,6 +232,8 @@ def guided_output(
         layout: The axes.
     """
     rows = latents.flatten(0, 1).repeat(len(layout.guidance), 1, 1, 1)
+    if model.takes_guidance and layout.guidance == ("cond",):
+        condition = replace(condition, guidance=scales.repeat_interleave(layout.images))
     return combined(model.predict(rows, t, condition).unflatten(0, layout.axes), scales)
 
 
@@ -246,6 +258,8 @@ class _Conditions:
         def rows(conditions: list[Condition]) -> Condition:
             return Condition.cat([condition.padded(tokens, empty).expand(layout.images) for condition in conditions])
 
+        if model.takes_guidance and len(layout.guidance) == 1:
+            refuse_negatives(model, [branch.negative for branch in branches], empty)
         self._cond = rows(given)
         self._uncond = rows(negatives) if len(layout.guidance) == 2 else None
         self._null_embeds = None if replay is None else replay.null_embeds
@@ -262,6 +276,18 @@ class _Conditions:
             embeds = self._null_embeds[step.index].to(uncond.prompt_embeds)  # (image, tokens, dim)
             uncond = uncond.with_embeds(embeds.repeat(self._branches, 1, 1)).padded(self._tokens, self._empty)
         return Condition.cat([uncond, self._cond])
+
+
+def refuse_negatives(model: Model, negatives: Sequence[Condition | None], empty: Condition) -> None:
+    """Raises a `UsageError` for a negative prompt that a network with its guidance scale as an input cannot be told."""
+    plain = empty.prompt_embeds
+    for negative in negatives:
+        embeds = plain if negative is None else negative.prompt_embeds.to(plain)
+        if embeds.shape[1] != plain.shape[1] or not torch.allclose(embeds, plain.expand_as(embeds), atol=1e-4):
+            raise UsageError(
+                f"{model.name} takes its guidance scale as an input (LCM) and cannot be told a negative prompt; leave"
+                " the negative prompt out"
+            )
 
 
 def _spread(noise: Tensor, branches: int) -> Tensor:

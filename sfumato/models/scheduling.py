@@ -1,0 +1,125 @@
+"""Which noise levels a model has, and what suits one that was distilled for a few steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sfumato.errors import ModelError
+from sfumato.models.files import parse_json
+from sfumato.models.folder import Checked, parse_index
+from sfumato.models.layout import components, part_of
+from sfumato.scheduler_config import SCHEDULERS, Spacing, scheduler_of
+from sfumato.schedules import Schedule
+
+if TYPE_CHECKING:
+    from sfumato.models.base import Model
+
+LCM_GUIDANCE = 8.5
+"""What latent consistency models that take their guidance as an input are run at (Luo et al., 2023)."""
+
+_DDIM = ("DDIMScheduler", "DDIMParallelScheduler")
+_FEW_STEPS = re.compile(r"turbo|lightning|hyper-?_?sd|(?<![a-z])(lcm|tcd)(?![a-z])", re.IGNORECASE)
+_FEW_STEPS_LORA = re.compile(
+    r"lcm.?lora|lora.?lcm|(lightning|hyper|turbo|tcd).*\d.?steps?|turbo.*lora|hyper.?sd.*lora", re.IGNORECASE
+)
+_COUNT = re.compile(r"(?<!\d)(\d{1,2})[-_ ]?steps?(?![a-z])", re.IGNORECASE)
+
+
+def read_scheduler(checked: Checked) -> dict[str, Any]:
+    """The scheduler config of a checked folder, with the class that it is for: the one that the config itself names.
+
+    Raises:
+        ModelError: It is missing, or of a class or values that are not known.
+    """
+    part = checked.parts.get("scheduler")
+    file = part_of(checked.folder, "scheduler") / "scheduler_config.json"
+    if part is None:
+        raise ModelError(f"{checked.folder} names no scheduler, so its noise levels are not known; get the model again")
+    _, named = components(parse_index(checked.folder, checked.index))["scheduler"]
+    config = parse_json(file, part.configs[file.name])
+    config["_class_name"] = config.get("_class_name", named)
+    try:
+        scheduler_of(named)
+        Schedule.from_config(config)
+    except ModelError as error:
+        raise ModelError(f"{file}: {error}") from error
+    return config
+
+
+def build_scheduler(config: Mapping[str, Any]) -> Any:
+    """The diffusers scheduler of a config from `read_scheduler`."""
+    import diffusers
+
+    return getattr(diffusers, config["_class_name"]).from_config(dict(config))
+
+
+def scheduler_class(pipeline: Any) -> str:
+    """The class of a pipeline's scheduler, or the nearest one above it that is known."""
+    names = [base.__name__ for base in type(pipeline.scheduler).__mro__]
+    return next((name for name in names if name in SCHEDULERS), names[0])
+
+
+def schedule_of(pipeline: Any) -> Schedule:
+    """The noise levels of a diffusers pipeline.
+
+    Raises:
+        ModelError: Its scheduler is not known.
+    """
+    return Schedule.from_config({**pipeline.scheduler.config, "_class_name": scheduler_class(pipeline)})
+
+
+def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[str] = ()) -> None:
+    """Sets what suits the model where the user says nothing, and notes what was decided.
+
+    A few-step model is known by its scheduler (LCM, TCD, Euler on trailing timesteps), by a guidance input of its
+    network, or by name.
+
+    Args:
+        model: Just built.
+        scheduler: The class of its own scheduler.
+        names: Hub id, folder or file that it came from.
+        loras: Names of merged LoRA files.
+    """
+    notes = []
+    if scheduler not in _DDIM:
+        notes.append(f"the model's own scheduler {scheduler} is replaced: its noise levels are walked with DDIM")
+    told = [name for name in names if _FEW_STEPS.search(name)] + [
+        name for name in loras if _FEW_STEPS_LORA.search(name)
+    ]
+    reason = _few_step_scheduler(scheduler, model.schedule)
+    if model.takes_guidance:
+        reason = "its guidance scale is an input of the network"
+    if reason is None and told and model.schedule.alphas_cumprod[-1] > 0:
+        reason = f"by its name, {told[0]}"
+        spacing: Spacing = "lcm" if re.search("lcm|tcd", told[0], re.IGNORECASE) else "trailing"
+        model.schedule = replace(model.schedule, spacing=spacing, final_alpha_bar=1.0)
+    if reason is not None:
+        model.few_steps = True
+        model.num_inference_steps = _step_count(model, told)
+        model.guidance_scale = LCM_GUIDANCE if model.takes_guidance else 1.0
+        steps = f"{model.num_inference_steps} step{'s' if model.num_inference_steps > 1 else ''}"
+        guidance = f"guidance {model.guidance_scale:g}{'' if model.takes_guidance else ' (off)'}"
+        notes.append(f"a few-step model ({reason}): {steps} and {guidance}, where you do not say otherwise")
+    model.notes = (*model.notes, *notes)
+
+
+def _few_step_scheduler(name: str, schedule: Schedule) -> str | None:
+    if name in ("LCMScheduler", "TCDScheduler"):
+        return name
+    distilled = name.startswith("Euler") and schedule.spacing == "trailing"
+    # Models that predict velocity, or end at no signal, take trailing timesteps for that reason
+    plain = schedule.prediction_type != "v_prediction" and bool(schedule.alphas_cumprod[-1] > 0)
+    return f"{name} on trailing timesteps" if distilled and plain else None
+
+
+def _step_count(model: Model, names: Sequence[str]) -> int:
+    counts = [int(found[1]) for name in names if (found := _COUNT.search(name))]
+    if counts and 1 <= counts[0] <= 16:
+        return counts[0]
+    from sfumato.models.sdxl import StableDiffusionXL
+
+    one_step = model.schedule.spacing == "trailing" and not isinstance(model, StableDiffusionXL)  # SD-Turbo
+    return 1 if one_step and not any(re.search("lightning|hyper", name, re.IGNORECASE) for name in names) else 4
