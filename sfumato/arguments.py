@@ -112,6 +112,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "mask_words": optional(one_or_several(partial(checks.text, empty="give words of the source prompt"))),
     "mask_threshold": partial(checks.number, above=0.0, below=1.0),
     "mask_feather": partial(checks.number, low=0.0),
+    "mask_invert": checks.flag,
     "mask_pixels": checks.flag,
 }
 

@@ -50,6 +50,7 @@ def edit(
     mask_words: str | Sequence[str] | None = None,
     mask_threshold: float = 0.4,
     mask_feather: float = 0.0,
+    mask_invert: bool = False,
     mask_pixels: bool = False,
     watch: Watch | None = None,
     **options: Any,
@@ -77,12 +78,14 @@ def edit(
         background: Colour under transparent pixels.
         encode_steps: Steps that bring what the autoencoder gives back nearer to the picture before it is edited, see
             `sfumato.encoding`; 20 gain 2 to 4 dB with `emoji`. An inversion made before has its own.
-        mask: Where the edit may change the picture (white), a picture of the same size; outside, the source stays. A
-            method with a mask of its own (`METHODS[method].takes_mask`) uses this one instead.
+        mask: Where the edit may change the image (white), an image of the same size; where it is black or transparent,
+            the image stays, and grey keeps its share of it (docs/masks.md). It is fitted as the image is. A method with
+            a mask of its own (`METHODS[method].takes_mask`) uses this one instead.
         mask_words: Such a mask made from where these words of the source prompt look.
         mask_threshold: Share of the words' largest attention that counts as inside, in (0, 1).
-        mask_feather: Width of the mask's soft edge in pixels.
-        mask_pixels: Paste the result into the source picture, so that what lies outside the mask is bit-identical.
+        mask_feather: Width in pixels of the mask's soft edge, which lies inside the mask.
+        mask_invert: Everything but the mask, or but what the words mark, may change.
+        mask_pixels: Paste the result into the source image, so that what lies outside the mask is bit-identical.
         watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
         options: The method's own, see `METHODS[method].parameters`; what is not given is what suits the model, see
             `Model.method_options`, else the method's default.
@@ -118,7 +121,10 @@ def edit(
     if inverted is not None:
         digest = "" if picture is None else picture.origin["sha256"]
         inverted.check(model=model.revision, timesteps=timesteps, picture=digest)
-    masking = Masking.read(picture, mask, mask_words, mask_threshold, mask_feather, mask_pixels)
+    masking = Masking.read(
+        picture, mask, mask_words, threshold=mask_threshold, feather=mask_feather, invert=mask_invert,
+        pixels=mask_pixels,
+    )  # fmt: skip
     if masking is not None:
         masking.check(model, source_prompt)
 
@@ -166,9 +172,9 @@ def edit(
                 num_inference_steps=steps, generator=generator, watch=watching.during("inverting"),
                 encode_steps=encode_steps, **inversion_options,
             )  # fmt: skip
-        keep = None
+        masked = None
         if masking is not None and clean is not None:
-            keep = masking.hook(model, clean, start, source_prompt, len(targets), generator)
+            masked = masking.for_run(model, clean, start, source_prompt, len(targets), generator)
         edited = recipe_method.function(
             model,
             start,
@@ -178,17 +184,21 @@ def edit(
             guidance_scale=guidance,
             source_guidance_scale=source_guidance,
             generator=generator,
-            on_step=() if keep is None else (keep,),
+            on_step=() if masked is None else (masked.hook,),
             watch=watching.during("editing"),
-            **({"mask": keep.inside} if keep is not None and recipe_method.takes_mask else {}),
+            **({"mask": masked.hook.inside} if masked is not None and recipe_method.takes_mask else {}),
             **options,
         )
         with torch.no_grad():
-            decoded = to_images(model.decode_latents(edited.latents[:, 0]))
-            tried = [to_images(model.decode_latents(candidate.latents))[0] for candidate in edited.candidates]
+            final, kept = edited.latents[:, 0], [candidate.latents for candidate in edited.candidates]
+            if masked is not None:
+                final = torch.cat([final[:1], masked.latents(final[1:])])
+                kept = [masked.latents(latents) for latents in kept]
+            decoded = to_images(model.decode_latents(final))
+            tried = [to_images(model.decode_latents(latents))[0] for latents in kept]
             ceiling = None if clean is None else to_images(model.decode_latents(clean))[0]
 
-    notes = [*([] if picture is None else picture.notes), *edited.notes]
+    notes = [*([] if picture is None else picture.notes), *([] if masking is None else masking.notes), *edited.notes]
     reconstruction, source = decoded[0], decoded[0] if picture is None else picture.fitted.image
     ceiling_psnr = math.inf if ceiling is None else image_psnr(ceiling, source)
     source_psnr = image_psnr(reconstruction, source)
@@ -196,8 +206,8 @@ def edit(
         notes.append(low_psnr_note(source_psnr, ceiling_psnr, source_guidance))
         warnings.warn(notes[-1], stacklevel=3)  # past the boundary
     results = decoded[1:]
-    if masking is not None and keep is not None and masking.pixels:
-        results = [masking.paste(shown, source, keep) for shown in results]
+    if masked is not None:
+        results, tried = masked.images(results, source), masked.images(tried, source)
     restore = (lambda shown: shown) if picture is None else picture.fitted.restore
     return EditResult(
         images=tuple(restore(shown) for shown in results),

@@ -1,192 +1,202 @@
-"""Masks for every method: the user's own or one from words, feathered, blended in latents and, when asked, in pixels.
+"""One policy for masks, for every method: docs/masks.md says it in full.
 
-1 where the edit may change the picture. Outside, latents are the source branch's after every step; with `pixels`, the
-decoded picture is the source's own there, bit for bit. A method with a mask of its own takes this one in its place.
+White may change, black stays, grey is a share; transparent stays. A mask has the size of the image as the user has it,
+and is fitted to the model as the image is. Outside it the image stays: its clean latents, and with `mask_pixels` its
+very pixels.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.attention.align import indicator
-from sfumato.attention.cross import CrossAttentionMaps
-from sfumato.attention.patch import AttentionControl
+from sfumato.edit.keep_outside import KeepOutside
+from sfumato.edit.word_mask import mask_from_words
 from sfumato.errors import ImageError, UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.picture import Picture
-from sfumato.samplers.loop import Layout
-from sfumato.schedules import Step, add_noise
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MaskSource = Any
-"""A path, bytes, PIL picture or array, as `load_image` takes them (white may change), or a tensor (H, W) in [0, 1]."""
+"""A path, bytes, PIL image or array, as `load_image` takes them, or a tensor (height, width) in [0, 1]; arrays and
+tensors may be boolean, too."""
+
+FEATHER_LEVELS = 32
+"""The most levels that a feather has."""
+COLOURED = 32
+"""Channels of a mask that differ by more, of 255, make it a coloured one."""
+NO_NOTES: tuple[str, ...] = ()
+NEARLY = 8
+"""A mask image this near to black or white, of 255, is meant to be it: JPEG and scaling leave such traces."""
 
 
-@dataclass(frozen=True)
-class KeepOutside:
-    """An `on_step` hook: x* <- x + m (x* - x), with x the source branch.
-
-    Attributes:
-        mask: At latent size, (1, 1, height, width), in [0, 1].
-        clean, noise: Latents of the source and the noise it would be brought to, (image, channels, height, width):
-            where a run has no source branch, its latents at the step's level are made from these.
-        targets: How many edited branches the run has.
-    """
-
-    mask: Tensor
-    clean: Tensor
-    noise: Tensor
-    targets: int
-
-    @property
-    def inside(self) -> Tensor:
-        """Where anything may change, (1, 1, height, width), 0 or 1: what a method with a mask of its own is given."""
-        return (self.mask > 0.0).to(self.mask)
-
-    def __call__(self, latents: Tensor, step: Step) -> Tensor:
-        mask = self.mask.to(latents)
-        if len(latents) == self.targets:
-            source = self.clean.to(latents)[None]
-            if step.t_prev >= 0:
-                source = add_noise(source, self.noise.to(latents), step.alpha_bar_prev)
-            return torch.lerp(source, latents, mask)
-        source, edited = latents[:1], latents[1:]
-        return torch.cat([source, torch.lerp(source, edited, mask)])
-
-
-def read_mask(source: MaskSource, size: tuple[int, int]) -> Tensor:
-    """A mask as (1, 1, H, W) in [0, 1].
+def read_mask(source: MaskSource, picture: Picture, *, invert: bool = False) -> tuple[Tensor, tuple[str, ...]]:
+    """A mask as (1, 1, H, W) in [0, 1] at the size of the fitted image, and what there is to say of it.
 
     Args:
-        source: Picture (white = may change) or tensor (H, W).
-        size: (width, height) of the picture that it belongs to.
+        source: White may change, grey is a share, black and transparent may not.
+        picture: The image that it belongs to.
+        invert: What may not change may, and the other way round.
 
     Raises:
-        ImageError: It cannot be read, has another size, or is black everywhere.
+        ImageError: It cannot be read, has another size than the image, or lets nothing change.
     """
-    from sfumato.images import load_image
-
     if isinstance(source, Tensor):
-        mask = source.detach().float().cpu().reshape(1, 1, *source.shape[-2:])
+        mask, notes, turned = _from_tensor(source), NO_NOTES, False
     else:
-        grey = load_image(source).image.convert("L")
-        mask = torch.tensor(list(grey.tobytes()), dtype=torch.float32).reshape(1, 1, grey.height, grey.width) / 255
-    if (mask.shape[3], mask.shape[2]) != size:
-        raise ImageError(
-            f"the mask has {mask.shape[3]}x{mask.shape[2]} pixels, the picture {size[0]}x{size[1]}: they must agree"
-        )
-    if not bool(torch.isfinite(mask).all()) or float(mask.min()) < 0 or float(mask.max()) > 1:
-        raise ImageError(f"mask values must be in [0, 1], got {float(mask.min()):g} to {float(mask.max()):g}")
+        mask, notes, turned = _from_image(source)
+    mask = _fitted(mask, picture, turned)
+    if invert:
+        return _inverted(mask), notes
     if float(mask.max()) == 0.0:
-        raise ImageError("the mask is black everywhere, so nothing may change: paint white where the edit may show")
+        raise ImageError(
+            "the mask is black or transparent everywhere, so nothing may change: paint white where the edit may show"
+        )
+    return mask, notes
+
+
+def _from_tensor(source: Tensor) -> Tensor:
+    plain = source.layout is torch.strided and source.device.type != "meta" and not source.is_complex()
+    if not plain or source.ndim < 2 or source.ndim > 4 or source.shape[:-2].numel() != 1:
+        raise ImageError(f"a mask tensor must be (height, width) in [0, 1], got {tuple(source.shape)}, {source.dtype}")
+    mask = source.detach().float().cpu().reshape(1, 1, *source.shape[-2:])
+    if mask.numel() == 0:
+        raise ImageError(f"the mask has no pixels: got {tuple(source.shape)}")
+    low, high = float(mask.min()), float(mask.max())
+    if not (low >= 0.0 and high <= 1.0):
+        raise ImageError(f"mask values must be in [0, 1], got {low:g} to {high:g}")
     return mask
 
 
-@torch.no_grad()
-def mask_from_words(
-    model: Model,
-    clean: Tensor,
-    prompt: str,
-    words: Sequence[str],
-    *,
-    threshold: float = 0.4,
-    draws: int = 4,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Where the words look in a picture, (1, 1, height, width) of the latents, 0 or 1.
+def _from_image(source: Any) -> tuple[Tensor, tuple[str, ...], bool]:
+    """The mask, notes, and whether an EXIF orientation of its own turned it."""
+    from sfumato.images import load_image
 
-    Mean cross-attention of the picture noised to levels in the middle of the schedule, where layout is decided. Costs
-    4 evaluations a draw.
+    if isinstance(source, np.ndarray) and source.dtype == np.bool_:
+        source = source.astype(np.uint8) * np.uint8(255)
+    loaded = load_image(source, background=(0, 0, 0))  # so transparent is black
+    colours = np.asarray(loaded.image)
+    grey = np.array(loaded.image.convert("L"))
+    if 0 < grey.max() <= 1:
+        raise ImageError("the mask's brightest value is 1 of 255: multiply it by 255, or give it as booleans")
+    coloured = int((colours.max(axis=2) - colours.min(axis=2)).max()) > COLOURED
+    grey[grey < NEARLY], grey[grey > 255 - NEARLY] = 0, 255
+    notes = ("the mask has colours; how bright they are is how much may change",) if coloured else ()
+    return torch.from_numpy(grey.astype(np.float32))[None, None] / 255, notes, loaded.turn is not None
 
-    Args:
-        model: Any model with cross-attention on text.
-        clean: Latents of the picture, (1, channels, height, width).
-        prompt: What the picture shows.
-        words: Words or phrases of the prompt.
-        threshold: Share of the largest attention that counts as inside, in (0, 1).
-        draws: Noises to average over.
-        generator: Of these noises.
+
+def _fitted(mask: Tensor, picture: Picture, turned: bool) -> Tensor:
+    """The mask fitted as its image was, (1, 1, H, W).
 
     Raises:
-        UsageError: A word is not in the prompt.
+        ImageError: It has neither the size of the image nor that of the fitted one.
     """
-    row = indicator(model.tokenizer, prompt, words)
-    size = (clean.shape[-2], clean.shape[-1])
-    maps = CrossAttentionMaps().choose(model.attention_sites(size))
-    control, condition = AttentionControl([maps]), model.encode_prompt(prompt)
-    steps = model.schedule.steps(20)[6:14:2]
-    with control.installed(model, Layout(("cond",), ("source",), 1, size)):
-        for _ in range(draws):
-            noise = torch.randn(clean.shape, generator=generator).to(clean)
-            for step in steps:
-                control.at_step(step)
-                model.predict(add_noise(clean, noise, step.alpha_bar), step.t, condition)
-    heat = maps.average[0, ..., : len(row)] @ row.to(maps.average)  # (1, height, width)
-    heat = F.interpolate(heat[None], size=size, mode="bilinear")
-    low, high = heat.amin(), heat.amax()
-    return ((heat - low) > threshold * (high - low)).float()
+    size = given = (mask.shape[3], mask.shape[2])
+    fitted = picture.fitted
+    if picture.turn is not None and not turned and size not in (fitted.original_size, fitted.image.size):
+        # perhaps painted over the photograph's pixels as they are stored, which its EXIF orientation turns upright
+        mask = _to_tensor(_to_image(mask).transpose(picture.turn))
+        size = (mask.shape[3], mask.shape[2])
+    if size == fitted.original_size and fitted.fit is not None:
+        return _to_tensor(fitted.alike(_to_image(mask)))
+    if size in (fitted.original_size, fitted.image.size):
+        return mask
+    width, height = fitted.original_size
+    raise ImageError(f"the mask has {given[0]}x{given[1]} pixels, the picture {width}x{height}: they must agree")
 
 
-def to_latent_size(mask: Tensor, size: tuple[int, int], *, feather: float = 0.0) -> Tensor:
-    """A mask at latent size, (1, 1, height, width): a latent may change when any pixel under it may."""
-    small = F.adaptive_max_pool2d(mask, size)
-    return small if feather == 0.0 else blurred(small, feather)
+def _to_image(mask: Tensor) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray((mask[0, 0] * 255).round().to(torch.uint8).numpy())
 
 
-def blurred(mask: Tensor, radius: float) -> Tensor:
-    """Gaussian blur of `radius` cells (its standard deviation), edges repeated, (1, 1, H, W)."""
-    reach = max(1, round(3 * radius))
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=mask.dtype) / radius) ** 2)
-    line = line / line.sum()
-    padded = F.pad(mask, (reach,) * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, line.view(1, 1, 1, -1)), line.view(1, 1, -1, 1))
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image.convert("L"), dtype=np.float32))[None, None] / 255
 
 
-def paste(edited: Image.Image, source: Image.Image, mask: Tensor, *, feather: float = 0.0) -> Image.Image:
-    """The edited picture inside the mask, the source outside; bit-identical to the source where the mask is 0.
+def feathered(mask: Tensor, width: float) -> Tensor:
+    """The mask with a soft edge inside it, (1, 1, H, W).
 
-    The feather runs inwards only, so that nothing outside the mask changes.
+    Nothing outside the mask changes, and nothing that lies `width` pixels or more inside. Between, the mask rises
+    evenly: it is the mean of the mask shrunk by more and more pixels. The border of the image is no edge.
 
     Args:
-        edited, source: PIL pictures of one size.
         mask: (1, 1, H, W) in [0, 1].
-        feather: Width of the soft edge, pixels.
+        width: Of the edge, pixels; below 2 there is none.
+    """
+    levels = min(FEATHER_LEVELS, ceil(width))
+    if levels < 2:
+        return mask
+    total, shrunk, radius = torch.zeros_like(mask), mask, 0
+    for level in range(levels):
+        further = int(width * level / levels) - radius
+        shrunk, radius = _shrunk(shrunk, further), radius + further
+        total += shrunk
+    return total / levels
+
+
+def _shrunk(mask: Tensor, radius: int) -> Tensor:
+    """The least value within `radius` pixels, (1, 1, H, W)."""
+    side = 2 * radius + 1
+    rows = F.max_pool2d(-mask, (side, 1), stride=1, padding=(radius, 0))
+    return -F.max_pool2d(rows, (1, side), stride=1, padding=(0, radius))
+
+
+def to_latent_size(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask at latent size, (1, 1, height, width): a latent may change as much as any pixel under it may."""
+    return F.adaptive_max_pool2d(mask, size)
+
+
+def paste(edited: Image.Image, source: Image.Image, weight: Tensor) -> Image.Image:
+    """The edited image by `weight`, (1, 1, H, W) in [0, 1], on the source; bit-identical to the source where it is 0.
+
+    Args:
+        edited, source: PIL images of one size.
+        weight: How much of the edited one shows.
     """
     from PIL import Image
 
-    weight = mask if feather == 0.0 else blurred(mask, feather / 2) * mask
-    layer = Image.frombytes("L", source.size, bytes((weight[0, 0] * 255).round().to(torch.uint8).flatten().tolist()))
-    return Image.composite(edited, source, layer)
+    return Image.composite(edited, source, _to_image(weight))
 
 
 @dataclass(frozen=True)
 class Masking:
-    """The mask of one edit: the user's own picture or words, and how it is applied.
+    """The mask of one edit, as a user asked for it.
 
     Attributes:
-        mask: The user's, (1, 1, H, W), or None where words make it.
+        mask: The user's, inverted where asked for, (1, 1, H, W), or None where words make it.
         words, threshold: See `mask_from_words`.
+        invert: Whether what the words mark stays, and all else may change.
         feather: Width of the soft edge, pixels.
         pixels: Whether the result is pasted into the source.
-        recipe: What a saved picture says of all this.
+        size: (height, width) of the fitted image in pixels.
+        recipe: What a saved image says of all this.
+        notes: What there is to say of the mask.
     """
 
     mask: Tensor | None
     words: tuple[str, ...]
     threshold: float
+    invert: bool
     feather: float
     pixels: bool
+    size: tuple[int, int]
     recipe: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(
@@ -194,59 +204,102 @@ class Masking:
         picture: Picture | None,
         mask: MaskSource | None,
         words: str | Sequence[str] | None,
-        threshold: float,
-        feather: float,
-        pixels: bool,
+        *,
+        threshold: float = 0.4,
+        feather: float = 0.0,
+        invert: bool = False,
+        pixels: bool = False,
     ) -> Masking | None:
         """Checks and reads what a user asked for; None where no mask is asked for.
 
         Raises:
             UsageError: Arguments that do not fit one another, or a number out of range.
-            ImageError: The mask cannot be read or does not fit the picture.
+            ImageError: The mask cannot be read, does not fit the image, or lets nothing change.
         """
         if mask is None and words is None:
-            if pixels or feather:
-                raise UsageError("mask_pixels and mask_feather need a mask: give mask or mask_words")
+            if pixels or feather or invert:
+                raise UsageError("mask_pixels, mask_feather and mask_invert need a mask: give mask or mask_words")
             return None
         if picture is None:
             raise UsageError("a mask needs a picture: pass one, or use the method's own local options")
         if mask is not None and words is not None:
             raise UsageError("give mask or mask_words, not both")
+        listed = (words,) if isinstance(words, str) else tuple(words or ())
+        if mask is None and not any(word.strip() for word in listed):
+            raise UsageError("mask_words is empty: name words of the source prompt, e.g. 'cat'")
         if not 0.0 < threshold < 1.0:
             raise UsageError(f"mask_threshold must be in (0, 1), got {threshold:g}")
-        if not 0.0 <= feather <= min(picture.fitted.image.size):
-            raise UsageError(f"mask_feather must be in [0, {min(picture.fitted.image.size)}] pixels, got {feather:g}")
-        listed = (words,) if isinstance(words, str) else tuple(words or ())
+        width, height = picture.fitted.image.size
+        if not 0.0 <= feather <= min(width, height):
+            raise UsageError(f"mask_feather must be in [0, {min(width, height)}] pixels, got {feather:g}")
         recipe = {
             "path": os.fspath(mask) if isinstance(mask, str | os.PathLike) else None,
             "words": list(listed),
             "threshold": threshold,
             "feather": feather,
+            "invert": invert,
             "pixels": pixels,
         }
-        tensor = None if mask is None else read_mask(mask, picture.fitted.image.size)
-        return cls(tensor, listed, threshold, feather, pixels, recipe)
+        tensor, notes = None, NO_NOTES
+        if mask is not None:
+            tensor, notes = read_mask(mask, picture, invert=invert)
+            recipe["sha256"] = hashlib.sha256(_to_image(tensor).tobytes()).hexdigest()
+        return cls(tensor, listed, threshold, invert, feather, pixels, (height, width), recipe, notes)
 
     def check(self, model: Model, prompt: str) -> None:
         """Refuses words that are not in the prompt, with a UsageError, before the network runs."""
         if self.mask is None:
             indicator(model.tokenizer, prompt, self.words)
 
-    def hook(
+    def for_run(
         self, model: Model, clean: Tensor, start: Inversion, prompt: str, targets: int, generator: torch.Generator
-    ) -> KeepOutside:
-        """The mask at latent size, as a hook of the run."""
-        size = (clean.shape[-2], clean.shape[-1])
-        if self.mask is not None:
-            mask = to_latent_size(self.mask, size, feather=self.feather / model.vae_scale_factor)
-        else:
-            mask = mask_from_words(model, clean, prompt, self.words, threshold=self.threshold, generator=generator)
-            mask = to_latent_size(mask.cpu(), size, feather=self.feather / model.vae_scale_factor)
-        return KeepOutside(mask, clean, start.noise, targets)
+    ) -> MaskedRun:
+        """The mask of one run, at the size of the image and at that of its latents.
 
-    def paste(self, edited: Image.Image, source: Image.Image, keep: KeepOutside) -> Image.Image:
-        """The edited picture pasted into the source, see `paste`."""
+        Raises:
+            ImageError: The words look nowhere in particular, or everywhere where the mask is inverted.
+        """
         mask = self.mask
         if mask is None:
-            mask = F.interpolate((keep.mask > 0).float(), size=source.size[::-1], mode="nearest")
-        return paste(edited, source, mask, feather=self.feather)
+            mask = mask_from_words(model, clean, prompt, self.words, threshold=self.threshold, generator=generator)
+            if not bool(mask.any()):
+                raise ImageError(f"{', '.join(self.words)}: looks nowhere in particular; give an image as mask")
+            mask = F.interpolate(mask.cpu(), size=self.size, mode="nearest")
+            mask = _inverted(mask) if self.invert else mask
+        weight = feathered(mask, self.feather)
+        small = to_latent_size(weight, (clean.shape[-2], clean.shape[-1]))
+        return MaskedRun(KeepOutside(small, clean, start, targets), weight, self.pixels)
+
+
+@dataclass(frozen=True)
+class MaskedRun:
+    """A mask while a method runs, and the one blend after it.
+
+    Attributes:
+        hook: Holds the run to the image outside the mask.
+        weight: How much of the edit shows, (1, 1, H, W) of the fitted image, in [0, 1].
+        pixels: Whether it is blended in pixels, else in latents.
+    """
+
+    hook: KeepOutside
+    weight: Tensor
+    pixels: bool
+
+    def latents(self, edited: Tensor) -> Tensor:
+        """Edited latents, (rows, channels, height, width), with those of the image outside the mask."""
+        return self.hook.blended(edited, soft=not self.pixels)
+
+    def images(self, edited: Sequence[Image.Image], source: Image.Image) -> list[Image.Image]:
+        """Edited images, pasted into the source where the blend is one of pixels."""
+        return [paste(image, source, self.weight) for image in edited] if self.pixels else list(edited)
+
+
+def _inverted(mask: Tensor) -> Tensor:
+    """What may not change may, and the other way round.
+
+    Raises:
+        ImageError: Then nothing may.
+    """
+    if float(mask.min()) == 1.0:
+        raise ImageError("the inverted mask is black everywhere, so nothing may change: leave out mask_invert")
+    return 1.0 - mask

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from sfumato.images import Fit, FittedImage, ImageSource, fit_image, load_image, to_pixels
 from sfumato.models.base import Model
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,14 @@ class Picture:
         pixels: The same as a tensor, (1, 3, H, W) in [-1, 1].
         notes: What was done to it.
         origin: Its path, where it has one, and the SHA-256 of its fitted pixels; goes into recipes.
+        turn: What turned it upright, as its EXIF orientation says, or None.
     """
 
     fitted: FittedImage
     pixels: Tensor
     notes: tuple[str, ...]
     origin: dict[str, Any]
+    turn: Image.Transpose | None = None
 
 
 def read_picture(
@@ -44,4 +49,4 @@ def read_picture(
         )
     digest = hashlib.sha256(fitted.image.tobytes()).hexdigest()
     path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
-    return Picture(fitted, to_pixels(fitted.image), tuple(notes), {"path": path, "sha256": digest})
+    return Picture(fitted, to_pixels(fitted.image), tuple(notes), {"path": path, "sha256": digest}, loaded.turn)

@@ -108,7 +108,7 @@ def slider(
         def frame(weight: float) -> Tensor:
             if weight == 1.0:
                 return to_pixels(full.image)
-            if weight == 0.0 and ranges is None:
+            if weight == 0.0 and ranges is None and full.recipe["mask"] is None:  # under one the image itself stays
                 return to_pixels(full.reconstruction)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # said by the full edit

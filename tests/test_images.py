@@ -68,7 +68,9 @@ def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int, suffix: 
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(tmp_path / f"turned{suffix}", exif=exif, **({"lossless": True} if suffix == ".webp" else {}))
-    assert same(load_image(tmp_path / f"turned{suffix}").image, upright)
+    loaded = load_image(tmp_path / f"turned{suffix}").image
+    assert same(loaded, upright)
+    assert same(load_image(loaded).image, upright)  # and is not turned once more
 
 
 def test_alpha_is_composited_on_the_background() -> None:

@@ -50,6 +50,15 @@ def test_from_the_source_to_the_full_edit(toy_model: Any, cat: Image.Image, meth
     assert result.recipe["command"] == "slider"
 
 
+def test_under_a_mask_every_frame_keeps_the_image_outside(toy_model: Any, cat: Image.Image) -> None:
+    mask = Image.new("L", cat.size, 0)
+    mask.paste(255, (0, 0, 32, 64))
+    result = slide(toy_model, cat, mask=mask, mask_pixels=True)
+    for frame in result.images:
+        assert np.array_equal(np.asarray(frame)[:, 32:], np.asarray(cat)[:, 32:])
+    assert not same(result.images[0], result.images[-1])
+
+
 @pytest.mark.parametrize(("target", "share"), [(DOG, 0.02), ("a photo of a house", 0.02), (RED, 0.05), ("a cat", 0.1)])
 def test_a_little_of_an_edit_is_almost_the_source(toy_model: Any, cat: Image.Image, target: str, share: float) -> None:
     # weight 0 is the source branch by definition; that the way there has no jump is seen close to it

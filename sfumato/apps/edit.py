@@ -87,7 +87,8 @@ def edit(
         Path | None, typer.Option(help="Repeat the edit that made this picture; other options change it.")
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(help="A picture of the same size: the edit may show where it is white.")
+        Path | None,
+        typer.Option(help="An image of the same size: the edit may show where it is white; grey: in part."),
     ] = None,
     mask_words: Annotated[
         list[str] | None, typer.Option(help="Such a mask from where words of --source look; repeatable.")
@@ -95,7 +96,13 @@ def edit(
     mask_threshold: Annotated[
         float | None, typer.Option(help="Share of the words' attention that is inside.", show_default="0.4")
     ] = None,
-    mask_feather: Annotated[float | None, typer.Option(help="Soft edge, pixels.", show_default="0")] = None,
+    mask_feather: Annotated[
+        float | None, typer.Option(help="Soft edge inside the mask, pixels.", show_default="0")
+    ] = None,
+    mask_invert: Annotated[
+        bool | None,
+        typer.Option("--mask-invert/--no-mask-invert", help="All but the mask, or but the words, may change."),
+    ] = None,
     mask_pixels: Annotated[
         bool | None,
         typer.Option("--mask-pixels/--no-mask-pixels", help="Outside the mask the very pixels of the picture stay."),
@@ -177,7 +184,7 @@ def edit(
         fit=fit.value if fit is not None else known.get("fit"),
         encode_steps=encode_steps,
         background=tuple(known.get("background", (255, 255, 255))),
-        **_masking(known.get("mask") or {}, mask, mask_words, mask_threshold, mask_feather, mask_pixels),
+        **_masking(known.get("mask") or {}, mask, mask_words, mask_threshold, mask_feather, mask_invert, mask_pixels),
         **options,
     )
     result.save(path)
@@ -196,6 +203,7 @@ def _masking(
     words: list[str] | None,
     threshold: float | None,
     feather: float | None,
+    invert: bool | None,
     pixels: bool | None,
 ) -> dict[str, Any]:
     """The mask arguments of `sfumato.edit`: what was given, else what the recipe says."""
@@ -206,6 +214,7 @@ def _masking(
         "mask_words": words or None,
         "mask_threshold": known.get("threshold", 0.4) if threshold is None else threshold,
         "mask_feather": known.get("feather", 0.0) if feather is None else feather,
+        "mask_invert": known.get("invert", False) if invert is None else invert,
         "mask_pixels": known.get("pixels", False) if pixels is None else pixels,
     }
 

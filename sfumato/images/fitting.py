@@ -25,18 +25,32 @@ class FittedImage:
         box: Where the caller's picture lies in `image`: (left, top, right, bottom) in pixels.
         fit: What was done: "crop", "pad", "resize", or None when the picture already fitted.
         original_size: (width, height) of the caller's picture.
+        scaled: Whether a size was asked for, so that "crop" and "pad" scale as well.
     """
 
     image: Image.Image
     box: tuple[int, int, int, int]
     fit: Fit | None
     original_size: tuple[int, int]
+    scaled: bool = False
 
     def restore(self, image: Image.Image) -> Image.Image:
         """Cuts the padding off a result of the same size as `self.image`; other fits return it as it is."""
         if image.size != self.image.size:
             raise ImageError(f"expected a picture of {by(self.image.size)} pixels, got {by(image.size)}")
         return image if self.box == (0, 0, *image.size) else image.crop(self.box)
+
+    def alike(self, image: Image.Image) -> Image.Image:
+        """Fits another image of the original's size in the same way: a mask, whose edges must not ring.
+
+        Raises:
+            ImageError: It has another size.
+        """
+        if image.size != self.original_size:
+            raise ImageError(f"expected an image of {by(self.original_size)} pixels, got {by(image.size)}")
+        if self.fit is None:
+            return image
+        return _fitted(image, self.fit, self.image.size, self.scaled, None, Image.Resampling.BILINEAR)[0]
 
 
 def fit_image(
@@ -85,14 +99,26 @@ def fit_image(
             f"the picture has {by(image.size)} pixels, and {rule}; resize it to {by(size or nearest)}, "
             f"or let it be done with fit: {', '.join(FITS)}"
         )
+    scaled = size is not None
+    size = size or (nearest if fit == "resize" else _rounded(image.size, multiple, least, up=fit == "pad"))
+    fitted, box = _fitted(image, fit, size, scaled, background, Image.Resampling.LANCZOS)
+    return FittedImage(fitted, box, fit, image.size, scaled)
+
+
+def _fitted(
+    image: Image.Image,
+    fit: Fit,
+    size: tuple[int, int],
+    scaled: bool,
+    background: tuple[int, int, int] | None,
+    resampling: Image.Resampling,
+) -> tuple[Image.Image, tuple[int, int, int, int]]:
+    """The image at exactly this size, and where it lies there."""
     if fit == "pad":
-        fitted, box = _pad(image, size or _rounded(image.size, multiple, least, up=True), size is not None, background)
-        return FittedImage(fitted, box, fit, image.size)
+        return _pad(image, size, scaled, background, resampling)
     if fit == "crop":
-        fitted = _crop(image, size or _rounded(image.size, multiple, least, up=False), scale=size is not None)
-    else:
-        fitted = image.resize(size or nearest, Image.Resampling.LANCZOS)
-    return FittedImage(fitted, (0, 0, *fitted.size), fit, image.size)
+        return _crop(image, size, scaled, resampling), (0, 0, *size)
+    return image.resize(size, resampling), (0, 0, *size)
 
 
 def _nearest(size: Sequence[int], multiple: int, least: int) -> tuple[int, int]:
@@ -105,7 +131,7 @@ def _rounded(size: tuple[int, int], multiple: int, least: int, *, up: bool) -> t
     return width, height
 
 
-def _crop(image: Image.Image, size: tuple[int, int], *, scale: bool) -> Image.Image:
+def _crop(image: Image.Image, size: tuple[int, int], scale: bool, resampling: Image.Resampling) -> Image.Image:
     ratio = max(size[0] / image.width, size[1] / image.height)
     if not scale and ratio <= 1:  # cut only: the pixels that stay are untouched
         left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
@@ -113,16 +139,20 @@ def _crop(image: Image.Image, size: tuple[int, int], *, scale: bool) -> Image.Im
     width, height = min(size[0] / ratio, image.width), min(size[1] / ratio, image.height)
     left_edge, top_edge = (image.width - width) / 2, (image.height - height) / 2
     box = (left_edge, top_edge, left_edge + width, top_edge + height)
-    return image.resize(size, Image.Resampling.LANCZOS, box=box)
+    return image.resize(size, resampling, box=box)
 
 
 def _pad(
-    image: Image.Image, size: tuple[int, int], scale: bool, background: tuple[int, int, int] | None
+    image: Image.Image,
+    size: tuple[int, int],
+    scale: bool,
+    background: tuple[int, int, int] | None,
+    resampling: Image.Resampling,
 ) -> tuple[Image.Image, tuple[int, int, int, int]]:
     if scale:
         ratio = min(size[0] / image.width, size[1] / image.height)
         inner = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
-        image = image.resize(inner, Image.Resampling.LANCZOS)
+        image = image.resize(inner, resampling)
     left, top = (size[0] - image.width) // 2, (size[1] - image.height) // 2
     box = (left, top, left + image.width, top + image.height)
     if background is not None:

@@ -47,10 +47,12 @@ class LoadedImage:
     Attributes:
         image: PIL picture, mode RGB, upright.
         notes: What was done to get there, for the user to read; empty when nothing had to be.
+        turn: What turned it upright, as its EXIF orientation says, or None.
     """
 
     image: Image.Image
     notes: tuple[str, ...] = ()
+    turn: Image.Transpose | None = None
 
 
 def load_image(source: ImageSource, *, background: tuple[int, int, int] = (255, 255, 255)) -> LoadedImage:
@@ -181,8 +183,10 @@ def _convert(image: Image.Image, what: str, background: tuple[int, int, int]) ->
         raise ImageError(f"{what} has colour mode {image.mode}, which cannot be converted; save it as RGB") from error
     if turn is not None:
         image = image.transpose(turn)
+        for name in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
+            image.info.pop(name, None)  # it is upright now: who reads it again must not turn it once more
         notes.append("turned upright as its EXIF orientation says")
-    return LoadedImage(image, (*_frames_note(original), *notes))
+    return LoadedImage(image, (*_frames_note(original), *notes), turn)
 
 
 def _frames_note(image: Image.Image) -> tuple[str, ...]:

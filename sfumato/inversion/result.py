@@ -74,6 +74,11 @@ class Inversion:
         """
         return self.latents_at(-1)
 
+    def holds(self, t: int) -> bool:
+        """Whether its trajectory has latents at timestep t of its grid."""
+        encoded = self.timesteps[self.start_index :]
+        return self.trajectory is not None and len(self.trajectory) == len(encoded) + 1 and t in encoded
+
     def latents_at(self, t: int) -> Tensor:
         """Latents at timestep t of the trajectory, (image, channels, height, width); t = -1 is the clean image.
 

@@ -124,6 +124,14 @@ def test_masks(edit: Any, run: Any, cat: Path, toy: Path) -> None:
     edit("-o", "words.png", "--mask-words", "cat", "--mask-threshold", 0.7)
     run("edit", "--like", "words.png", "--model", toy, "-o", "words-again.png")
     assert pixels(Path("words-again.png")) == pixels(Path("words.png"))
+    edit("-o", "others.png", "--mask", "mask.png", "--mask-pixels", "--mask-invert", "--mask-feather", 8)
+    with Image.open("others.png") as others, Image.open(cat) as source:
+        left = (0, 0, 32, 64)
+        assert others.crop(left).tobytes() == source.convert("RGB").crop(left).tobytes()
+    run("edit", "--like", "others.png", "-o", "others-again.png")
+    assert pixels(Path("others-again.png")) == pixels(Path("others.png"))
+    mask.point(lambda value: value // 2).save("mask.png")
+    assert "mask.png has changed" in run("edit", "--like", "first.png", "-o", "again.png").stderr
     Image.new("L", (8, 8), 255).save("small.png")
     error = run("edit", "--like", "first.png", "--model", toy, "--mask", "small.png", "-o", "bad.png", code=1).stderr
     assert "8x8 pixels, the picture 64x64" in error
