@@ -187,6 +187,8 @@ def edit(
         **_masking(known.get("mask") or {}, mask, mask_words, mask_threshold, mask_feather, mask_invert, mask_pixels),
         **options,
     )
+    if recipe is not None:
+        recipe.compare_mask(result.recipe["mask"])
     result.save(path)
     if result.tried:
         from sfumato.apps.tradeoff import tradeoff_sheet

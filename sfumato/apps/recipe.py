@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -142,6 +143,13 @@ class Recipe:
                 f"{path} is not the picture that {self.file} was made from: its content has changed (sha256"
                 f" {found[:12]}, then {str(wanted)[:12]}); to edit it all the same, give it as IMAGE"
             )
+
+    def compare_mask(self, used: Mapping[str, Any] | None) -> None:
+        """Says that the file of the mask holds another one now, from what the recipe of the new edit says of it."""
+        then, now = self.values.get("mask") or {}, used or {}
+        same_file = then.get("path") == now.get("path") and then.get("invert", False) == now.get("invert", False)
+        if same_file and then.get("sha256") and then["sha256"] != now.get("sha256"):
+            note(f"the mask {now['path']} has changed since, so that the image differs from then")
 
     def compare(self, model: Model) -> None:
         """Says what differs from then, so that the picture may differ too."""

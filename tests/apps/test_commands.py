@@ -128,10 +128,11 @@ def test_masks(edit: Any, run: Any, cat: Path, toy: Path) -> None:
     with Image.open("others.png") as others, Image.open(cat) as source:
         left = (0, 0, 32, 64)
         assert others.crop(left).tobytes() == source.convert("RGB").crop(left).tobytes()
-    run("edit", "--like", "others.png", "-o", "others-again.png")
+    run("edit", "--like", "others.png", "--model", toy, "-o", "others-again.png")
     assert pixels(Path("others-again.png")) == pixels(Path("others.png"))
     mask.point(lambda value: value // 2).save("mask.png")
-    assert "mask.png has changed" in run("edit", "--like", "first.png", "-o", "again.png").stderr
+    said = run("edit", "--like", "first.png", "--model", toy, "-o", "again.png").stderr
+    assert "the mask mask.png has changed" in said
     Image.new("L", (8, 8), 255).save("small.png")
     error = run("edit", "--like", "first.png", "--model", toy, "--mask", "small.png", "-o", "bad.png", code=1).stderr
     assert "8x8 pixels, the picture 64x64" in error
