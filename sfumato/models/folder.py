@@ -34,6 +34,7 @@ from sfumato.models.layout import (
     part_of,
     shard_lists,
 )
+from sfumato.models.vocabulary import check_vocabulary
 from sfumato.models.weights import fingerprint
 
 
@@ -236,11 +237,7 @@ def _configs(folder: Path, component: str) -> dict[str, bytes]:
     architecture.check_config(where / config, found[config])
     if component in TOKENIZERS:
         found |= {name: read_bytes(where / name, MAX_LIST) for name in VOCABULARY if (where / name).exists()}
-    if component in TOKENIZERS and "tokenizer.json" not in found and not {"vocab.json", "merges.txt"} <= found.keys():
-        raise ModelError(
-            f"{folder} is incomplete: {component}/ has no vocabulary (tokenizer.json, or vocab.json and merges.txt); "
-            "get the model again"
-        )
+        check_vocabulary(where, found)
     return found
 
 

@@ -17,6 +17,7 @@ from sfumato.models.identify import check_lora
 from sfumato.models.layout import INDEX
 from sfumato.models.pipelines import family_of, load_file, load_folder, merge_lora
 from sfumato.models.quiet import quiet
+from sfumato.models.ready import check_networks, networks, plain
 from sfumato.models.scheduling import scheduler_class, suit
 from sfumato.models.weights import fingerprint
 
@@ -86,10 +87,8 @@ def load_model(
     adapters = _checked_loras(loras)
 
     if ready is not None:
-        title = getattr(getattr(ready, "config", None), "_name_or_path", None) or type(ready).__name__
-        return adapter_for(
-            ready, name=str(title), revision=_pipeline_fingerprint(ready), device=chosen_device, dtype=chosen_dtype
-        )
+        title = str(getattr(getattr(ready, "config", None), "_name_or_path", None) or type(ready).__name__)
+        return adapter_for(ready, name=title, device=chosen_device, dtype=chosen_dtype)
 
     source, commit = _locate(name, revision=revision, variant=variant)
     if source.is_dir():
@@ -111,12 +110,18 @@ def load_model(
 
 
 def adapter_for(
-    pipeline: Any, *, name: str, revision: str, device: torch.device | None = None, dtype: torch.dtype | None = None,
+    pipeline: Any,
+    *,
+    name: str,
+    revision: str | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
     loras: Sequence[str] = (),
-) -> Model:  # fmt: skip
+) -> Model:
     """Puts the adapter of its family around a diffusers pipeline, after moving the pipeline where it is wanted.
 
-    `loras` are the names of LoRA files in its weights, which may tell that it is a few-step model now.
+    Without a revision, the content of the pipeline is named, as it is before it is moved. `loras` are the names of LoRA
+    files in its weights, which may tell that it is a few-step model now.
 
     Raises:
         ModelError: The pipeline is of another family, lacks a part, or its network takes more than latents and text.
@@ -141,19 +146,15 @@ def adapter_for(
         raise ModelError(
             f"{name} lacks {', '.join(missing)} (a refiner, or loaded in part); give the complete base model"
         )
-    network = pipeline.unet.config
-    if family != "DDPMPipeline" and network.in_channels != pipeline.vae.config.latent_channels:
-        raise ModelError(
-            f"the network of {name} takes {network.in_channels} channels, not {pipeline.vae.config.latent_channels} "
-            "(made for inpainting, depth or instructions); give the plain text-to-image model"
-        )
+    check_networks(pipeline, family, name)
+    revision = revision or _pipeline_fingerprint(pipeline)
     wanted = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
     try:
         with quiet():
             pipeline.to(**wanted)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{name} does not fit into the memory of {device}; use dtype fp16, or device cpu") from error
-    model = adapters[family].from_pipeline(pipeline, name=name, revision=revision)
+    model = adapters[family].from_pipeline(plain(pipeline), name=name, revision=revision)
     suit(model, scheduler_class(pipeline), names=[Path(name).name], loras=loras)
     return model
 
@@ -288,9 +289,10 @@ def _checked_loras(loras: Sequence[Lora]) -> list[tuple[Path, float]]:
 def _pipeline_fingerprint(pipeline: Any) -> str:
     """Names the content of a ready pipeline, of which no file may exist: shapes and a few values of every parameter."""
     digest = hashlib.sha256()
-    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        module = getattr(pipeline, part, None)
-        for key, value in module.state_dict().items() if module is not None else ():
+    for part, module in networks(pipeline):
+        for key, value in module.state_dict().items():
             few = value.detach().flatten()[:: max(1, value.numel() // 4)][:4].double().tolist()
             digest.update(f"{part}.{key}{tuple(value.shape)}{few}".encode())
+    schedule = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
+    digest.update(repr(sorted(schedule.items())).encode())
     return f"sha256:{digest.hexdigest()[:16]}"

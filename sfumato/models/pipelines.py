@@ -168,10 +168,19 @@ def merge_lora(pipeline: Any, file: Path, scale: float, adapter: str) -> None:
         raise ModelError(f"{misfit} ({_first_line(error)})") from error
 
 
+# What diffusers and transformers only warn of -> what it means
+_SAID = {
+    "newly initialized": "is incomplete, some weights are missing",
+    "were not used when initializing": "holds weights that its configuration has no use for",
+}
+
+
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[Any]:
     """Yields diffusers' namespace; inside, its chatter is silent and its errors are ours."""
     import safetensors
+
+    is_file = path.is_file()  # which may hold more than one model
 
     try:
         with quiet() as messages:
@@ -184,9 +193,10 @@ def _reading(path: Path) -> Iterator[Any]:
         raise ModelError(f"cannot load {path}: {said}; download or save it again") from error
     except safetensors.SafetensorError as error:
         raise ModelError(f"{path} holds a damaged safetensors file ({error}); download or save it again") from error
-    random = [message for message in messages if "newly initialized" in message]
-    if random:
-        raise ModelError(f"{path} is incomplete, some weights are missing: {' '.join(random[0].split())[:300]}")
+    for said, problem in _SAID.items():
+        for message in messages:
+            if said in message and not (is_file and "not used" in said):
+                raise ModelError(f"{path} {problem}: {' '.join(message.split())[:300]}")
 
 
 def _first_line(error: Exception) -> str:

@@ -28,7 +28,8 @@ class StableDiffusion(Model):
     ) -> None:  # fmt: skip
         """Takes loaded networks, on one device and in one dtype; see `load_model` for the usual way."""
         self.unet, self.vae, self.text_encoders = unet, vae, list(text_encoders)
-        self.tokenizers = [ClipTokenizer(tokenizer) for tokenizer in tokenizers]
+        pairs = zip(tokenizers, text_encoders, strict=True)
+        self.tokenizers = [ClipTokenizer(tokenizer, encoder) for tokenizer, encoder in pairs]
         self.tokenizer: ClipTokenizer = self.tokenizers[0]
         self.schedule, self.name, self.revision = schedule, name, revision
         self.device, self.dtype = unet.device, unet.dtype
@@ -46,7 +47,8 @@ class StableDiffusion(Model):
         for network in (unet, vae, *self.text_encoders):
             network.eval().requires_grad_(False)
         # An autoencoder marked so overflows in half precision
-        self._vae_dtype = torch.float32 if self.dtype == torch.float16 and vae.config.force_upcast else self.dtype
+        upcast = self.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+        self._vae_dtype = torch.float32 if upcast else self.dtype
         if self.vae.dtype != self._vae_dtype:
             self.vae.to(dtype=self._vae_dtype)
 
@@ -65,9 +67,11 @@ class StableDiffusion(Model):
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:
-        posterior = self.vae.encode(pixels.to(self.device, self._vae_dtype)).latent_dist
+        encoded = self.vae.encode(pixels.to(self.device, self._vae_dtype))
+        # a tiny autoencoder gives the latents themselves
+        unscaled = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         shift, scale = self._latent_scale()
-        latents: Tensor = (posterior.mode().float() - shift) * scale
+        latents: Tensor = (unscaled.float() - shift) * scale
         return latents
 
     def decode_latents(self, latents: Tensor) -> Tensor:

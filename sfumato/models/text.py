@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sfumato.errors import ModelError
+
+_LETTERS: Final = "abc"
+
 
 class ClipTokenizer:
     """What a method may see of a CLIP tokenizer, and what the adapter needs to lay out its input."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, encoder: Any) -> None:
+        """Takes the tokenizer and the text encoder that it belongs to.
+
+        Raises:
+            ModelError: They do not belong together, or the tokenizer has no vocabulary.
+        """
         self._tokenizer = tokenizer
-        self.length = int(tokenizer.model_max_length)
+        # a tokenizer that was saved without its length says 10^30
+        self.length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
         self.max_words_tokens = self.length - 2
         self.start, self.end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
         self.padding = self.end if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        known, rows = len(tokenizer), encoder.get_input_embeddings().num_embeddings
+        if known > rows:
+            raise ModelError(
+                f"the tokenizer knows {known} tokens and its text encoder {rows}: they are of different models, or an "
+                "added token has no embedding"
+            )
+        if len({tuple(self.ids(letter)) for letter in _LETTERS}) < len(_LETTERS):
+            raise ModelError("the tokenizer has no vocabulary: it gives different texts the same tokens; load it again")
 
     def ids(self, prompt: str) -> list[int]:
         """Token ids of the whole prompt, without start and end token."""

@@ -201,16 +201,22 @@ def test_weights_are_floats(copy: Path) -> None:
 # --- tokenizers ------------------------------------------------------------------------------------------------------
 
 
+def _as_two_files(tokenizer: Path) -> None:
+    """Leaves vocab.json and merges.txt, the older layout."""
+    model = json.loads((tokenizer / "tokenizer.json").read_text())["model"]
+    (tokenizer / "tokenizer.json").unlink()
+    (tokenizer / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (tokenizer / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+
+
 def _only_config(tokenizer: Path) -> None:
-    for file in tokenizer.iterdir():
-        if file.name != "tokenizer_config.json":
-            file.unlink()
+    (tokenizer / "tokenizer.json").unlink()
 
 
 def _without_merges(tokenizer: Path) -> None:
-    content = json.loads((tokenizer / "tokenizer.json").read_text())
-    _only_config(tokenizer)
-    (tokenizer / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
+    _as_two_files(tokenizer)
+    (tokenizer / "merges.txt").unlink()
 
 
 @pytest.mark.parametrize("damage", [_only_config, _without_merges])
@@ -218,3 +224,40 @@ def test_a_tokenizer_without_its_vocabulary_is_refused(copy: Path, damage: Calla
     damage(copy / "tokenizer")
     with pytest.raises(ModelError, match=r"incomplete: tokenizer/ has no vocabulary .*get the model again"):
         load_model(copy, device="cpu")
+
+
+def _cut_merges(tokenizer: Path) -> None:
+    _as_two_files(tokenizer)
+    merges = (tokenizer / "merges.txt").read_bytes()
+    (tokenizer / "merges.txt").write_bytes(merges[: len(merges) // 2])
+
+
+def _empty_vocabulary(tokenizer: Path) -> None:
+    _as_two_files(tokenizer)
+    (tokenizer / "vocab.json").write_text('{"<|startoftext|>": 0, "<|endoftext|>": 1}')
+
+
+def _cut_tokenizer(tokenizer: Path) -> None:
+    content = (tokenizer / "tokenizer.json").read_bytes()
+    (tokenizer / "tokenizer.json").write_bytes(content[: len(content) // 2])
+
+
+def _few_merges(tokenizer: Path) -> None:
+    content = json.loads((tokenizer / "tokenizer.json").read_text())
+    content["model"]["merges"] = content["model"]["merges"][:5]
+    (tokenizer / "tokenizer.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("damage", [_cut_merges, _empty_vocabulary, _cut_tokenizer, _few_merges])
+def test_half_a_vocabulary_is_refused(copy: Path, damage: Callable[[Path], None]) -> None:
+    damage(copy / "tokenizer")
+    with pytest.raises(
+        ModelError, match=r"tokenizer/\w+\.json (and its merges are not whole|is damaged).*get the model|save"
+    ):
+        load_model(copy, device="cpu")
+
+
+def test_a_vocabulary_in_two_files_gives_the_same_tokens(sd: Path, copy: Path) -> None:
+    _as_two_files(copy / "tokenizer")
+    first, second = (load_model(folder, device="cpu").tokenizer for folder in (sd, copy))
+    assert first.ids("a photo of a cat, unheard-of") == second.ids("a photo of a cat, unheard-of")

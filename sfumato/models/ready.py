@@ -1,0 +1,90 @@
+"""The networks of a pipeline that is already loaded: are they such as can be used, and which ones are they.
+
+Their weights must lie where they are computed with, as plain floats. What torch.compile made of a network is left
+aside, because it takes no part in what methods do inside a network.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+from sfumato.errors import ModelError
+from sfumato.models.identify import SUPPORTED, refuse_inputs
+from sfumato.models.layout import CLASSES
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+NETWORKS: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+
+def networks(pipeline: Any) -> Iterator[tuple[str, Any]]:
+    """Part and network of those that a pipeline has, without the wrapper of torch.compile."""
+    for part in NETWORKS:
+        network = getattr(pipeline, part, None)
+        if network is not None:
+            yield part, getattr(network, "_orig_mod", network)
+
+
+def check_networks(pipeline: Any, family: str, name: str) -> None:
+    """Refuses a pipeline whose networks cannot be used as they are.
+
+    Raises:
+        ModelError: A network is of another class, quantised, or offloaded; or the denoising network takes more than
+            latents, timestep and text.
+    """
+    for part, network in networks(pipeline):
+        classes = [base.__name__ for base in type(network).__mro__]
+        if not set(classes) & set(CLASSES[part]):
+            raise ModelError(f"{name} has a {classes[0]} as {part}, which is not supported; {SUPPORTED}")
+        if any(_is_offloaded(module) for module in network.modules()) or any(p.is_meta for p in network.parameters()):
+            raise ModelError(
+                f"{name} is offloaded ({part}): its weights are elsewhere between the calls of the pipeline; call "
+                "pipeline.remove_all_hooks(), or load the pipeline without offloading (dtype fp16 halves its size)"
+            )
+        strange = next((p.dtype for p in network.parameters() if p.dtype not in _dtypes()), None)
+        if strange is not None:
+            raise ModelError(f"{name} is quantised ({part} is {strange}); load it in fp16, bf16 or fp32")
+    config = dict(networks(pipeline))["unet"].config
+    if family == "DDPMPipeline":
+        return
+    refuse_inputs((0, int(config.in_channels), 0, 0), name, int(pipeline.vae.config.latent_channels))
+    more = {
+        "a class label": config.get("class_embed_type") or config.get("num_class_embeds"),
+        "an image prompt (an IP-Adapter; call pipeline.unload_ip_adapter())": config.get("encoder_hid_dim_type"),
+    }
+    size_conditions = "text_time" if family == "StableDiffusionXLPipeline" else None
+    if config.get("addition_embed_type") != size_conditions:
+        more[f"conditions of another family ({config.get('addition_embed_type')})"] = True
+    for what, is_so in more.items():
+        if is_so:
+            raise ModelError(f"the network of {name} takes {what} as well; {SUPPORTED}")
+
+
+def plain(pipeline: Any) -> Any:
+    """The pipeline, or a stand-in that has its parts without what torch.compile did to them; weights are shared."""
+    eager = {part: _eager(network) for part, network in networks(pipeline)}
+    if all(network is getattr(pipeline, part) for part, network in eager.items()):
+        return pipeline
+    return SimpleNamespace(**{**pipeline.components, **eager, "config": pipeline.config})
+
+
+def _eager(network: Module) -> Module:
+    if all(getattr(module, "_compiled_call_impl", None) is None for module in network.modules()):
+        return network
+    tensors = [*network.parameters(), *network.buffers()]
+    return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})  # a copy of a module is not compiled
+
+
+def _is_offloaded(module: Module) -> bool:
+    hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+    return hasattr(module, "_hf_hook") or any("offload" in name for name in hooks)
+
+
+def _dtypes() -> tuple[Any, ...]:
+    import torch
+
+    return torch.float32, torch.float16, torch.bfloat16, torch.float64
