@@ -117,6 +117,9 @@ ARGUMENTS: Mapping[str, Check] = {
 }
 
 
+_TABLES: dict[str, Mapping[str, Check]] = {}
+
+
 def boundary(**own: Check) -> Callable[[Callable[Given, Returned]], Callable[Given, Returned]]:
     """Makes a function a public verb: its arguments are checked by `ARGUMENTS`, and by `own` where it differs.
 
@@ -125,7 +128,7 @@ def boundary(**own: Check) -> Callable[[Callable[Given, Returned]], Callable[Giv
 
     def decorate(verb: Callable[Given, Returned]) -> Callable[Given, Returned]:
         signature = inspect.signature(verb)
-        table = {**ARGUMENTS, **own}
+        table = _TABLES[verb.__name__] = {**ARGUMENTS, **own}
 
         @functools.wraps(verb)
         def checked(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
@@ -143,9 +146,10 @@ def boundary(**own: Check) -> Callable[[Callable[Given, Returned]], Callable[Giv
     return decorate
 
 
-def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def check_arguments(verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The same for arguments that are handed on to another verb, which has the rest of them."""
-    return {name: ARGUMENTS[name](name, value) if name in ARGUMENTS else value for name, value in arguments.items()}
+    table = _TABLES[verb]
+    return {name: table[name](name, value) if name in table else value for name, value in arguments.items()}
 
 
 def _misfit(verb: str, signature: inspect.Signature, kwargs: Mapping[str, Any], error: TypeError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,9 +9,19 @@ from typing import Any
 import torch
 
 import sfumato
+from sfumato import checks
 from sfumato.arguments import boundary
+from sfumato.attention.words import pieces_of
 from sfumato.cost import measured
-from sfumato.driving import LOW_PSNR, drawn_noise, image_psnr, inverted_picture, low_psnr_note
+from sfumato.driving import (
+    LOW_PSNR,
+    against_source,
+    check_inverted,
+    drawn_noise,
+    inverted_picture,
+    low_psnr_note,
+    other_negative_note,
+)
 from sfumato.encoding import encoded
 from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource, to_images
@@ -26,7 +35,7 @@ from sfumato.samplers.turns import taking_turns
 from sfumato.samplers.watch import Watch, progress_bar
 
 
-@boundary()
+@boundary(negative_prompt=checks.optional(checks.text))
 def edit(
     model: Model,
     image: ImageSource | None = None,
@@ -37,7 +46,7 @@ def edit(
     inversion: str | None = None,
     inversion_options: Mapping[str, Any] | None = None,
     inverted: Inversion | None = None,
-    negative_prompt: str = "",
+    negative_prompt: str | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     source_guidance_scale: float | None = None,
@@ -66,8 +75,9 @@ def edit(
         method: A name in `METHODS`.
         inversion: How to get back to noise, a name in `INVERSIONS`; None: the method's first choice.
         inversion_options: The inversion's own, see `INVERSIONS[inversion].parameters`.
-        inverted: An inversion made before, of the same picture, model and step count.
-        negative_prompt: What guidance leads away from.
+        inverted: An inversion made before, of the same image, model and step count. It holds the image that it was made
+            of, which is edited where `image` is None.
+        negative_prompt: What guidance leads away from; None: the inversion's, where one is given, else nothing.
         num_inference_steps: None: the model's own choice (50).
         guidance_scale: Strength of the target prompt, at least 1 (1 = off); None: the model's own choice.
         source_guidance_scale: Guidance of the source branch; None: what the inversion of a real picture needs for it
@@ -101,6 +111,10 @@ def edit(
     options = {**model.method_options.get(method, {}), **recipe_method.check_options(options)}
     inversion_name = _choose_inversion(recipe_method, inversion, inverted)
     inversion_options = INVERSIONS[inversion_name].check_options(inversion_options or {}) if inversion_name else {}
+    if negative_prompt is None:
+        negative_prompt = "" if inverted is None else inverted.negative_prompt
+    if image is None and inverted is not None and inverted.source_image is not None:
+        image = inverted.source_image.numpy()
     targets = [target_prompt] if isinstance(target_prompt, str) else list(target_prompt)
     steps = num_inference_steps
     if steps is None:
@@ -108,9 +122,9 @@ def edit(
     timesteps = tuple(model.schedule.timesteps(steps))
     suited = model.method_guidance.get(method, model.guidance_scale)
     guidance = suited if guidance_scale is None else guidance_scale
-    real = image is not None
-    suits = INVERSIONS[inversion_name].source_guidance_scale if real and inversion_name else None
-    if real and inversion_name and inverted is not None:
+    drawn = image is None and (inverted is None or inverted.method == "drawn")
+    suits = INVERSIONS[inversion_name].source_guidance_scale if inversion_name and not drawn else None
+    if inversion_name and not drawn and inverted is not None:
         suits = inverted.guidance_scale  # what it was made for
     source_guidance = (
         source_guidance_scale if source_guidance_scale is not None else guidance if suits is None else suits
@@ -119,8 +133,7 @@ def edit(
         raise UsageError("encode_steps is for a picture that is inverted here: give it to `invert`, or leave it out")
     picture = read_picture(model, image, size, fit, background) if image is not None else None
     if inverted is not None:
-        digest = "" if picture is None else picture.origin["sha256"]
-        inverted.check(model=model.revision, timesteps=timesteps, picture=digest)
+        check_inverted(model, inverted, picture, timesteps)
     masking = Masking.read(
         picture, mask, mask_words, threshold=mask_threshold, feather=mask_feather, invert=mask_invert,
         pixels=mask_pixels,
@@ -134,7 +147,7 @@ def edit(
         "model": model.name,
         "revision": model.revision,
         "method": method,
-        "inversion": inversion_name if real else None,
+        "inversion": None if drawn else inversion_name,
         "inversion_options": inversion_options,
         "source_prompt": source_prompt,
         "target_prompts": targets,
@@ -150,11 +163,12 @@ def edit(
         "options": recorded(options),
         "mask": None if masking is None else masking.recipe,
         "image": None if picture is None else picture.origin,
+        "inverted": None if inverted is None else {"path": inverted.file, "sha256": inverted.fingerprint},
     }
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         generator = torch.Generator().manual_seed(seed)
         clean, encoding = None, watching.during("encoding") if encode_steps else None
-        if picture is not None and inverted is not None and inverted.trajectory is not None:
+        if inverted is not None and inverted.trajectory is not None:
             clean = inverted.clean.to(model.device, torch.float32)
         elif picture is not None:
             clean = encoded(model, picture.pixels, encode_steps=encode_steps, watch=encoding)
@@ -168,9 +182,9 @@ def edit(
         else:
             start = inverted_picture(
                 model, clean, picture, inversion_name, source_prompt,
-                negative=model.encode_prompt(negative_prompt), guidance_scale=source_guidance,
-                num_inference_steps=steps, generator=generator, watch=watching.during("inverting"),
-                encode_steps=encode_steps, **inversion_options,
+                negative_prompt=negative_prompt, seed=seed, guidance_scale=source_guidance, num_inference_steps=steps,
+                generator=generator, watch=watching.during("inverting"), encode_steps=encode_steps,
+                **inversion_options,
             )  # fmt: skip
         masked = None
         if masking is not None and clean is not None:
@@ -199,11 +213,13 @@ def edit(
             ceiling = None if clean is None else to_images(model.decode_latents(clean))[0]
 
     notes = [*([] if picture is None else picture.notes), *([] if masking is None else masking.notes), *edited.notes]
-    reconstruction, source = decoded[0], decoded[0] if picture is None else picture.fitted.image
-    ceiling_psnr = math.inf if ceiling is None else image_psnr(ceiling, source)
-    source_psnr = image_psnr(reconstruction, source)
+    if inverted is not None and source_guidance > 1.0 and negative_prompt != inverted.negative_prompt:
+        notes.append(other_negative_note(inverted.negative_prompt, negative_prompt))
+    reconstruction = decoded[0]
+    source, source_psnr, ceiling_psnr, measured_how = against_source(reconstruction, ceiling, picture, drawn=drawn)
+    notes += measured_how
     if source_psnr < LOW_PSNR:
-        notes.append(low_psnr_note(source_psnr, ceiling_psnr, source_guidance))
+        notes.append(low_psnr_note(source_psnr, ceiling_psnr, source_guidance, suits))
         warnings.warn(notes[-1], stacklevel=3)  # past the boundary
     results = decoded[1:]
     if masked is not None:
@@ -225,7 +241,9 @@ def edit(
             for candidate, shown in zip(edited.candidates, tried, strict=True)
         ),
         distances=None if edited.distances is None else edited.distances[..., 0].float().cpu(),
-        _model=model,
+        _pieces=()
+        if edited.maps is None
+        else tuple(tuple(pieces_of(model.tokenizer, prompt)) for prompt in (source_prompt, *targets)),
     )
 
 

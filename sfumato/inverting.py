@@ -28,6 +28,7 @@ def invert(
     image: ImageSource,
     *,
     prompt: str = "",
+    negative_prompt: str = "",
     method: str = "direct",
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
@@ -45,6 +46,7 @@ def invert(
         model: From `load_model`.
         image: Path, bytes, PIL picture, array or tensor.
         prompt: What the picture shows.
+        negative_prompt: What guidance leads away from, where it acts; edits from the inversion take it over.
         method: Name of the inversion. "direct", as for most edits, holds the source to its path, so that it comes back
             by construction; "ddim" shows how well the model by itself leads back.
         num_inference_steps: None: the model's own choice.
@@ -71,6 +73,7 @@ def invert(
         "revision": model.revision,
         "inversion": method,
         "source_prompt": prompt,
+        "negative_prompt": negative_prompt,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "seed": seed,
@@ -84,9 +87,9 @@ def invert(
         inversion = inverted_picture(
             model, clean, picture, method, prompt, guidance_scale=guidance, num_inference_steps=steps,
             generator=torch.Generator().manual_seed(seed), watch=watching.during("inverting"),
-            encode_steps=encode_steps, **options,
+            encode_steps=encode_steps, negative_prompt=negative_prompt, seed=seed, **options,
         )  # fmt: skip
-        branch = Branch(model.encode_prompt(prompt), guidance_scale=guidance)
+        branch = Branch(model.encode_prompt(prompt), model.encode_prompt(negative_prompt), guidance)
         back = sample(
             model,
             inversion.noise,
@@ -103,6 +106,6 @@ def invert(
     source_psnr, ceiling_psnr = image_psnr(reconstruction, source), image_psnr(ceiling, source)
     notes = list(picture.notes)
     if source_psnr < LOW_PSNR:
-        notes.append(low_psnr_note(source_psnr, ceiling_psnr, guidance))
+        notes.append(low_psnr_note(source_psnr, ceiling_psnr, guidance, suits))
         warnings.warn(notes[-1], stacklevel=3)  # past the boundary
     return InvertResult(inversion, source, reconstruction, recipe, cost, source_psnr, ceiling_psnr, tuple(notes))

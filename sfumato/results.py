@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from sfumato.attention.align import token_indices
+from sfumato import checks
+from sfumato.attention.align import positions_in
+from sfumato.attention.words import Piece
 from sfumato.cost import Cost
 from sfumato.errors import UsageError
 from sfumato.images import Pace, check_writable, save_image, save_movie
 from sfumato.inversion.result import Inversion
-from sfumato.models.base import Model
 from sfumato.morph.spacing import spread_of
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ class EditResult:
         reconstruction: The source branch of the run, decoded.
         recipe: Everything needed to repeat it; goes into saved files.
         cost: Network evaluations, seconds, peak memory.
-        reconstruction_psnr: Of the reconstruction against the source, dB; infinite for a generated source.
-        ceiling_psnr: Of the autoencoder alone, dB: no reconstruction can be much better.
+        reconstruction_psnr: Of the reconstruction against the source, dB; infinite for a generated source, NaN where
+            the source is not known: an inversion was given that holds neither its image nor its trajectory.
+        ceiling_psnr: Of the autoencoder alone, dB: no reconstruction can be much better. NaN where the image itself is
+            not known.
         inversion: What led back to the source; pass it as `inverted=` to edit again without inverting again.
         notes: What was done to the picture, and warnings.
         maps: Mean cross-attention, (branch, height, width, token), or None.
@@ -65,7 +68,7 @@ class EditResult:
     maps: Tensor | None = None
     tried: tuple[TriedEdit, ...] = ()
     distances: Tensor | None = None
-    _model: Model | None = field(default=None, repr=False)
+    _pieces: tuple[tuple[Piece, ...], ...] = field(default=(), repr=False)  # of the source prompt and each target
 
     @property
     def image(self) -> Image.Image:
@@ -90,13 +93,12 @@ class EditResult:
         Raises:
             UsageError: The word is not in that prompt, or the method keeps no maps.
         """
-        if self.maps is None or self._model is None:
+        checks.text("word", word)
+        if self.maps is None or not self._pieces:
             raise UsageError(f"{self.recipe['method']} keeps no attention maps")
         prompts = [self.recipe["source_prompt"], *self.recipe["target_prompts"]]
-        branch = 0 if target is None else target + 1
-        if not 0 <= branch < len(prompts):
-            raise UsageError(f"target must be in [0, {len(prompts) - 2}], got {target}")
-        tokens = token_indices(self._model.tokenizer, prompts[branch], word)
+        branch = 0 if target is None else 1 + checks.whole("target", target, low=0, high=len(prompts) - 2)
+        tokens = positions_in(self._pieces[branch], prompts[branch], word)
         heat = self.maps[branch][..., tokens].sum(dim=-1).clamp(min=0)
         return heat / heat.max().clamp(min=1e-12)
 

@@ -13,9 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.checks import shown
 from sfumato.errors import SfumatoError
 from sfumato.files import write_whole
 from sfumato.json_input import JsonError, read_json
+
+MAX_BYTES = 2**30
+MAX_TENSORS = 1_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def save_tensors(
         raise kind.error(f"folder {target.parent} does not exist: create it first")
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(dict(fields))
-    metadata = {"format": kind.format, "fields": text, "content": _content_hash(stored, text)}
+    metadata = {"format": kind.format, "fields": text, "content": content_hash(stored, text)}
     write_whole(target, save(stored, metadata), kind.error)
     return target
 
@@ -76,18 +80,22 @@ def load_tensors(path: str | os.PathLike[str], kind: Kind) -> tuple[dict[str, Te
     """
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
-        raise kind.error(f"no {kind.name} at {path}: {kind.make}")
+    if not _is_file(path):
+        raise kind.error(f"no {kind.name} at {shown(str(path))}: {kind.make}")
+    if Path(path).stat().st_size > MAX_BYTES:
+        raise kind.error(f"{path} has more than {MAX_BYTES // 10**6} MB, which no {kind.name} has: {kind.again}")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != kind.format:
-                raise kind.error(f"{path} is no sfumato {kind.name} (format {metadata.get('format')!r})")
+                raise kind.error(f"{path} is no sfumato {kind.name} (format {shown(metadata.get('format'))})")
+            if len(file.keys()) > MAX_TENSORS:
+                raise kind.error(f"{path} holds {len(file.keys())} tensors, which no {kind.name} does: {kind.again}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
         raise kind.error(f"{path} is damaged or no .safetensors file ({error}): {kind.again}") from error
     text = metadata.get("fields", "")
-    if _content_hash(tensors, text) != metadata.get("content"):
+    if content_hash(tensors, text) != metadata.get("content"):
         raise kind.error(f"{path} is damaged: its content does not match its hash; {kind.again}")
     try:
         fields = read_json(text)
@@ -102,6 +110,8 @@ def is_kind(path: str | os.PathLike[str], kind: Kind) -> bool:
     """Whether a file says that it is of this kind; its tensors are not read. False for whatever cannot be read."""
     from safetensors import SafetensorError, safe_open
 
+    if not _is_file(path):
+        return False
     try:
         with safe_open(str(path), framework="pt") as file:
             return (file.metadata() or {}).get("format") == kind.format
@@ -109,9 +119,17 @@ def is_kind(path: str | os.PathLike[str], kind: Kind) -> bool:
         return False
 
 
-def _content_hash(tensors: Mapping[str, Tensor], fields: str) -> str:
+def content_hash(tensors: Mapping[str, Tensor], fields: str) -> str:
+    """SHA-256 of names, shapes, types and values of tensors, and of the text beside them."""
     digest = hashlib.sha256(fields.encode())
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _is_file(path: str | os.PathLike[str]) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a null character
+        return False

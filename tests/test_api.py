@@ -176,7 +176,7 @@ def test_masks_from_words(toy_model: Any, picture: Image.Image) -> None:
 def test_bad_masks(toy_model: Any, picture: Image.Image) -> None:
     with pytest.raises(ImageError, match="64x64 pixels, the picture 128x96"):
         edit(toy_model, picture, mask=Image.new("L", (64, 64), 255))
-    with pytest.raises(ImageError, match="black everywhere"):
+    with pytest.raises(ImageError, match="black or transparent everywhere"):
         edit(toy_model, picture, mask=Image.new("L", picture.size, 0))
     with pytest.raises(ImageError, match=r"mask values must be in \[0, 1\]"):
         edit(toy_model, picture, mask=torch.full((96, 128), 2.0))

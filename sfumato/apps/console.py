@@ -134,6 +134,9 @@ def comes_back(reconstruction_psnr: float, ceiling_psnr: float) -> str:
     """How well a source picture comes back, beside the best that the model's autoencoder allows."""
     if math.isinf(ceiling_psnr):
         return "exact (the source was drawn, not inverted)"
+    if math.isnan(ceiling_psnr):
+        known = "not known" if math.isnan(reconstruction_psnr) else f"PSNR {reconstruction_psnr:.2f} dB"
+        return f"{known} (the inversion does not hold its image)"
     return f"PSNR {reconstruction_psnr:.2f} dB (the autoencoder alone: {ceiling_psnr:.2f} dB)"
 
 

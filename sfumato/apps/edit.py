@@ -120,11 +120,13 @@ def edit(
     recipe = Recipe.of_edit(like) if like is not None else None
     known: dict[str, Any] = recipe.values if recipe is not None else {}
     given = image
+    ask = recipe.take if recipe is not None else lambda name, value=None: value
     if recipe is not None and given is None:
         image = recipe.image()
-    if inverted is not None and image is None:
-        raise UsageError("--inverted needs IMAGE, the picture that was inverted")
-    targets = target or known.get("target_prompts") or []
+    again = recipe is not None and given is None and inverted is None and inversion is None and not inversion_settings
+    if recipe is not None and again:
+        inverted = recipe.inversion()
+    targets = ask("target_prompts", target or None) or []
     if not targets:
         raise UsageError("--target is missing: say what the picture shall show, e.g. --target 'a dog face'")
     check_pictures(image)
@@ -138,7 +140,13 @@ def edit(
         from sfumato.registry import INVERSIONS, METHODS
 
     start = Inversion.load(inverted) if inverted is not None else None
-    source = source if source is not None else known.get("source_prompt", start.prompt if start is not None else None)
+    if recipe is not None and again and start is not None:
+        recipe.check_inversion(start)
+    if start is not None and image is None and start.source_image is None:
+        raise UsageError("--inverted needs IMAGE, the picture that was inverted: this file does not hold it")
+    source = ask("source_prompt", source)
+    if source is None and start is not None:
+        source = start.prompt
     if source is None:
         raise UsageError("--source is missing: say what the picture shows, e.g. --source 'a cat face'")
     method_name = method or known.get("method", "prompt-to-prompt")
@@ -146,16 +154,18 @@ def edit(
     same_method = method_name == known.get("method")
     options = parse_options(entry, settings, weight)
     inversion_options: dict[str, Any] = {}
-    if same_method:
-        options = entry.check_options({**known["options"], **options})
+    inversion_then = None
+    if recipe is not None and same_method:
+        options = entry.check_options(recipe.options(entry, "options", options, "--set"))
         if start is None and inversion in (None, known["inversion"]):
-            inversion, inversion_options = known["inversion"] or None, known["inversion_options"]
+            inversion = inversion_then = known["inversion"] or None
     if inversion_settings or inversion is not None:
         chosen = INVERSIONS[inversion or next(iter(entry.inversions), "")]
-        given_options = parse_options(chosen, inversion_settings, flag="--set-inversion")
-        inversion_options = chosen.check_options({**inversion_options, **given_options})
+        inversion_options = parse_options(chosen, inversion_settings, flag="--set-inversion")
+        if recipe is not None and inversion_then is not None:
+            inversion_options = recipe.options(chosen, "inversion_options", inversion_options, "--set-inversion")
     if encode_steps is None:
-        encode_steps = known.get("encode_steps", 0) if start is None and image is not None else 0
+        encode_steps = (ask("encode_steps") or 0) if start is None and image is not None else 0
     drawn_then = known.get("image") is None
     if source_guidance is None and not (drawn_then and image is not None):
         source_guidance = known.get("source_guidance_scale")
@@ -164,6 +174,8 @@ def edit(
     loaded = load(name, device, dtype, revision=revision, variant=variant)
     if recipe is not None:
         recipe.compare(loaded)
+        if size is None:
+            recipe.check_size(loaded)
         if given is None and image is not None:
             recipe.check_image(image, loaded)
     result = editing.edit(
@@ -175,8 +187,8 @@ def edit(
         inversion=inversion,
         inversion_options=inversion_options,
         inverted=start,
-        negative_prompt=negative if negative is not None else known.get("negative_prompt", ""),
-        num_inference_steps=steps or known.get("num_inference_steps"),
+        negative_prompt=ask("negative_prompt", negative),
+        num_inference_steps=ask("num_inference_steps", steps),
         guidance_scale=guidance if guidance is not None else known.get("guidance_scale"),
         source_guidance_scale=source_guidance,
         seed=seed if seed is not None else known.get("seed", 0),

@@ -6,37 +6,35 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from sfumato import __version__
+from sfumato import __version__, checks
 from sfumato.apps.console import note
+from sfumato.checks import Check, leaves, optional, shown
 from sfumato.errors import ImageError, UsageError
+from sfumato.json_input import check_fields
 
 if TYPE_CHECKING:
+    from sfumato.inversion.result import Inversion
     from sfumato.models.base import Model
+    from sfumato.registry import Entry
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "sfumato": (str,),
-    "model": (str,),
-    "revision": (str,),
-    "method": (str,),
-    "inversion": (str, NoneType),
-    "inversion_options": (dict,),
-    "source_prompt": (str,),
-    "target_prompts": (list,),
-    "negative_prompt": (str,),
-    "num_inference_steps": (int,),
-    "guidance_scale": (int, float),
-    "source_guidance_scale": (int, float),
-    "seed": (int,),
-    "size": (list, NoneType),
-    "fit": (str, NoneType),
-    "background": (list,),
-    "options": (dict,),
-    "image": (dict, NoneType),
+_OLD = ("encode_steps", "mask", "inverted")  # which earlier recipes do not have
+MOST_TEXT = 1_000
+_MOST: Mapping[str, tuple[int, str]] = {
+    "num_inference_steps": (250, "--steps"),
+    "encode_steps": (250, "--encode-steps"),
+    "target_prompts": (16, "--target"),
+    "source_prompt": (MOST_TEXT, "--source"),
+    "negative_prompt": (MOST_TEXT, "--negative"),
 }
+"""What a recipe may ask for by itself (numbers, entries, characters), and the option that says it is wanted."""
+_NETWORKS = ("encoder",)
+"""Options that name a network, which would be opened or fetched."""
+MOST_AREA = 4
+"""Likewise how many times the pixels that the model was trained at, in --size."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,64 @@ class Recipe:
 
         values = read_recipe(file)
         if values.get("command") != "edit":
-            raise UsageError(f"{file} was made by `sfumato {values.get('command')}`; --like repeats edits only")
-        for name, kinds in _KINDS.items():
-            if name not in values or not isinstance(values[name], kinds):
-                raise ImageError(f"the recipe in {file} is damaged ({name}); give the options by hand")
+            made_by = shown(values.get("command")).strip("'")
+            raise UsageError(f"{file} was made by `sfumato {made_by}`; --like repeats edits only")
+        known = _checks()
+        foreign = [name for name in values if name not in known]
+        if foreign:
+            note(f"the recipe in {file} says {', '.join(map(shown, foreign[:5]))}, which this version does not know")
+        values = check_fields(
+            {name: value for name, value in values.items() if name in known},
+            known, optional=_OLD, what=f"the recipe in {file}", remedy="give the options by hand", error=ImageError,
+        )  # fmt: skip
         mask = values.get("mask") or {}
         if mask and not mask.get("path") and not mask.get("words"):
             raise UsageError(f"{file} was edited under a mask that was not a file; give it with --mask")
         return cls(file, values)
+
+    def take(self, name: str, given: Any = None) -> Any:
+        """What the user gave, else what the recipe says, within what an image that may come from anyone may ask for.
+
+        Raises:
+            UsageError: It asks for more.
+        """
+        value = self.values.get(name)
+        if given is not None or value is None or name not in _MOST:
+            return value if given is None else given
+        most, option = _MOST[name]
+        amount = value if isinstance(value, int) else len(value)
+        longest = max(map(len, value)) if isinstance(value, list) else 0
+        if amount > most or longest > MOST_TEXT:
+            raise self._too_much(f"{name} of {max(amount, longest)}", option)
+        return value
+
+    def options(self, entry: Entry, name: str, given: Mapping[str, Any], flag: str) -> dict[str, Any]:
+        """The options of a method or inversion: the user's, and for the rest the recipe's, checked and bounded.
+
+        Args:
+            entry: The method or inversion.
+            name: Where the recipe has them.
+            given: The user's.
+            flag: The command's option that gives them.
+
+        Raises:
+            UsageError: An option is unknown or out of range, asks for more than an image may, or names a network.
+        """
+        taken = {key: value for key, value in self.values[name].items() if key not in given}
+        for key, value in entry.check_options(taken).items():
+            default = entry.parameters[key].default
+            most = max(100, 10 * default) if isinstance(default, int) else 100
+            if any(isinstance(part, int) and part > most for part in leaves(value)):
+                raise self._too_much(f"{key}={shown(value)}", f"{flag} {key}=...")
+            if key in _NETWORKS and value not in (None, "emoji-clip"):
+                raise UsageError(
+                    f"{self.file} was made with {key} {shown(value)}; what an image names is not opened or fetched by"
+                    f" itself: if you know it, name it with {flag} {key}=..."
+                )
+        return {**taken, **given}
+
+    def _too_much(self, what: str, option: str) -> UsageError:
+        return UsageError(f"the recipe in {self.file} asks for {what}, more than an image may: give {option} yourself")
 
     @property
     def commit(self) -> str | None:
@@ -114,15 +162,51 @@ class Recipe:
             ImageError: It is not there any more, or was not a file.
         """
         origin = self.values["image"]
+        if origin is None or (self.values.get("inverted") and not origin.get("path")):
+            return None  # the inversion holds it
+        return self._there(origin.get("path"), "picture", "give it as IMAGE")
+
+    def inversion(self) -> Path | None:
+        """The file of the inversion that was given then; None where there was none.
+
+        Raises:
+            ImageError: It is not there any more, or was not a file.
+        """
+        origin = self.values.get("inverted")
         if origin is None:
             return None
-        if not origin.get("path"):
-            raise ImageError(f"the picture that {self.file} was made from was not a file; give it as IMAGE")
-        path = Path(origin["path"])
+        return self._there(origin.get("path"), "inversion", "give it with --inverted (see Inversion.save)")
+
+    def check_inversion(self, inversion: Inversion) -> None:
+        """Refuses an inversion that is not the one that was edited from.
+
+        Raises:
+            ImageError: Its content differs.
+        """
+        if inversion.fingerprint != self.values["inverted"].get("sha256"):
+            raise ImageError(
+                f"{inversion.file} is not the inversion that {self.file} was made from: its content has changed; to"
+                " edit from it all the same, give it with --inverted"
+            )
+
+    def _there(self, name: str | None, what: str, remedy: str) -> Path:
+        if not name:
+            raise ImageError(f"the {what} that {self.file} was made from was not a file; {remedy}")
+        path = Path(name)
         found = next((p for p in (path, self.file.parent / path) if p.is_file()), None)
         if found is None:
-            raise ImageError(f"the picture that {self.file} was made from is not at {path} any more; give it as IMAGE")
+            raise ImageError(f"the {what} that {self.file} was made from is not at {path} any more; {remedy}")
         return found
+
+    def check_size(self, model: Model) -> None:
+        """Refuses a size far above what the model was trained at.
+
+        Raises:
+            UsageError: It has more than four times the pixels.
+        """
+        height, width = model.sample_size
+        if self.size is not None and self.size[0] * self.size[1] > MOST_AREA * height * width:
+            raise self._too_much(f"{self.size[0]}x{self.size[1]} pixels", "--size")
 
     def check_image(self, path: Path, model: Model) -> None:
         """Refuses a picture that is not the one that was edited.
@@ -158,3 +242,44 @@ class Recipe:
             note(f"the model {model.name} has changed since: {values['revision']} then, {model.revision} now")
         if values["sfumato"] != __version__:
             note(f"made with sfumato {values['sfumato']}, this is {__version__}; the picture may differ")
+
+
+def _checks() -> dict[str, Check]:
+    """What a recipe says, and how it is checked: as the arguments of `sfumato.edit` are."""
+    from sfumato.arguments import ARGUMENTS
+
+    word = partial(checks.text, most=4_096)
+    file: dict[str, Check] = {"path": optional(checks.path), "sha256": optional(word)}
+    mask: dict[str, Check] = {
+        "sha256": optional(word),
+        "path": optional(checks.path),
+        "words": partial(checks.listed, check=checks.text),
+        "threshold": ARGUMENTS["mask_threshold"],
+        "feather": ARGUMENTS["mask_feather"],
+        "invert": checks.flag,
+        "pixels": checks.flag,
+    }
+    same = (
+        "method", "inversion", "source_prompt", "negative_prompt", "num_inference_steps", "seed", "size", "fit",
+        "background", "encode_steps",
+    )  # fmt: skip
+    return {
+        **{name: ARGUMENTS[name] for name in same},
+        "command": word,
+        "sfumato": word,
+        "model": partial(word, empty="it names the model"),
+        "revision": word,
+        "target_prompts": partial(checks.listed, check=ARGUMENTS["source_prompt"], fewest=1),
+        "guidance_scale": checks.guidance,
+        "source_guidance_scale": checks.guidance,
+        "inversion_options": checks.table,
+        "options": checks.table,
+        "mask": optional(partial(_part, known=mask)),
+        "image": optional(partial(_part, known=file)),
+        "inverted": optional(partial(_part, known=file)),
+    }
+
+
+def _part(name: str, value: Any, *, known: Mapping[str, Check]) -> dict[str, Any]:
+    found = checks.table(name, value)
+    return {key: known[key](f"{name}.{key}", part) if key in known else part for key, part in found.items()}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sfumato.attention.pairing import Pairing, aligned, pairing
-from sfumato.attention.words import occurrences, pieces_of
+from sfumato.attention.words import Piece, occurrences, pieces_of
 from sfumato.errors import UsageError
 from sfumato.models.base import Tokenizer
 
@@ -66,7 +66,12 @@ def token_indices(tokenizer: Tokenizer, prompt: str, word: str, *, released: boo
     if released:
         words, positions = words_of(prompt, released=True), word_positions(tokenizer, prompt, released=True)
         return [p for text, at in zip(words, positions, strict=True) if text == word for p in at]
-    found = [p for place in occurrences(pieces_of(tokenizer, prompt), word) for p in place]
+    return positions_in(pieces_of(tokenizer, prompt), prompt, word)
+
+
+def positions_in(pieces: Sequence[Piece], prompt: str, word: str) -> list[int]:
+    """The same from the pieces of the prompt, without a tokenizer."""
+    found = [p for place in occurrences(pieces, word) for p in place]
     if not found:
         words = words_of(prompt)
         raise UsageError(f"{word!r} is not in the prompt {prompt!r}; its words: {', '.join(words) or 'none'}")
