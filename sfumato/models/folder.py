@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,14 +135,14 @@ def parse_index(folder: Path, content: bytes) -> dict[str, Any]:
     return index
 
 
-def check_folder(folder: Path, variant: str | None = None, *, with_weights: bool = True) -> Checked:
+def check_folder(folder: Path, variant: str | None = None, *, weights_of: Collection[str] | None = None) -> Checked:
     """Finds the files of a diffusers folder that are loaded, and checks that they are safe and that none is missing.
 
     Args:
         folder: Holds `model_index.json` and a folder for each part.
         variant: Part of the file names, such as "fp16"; parts without it are taken in their plain form. None takes the
             plain form, or the only variant where there is no plain one.
-        with_weights: False for configurations and vocabularies alone.
+        weights_of: Parts whose weights are wanted; of the others, configurations and vocabularies alone. None: all.
 
     Raises:
         ModelError: Names what is missing, pickled, damaged, a program, or only there in another variant.
@@ -150,7 +150,7 @@ def check_folder(folder: Path, variant: str | None = None, *, with_weights: bool
     content = _index_of(folder)
     refuse_code(folder)
     checked = Checked(folder, content, {})
-    found_variant = variant is None or not with_weights
+    found_variant = variant is None or weights_of is not None
     for component, (library, class_name) in components(parse_index(folder, content)).items():
         if component != "scheduler" and class_name not in CLASSES.get(component, ()):
             known = ", ".join(CLASSES.get(component, ())) or "none"
@@ -158,7 +158,7 @@ def check_folder(folder: Path, variant: str | None = None, *, with_weights: bool
         where = part_of(folder, component)
         refuse_code(where)
         part = checked.parts[component] = Part(_configs(folder, component))
-        if not with_weights or not has_weights(component):
+        if not has_weights(component) or (weights_of is not None and component not in weights_of):
             continue
         base = base_of(library)
         chosen = choose_variant(_names(where), base, variant, owner=str(folder), component=component)

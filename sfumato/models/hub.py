@@ -143,7 +143,7 @@ def _complete(repo: str, folder: Path, variant: str | None, *, with_weights: boo
 
     index = read_index(folder)
     try:
-        check_folder(folder, variant, with_weights=with_weights)
+        check_folder(folder, variant, weights_of=None if with_weights else ())
         return
     except ModelError as error:
         lacking = error

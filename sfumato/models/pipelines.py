@@ -12,9 +12,9 @@ from sfumato.errors import ModelError
 from sfumato.models import hub
 from sfumato.models.architecture import check_sizes
 from sfumato.models.files import Header, read_header
-from sfumato.models.folder import check_folder, read_index
+from sfumato.models.folder import Checked, check_folder, parse_index, read_index
 from sfumato.models.identify import SUPPORTED, refuse_foreign
-from sfumato.models.layout import INDEX, UNUSED, part_of
+from sfumato.models.layout import INDEX, UNUSED, components, part_of
 from sfumato.models.quiet import quiet
 from sfumato.models.scheduling import build_scheduler, read_scheduler
 from sfumato.models.weights import fingerprint
@@ -73,8 +73,15 @@ def load_folder(folder: Path, variant: str | None, dtype: torch.dtype | None) ->
     return pipeline, checked.fingerprint
 
 
-def load_file(file: Path, dtype: torch.dtype | None) -> tuple[Any, str]:
+def load_file(file: Path, dtype: torch.dtype | None, *, needs_vae: bool = True) -> tuple[Any, str]:
     """Loads a single checkpoint in the layout of the original code; gives the pipeline and the content's fingerprint.
+
+    A checkpoint without an autoencoder takes that of the configuration's folder, if it lies beside the file.
+
+    Args:
+        file: Safetensors.
+        dtype: Of the networks.
+        needs_vae: False where another autoencoder is put in: if the file holds none, it gets one of random weights.
 
     Raises:
         ModelError: The file is incomplete, damaged, of an unsupported family, or its configuration cannot be had.
@@ -82,20 +89,23 @@ def load_file(file: Path, dtype: torch.dtype | None) -> tuple[Any, str]:
     header = read_header(file)
     family = _family_of_checkpoint(header)
     header.check_floats()
+    has_vae = any(key.startswith("first_stage_model.") for key in header.shapes)
+    if not has_vae and needs_vae and not any((file.parent / "vae").glob("*.safetensors")):
+        raise ModelError(
+            f"{file} holds no autoencoder (VAE), which some checkpoints leave out; name one that fits with vae "
+            "(--vae FILE), or give a checkpoint that holds it"
+        )
     configuration = _configuration_of(file, header, family)
     family = family_of([read_index(configuration)["_class_name"]], str(configuration))
-    checked = check_folder(configuration, with_weights=False)
+    checked = check_folder(configuration, weights_of=("vae",) if needs_vae and not has_vae else ())
     for name, part in checked.parts.items():
-        if "config.json" in part.configs:
+        if "config.json" in part.configs and not part.weights and (name != "vae" or has_vae):
             check_sizes(part_of(configuration, name) / "config.json", part.configs["config.json"], [header])
-    if not any(key.startswith("first_stage_model.") for key in header.shapes):
-        raise ModelError(
-            f"{file} holds no autoencoder (VAE), which some checkpoints leave out; give one that holds it, or a "
-            "diffusers folder of the model"
-        )
     scheduler = read_scheduler(checked)
     with _reading(file) as pipelines, checked.laid_out(family) as laid_out:
         options = _options(family, dtype) | {"scheduler": build_scheduler(scheduler)}
+        if not has_vae:
+            options["vae"] = _own_vae(pipelines, checked, laid_out / "vae", dtype)
         pipeline = getattr(pipelines, family).from_single_file(
             str(file), config=str(laid_out), local_files_only=True, **options
         )
@@ -107,7 +117,15 @@ def load_file(file: Path, dtype: torch.dtype | None) -> tuple[Any, str]:
             pipeline.scheduler.register_to_config(prediction_type="v_prediction")
         if "ztsnr" in header.shapes:
             pipeline.scheduler.register_to_config(rescale_betas_zero_snr=True)
-    return pipeline, fingerprint(file.parent, checked.small_files, [file])
+    return pipeline, fingerprint(file.parent, checked.small_files, [file, *checked.weights])
+
+
+def _own_vae(pipelines: Any, checked: Checked, laid_out: Path, dtype: torch.dtype | None) -> Any:
+    """The autoencoder of a configuration's folder; without its weights, one of random weights, to be replaced."""
+    vae_class = getattr(pipelines, components(parse_index(checked.folder, checked.index))["vae"][1])
+    if checked.parts["vae"].weights:
+        return vae_class.from_pretrained(laid_out, use_safetensors=True, local_files_only=True, **_dtype(dtype))
+    return vae_class.from_config(vae_class.load_config(laid_out)).to(dtype)
 
 
 def _configuration_of(file: Path, header: Header, family: str) -> Path:
@@ -132,11 +150,15 @@ def _family_of_checkpoint(header: Header) -> str:
     )
 
 
-def _options(family: str, dtype: torch.dtype | None) -> dict[str, Any]:
+def _dtype(dtype: torch.dtype | None) -> dict[str, Any]:
     import diffusers
 
     version = tuple(int(part) for part in diffusers.__version__.split(".")[:2])
-    options: dict[str, Any] = {"dtype" if version >= (0, 42) else "torch_dtype": dtype}
+    return {"dtype" if version >= (0, 42) else "torch_dtype": dtype}
+
+
+def _options(family: str, dtype: torch.dtype | None) -> dict[str, Any]:
+    options = _dtype(dtype)
     if family == "DDPMPipeline":
         return options
     unused = dict.fromkeys(UNUSED)
