@@ -15,7 +15,7 @@ from sfumato.attention.align import positions_in
 from sfumato.attention.words import Piece
 from sfumato.cost import Cost
 from sfumato.errors import UsageError
-from sfumato.images import Pace, check_writable, save_image, save_movie
+from sfumato.images import Easing, Pace, check_writable, save_image, save_movie
 from sfumato.inversion.result import Inversion
 from sfumato.morph.spacing import spread_of
 
@@ -179,24 +179,42 @@ class MorphResult:
         path: str | os.PathLike[str],
         *,
         fps: float = 12.0,
-        hold: float = 0.5,
+        hold: float | Sequence[float] = 0.5,
         bounce: bool = False,
         scale: int | None = None,
+        easing: Easing = "linear",
+        inbetweens: int = 0,
     ) -> Path:
-        """Writes .gif, .mp4 or .webp by the name's ending, or a folder of PNGs (frame-000.png ...) without one.
+        """Writes .webp, .mp4, .webm, .mov, .gif or .apng by the name's ending, or a folder of PNGs without one.
+
+        A circle (the last image is the first one again) is played round and round: its last frame, which is the first
+        one, is left out of a movie.
 
         Args:
             path: Where to; written whole or not at all, with the recipe.
             fps: Frames a second.
-            hold: Seconds that the first and the last frame stand still.
+            hold: Seconds that an image stands still, the images on the way too: one number, or one for each image.
             bounce: There and back again.
-            scale: Whole factor to enlarge by; None: 1 in a folder, and what makes small pictures watchable in a movie.
+            scale: Whole factor to enlarge by; None: 1 in a folder, and what makes small images watchable in a movie.
+            easing: "linear": at one speed; "smooth": from rest to rest between images.
+            inbetweens: Frames that ffmpeg draws between each two by the movement that it sees, in [0, 31].
 
         Raises:
             ImageError: The path cannot be written, the disk is full, ffmpeg failed.
             UsageError: An argument is out of range.
         """
-        return save_movie(self.images, path, pace=Pace(fps, hold, bounce), scale=scale, recipe=self.recipe)
+        places = [k for k, weight in enumerate(self.weights) if weight == round(weight)]
+        origins = [origin["sha256"] for origin in self.recipe.get("images", ())]
+        return save_movie(
+            self.images,
+            path,
+            pace=Pace(fps, hold, bounce, easing),
+            scale=scale,
+            recipe=self.recipe,
+            stops=places,
+            closed=len(origins) > 1 and origins[0] == origins[-1],
+            inbetweens=inbetweens,
+        )
 
     def film_strip(self, *, columns: int = 8, tile: int = 128) -> Image.Image:
         """All frames on one sheet, each with its weight."""

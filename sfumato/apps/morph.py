@@ -57,8 +57,10 @@ def morph(
     fit: Fit = None,
     encode_steps: EncodeSteps = 20,
     fps: movie.Fps = 12.0,
-    hold: movie.Hold = 0.5,
+    hold: movie.Hold = None,
     bounce: movie.Bounce = False,
+    easing: movie.Eased = movie.Easing.linear,
+    inbetweens: movie.Inbetweens = 0,
     scale: movie.Scale = None,
     strip: movie.Strip = None,
     plot: movie.Plot = None,
@@ -75,7 +77,7 @@ def morph(
 ) -> None:
     """Morph one picture into another, or along a path through several.
 
-    Example: sfumato morph cat.png dog.png -p "a cat face" -p "a dog face" -o cat-to-dog.gif
+    Example: sfumato morph cat.png dog.png -p "a cat face" -p "a dog face" -o cat-to-dog.webp
     """
     if len(images) < 2:
         raise UsageError(f"a morph needs at least two pictures, got {len(images)}")
@@ -85,7 +87,7 @@ def morph(
     size_pixels = parse_size(size)
     path = movie.choose_movie(output, f"{images[0].stem}-to-{images[-1].stem}", inputs=images)
     movie.check_extras((strip, plot), images)
-    pace = movie.check_pace(path, fps, hold, bounce, scale)
+    playing = movie.check_playing(path, fps, hold, bounce, easing, inbetweens, scale, images)
 
     with working("starting"):
         from sfumato import morphing
@@ -128,5 +130,5 @@ def morph(
                 f"what was trained so far is in {kept or morphing.default_store()}: the same command goes on from there"
             )
         raise
-    movie.write(result, path, pace, scale, strip, plot)
+    movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,13 +19,21 @@ if TYPE_CHECKING:
     from sfumato.images import Pace
     from sfumato.results import MorphResult
 
+
+class Easing(StrEnum):
+    """The easings of `sfumato.images` as typer wants them."""
+
+    linear = "linear"
+    smooth = "smooth"
+
+
 Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
         "-o",
-        help="NAME.gif, NAME.mp4, NAME.webp, or a folder for PNGs.",
-        show_default="a GIF named after the pictures",
+        help="NAME.webp, .mp4, .webm, .mov, .gif or .apng, or a folder for PNGs.",
+        show_default="a WebP named after the images",
     ),
 ]
 Spacing = Annotated[
@@ -39,8 +49,15 @@ DistanceName = Annotated[
     typer.Option(help="What frames are spaced by: emoji, lpips-alex, dists, pixel ...", show_default="the best there"),
 ]
 Fps = Annotated[float, typer.Option(help="Frames a second.")]
-Hold = Annotated[float, typer.Option(help="Seconds that the first and the last frame stand still.")]
+Hold = Annotated[
+    list[float] | None,
+    typer.Option(help="Seconds that an image stands still; repeated, one for each image.", show_default="0.5"),
+]
 Bounce = Annotated[bool, typer.Option("--bounce", help="There and back again.")]
+Eased = Annotated[Easing, typer.Option("--easing", help="One speed, or from rest to rest between images.")]
+Inbetweens = Annotated[
+    int, typer.Option(help="Frames that ffmpeg draws between each two by the movement that it sees, 0 to 31.")
+]
 Scale = Annotated[
     int | None,
     typer.Option(help="Whole factor to enlarge a movie by.", show_default="such that small pictures can be watched"),
@@ -60,7 +77,7 @@ def choose_movie(asked: Path | None, stem: str, *, inputs: Iterable[Path | None]
 
     if asked is None:
         name = "-".join(re.findall(r"\w+", stem.lower()))[:60] or "sfumato"
-        tries = (Path(f"{name}{'' if k == 1 else f'-v{k}'}.gif") for k in range(1, 10_000))
+        tries = (Path(f"{name}{'' if k == 1 else f'-v{k}'}.webp") for k in range(1, 10_000))
         asked = next(path for path in tries if not path.exists())
     check_movie_path(asked)
     for given in inputs:
@@ -89,28 +106,56 @@ def check_distance(name: str | None) -> None:
         raise UsageError(unknown("distance", name, DISTANCES))
 
 
-def check_pace(path: Path, fps: float, hold: float, bounce: bool, scale: int | None) -> Pace:
+@dataclass(frozen=True)
+class Playing:
+    """How a movie is to be played, as the command was told."""
+
+    pace: Pace
+    scale: int | None
+    inbetweens: int
+
+
+def check_playing(
+    path: Path,
+    fps: float,
+    hold: Sequence[float] | None,
+    bounce: bool,
+    easing: Easing,
+    inbetweens: int,
+    scale: int | None,
+    images: Sequence[Path] = (Path("first"), Path("last")),
+) -> Playing:
     """How the movie is to be played, checked.
 
     Raises:
-        UsageError: A value is out of range.
+        UsageError: A value is out of range, or there are several holds, but not one for each image.
     """
+    from sfumato import checks
     from sfumato.images import Pace
 
-    pace = Pace(fps, hold, bounce)
-    pace.check(path.suffix.lower() or ".mp4")
-    if scale is not None and not 1 <= scale <= 64:
-        raise UsageError(f"--scale must be in [1, 64], got {scale}")
-    return pace
+    times: float | tuple[float, ...] = 0.5 if not hold else hold[0] if len(hold) == 1 else tuple(hold)
+    pace = Pace(fps, times, bounce, easing.value)
+    pace.check(path.suffix.lower())
+    pace.played(len(images), loops=True, stops=range(len(images)), closed=images[0] == images[-1])
+    checks.whole("--inbetweens", inbetweens, low=0, high=31)
+    checks.optional(lambda name, value: checks.whole(name, value, low=1, high=64))("--scale", scale)
+    return Playing(pace, scale, inbetweens)
 
 
-def write(
-    result: MorphResult, path: Path, pace: Pace, scale: int | None, strip: Path | None, plot: Path | None
-) -> None:
+def write(result: MorphResult, path: Path, playing: Playing, strip: Path | None, plot: Path | None) -> None:
     """Writes the movie and what goes with it."""
     from sfumato.images import save_image
 
-    result.save(path, fps=pace.fps, hold=pace.hold, bounce=pace.bounce, scale=scale)
+    pace = playing.pace
+    result.save(
+        path,
+        fps=pace.fps,
+        hold=pace.hold,
+        bounce=pace.bounce,
+        easing=pace.easing,
+        inbetweens=playing.inbetweens,
+        scale=playing.scale,
+    )
     if strip is not None:
         save_image(result.film_strip(), strip, recipe=result.recipe)
     if plot is not None:

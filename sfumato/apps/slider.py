@@ -71,8 +71,10 @@ def slider(
     size: Size = None,
     fit: Fit = None,
     fps: movie.Fps = 8.0,
-    hold: movie.Hold = 0.5,
+    hold: movie.Hold = None,
     bounce: movie.Bounce = False,
+    easing: movie.Eased = movie.Easing.linear,
+    inbetweens: movie.Inbetweens = 0,
     scale: movie.Scale = None,
     strip: movie.Strip = None,
     plot: movie.Plot = None,
@@ -84,7 +86,7 @@ def slider(
 ) -> None:
     """Show an edit as a sequence, from the source to the full edit, or along an option's range.
 
-    Example: sfumato slider cat.png --source "a cat face" --target "a dog face" -o cat-to-dog.gif
+    Example: sfumato slider cat.png --source "a cat face" --target "a dog face" -o cat-to-dog.webp
     """
     if source is None:
         raise UsageError("--source is missing: say what the picture shows, e.g. --source 'a cat face'")
@@ -93,7 +95,7 @@ def slider(
     size_pixels = parse_size(size)
     path = movie.choose_movie(output, f"{image.stem if image is not None else source}-slider", inputs=(image,))
     movie.check_extras((strip, plot), [image] if image is not None else [])
-    pace = movie.check_pace(path, fps, hold, bounce, scale)
+    playing = movie.check_playing(path, fps, hold, bounce, easing, inbetweens, scale)
 
     with working("starting"):
         from sfumato import sliding
@@ -127,7 +129,7 @@ def slider(
         fit=fit.value if fit is not None else None,
         **options,
     )
-    movie.write(result, path, pace, scale, strip, plot)
+    movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)
 
 

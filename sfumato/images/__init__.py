@@ -5,15 +5,18 @@ in the `notes` of the result, and what cannot be done is an `ImageError` that na
 """
 
 from sfumato.images.fitting import FITS, Fit, FittedImage, fit_image
+from sfumato.images.pace import EASINGS, Easing, Pace
 from sfumato.images.pixels import to_images, to_pixels
 from sfumato.images.reading import MAX_PIXELS, ImageSource, LoadedImage, load_image
-from sfumato.images.video import MOVIES, Pace, check_movie_path, save_movie
+from sfumato.images.video import MOVIES, check_movie_path, save_movie
 from sfumato.images.writing import check_writable, read_recipe, save_image
 
 __all__ = [
+    "EASINGS",
     "FITS",
     "MAX_PIXELS",
     "MOVIES",
+    "Easing",
     "Fit",
     "FittedImage",
     "ImageSource",

@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import check_folder, written_whole
+from sfumato.images.ffmpeg import FFMPEG_MOVIES, stream_comment
 from sfumato.images.reading import existing_file, open_image
 from sfumato.json_input import JsonError, read_json
 
@@ -57,7 +58,8 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], *, recipe: Mapp
     """Writes a picture whole or not at all, with the recipe that made it.
 
     The recipe is JSON: in PNG a text chunk named `sfumato`; in JPEG and WebP, which have none, the EXIF user comment
-    (JPEG has room for 64 kB). `read_recipe` reads all three. JPEG and WebP are lossy; PNG is the one to keep.
+    (JPEG has room for 64 kB). `read_recipe` reads all three. JPEG and WebP are lossy; PNG is the one to keep. PNG and
+    WebP keep alpha; JPEG shows it on white.
 
     Raises:
         ImageError: As `check_writable`; or the disk is full; or the recipe is too long for JPEG.
@@ -74,8 +76,28 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], *, recipe: Mapp
     elif recipe is not None:
         options["exif"] = exif_of(recipe)
     with written_whole(path, ImageError) as part, part.open("wb") as file:
-        image.convert("RGB").save(file, format=kind, **options)
+        (flattened(image) if kind == "JPEG" else with_alpha(image)).save(file, format=kind, **options)
     return path
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    """The image as RGBA where a pixel of it is transparent, else as RGB."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.has_transparency_data:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            return rgba
+        image = rgba
+    return image.convert("RGB")
+
+
+def flattened(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """The image as RGB, on a colour where it is transparent."""
+    image = with_alpha(image)
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image).convert("RGB")
 
 
 def recipe_text(recipe: Mapping[str, Any]) -> str:
@@ -105,7 +127,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = existing_file(path)
     try:
-        text = _mp4_recipe(path) if path.suffix.lower() == ".mp4" else _picture_recipe(path)
+        text = _stream_recipe(path) if path.suffix.lower() in FFMPEG_MOVIES else _picture_recipe(path)
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
     if text is None:
@@ -129,8 +151,6 @@ def _picture_recipe(path: Path) -> str | None:
         return text
 
 
-def _mp4_recipe(path: Path) -> str | None:
-    from sfumato.images.video import mp4_comment  # it writes through this module
-
-    comment = mp4_comment(path) or ""
+def _stream_recipe(path: Path) -> str | None:
+    comment = stream_comment(path) or ""
     return comment.removeprefix(_PLAIN_START) if comment.startswith(_PLAIN_START) else None

@@ -56,10 +56,20 @@ def test_json_is_alone_on_stdout(morph: Any) -> None:
 
 def test_default_name_is_free(morph: Any, cat: Path) -> None:
     before = pixels(cat)
-    for name in ("cat-to-dog.gif", "cat-to-dog-v2.gif"):
+    for name in ("cat-to-dog.webp", "cat-to-dog-v2.webp"):
         morph()
         assert Path(name).is_file()
     assert pixels(cat) == before
+
+
+def test_a_circle_with_a_time_for_each_image(morph: Any, cat: Path, dog: Path) -> None:
+    morph("NONE", cat, dog, cat, "-o", "out.apng", "--hold", 1, "--hold", 2, "--fps", 10, "--easing", "smooth",
+          "--inbetweens", 1)  # fmt: skip
+    with Image.open("out.apng") as movie:
+        seconds = [movie.info["duration"] / 1000 for k in range(movie.n_frames) if movie.seek(k) is None]  # type: ignore[attr-defined]
+    assert len(seconds) == 16  # twice 4 steps and as many in between; the last frame, which is the first, is left out
+    assert (seconds[0], seconds[8]) == (1.0, 2.0)
+    assert max(seconds[1:8]) < 0.15
 
 
 def test_folder_path_and_options(morph: Any, cat: Path, dog: Path) -> None:
@@ -79,13 +89,16 @@ def test_folder_path_and_options(morph: Any, cat: Path, dog: Path) -> None:
         (("--method", "impuls"), 2, ("unknown morph method 'impuls'", "did you mean 'impus'")),
         (("--spacing", "evn"), 2, ("unknown spacing 'evn'", "did you mean 'even'")),
         (("--distance", "lpip-alex"), 2, ("unknown distance 'lpip-alex'", "did you mean 'lpips-alex'")),
-        (("--frames", "2"), 2, ("num_frames must be at least 3", "2")),
+        (("--frames", "2"), 2, ("--frames must be at least 3", "2")),
         (("--set", "spce=latents"), 2, ("unknown option 'spce' of crossfade", "'space'")),
         (("--set-spacing", "delta=2"), 2, ("unknown option 'delta' of even",)),
-        (("--fps", "99"), 2, ("fps must be in [0.1, 50] for .gif, got 99",)),
+        (("--fps", "99"), 2, ("fps for .gif must be in [0.1, 50], got 99",)),
         (("--hold", "-1"), 2, ("hold must be in [0, 60]",)),
-        (("--scale", "0"), 2, ("--scale must be in [1, 64], got 0",)),
-        (("-o", "out.avi"), 1, ("cannot write out.avi", ".gif, .mp4, .webp")),
+        (("--hold", "1", "--hold", "2", "--hold", "3"), 2, ("one time for all or one for each of 2 images, got 3",)),
+        (("--inbetweens", "32"), 2, ("--inbetweens must be a whole number in [0, 31], got 32",)),
+        (("--easing", "wild"), 2, ("linear", "smooth")),
+        (("--scale", "0"), 2, ("--scale must be a whole number in [1, 64], got 0",)),
+        (("-o", "out.avi"), 1, ("cannot write out.avi", ".webp, .mp4, .webm, .mov, .gif, .apng")),
         (("-o", "missing/out.gif"), 1, ("missing does not exist", "mkdir -p missing")),
         (("-o", "missing/out"), 1, ("does not exist", "mkdir -p")),
         (("--strip", "cat.png"), 2, ("cat.png is an input", "choose another name")),
@@ -117,7 +130,7 @@ def test_a_full_disk(morph: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(video, "_write_mp4", full)
+    monkeypatch.setattr(video, "write_stream", full)
     before = sorted(folder.iterdir())
     assert_one_error(morph("-o", "out.mp4", code=1), "cannot write out.mp4", "No space left on device")
     assert sorted(folder.iterdir()) == before
@@ -159,7 +172,7 @@ def test_slider(slide: Any, run: Any, cat: Path, toy: Path) -> None:
 
 def test_slider_varies_options(slide: Any) -> None:
     answer = json.loads(slide("--vary", "weights.dog=0..2", "--vary", "guidance-scale=1..3", "--json").stdout)
-    assert answer["output"] == "cat-slider.gif"
+    assert answer["output"] == "cat-slider.webp"
     assert answer["recipe"]["vary"] == {"weights": {"dog": [0.0, 2.0]}, "guidance_scale": [1.0, 3.0]}
 
 
@@ -171,7 +184,7 @@ def test_slider_varies_options(slide: Any) -> None:
         (("--vary", "weights.horse=0..2"), ("'horse' is not in the prompt",)),
         (("--method", "auto"), ("auto chooses anew for every frame",)),
         (("--target", "a photo of a cat"), ("needs a target prompt that differs",)),
-        (("--frames", "1"), ("num_frames must be at least 3",)),
+        (("--frames", "1"), ("--frames must be at least 3",)),
     ],
 )
 def test_slider_usage(slide: Any, folder: Path, args: tuple[str, ...], says: tuple[str, ...]) -> None:
