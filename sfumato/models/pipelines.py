@@ -89,13 +89,14 @@ def load_file(file: Path, dtype: torch.dtype | None, *, needs_vae: bool = True) 
     header = read_header(file)
     family = _family_of_checkpoint(header)
     header.check_floats()
+    beside = _folder_beside(file, header)
     has_vae = any(key.startswith("first_stage_model.") for key in header.shapes)
-    if not has_vae and needs_vae and not any((file.parent / "vae").glob("*.safetensors")):
+    if not has_vae and needs_vae and not (beside and any((beside / "vae").glob("*.safetensors"))):
         raise ModelError(
             f"{file} holds no autoencoder (VAE), which some checkpoints leave out; name one that fits with vae "
             "(--vae FILE), or give a checkpoint that holds it"
         )
-    configuration = _configuration_of(file, header, family)
+    configuration = beside or hub.fetch_configuration(_CONFIGURATIONS[family])
     family = family_of([read_index(configuration)["_class_name"]], str(configuration))
     checked = check_folder(configuration, weights_of=("vae",) if needs_vae and not has_vae else ())
     for name, part in checked.parts.items():
@@ -128,7 +129,8 @@ def _own_vae(pipelines: Any, checked: Checked, laid_out: Path, dtype: torch.dtyp
     return vae_class.from_config(vae_class.load_config(laid_out)).to(dtype)
 
 
-def _configuration_of(file: Path, header: Header, family: str) -> Path:
+def _folder_beside(file: Path, header: Header) -> Path | None:
+    """The folder of a single file, if it holds a diffusers model, whose configuration is taken then."""
     if (file.parent / INDEX).exists():
         return file.parent
     if any(key.startswith("cond_stage_model.model.") for key in header.shapes):
@@ -136,7 +138,7 @@ def _configuration_of(file: Path, header: Header, family: str) -> Path:
             f"{file} is a Stable Diffusion 2.x checkpoint, whose configuration has left the hub: put a diffusers "
             f"model's {INDEX} with its folders (weights are not needed) beside it"
         )
-    return hub.fetch_configuration(_CONFIGURATIONS[family])
+    return None
 
 
 def _family_of_checkpoint(header: Header) -> str:
