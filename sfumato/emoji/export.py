@@ -1,4 +1,8 @@
-"""Writes the trained networks in Stable Diffusion's folder layout, and checks the shipped files."""
+"""Writes the trained networks in Stable Diffusion's folder layout, and checks the shipped files.
+
+Newer versions of transformers save a text encoder and a tokenizer in a way that older ones cannot read, but read the
+old way as well. So these two are written the old way, whichever version is installed.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -25,6 +31,14 @@ def checksums(folder: Path) -> dict[str, str]:
 def write_checksums(folder: Path) -> None:
     """Writes `checksums.json`."""
     (folder / "checksums.json").write_text(json.dumps(checksums(folder), indent=1) + "\n", encoding="utf-8")
+
+
+def use_old_tensor_names(file: Path) -> None:
+    """Renames the tensors of a CLIP text encoder's file to `text_model.*`, which every version reads."""
+    with safe_open(file, framework="pt") as stored:
+        tensors = {f"text_model.{name.removeprefix('text_model.')}": stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        metadata = stored.metadata()
+    save_file(tensors, file, metadata=metadata)
 
 
 def export_pipeline(
@@ -44,6 +58,8 @@ def export_pipeline(
     """
     from diffusers import StableDiffusionPipeline
 
+    from sfumato.emoji.tokenizer import save_tokenizer
+
     def half(model: Any) -> Any:
         return copy.deepcopy(model).to("cpu", torch.float16).requires_grad_(False)
 
@@ -61,6 +77,9 @@ def export_pipeline(
             requires_safety_checker=False,
         )
         pipeline.save_pretrained(fresh, safe_serialization=True)
+        use_old_tensor_names(fresh / "text_encoder" / "model.safetensors")
+        shutil.rmtree(fresh / "tokenizer")
+        save_tokenizer(tokenizer, fresh / "tokenizer")
         for file in fresh.glob("*/config.json"):
             config = json.loads(file.read_text(encoding="utf-8"))
             config.pop("_name_or_path", None)  # a path of the machine that trained it

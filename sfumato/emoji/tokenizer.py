@@ -101,15 +101,31 @@ def build_tokenizer(concepts: Sequence[Concept], folder: Path, *, merges: int = 
     vocabulary = [*symbols, *(symbol + "</w>" for symbol in symbols)]
     vocabulary += ["".join(pair) for pair in learned]
     vocabulary = list(dict.fromkeys([*vocabulary, START, END]))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(
-        json.dumps({token: index for index, token in enumerate(vocabulary)}, ensure_ascii=False), encoding="utf-8"
-    )
-    (folder / "merges.txt").write_text(
-        "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in learned), encoding="utf-8"
-    )
-    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, "do_lower_case": True, **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=1) + "\n", encoding="utf-8")
+    _write(folder, vocabulary, learned, MAX_TOKENS)
     return CLIPTokenizer.from_pretrained(str(folder))
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Writes a tokenizer as `build_tokenizer` does, in the files that every version of transformers reads.
+
+    Newer ones save all in `tokenizer.json`, which older ones read differently.
+    """
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    vocabulary = tokenizer.get_vocab()
+    merges = [(left, right) for left, right in model["merges"]]
+    _write(folder, sorted(vocabulary, key=vocabulary.__getitem__), merges, tokenizer.model_max_length)
+
+
+def _write(folder: Path, vocabulary: Sequence[str], merges: Sequence[tuple[str, str]], length: int) -> None:
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "do_lower_case": True, **special}
+    ids = {token: index for index, token in enumerate(vocabulary)}
+    texts = {
+        "vocab.json": json.dumps(ids, ensure_ascii=False),
+        "merges.txt": "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges),
+        "tokenizer_config.json": json.dumps(config, indent=1) + "\n",
+        "special_tokens_map.json": json.dumps(special, indent=1) + "\n",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
