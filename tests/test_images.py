@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import sys
 import time
@@ -198,6 +199,63 @@ def test_files_that_are_no_pictures(tmp_path: Path, make: Callable[[Path], Any],
         load_image(make(tmp_path))
 
 
+def _without_palette(folder: Path) -> Path:
+    Image.new("P", (4, 4)).save(folder / "bare.png")
+    data = (folder / "bare.png").read_bytes()
+    start = data.index(b"PLTE") - 4
+    size = struct.unpack(">I", data[start : start + 4])[0]
+    (folder / "bare.png").write_bytes(data[:start] + data[start + 12 + size :])
+    return folder / "bare.png"
+
+
+def test_a_palette_image_without_a_palette_is_refused(tmp_path: Path) -> None:
+    for read in (load_image, read_recipe):
+        with pytest.raises(ImageError):
+            read(_without_palette(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for use in (load_image, read_recipe, lambda path: save_image(picture(), path)):
+        with pytest.raises(ImageError, match=r"pipe\.png.*(not a regular file|is a device)"):
+            use(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("where", ["load", "convert", "getexif", "transpose"])
+@pytest.mark.parametrize("error", [AssertionError(), SyntaxError("broken"), struct.error("short"), RecursionError()])
+def test_whatever_pillow_raises_is_an_image_error(
+    monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise error
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    picture().convert("P").save(buffer, "PNG", exif=exif)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile if where in ("load", "getexif") else Image.Image, where, broken)
+    if where == "getexif":  # that much can be done without
+        assert "EXIF data is damaged" in load_image(buffer.getvalue()).notes[0]
+        return
+    with pytest.raises(ImageError, match="make or download it again"):
+        load_image(buffer.getvalue())
+
+
+def test_many_pages_are_not_all_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sfumato.images import reading
+
+    monkeypatch.setattr(reading, "_MOST_PAGES", 3)
+    picture().save(tmp_path / "fax.tiff", save_all=True, append_images=[picture(seed=k) for k in range(5)])
+    assert load_image(tmp_path / "fax.tiff").notes == ("more than 3 pages, the first is used",)
+
+
+def test_a_side_of_millions_is_refused_by_its_header(tmp_path: Path) -> None:
+    (tmp_path / "line.png").write_bytes(png_header(1, 64_000_000))
+    with pytest.raises(ImageError, match=r"1x64000000 pixels, more than 65535 on one side"):
+        load_image(tmp_path / "line.png")
+
+
 def test_truncated_jpeg_is_refused() -> None:
     buffer = io.BytesIO()
     picture(64, 64).save(buffer, "JPEG")
@@ -244,6 +302,8 @@ def test_headers_without_pixels_are_refused() -> None:
         (torch.zeros(3, 8, 8, dtype=torch.uint8), "divide by 127.5"),
         (torch.full((3, 8, 8), 255.0), r"must lie in \[-1, 1\], got \[255, 255\]"),
         (torch.full((3, 8, 8), torch.nan), r"must lie in \[-1, 1\]"),
+        (torch.empty(3, 8, 8, device="meta"), "neither meta nor sparse"),
+        (torch.zeros(3, 8, 8).to_sparse(), "neither meta nor sparse"),
         (b"", "are empty"),
         (3, "cannot make an image of int"),
     ],

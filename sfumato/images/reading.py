@@ -7,7 +7,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any] | torch.Tensor"
 
-MAX_PIXELS = 64_000_000
+MAX_PIXELS, MAX_SIDE = 64_000_000, 65_535
 
 # Formats that are plain pixels. Left out on purpose: EPS and the like, which Pillow hands to an external interpreter.
 _READABLE = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "HEIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "ICO", "JPEG2000")
 
 _EXIF_ORIENTATION = 0x0112
+_MOST_PAGES = 1000
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -64,8 +66,8 @@ def load_image(source: ImageSource, *, background: tuple[int, int, int] = (255, 
         background: Colour under transparent pixels.
 
     Raises:
-        ImageError: The picture is missing, damaged, empty, larger than 64 megapixels, an address instead of a file, or
-            of a shape, type or range that cannot be meant.
+        ImageError: The picture is missing, damaged, empty, larger than 64 megapixels or 65,535 pixels a side, an
+            address instead of a file, or of a shape, type or range that cannot be meant.
     """
     torch = sys.modules.get("torch")
     if isinstance(source, Image.Image):
@@ -116,35 +118,46 @@ def open_image(file: Any, what: str) -> Image.Image:
     """Opens and decodes; the size in the header is checked before any pixel is."""
     Image.init()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns above its own limit; ours is lower and an error
+        with guarded(what, "damaged"):
             image = Image.open(file, formats=[name for name in _READABLE if name in Image.OPEN])
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{what} is larger than {MAX_PIXELS // 10**6} megapixels ({error}); make it smaller"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{what} is not a picture in a known format, whatever its name; convert it to PNG or JPEG"
-        ) from error
-    except Exception as error:  # decoders raise anything from SyntaxError to struct.error on damaged headers
-        raise ImageError(f"{what} is damaged ({error}); make or download it again") from error
+    except ImageError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise ImageError(f"{what} is larger than {MAX_PIXELS // 10**6} megapixels; make it smaller") from error
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            raise ImageError(
+                f"{what} is not a picture in a known format, whatever its name; convert it to PNG or JPEG"
+            ) from error
+        raise
     check_size(image.size, what)
     _decode(image, what)
     return image
 
 
 def _decode(image: Image.Image, what: str) -> None:
-    try:
+    with guarded(what, "truncated or damaged"):
         image.load()
-    except Exception as error:  # as above
-        raise ImageError(f"{what} is truncated or damaged ({error}); make or download it again") from error
+
+
+@contextmanager
+def guarded(what: str, state: str) -> Iterator[None]:
+    """Makes an `ImageError` of whatever Pillow raises: on damaged data anything from SyntaxError to AssertionError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns above its own limit; ours is lower and an error
+            yield
+    except ImageError:
+        raise
+    except Exception as error:
+        said = str(error) or type(error).__name__
+        raise ImageError(f"{what} is {state} ({_short(said)}); make or download it again") from error
 
 
 def check_size(size: tuple[int, int], what: str) -> None:
-    """Raises an `ImageError` for (width, height) without pixels or with more than `MAX_PIXELS`."""
+    """Raises an `ImageError` for (width, height) without pixels, or with more than `MAX_PIXELS` or `MAX_SIDE`."""
     if min(size) < 1:
         raise ImageError(f"{what} has no pixels ({by(size)}); give a picture of at least 1x1")
+    if max(size) > MAX_SIDE:
+        raise ImageError(f"{what} has {by(size)} pixels, more than {MAX_SIDE} on one side; make it smaller")
     if size[0] * size[1] > MAX_PIXELS:
         raise ImageError(f"{what} has {by(size)} pixels, more than {MAX_PIXELS // 10**6} megapixels; make it smaller")
 
@@ -157,6 +170,11 @@ def _read(file: Any, what: str, background: tuple[int, int, int]) -> LoadedImage
 def _convert(image: Image.Image, what: str, background: tuple[int, int, int]) -> LoadedImage:
     check_size(image.size, what)
     _decode(image, what)
+    with guarded(what, f"damaged, or has a colour mode that cannot be converted, {image.mode}"):
+        return _upright_rgb(image, what, background)
+
+
+def _upright_rgb(image: Image.Image, what: str, background: tuple[int, int, int]) -> LoadedImage:
     original, notes = image, []
 
     try:
@@ -177,10 +195,7 @@ def _convert(image: Image.Image, what: str, background: tuple[int, int, int]) ->
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, (*background, 255)), rgba)
     elif image.mode == "CMYK":
         notes.append("converted from CMYK")
-    try:
-        image = image.convert("RGB")
-    except ValueError as error:
-        raise ImageError(f"{what} has colour mode {image.mode}, which cannot be converted; save it as RGB") from error
+    image = image.convert("RGB")
     if turn is not None:
         image = image.transpose(turn)
         for name in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
@@ -190,14 +205,31 @@ def _convert(image: Image.Image, what: str, background: tuple[int, int, int]) ->
 
 
 def _frames_note(image: Image.Image) -> tuple[str, ...]:
+    if image.format == "MPO":  # the further images of an MPO photograph are previews
+        return ()
     try:
-        frames, used = int(getattr(image, "n_frames", 1)), image.tell() + 1
+        used = image.tell() + 1
+        frames = _pages(image) if image.format == "TIFF" else int(getattr(image, "n_frames", 1))
     except Exception:  # noqa: BLE001 - a file that is damaged behind its first frame
         return ()
-    if frames < 2 or image.format == "MPO":  # the further pictures of an MPO photograph are previews
+    if frames < 2:
         return ()
-    kind = f"{frames} pages" if image.format == "TIFF" else f"animated: {frames} frames"
+    many = f"{'more than ' if frames == _MOST_PAGES else ''}{frames}"
+    kind = f"{many} pages" if image.format == "TIFF" else f"animated: {frames} frames"
     return (f"{kind}, {'the first' if used == 1 else f'number {used}'} is used",)
+
+
+def _pages(image: Image.Image) -> int:
+    """How many pages a TIFF has, counted as far as `_MOST_PAGES`: a small file can hold a great many."""
+    used, page = image.tell(), 0
+    try:
+        for page in range(1, _MOST_PAGES):
+            image.seek(page)
+        return _MOST_PAGES
+    except EOFError:
+        return page
+    finally:
+        image.seek(used)
 
 
 def _from_deep_grey(image: Image.Image, what: str) -> Image.Image:
@@ -235,6 +267,8 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
 
 
 def _from_tensor(pixels: torch.Tensor) -> Image.Image:
+    if pixels.is_meta or pixels.layout is not sys.modules["torch"].strided:
+        raise ImageError("a tensor must hold its values (neither meta nor sparse): give pixels.to_dense()")
     if pixels.ndim == 4 and pixels.shape[0] == 1:
         pixels = pixels[0]
     if pixels.ndim != 3 or pixels.shape[0] != 3:

@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import check_folder, written_whole
 from sfumato.images.ffmpeg import FFMPEG_MOVIES, stream_comment
-from sfumato.images.reading import existing_file, open_image
+from sfumato.images.reading import existing_file, guarded, open_image
 from sfumato.json_input import JsonError, read_json
 
 _WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -142,13 +142,15 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _picture_recipe(path: Path) -> str | None:
-    with path.open("rb") as file, open_image(file, str(path)) as image:
+    with path.open("rb") as file, open_image(file, str(path)) as image, guarded(str(path), "damaged"):
         text: str | None = image.info.get(RECIPE_KEY)
+        if text is not None:
+            return text
         comments = (image.info.get("comment", b""), image.getexif().get_ifd(_EXIF_IFD).get(_EXIF_USER_COMMENT, b""))
         for comment, start in zip(comments, (_PLAIN_START.encode(), _COMMENT_START), strict=True):  # GIF; JPEG, WebP
-            if text is None and isinstance(comment, bytes) and comment.startswith(start):
-                text = comment.removeprefix(start).decode("ascii", "replace")
-        return text
+            if isinstance(comment, bytes) and comment.startswith(start):
+                return comment.removeprefix(start).decode("ascii", "replace")
+        return None
 
 
 def _stream_recipe(path: Path) -> str | None:
