@@ -183,7 +183,9 @@ def check_part(folder: Path, base: str = "model") -> Part:
     for name in ("config.json", "tokenizer_config.json"):
         if name in part.configs:
             architecture.check_config(folder / name, part.configs[name])
-    add_weights(part, folder, base, choose_variant(_names(folder), base, None, owner=str(folder), component="it"))
+    add_weights(
+        part, folder, base, choose_variant(_names(folder), base, None, owner=str(folder), component="the network")
+    )
     return part
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from sfumato.errors import ModelError
-from sfumato.models.folder import check_folder, read_index
-from sfumato.models.layout import INDEX, wanted_files
+from sfumato.models.folder import check_folder, check_part, read_index
+from sfumato.models.layout import INDEX, wanted_files, wanted_of_network
 from sfumato.models.quiet import quiet
 
 SHORT_NAMES: Final[dict[str, str]] = {
@@ -127,6 +127,37 @@ def fetch_configuration(repo: str) -> Path:
     folder = Path(found).parent
     _complete(repo, folder, None, with_weights=False)
     return folder
+
+
+def fetch_network(name: str, *, revision: str | None, cached: bool) -> Path:
+    """Gives the folder of a hub repository that holds one network by itself, from the cache if it is complete there.
+
+    Args:
+        name: Hub id.
+        revision: Branch, tag or commit; the main branch by default.
+        cached: Do not ask the hub.
+
+    Raises:
+        ModelError: As `fetch`.
+    """
+    import huggingface_hub
+
+    repo = resolve_name(name)
+    with _explained(repo, revision):
+        found = huggingface_hub.try_to_load_from_cache(repo, "config.json", revision=revision)
+        if isinstance(found, str):
+            try:
+                check_part(Path(found).parent)
+                return Path(found).parent
+            except ModelError:
+                if cached:
+                    raise
+        if cached:
+            raise ModelError(f"{repo} is not in the cache; get it with `hf download {repo}`")
+        info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=_PATIENCE)
+        wanted = wanted_of_network([file.rfilename for file in info.siblings or ()], owner=repo)
+        patterns = [glob.escape(name) for name in wanted]
+        return Path(huggingface_hub.snapshot_download(repo, revision=info.sha, allow_patterns=patterns))
 
 
 def _reach(repo: str, revision: str | None) -> None:

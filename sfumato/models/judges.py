@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 from sfumato.errors import ModelError, UsageError
 from sfumato.images.pixels import to_images
 from sfumato.metrics.values import checked_pixels
+from sfumato.models import hub
+from sfumato.models.folder import check_part, laid_out
 from sfumato.models.quiet import quiet
+from sfumato.models.vocabulary import check_vocabulary
 
 CLIP: Final = "openai/clip-vit-large-patch14"
 """CLIP of PIE-Bench's tables; CycleDiffusion's are of openai/clip-vit-base-patch32."""
@@ -97,29 +101,29 @@ class DinoKeys:
         return found[-1]
 
 
-def load_clip(name: str | os.PathLike[str] = CLIP, *, revision: str | None = None, device: str = "cpu") -> ClipJudge:
+def load_clip(
+    name: str | os.PathLike[str] = CLIP, *, revision: str | None = None, device: str = "cpu", cached: bool = False
+) -> ClipJudge:
     """Loads a CLIP model.
 
     Args:
         name: Hub name, or a local folder with configuration, tokenizer and `model.safetensors`.
         revision: Branch, tag or commit on the hub.
         device: Where it runs.
+        cached: Take what is on this computer; the hub is not asked.
 
     Raises:
         ModelError: It is not there, incomplete, only there as a pickle, or no CLIP model.
     """
     from transformers import CLIPModel, CLIPTokenizer
 
-    model = _load(CLIPModel, name, revision)
-    try:
-        with quiet():
-            tokenizer = CLIPTokenizer.from_pretrained(os.fspath(name), revision=revision)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{name} has no CLIP tokenizer (vocab.json, merges.txt): {_first_line(error)}") from error
+    model, tokenizer = _load(CLIPModel, name, revision, cached, tokenizer=CLIPTokenizer)
     return ClipJudge(model.to(device), tokenizer, os.fspath(name))
 
 
-def load_dino(name: str | os.PathLike[str] = DINO, *, revision: str | None = None, device: str = "cpu") -> DinoKeys:
+def load_dino(
+    name: str | os.PathLike[str] = DINO, *, revision: str | None = None, device: str = "cpu", cached: bool = False
+) -> DinoKeys:
     """Loads a vision transformer whose keys `structure_distance` compares.
 
     Args:
@@ -127,13 +131,15 @@ def load_dino(name: str | os.PathLike[str] = DINO, *, revision: str | None = Non
             DINO ViT-B/8.
         revision: Branch, tag or commit on the hub.
         device: Where it runs.
+        cached: Take what is on this computer; the hub is not asked.
 
     Raises:
         ModelError: It is not there, incomplete, only there as a pickle, or no vision transformer.
     """
     from transformers import ViTModel
 
-    return DinoKeys(_load(ViTModel, name, revision, add_pooling_layer=False).to(device), os.fspath(name))
+    model, _ = _load(ViTModel, name, revision, cached, add_pooling_layer=False)
+    return DinoKeys(model.to(device), os.fspath(name))
 
 
 def clip_input(pixels: Tensor, side: int) -> Tensor:
@@ -152,14 +158,25 @@ def clip_input(pixels: Tensor, side: int) -> Tensor:
     return (values - mean) / std
 
 
-def _load(kind: Any, name: str | os.PathLike[str], revision: str | None, **options: Any) -> Any:
-    where = os.fspath(name)
+def _load(
+    kind: Any, name: str | os.PathLike[str], revision: str | None, cached: bool, *, tokenizer: Any = None, **more: Any
+) -> tuple[Any, Any]:
+    """Gives the network, and the tokenizer if one is wanted."""
+    where, words = os.fspath(name), None
     try:
-        with quiet():
+        folder = Path(where).expanduser()
+        if not folder.is_dir():
+            folder = hub.fetch_network(where, revision=revision, cached=cached)
+        part = check_part(folder)
+        if tokenizer is not None:
+            check_vocabulary(folder, part.configs)
+        with quiet(), torch.random.fork_rng(devices=[]), laid_out({"": part}) as place:
             model, info = kind.from_pretrained(
-                where, revision=revision, use_safetensors=True, output_loading_info=True, **options
+                place, use_safetensors=True, local_files_only=True, output_loading_info=True, **more
             )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            if tokenizer is not None:
+                words = tokenizer.from_pretrained(place, local_files_only=True)
+    except (ModelError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"cannot load {where} as {kind.__name__}: {_first_line(error)}. Give a hub name that is in the cache or "
             "can be fetched (HF_HUB_OFFLINE must not be set), or a local folder with config.json and "
@@ -167,7 +184,7 @@ def _load(kind: Any, name: str | os.PathLike[str], revision: str | None, **optio
         ) from error
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"{where} is no complete {kind.__name__}: these weights are missing: {', '.join(missing[:3])}")
-    return model
+    return model, words
 
 
 def _features(output: Any) -> Tensor:

@@ -89,7 +89,7 @@ def choose_variant(names: Iterable[str], base: str, variant: str | None, *, owne
         names: The part's files.
         base: As `base_of` gives it.
         variant: The one asked for, if any.
-        owner, component: For messages.
+        owner, component: For messages; "" for a network by itself.
 
     Raises:
         ModelError: There are no safetensors weights, none of that variant, or one must be named.
@@ -101,18 +101,19 @@ def choose_variant(names: Iterable[str], base: str, variant: str | None, *, owne
     if None in found:
         return None
     others = sorted(name for name in found if name)
+    part, place = component or "the network", f"{component}/" if component else ""
     if variant is None and len(others) == 1:
         return others[0]
     if others:
-        raise ModelError(f"{owner} has {component} only as variant {', '.join(others)}: pass variant={others[0]!r}")
+        raise ModelError(f"{owner} has {part} only as variant {', '.join(others)}: pass variant={others[0]!r}")
     pickled = [name for name in names if Path(name).suffix.lower() in PICKLED]
     if pickled:
         raise ModelError(
-            f"{owner} has {component} only as a pickle ({pickled[0]}), which can run any program when opened, so it is "
+            f"{owner} has {part} only as a pickle ({pickled[0]}), which can run any program when opened, so it is "
             f"not loaded; {CONVERT}"
         )
     raise ModelError(
-        f"{owner} has no weights for {component}: expected {component}/*.safetensors, named {base}.safetensors or in "
+        f"{owner} has no weights for {part}: expected {place}*.safetensors, named {base}.safetensors or in "
         "shards; download or save it again"
     )
 
@@ -144,3 +145,15 @@ def wanted_files(
             taken.update(weight_files(files, base)[chosen], shard_lists(base, chosen))
         wanted += [prefix + name for name in files if name in taken]
     return wanted
+
+
+def wanted_of_network(names: Iterable[str], *, owner: str) -> list[str]:
+    """Of all files of a repository that holds one network by itself, gives those that are taken.
+
+    Raises:
+        ModelError: As `choose_variant`.
+    """
+    files = sorted(name for name in names if "/" not in name)
+    chosen = choose_variant(files, base_of("transformers"), None, owner=owner, component="")
+    weights = weight_files(files, base_of("transformers"))[chosen] + shard_lists(base_of("transformers"), chosen)
+    return [name for name in files if name in {"config.json", "tokenizer_config.json", *VOCABULARY, *weights}]

@@ -1,5 +1,6 @@
 """CLIP and DINO judges: tiny random networks from a folder, and what is said when one is missing."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,56 @@ def test_a_missing_network_is_named_with_the_remedy(tmp_path: Path) -> None:
             load("no-one/nothing")
         with pytest.raises(ModelError, match="cannot load"):
             load(tmp_path)
+
+
+def test_a_judge_that_is_not_in_the_cache_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", None)  # what would ask
+    for load in (load_clip, load_dino):
+        with pytest.raises(ModelError, match=r"no-one/nothing is not in the cache; get it with `hf download no-one/no"):
+            load("no-one/nothing", cached=True)
+
+
+def test_a_judge_is_taken_from_the_cache(clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    entry = tmp_path / "models--some--clip"
+    shutil.copytree(clip_folder, entry / "snapshots" / commit)
+    (entry / "refs").mkdir()
+    (entry / "refs" / "main").write_text(commit)
+    expected = load_clip(clip_folder).text_features(["a cat"])
+    assert torch.equal(load_clip("some/clip", cached=True).text_features(["a cat"]), expected)
+    assert torch.equal(load_clip("some/clip").text_features(["a cat"]), expected)
+
+
+def test_no_code_and_no_pickle_of_a_judge_runs(clip_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(clip_folder, tmp_path / "clip"))
+    (folder / "transformers.py").touch()
+    with pytest.raises(ModelError, match="holds Python code"):
+        load_clip(folder)
+    (folder / "transformers.py").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../evil.bin"}}')
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    with pytest.raises(ModelError, match="only safetensors files of its own folder"):
+        load_clip(folder)
+
+
+def test_a_judge_without_vocabulary_is_refused(clip_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(clip_folder, tmp_path / "clip"))
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        (folder / name).unlink(missing_ok=True)
+    with pytest.raises(ModelError, match="has no vocabulary"):
+        load_clip(folder)
+
+
+def test_loading_a_judge_leaves_the_random_state(vit_folder: Path) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    load_dino(vit_folder)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_network_with_a_gap_is_refused(vit_folder: Path, tmp_path: Path) -> None:
