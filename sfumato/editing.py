@@ -144,8 +144,7 @@ def edit(
     recipe: dict[str, Any] = {
         "command": "edit",
         "sfumato": sfumato.__version__,
-        "model": model.name,
-        "revision": model.revision,
+        **model.recipe,
         "method": method,
         "inversion": None if drawn else inversion_name,
         "inversion_options": inversion_options,

@@ -56,8 +56,7 @@ def generate(
     recipe = {
         "command": "generate",
         "sfumato": sfumato.__version__,
-        "model": model.name,
-        "revision": model.revision,
+        **model.recipe,
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "num_images": num_images,

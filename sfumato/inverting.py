@@ -69,8 +69,7 @@ def invert(
     recipe = {
         "command": "invert",
         "sfumato": sfumato.__version__,
-        "model": model.name,
-        "revision": model.revision,
+        **model.recipe,
         "inversion": method,
         "source_prompt": prompt,
         "negative_prompt": negative_prompt,

@@ -175,8 +175,7 @@ def morph(
     recipe: dict[str, Any] = {
         "command": "morph",
         "sfumato": sfumato.__version__,
-        "model": model.name,
-        "revision": model.revision,
+        **model.recipe,
         "method": method,
         "options": recorded(options),
         "prompts": list(said),

@@ -138,6 +138,7 @@ def translate(
         "sfumato": sfumato.__version__,
         "models": [model_a.name, model_b.name],
         "revisions": [model_a.revision, model_b.revision],
+        **({"parts": [dict(model_a.parts), dict(model_b.parts)]} if model_a.parts or model_b.parts else {}),
         "method": method,
         **prompts,
         "num_inference_steps": steps,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.apps.console import note, print_json, stdout, table, working
-from sfumato.apps.options import AsJson, Device, Dtype, ModelName, Revision, Steps, Variant
+from sfumato.apps.options import AsJson, Device, Dtype, Embedding, Lora, ModelName, Revision, Steps, Vae, Variant
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ def bench(
     dtype: Dtype = None,
     revision: Revision = None,
     variant: Variant = None,
+    lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure methods side by side; stop at any moment, and run again to go on.
@@ -82,7 +85,10 @@ def bench(
             raise UsageError(f"{compare} holds a run of {read_settings(compare).get('benchmark')}, not of {name}")
 
     folder = out or Path(f"bench-{name}")
-    loading = partial(load_model, model or "emoji", device=device, dtype=dtype, revision=revision, variant=variant)
+    loading = partial(
+        load_model, model or "emoji", device=device, dtype=dtype, revision=revision, variant=variant,
+        lora=lora, embeddings=embedding, vae=vae,
+    )  # fmt: skip
     with progress_bar() as watch:
         rows = run(
             benchmark, configurations, folder, loading,

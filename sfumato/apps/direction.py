@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.apps.console import command, note, print_json, stdout, table, working
-from sfumato.apps.options import AsJson, Device, Dtype, ModelName, Revision, Variant, choose_output, load
+from sfumato.apps.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Embedding,
+    Lora,
+    ModelName,
+    Revision,
+    Vae,
+    Variant,
+    choose_output,
+    load,
+)
 from sfumato.errors import DirectionError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +48,9 @@ def make(
     dtype: Dtype = None,
     revision: Revision = None,
     variant: Variant = None,
+    lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a direction: the mean difference between sentences with the one word and sentences with the other.
@@ -54,7 +69,7 @@ def make(
         raise UsageError("give both --source-sentences and --target-sentences, or none: banks of one kind compare best")
     banks = [read_sentences(file) for file in files if file is not None]
     path = choose_output(output, f"{source}-to-{target}", ".safetensors", inputs=files)
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
     with working("encoding sentences"):
         if banks:
             made = direction_between(loaded, *banks, source=source, target=target)
@@ -111,6 +126,9 @@ def show(
     dtype: Dtype = None,
     revision: Revision = None,
     variant: Variant = None,
+    lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a direction leads from and to, how far, and whose text encoder it belongs to."""
@@ -120,7 +138,7 @@ def show(
         way = Direction.load(file)
     fits: str | None = None
     if model is not None:
-        loaded = load(model, device, dtype, revision=revision, variant=variant)
+        loaded = load(model, device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
         try:
             way.check(loaded)
             fits = f"yes, {loaded.name}"

@@ -12,12 +12,15 @@ from sfumato.apps.options import (
     AsJson,
     Device,
     Dtype,
+    Embedding,
     Fit,
     Guidance,
+    Lora,
     ModelName,
     Revision,
     Size,
     Steps,
+    Vae,
     Variant,
     check_pictures,
     choose_output,
@@ -111,6 +114,9 @@ def edit(
     dtype: Dtype = None,
     revision: Revision = None,
     variant: Variant = None,
+    lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     as_json: AsJson = False,
 ) -> None:
     """Edit a picture by text; everything else stays.
@@ -171,7 +177,8 @@ def edit(
         source_guidance = known.get("source_guidance_scale")
 
     name, revision = (model or "emoji", revision) if recipe is None else recipe.model(model, revision, variant)
-    loaded = load(name, device, dtype, revision=revision, variant=variant)
+    added = (lora, embedding, vae) if recipe is None else recipe.parts(lora, embedding, vae)
+    loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
     if recipe is not None:
         recipe.compare(loaded)
         if size is None:

@@ -12,11 +12,14 @@ from sfumato.apps.options import (
     AsJson,
     Device,
     Dtype,
+    Embedding,
     Guidance,
+    Lora,
     ModelName,
     Revision,
     Size,
     Steps,
+    Vae,
     Variant,
     choose_output,
     load,
@@ -42,6 +45,9 @@ def generate(
     dtype: Dtype = None,
     revision: Revision = None,
     variant: Variant = None,
+    lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw pictures from text.
@@ -50,7 +56,7 @@ def generate(
     """
     size_pixels = parse_size(size)
     path = choose_output(output, prompt, ".png", count=count)
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
 
     from sfumato import generating
 

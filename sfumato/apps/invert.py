@@ -12,12 +12,15 @@ from sfumato.apps.options import (
     AsJson,
     Device,
     Dtype,
+    Embedding,
     EncodeSteps,
     Fit,
+    Lora,
     ModelName,
     Revision,
     Size,
     Steps,
+    Vae,
     Variant,
     check_pictures,
     choose_output,
@@ -54,6 +57,9 @@ def invert(
     dtype: Dtype = None,
     revision: Revision = None,
     variant: Variant = None,
+    lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the noise that leads back to a picture: once, for many edits with --inverted.
@@ -72,7 +78,7 @@ def invert(
         from sfumato.registry import INVERSIONS
 
     options = parse_options(INVERSIONS[inversion], settings)
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
     result = inverting.invert(
         loaded,
         image,

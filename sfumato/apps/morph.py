@@ -13,13 +13,16 @@ from sfumato.apps.options import (
     AsJson,
     Device,
     Dtype,
+    Embedding,
     EncodeSteps,
     Fit,
     Guidance,
+    Lora,
     ModelName,
     Revision,
     Size,
     Steps,
+    Vae,
     Variant,
     check_pictures,
     load,
@@ -73,6 +76,9 @@ def morph(
     dtype: Dtype = None,
     revision: Revision = None,
     variant: Variant = None,
+    lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     as_json: AsJson = False,
 ) -> None:
     """Morph one picture into another, or along a path through several.
@@ -101,7 +107,7 @@ def morph(
     spacing_name = spacing or entry.spacing
     spacing_options = parse_options(SPACINGS[spacing_name], spacing_settings, flag="--set-spacing")
     num_frames("--frames", frames)
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
     kept: Path | Literal[False] | None = False if no_store else store
     try:
         result = morphing.morph(

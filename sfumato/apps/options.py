@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -16,6 +16,10 @@ from sfumato.errors import UsageError
 if TYPE_CHECKING:
     from sfumato.models.base import Model
     from sfumato.registry import Entry
+
+
+Added: TypeAlias = "tuple[Sequence[Any] | None, Sequence[str] | None, str | None]"
+"""LoRAs, embeddings and a VAE, as `load_model` takes them."""
 
 
 class Fitting(StrEnum):
@@ -37,6 +41,21 @@ ModelName = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
 Variant = Annotated[str | None, typer.Option(help="Variant of the weight files, such as fp16.")]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE[:SCALE]",
+        help="A LoRA as .safetensors, such as style.safetensors:0.8; repeatable.",
+        show_default="none",
+    ),
+]
+Embedding = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE", help="A textual inversion as .safetensors, a word for prompts; repeatable."),
+]
+Vae = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Another autoencoder: a diffusers folder or a .safetensors file.")
+]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the first of these that is there")]
 Dtype = Annotated[
     str | None, typer.Option(help="fp16, bf16, fp32 or fp64.", show_default="fp32 on cpu, fp16 elsewhere")
@@ -63,13 +82,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout,
 
 
 def load(
-    name: str, device: str | None, dtype: str | None, *, revision: str | None = None, variant: str | None = None
+    name: str,
+    device: str | None,
+    dtype: str | None,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    added: Added = (None, None, None),
 ) -> Model:
-    """Loads a model under a spinner, and says where it runs."""
+    """Loads a model with what is added to it under a spinner, and says what was decided and where it runs."""
     with working(f"loading {name}"):
         from sfumato.models.loading import load_model
 
-        model = load_model(name, device=device, dtype=dtype, revision=revision, variant=variant)
+        lora, embeddings, vae = added
+        model = load_model(
+            name, device=device, dtype=dtype, revision=revision, variant=variant,
+            lora=lora, embeddings=embeddings, vae=vae,
+        )  # fmt: skip
     for text in model.notes:
         note(text)
     say(f"{model.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}", "dim")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,12 @@ from sfumato.errors import ImageError, UsageError
 from sfumato.json_input import check_fields
 
 if TYPE_CHECKING:
+    from sfumato.apps.options import Added
     from sfumato.inversion.result import Inversion
     from sfumato.models.base import Model
     from sfumato.registry import Entry
 
-_OLD = ("encode_steps", "mask", "inverted")  # which earlier recipes do not have
+_OLD = ("encode_steps", "mask", "inverted", "lora", "embeddings", "vae")  # which not all recipes have
 MOST_TEXT = 1_000
 _MOST: Mapping[str, tuple[int, str]] = {
     "num_inference_steps": (250, "--steps"),
@@ -124,7 +125,8 @@ class Recipe:
     def commit(self) -> str | None:
         """The hub commit of its model, if it came from the hub."""
         revision = self.values["revision"]
-        return revision if re.fullmatch(r"[0-9a-f]{40}", revision) else None
+        found = re.match(r"[0-9a-f]{40}(?=\+|\Z)", revision)
+        return found[0] if found else None
 
     def model(self, given: str | None, revision: str | None, variant: str | None) -> tuple[str, str | None]:
         """Gives name and revision of the model to load: the one that the user named, else the recipe's.
@@ -148,6 +150,38 @@ class Recipe:
                 f"opened or fetched by itself: if you know it, name it with --model (such as --model {shown})"
             )
         return name, found or revision
+
+    def parts(self, lora: Sequence[str] | None, embedding: Sequence[str] | None, vae: str | None) -> Added:
+        """What is added to the model: of LoRAs, embeddings and VAE what the user named ("none": nothing), else the
+        recipe's files.
+
+        Raises:
+            UsageError: A file of the recipe is not there any more, or its content has changed.
+        """
+        loras: Sequence[Any] | None = [] if lora == ["none"] else lora
+        embeddings = [] if embedding == ["none"] else embedding
+        if loras is None:
+            loras = [(self._found(file, "--lora"), file["scale"]) for file in self.values.get("lora", ())]
+        if embeddings is None:
+            embeddings = [str(self._found(file, "--embedding")) for file in self.values.get("embeddings", ())]
+        if vae is None and "vae" in self.values:
+            vae = str(self._found(self.values["vae"], "--vae"))
+        return loras, embeddings, None if vae == "none" else vae
+
+    def _found(self, file: dict[str, Any], flag: str) -> Path:
+        """Where a file of the recipe lies, its content as it was then."""
+        from sfumato.models.parts import content_hash
+
+        given = Path(file["path"])
+        what = f"{self.file} was made with {given.name[:100]} (sha256 {file['sha256'][:12]})"
+        remedy = f"give it with {flag}, or edit without it: {flag} none"
+        for path in (given, self.file.parent / given):
+            found = content_hash(path)
+            if found is not None and found != file["sha256"]:
+                raise UsageError(f"{what}, but the content of {path} has changed ({found[:12]}); {remedy}")
+            if found is not None:
+                return path
+        raise UsageError(f"{what}, which is not at {str(given)[:300]} any more; {remedy}")
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -247,6 +281,7 @@ class Recipe:
 def _checks() -> dict[str, Check]:
     """What a recipe says, and how it is checked: as the arguments of `sfumato.edit` are."""
     from sfumato.arguments import ARGUMENTS
+    from sfumato.models.parts import MAX_PARTS
 
     word = partial(checks.text, most=4_096)
     file: dict[str, Check] = {"path": optional(checks.path), "sha256": optional(word)}
@@ -259,6 +294,7 @@ def _checks() -> dict[str, Check]:
         "invert": checks.flag,
         "pixels": checks.flag,
     }
+    added: dict[str, Check] = {"path": checks.path, "sha256": word, "scale": checks.number, "token": word}
     same = (
         "method", "inversion", "source_prompt", "negative_prompt", "num_inference_steps", "seed", "size", "fit",
         "background", "encode_steps",
@@ -277,9 +313,21 @@ def _checks() -> dict[str, Check]:
         "mask": optional(partial(_part, known=mask)),
         "image": optional(partial(_part, known=file)),
         "inverted": optional(partial(_part, known=file)),
+        "lora": partial(checks.listed, check=partial(_file, known=added), most=MAX_PARTS),
+        "embeddings": partial(checks.listed, check=partial(_file, known=added), most=MAX_PARTS),
+        "vae": partial(_file, known=added),
     }
 
 
 def _part(name: str, value: Any, *, known: Mapping[str, Check]) -> dict[str, Any]:
     found = checks.table(name, value)
     return {key: known[key](f"{name}.{key}", part) if key in known else part for key, part in found.items()}
+
+
+def _file(name: str, value: Any, *, known: Mapping[str, Check]) -> dict[str, Any]:
+    """A file that was added to the model; a LoRA has a scale."""
+    found = _part(name, value, known=known)
+    lacking = [key for key in ("path", "sha256", *(["scale"] if name == "lora" else [])) if key not in found]
+    if lacking:
+        raise UsageError(f"{name} has no {lacking[0]}")
+    return found

@@ -14,12 +14,15 @@ from sfumato.apps.options import (
     AsJson,
     Device,
     Dtype,
+    Embedding,
     Fit,
     Guidance,
+    Lora,
     ModelName,
     Revision,
     Size,
     Steps,
+    Vae,
     Variant,
     check_pictures,
     load,
@@ -82,6 +85,9 @@ def slider(
     dtype: Dtype = None,
     revision: Revision = None,
     variant: Variant = None,
+    lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     as_json: AsJson = False,
 ) -> None:
     """Show an edit as a sequence, from the source to the full edit, or along an option's range.
@@ -108,7 +114,7 @@ def slider(
     spacing_name = spacing or "uniform"
     spacing_options = parse_options(SPACINGS[spacing_name], spacing_settings, flag="--set-spacing")
     num_frames("--frames", frames)
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant)
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
     result = sliding.slider(
         loaded,
         image,

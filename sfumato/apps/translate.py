@@ -13,9 +13,12 @@ from sfumato.apps.options import (
     AsJson,
     Device,
     Dtype,
+    Embedding,
     Fit,
+    Lora,
     Size,
     Steps,
+    Vae,
     check_pictures,
     choose_output,
     load,
@@ -87,6 +90,9 @@ def translate(
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
     size: Size = None,
     fit: Fit = None,
+    lora: Lora = None,
+    embedding: Embedding = None,
+    vae: Vae = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: AsJson = False,
@@ -128,8 +134,11 @@ def translate(
         refine_repeats=refine_repeats,
     )  # fmt: skip
     same = target_model in (None, source_model) and target_revision in (None, source_revision)
-    model_a = load(source_model, device, dtype, revision=source_revision)
-    model_b = model_a if same else load(target_model or source_model, device, dtype, revision=target_revision)
+    added = (lora, embedding, vae)
+    model_a = load(source_model, device, dtype, revision=source_revision, added=added)
+    model_b = model_a
+    if not same:
+        model_b = load(target_model or source_model, device, dtype, revision=target_revision, added=added)
     results = []
     for image, path in zip(images, paths, strict=True):
         result = translation.translate(

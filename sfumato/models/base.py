@@ -186,6 +186,7 @@ class Model(ABC):
         takes_guidance: Whether the network takes the guidance scale as an input (`Condition.guidance`) and needs no
             unconditional row.
         notes: What was decided when it was loaded, in words for the user.
+        parts: Files that were added to it (LoRAs, embeddings, a VAE), as they stand in a recipe.
         evaluations: Single-sample network evaluations so far, over the model's life; read differences.
     """
 
@@ -205,6 +206,7 @@ class Model(ABC):
     few_steps: bool = False
     takes_guidance: bool = False
     notes: tuple[str, ...] = ()
+    parts: Mapping[str, Any] = MappingProxyType({})
     evaluations: int = 0
 
     @abstractmethod
@@ -277,6 +279,11 @@ class Model(ABC):
     def networks(self) -> tuple[object, ...]:
         """What a run has to itself while it lasts: models that share one of these take turns."""
         return (self,)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Its entries in the recipe of a result: name, revision, and the files that were added to it."""
+        return {"model": self.name, "revision": self.revision, **self.parts}
 
     @property
     def size_multiple(self) -> int:

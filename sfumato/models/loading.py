@@ -7,26 +7,23 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 from sfumato import checks
 from sfumato.errors import ModelError, UsageError
 from sfumato.models import embedded, hub
 from sfumato.models.files import PICKLED, refuse_pickle, size_of
-from sfumato.models.identify import check_lora
 from sfumato.models.layout import INDEX
-from sfumato.models.pipelines import family_of, load_file, load_folder, merge_lora
+from sfumato.models.parts import Lora, PathLike, entries, read_parts
+from sfumato.models.pipelines import family_of, load_file, load_folder
 from sfumato.models.quiet import quiet
 from sfumato.models.ready import check_networks, networks, plain
 from sfumato.models.scheduling import scheduler_class, suit
-from sfumato.models.weights import fingerprint
 
 if TYPE_CHECKING:
     import torch
 
     from sfumato.models.base import Model
-
-Lora: TypeAlias = "str | os.PathLike[str] | tuple[str | os.PathLike[str], float]"
 
 EMBEDDED: Final = "emoji"
 
@@ -47,6 +44,9 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     variant: str | None = None,
+    lora: Lora | Sequence[Lora] | None = None,
+    embeddings: PathLike | Sequence[PathLike] | None = None,
+    vae: PathLike | None = None,
     loras: Sequence[Lora] = (),
 ) -> Model:
     """Loads a pretrained model behind the one protocol that all methods use.
@@ -63,8 +63,12 @@ def load_model(
         dtype: "fp16", "bf16", "fp32", "fp64" or a `torch.dtype`; by default fp32 on the processor and fp16 elsewhere
             (for a pipeline: what it has).
         revision: Branch, tag or commit of a hub model.
-        variant: Part of the weight files' names, such as "fp16".
-        loras: Safetensors LoRA files, or (file, scale) pairs, merged into the weights in this order.
+        variant: Part of the weight files' names, such as "fp16"; None: the plain files, or the only variant there is.
+        lora: Safetensors LoRA files, one or several, merged into the weights in this order: a file, "file:scale" or
+            (file, scale), with a scale in [-100, 100], 1 by default.
+        embeddings: Safetensors files of textual inversions; `Model.notes` say which word each is in a prompt.
+        vae: Another autoencoder: a diffusers folder, or one safetensors file.
+        loras: The same as `lora`, in a list.
 
     Returns:
         The model; its `revision` is the hub commit, or a fingerprint of the files' content.
@@ -80,11 +84,16 @@ def load_model(
     variant = _word("variant", variant)
     if ready is not None and not hasattr(ready, "components"):
         raise UsageError(f"name must be a name, a path or a diffusers pipeline, got {type(name).__name__}")
-    if ready is not None and (revision or variant or loras):
-        raise UsageError("revision, variant and loras are for models that are loaded here; apply them to the pipeline")
+    if not isinstance(loras, list | tuple):
+        raise checks.refuse("loras", "a list of files or (file, scale) pairs", loras)
+    added = [*loras, *entries("lora", lora)]
+    if ready is not None and (revision or variant or added or embeddings or vae):
+        raise UsageError(
+            "revision, variant, lora, embeddings and vae are for models loaded here; apply them to the pipeline itself"
+        )
     chosen_device = resolve_device(device) if device is not None or ready is None else None
     chosen_dtype = resolve_dtype(dtype, chosen_device) if dtype is not None or ready is None else None
-    adapters = _checked_loras(loras)
+    parts = read_parts(added, embeddings, vae)
 
     if ready is not None:
         title = str(getattr(getattr(ready, "config", None), "_name_or_path", None) or type(ready).__name__)
@@ -95,14 +104,12 @@ def load_model(
         pipeline, found = load_folder(source, variant, chosen_dtype)
     else:
         pipeline, found = load_file(source, chosen_dtype)
-    found = commit or found
-    for index, (file, scale) in enumerate(adapters):
-        merge_lora(pipeline, file, scale, f"lora_{index}")
-        found += f"+lora:{fingerprint(file.parent, (), [file]).removeprefix('sha256:')}@{scale:g}"
+    notes = parts.apply(pipeline, str(name), chosen_dtype)
     model = adapter_for(
-        pipeline, name=str(name), revision=found, device=chosen_device, dtype=chosen_dtype,
-        loras=[file.stem for file, _ in adapters],
+        pipeline, name=str(name), revision=(commit or found) + parts.revision(), device=chosen_device,
+        dtype=chosen_dtype, loras=[file.path.stem for file in parts.loras],
     )  # fmt: skip
+    model.notes, model.parts = (*model.notes, *notes), parts.recipe()
     if name == EMBEDDED:
         model.guidance_scale = embedded.GUIDANCE_SCALE
         model.method_options, model.method_guidance = embedded.METHOD_OPTIONS, embedded.METHOD_GUIDANCE
@@ -268,22 +275,6 @@ def _looks_like_path(name: str) -> bool:
     path = Path(name)
     is_file = path.suffix.lower() in (".safetensors", *PICKLED)
     return path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or is_file
-
-
-def _checked_loras(loras: Sequence[Lora]) -> list[tuple[Path, float]]:
-    if not isinstance(loras, list | tuple):
-        raise checks.refuse("loras", "a list of files or (file, scale) pairs", loras)
-    checked = []
-    for lora in loras:
-        file, scale = lora if isinstance(lora, tuple) and len(lora) == 2 else (lora, 1.0)
-        path = Path(checks.path("a LoRA", file))
-        scale = checks.number(f"the scale of LoRA {path}", scale)
-        refuse_pickle(path)
-        if not path.is_file():
-            raise ModelError(f"there is no LoRA file {path}; check the path (current folder: {Path.cwd()})")
-        check_lora(path)
-        checked.append((path, scale))
-    return checked
 
 
 def _pipeline_fingerprint(pipeline: Any) -> str:

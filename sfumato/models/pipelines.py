@@ -167,31 +167,6 @@ def _options(family: str, dtype: torch.dtype | None) -> dict[str, Any]:
     return options | unused | ({"requires_safety_checker": False} if family == "StableDiffusionPipeline" else {})
 
 
-def merge_lora(pipeline: Any, file: Path, scale: float, adapter: str) -> None:
-    """Adds `scale` times a LoRA to the weights of the pipeline.
-
-    Raises:
-        ModelError: It was made for another model.
-    """
-    misfit = f"LoRA {file} does not fit this model; it was made for another family or size"
-    try:
-        with quiet() as messages:
-            pipeline.load_lora_weights(
-                str(file.parent),
-                weight_name=file.name,
-                adapter_name=adapter,
-                use_safetensors=True,
-                local_files_only=True,
-            )
-            taken = adapter in {name for names in pipeline.get_list_adapters().values() for name in names}
-            if not taken or any("unexpected keys" in message for message in messages):
-                raise ModelError(misfit)  # where only part of it fits, diffusers would go on with that part
-            pipeline.fuse_lora(lora_scale=scale, adapter_names=[adapter])
-            pipeline.unload_lora_weights()
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise ModelError(f"{misfit} ({_first_line(error)})") from error
-
-
 # What diffusers and transformers only warn of -> what it means
 _SAID = {
     "newly initialized": "is incomplete, some weights are missing",

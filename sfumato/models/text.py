@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import count, takewhile
 from typing import Any, Final
 
 import numpy as np
@@ -42,14 +43,38 @@ class ClipTokenizer:
     def ids(self, prompt: str) -> list[int]:
         """Token ids of the whole prompt, without start and end token."""
         # verbose=False: going past one chunk is meant, the library's warning about it would mislead
-        return list(self._tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+        ids = list(self._tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+        learned = self._learned()
+        if not any(token in learned for token in ids):
+            return ids
+        found: list[int] = []
+        for index, token in enumerate(ids):
+            rest = learned.get(token, [])
+            found += [token] if ids[index + 1 : index + 2] == rest[:1] else [token, *rest]
+        return found
 
     def text(self, token_id: int) -> str:
         """A token in characters, without its end-of-word mark."""
         return str(self._tokenizer.decode([token_id])).strip()
 
+    def _learned(self) -> dict[int, list[int]]:
+        """Of words with several vectors (textual inversions, as diffusers adds them): first token to the others."""
+        added = self._tokenizer.get_added_vocab()
+        learned = {}
+        for name, token in added.items():
+            rest = takewhile(lambda key: key in added, (f"{name}_{k}" for k in count(1)))
+            learned[token] = [added[key] for key in rest]
+        return {token: rest for token, rest in learned.items() if rest}
+
     def size(self, token_id: int) -> int:
-        """How many bytes of text a token stands for; in byte-level encoding each has a letter of its own."""
+        """How many bytes of text a token stands for; in byte-level encoding each has a letter of its own.
+
+        Of a word with several vectors, the first stands for all of it.
+        """
+        if any(token_id in rest for rest in self._learned().values()):
+            return 0
+        if token_id in self._tokenizer.added_tokens_decoder:
+            return len(str(self._tokenizer.convert_ids_to_tokens(token_id)).encode())
         return len(str(self._tokenizer.convert_ids_to_tokens(token_id)).removesuffix("</w>"))
 
 

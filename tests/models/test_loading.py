@@ -124,7 +124,7 @@ def test_a_ready_pipeline_is_shared_and_stays_as_it_is() -> None:
     model = load_model(pipeline)
     assert model.unet is pipeline.unet
     assert model.dtype == torch.float64
-    with pytest.raises(UsageError, match="apply them to the pipeline"):
+    with pytest.raises(UsageError, match="apply them to the pipeline itself"):
         load_model(pipeline, loras=["style.safetensors"])
 
 
