@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from sfumato.inversion.result import Inversion, content_key
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
+from sfumato.models.prompt_syntax import prompt_notes
 from sfumato.picture import Picture
 from sfumato.registry import INVERSIONS
 
@@ -21,6 +24,18 @@ if TYPE_CHECKING:
 
 LOW_PSNR = 20.0
 """A source that comes back worse than this, dB, is a warning."""
+
+
+def told_of_prompts(**prompts: str | Sequence[str] | None) -> list[str]:
+    """Checks prompts, by the name of the argument, and warns of what was read otherwise than it may be meant.
+
+    Raises:
+        UsageError: A prompt says something that prompts cannot say here.
+    """
+    notes = prompt_notes(prompts)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return notes
 
 
 def drawn_noise(model: Model, images: int, generator: torch.Generator, size: tuple[int, int] | None) -> Tensor:

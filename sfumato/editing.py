@@ -21,6 +21,7 @@ from sfumato.driving import (
     inverted_picture,
     low_psnr_note,
     other_negative_note,
+    told_of_prompts,
 )
 from sfumato.encoding import encoded
 from sfumato.errors import UsageError
@@ -116,6 +117,7 @@ def edit(
     if image is None and inverted is not None and inverted.source_image is not None:
         image = inverted.source_image.numpy()
     targets = [target_prompt] if isinstance(target_prompt, str) else list(target_prompt)
+    told = told_of_prompts(source_prompt=source_prompt, target_prompt=targets, negative_prompt=negative_prompt)
     steps = num_inference_steps
     if steps is None:
         steps = model.num_inference_steps if inverted is None else len(inverted.timesteps)
@@ -211,7 +213,8 @@ def edit(
             tried = [to_images(model.decode_latents(latents))[0] for latents in kept]
             ceiling = None if clean is None else to_images(model.decode_latents(clean))[0]
 
-    notes = [*([] if picture is None else picture.notes), *([] if masking is None else masking.notes), *edited.notes]
+    notes = [*told, *([] if picture is None else picture.notes), *([] if masking is None else masking.notes)]
+    notes += edited.notes
     if inverted is not None and source_guidance > 1.0 and negative_prompt != inverted.negative_prompt:
         notes.append(other_negative_note(inverted.negative_prompt, negative_prompt))
     reconstruction = decoded[0]

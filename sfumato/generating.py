@@ -10,7 +10,7 @@ import sfumato
 from sfumato import checks
 from sfumato.arguments import boundary
 from sfumato.cost import measured
-from sfumato.driving import drawn_noise
+from sfumato.driving import drawn_noise, told_of_prompts
 from sfumato.images import to_images
 from sfumato.models.base import Model
 from sfumato.results import GenerateResult
@@ -50,6 +50,7 @@ def generate(
         UsageError: An argument is out of range.
         SamplingError: The run broke down.
     """
+    notes = told_of_prompts(prompt=prompt, negative_prompt=negative_prompt)
     steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
     guidance = model.guidance_scale if guidance_scale is None else guidance_scale
     generator = torch.Generator().manual_seed(seed)
@@ -79,4 +80,4 @@ def generate(
         )
         with torch.no_grad():
             images = to_images(model.decode_latents(latents[0]))
-    return GenerateResult(tuple(images), recipe, cost)
+    return GenerateResult(tuple(images), recipe, cost, tuple(notes))

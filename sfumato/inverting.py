@@ -10,7 +10,7 @@ import torch
 import sfumato
 from sfumato.arguments import boundary
 from sfumato.cost import measured
-from sfumato.driving import LOW_PSNR, image_psnr, inverted_picture, low_psnr_note
+from sfumato.driving import LOW_PSNR, image_psnr, inverted_picture, low_psnr_note, told_of_prompts
 from sfumato.encoding import encoded
 from sfumato.images import Fit, ImageSource, to_images
 from sfumato.models.base import Model
@@ -63,6 +63,7 @@ def invert(
     options = entry.check_options(options)
     suits = model.guidance_scale if entry.source_guidance_scale is None else entry.source_guidance_scale
     guidance = suits if guidance_scale is None else guidance_scale
+    told = told_of_prompts(prompt=prompt, negative_prompt=negative_prompt)
     steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
     model.schedule.timesteps(steps)
     picture = read_picture(model, image, size, fit, background)
@@ -103,7 +104,7 @@ def invert(
             reconstruction, ceiling = to_images(model.decode_latents(torch.cat([back[0], clean])))
     source = picture.fitted.image
     source_psnr, ceiling_psnr = image_psnr(reconstruction, source), image_psnr(ceiling, source)
-    notes = list(picture.notes)
+    notes = [*told, *picture.notes]
     if source_psnr < LOW_PSNR:
         notes.append(low_psnr_note(source_psnr, ceiling_psnr, guidance, suits))
         warnings.warn(notes[-1], stacklevel=3)  # past the boundary

@@ -16,7 +16,7 @@ from torch import Tensor
 import sfumato
 from sfumato.arguments import boundary
 from sfumato.cost import measured
-from sfumato.driving import LOW_PSNR, image_psnr
+from sfumato.driving import LOW_PSNR, image_psnr, told_of_prompts
 from sfumato.encoding import encoded
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import cache_folder
@@ -112,6 +112,7 @@ def morph(
     if one_pace and SPACINGS[spacing_name].sets_num_frames:
         raise UsageError(f"one_pace shares out frames, but spacing {spacing_name} finds their number itself")
     said = _prompts(prompts, len(images))
+    told = told_of_prompts(prompts=said, negative_prompt=negative_prompt)
     steps = suited_steps(model, entry) if num_inference_steps is None else num_inference_steps
     model.schedule.timesteps(steps)  # as many as there can be
     guidance = suited_guidance(model, entry) if guidance_scale is None else guidance_scale
@@ -167,7 +168,7 @@ def morph(
     ends = tuple(image_psnr(decoded[place], source) for place, source in zip(places, sources, strict=True))
     ceiling = tuple(image_psnr(image, source) for image, source in zip(ceilings, sources, strict=True))
     legs = [f"picture {k + 1} to {k + 2}: " if len(paths) > 1 else "" for k in range(len(paths))]
-    notes = [*(note for picture in pictures for note in picture.notes), *distance_notes(distance, measure)]
+    notes = [*told, *(note for picture in pictures for note in picture.notes), *distance_notes(distance, measure)]
     for leg, path, found in zip(legs, paths, spacings, strict=True):
         notes += [leg + note for note in (*path.notes, *found.notes)]
     notes += [_far_end(k, got, best) for k, (got, best) in enumerate(zip(ends, ceiling, strict=True)) if got < LOW_PSNR]

@@ -105,11 +105,12 @@ class EditResult:
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """Pictures drawn from text."""
+    """Pictures drawn from text, and what to know of how the text was read."""
 
     images: tuple[Image.Image, ...]
     recipe: Mapping[str, Any]
     cost: Cost
+    notes: tuple[str, ...] = ()
 
     @property
     def image(self) -> Image.Image:

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from sfumato import checks
 from sfumato.arguments import boundary, check_arguments
-from sfumato.attention.align import chunk_length
+from sfumato.attention.align import chunk_length, token_ids
 from sfumato.cost import measured
 from sfumato.editing import edit
 from sfumato.errors import UsageError
 from sfumato.images import ImageSource, to_images, to_pixels
 from sfumato.metrics.distance import Distance
 from sfumato.models.base import Condition, Model, Tokenizer
+from sfumato.models.prompt_syntax import plain_text
 from sfumato.morph.distances import load_distance
 from sfumato.morph.path import MorphPath
 from sfumato.morph.spacing import SPACINGS
@@ -188,31 +189,35 @@ class _Between:
     """
 
     def __init__(self, model: Model, source_prompt: str, target_prompt: str) -> None:
-        self._model, self._target = model, target_prompt
+        self._model, self._target = model, plain_text(target_prompt)
         both = model.encode_prompt([source_prompt, target_prompt])
         places = paired_tokens(model.tokenizer, source_prompt, target_prompt, both.prompt_embeds.shape[1])
         self._start = both[[0]].with_embeds(both.prompt_embeds[:1, places])
-        self._end = both[[1]]
 
     def at(self, weight: float) -> Model:
         """The model at a weight of the way."""
+        return cast(Model, _Told(self._model, lambda prompts: self._encode(prompts, weight)))
 
-        def mix(first: Tensor, second: Tensor) -> Tensor:
-            return torch.lerp(first, second, weight)
-
-        pooled = (self._start.pooled_embeds, self._end.pooled_embeds)
-        told = Condition(
-            mix(self._start.prompt_embeds, self._end.prompt_embeds),
-            None if pooled[0] is None or pooled[1] is None else mix(pooled[0], pooled[1]),
-        )
-        return cast(Model, _Told(self._model, lambda prompts: self._encode(prompts, told)))
-
-    def _encode(self, prompts: str | Sequence[str], told: Condition) -> Condition:
+    def _encode(self, prompts: str | Sequence[str], weight: float) -> Condition:
         given = [prompts] if isinstance(prompts, str) else list(prompts)
         encoded, empty = self._model.encode_prompt(given), self._model.encode_prompt("")
-        tokens = max(condition.prompt_embeds.shape[1] for condition in (encoded, told))
-        encoded, told = encoded.padded(tokens, empty), told.padded(tokens, empty)
-        return Condition.cat([told if prompt == self._target else encoded[[k]] for k, prompt in enumerate(given)])
+        tokens = max(condition.prompt_embeds.shape[1] for condition in (encoded, self._start))
+        encoded, start = encoded.padded(tokens, empty), self._start.padded(tokens, empty)
+        rows = [encoded[[k]] for k in range(len(given))]  # the target's words, with whatever weights they are told
+        return Condition.cat(
+            [
+                _mixed(start, row, weight) if plain_text(prompt) == self._target else row
+                for prompt, row in zip(given, rows, strict=True)
+            ]
+        )
+
+
+def _mixed(first: Condition, second: Condition, weight: float) -> Condition:
+    """A condition on the way from the first to the second."""
+    pooled = None
+    if first.pooled_embeds is not None and second.pooled_embeds is not None:
+        pooled = torch.lerp(first.pooled_embeds, second.pooled_embeds, weight)
+    return Condition(torch.lerp(first.prompt_embeds, second.prompt_embeds, weight), pooled)
 
 
 @Model.register
@@ -234,7 +239,7 @@ def paired_tokens(tokenizer: Tokenizer, source: str, target: str, length: int) -
         source, target: Prompts.
         length: Positions of both; prompts of several chunks are paired position by position.
     """
-    a, b = ([-1, *tokenizer.ids(prompt), -2] for prompt in (source, target))
+    a, b = ([-1, *token_ids(tokenizer, prompt), -2] for prompt in (source, target))
     if max(len(a), len(b)) > chunk_length(tokenizer):
         return list(range(length))
     places: list[int] = []

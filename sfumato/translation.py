@@ -16,6 +16,7 @@ import sfumato
 from sfumato import checks
 from sfumato.arguments import boundary
 from sfumato.cost import Cost, measured
+from sfumato.driving import told_of_prompts
 from sfumato.edit.translate import bridge, reconstruct
 from sfumato.edit.translate import translate as translate_latents
 from sfumato.errors import UsageError
@@ -130,6 +131,7 @@ def translate(
         method, guidance_scale, source_guidance_scale, strength=strength, eta=eta, refine_strength=refine_strength,
         refine_repeats=refine_repeats,
     )  # fmt: skip
+    told = told_of_prompts(source_prompt=source_prompt, target_prompt=target_prompt, negative_prompt=negative_prompt)
     steps = model_b.num_inference_steps if num_inference_steps is None else num_inference_steps
     picture = read_picture(max(model_a, model_b, key=lambda model: model.size_multiple), image, size, fit, background)
     prompts = {"source_prompt": source_prompt, "target_prompt": target_prompt, "negative_prompt": negative_prompt}
@@ -192,7 +194,7 @@ def translate(
         faithfulness_psnr=_psnr(translated, source),
         reconstruction_psnr=None if back is None else _psnr(back, source),
         inversion=found.inversion,
-        notes=picture.notes,
+        notes=(*told, *picture.notes),
     )
 
 

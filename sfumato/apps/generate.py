@@ -75,6 +75,7 @@ def generate(
     paths = [str(name) for name in outputs(path, count)]
     if as_json:
         fields = {"images": paths, "cost": cost_fields(result.cost), "recipe": dict(result.recipe)}
+        fields["notes"] = list(result.notes)
         print_json({"command": "generate", **fields})
     else:
         table([("result", ", ".join(paths)), ("cost", str(result.cost))])

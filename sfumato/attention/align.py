@@ -22,6 +22,7 @@ from sfumato.attention.pairing import Pairing, aligned, pairing
 from sfumato.attention.words import Piece, occurrences, pieces_of
 from sfumato.errors import UsageError
 from sfumato.models.base import Tokenizer
+from sfumato.models.prompt_syntax import plain_text
 
 Bounds = float | tuple[float, float]
 DEFAULT = "default_"
@@ -33,13 +34,18 @@ def chunk_length(tokenizer: Tokenizer) -> int:
 
 
 def words_of(prompt: str, *, released: bool = False) -> list[str]:
-    """The prompt's words: split at white space (released: at every single space)."""
-    return prompt.split(" ") if released else prompt.split()
+    """The prompt's words: split at white space (released: the prompt as it is, at every single space)."""
+    return prompt.split(" ") if released else plain_text(prompt).split()
+
+
+def token_ids(tokenizer: Tokenizer, prompt: str, *, released: bool = False) -> list[int]:
+    """Tokens of the prompt's words, start and end token left out (released: of the prompt as it is)."""
+    return tokenizer.ids(prompt if released else plain_text(prompt))
 
 
 def word_positions(tokenizer: Tokenizer, prompt: str, *, released: bool = False) -> list[list[int]]:
     """Token positions of each word of the prompt, in order."""
-    words, ids = words_of(prompt, released=released), tokenizer.ids(prompt)
+    words, ids = words_of(prompt, released=released), token_ids(tokenizer, prompt, released=released)
     found: list[list[int]] = [[] for _ in words]
     if not released:
         for piece in pieces_of(tokenizer, prompt):
@@ -132,7 +138,7 @@ def replace_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: 
         columns = [p for k in other for p in new[k].positions if p < length - 1]
         share = torch.eye(len(rows)) if len(rows) == len(columns) else torch.tensor(1.0 / max(len(columns), 1))
         mapper[torch.tensor(rows, dtype=torch.long)[:, None], torch.tensor(columns, dtype=torch.long)] = share
-    i, j = (min(len(tokenizer.ids(prompt)) + 1, length - 1) for prompt in (source, target))
+    i, j = (min(len(token_ids(tokenizer, prompt)) + 1, length - 1) for prompt in (source, target))
     padding = min(length - i, length - j)
     mapper[i : i + padding, j : j + padding] = torch.eye(padding)
     mapper[-1, j + padding :] = 1.0  # a shorter target has more padding than the source: it reads the last of it
@@ -146,7 +152,7 @@ def refine_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: b
     aligned whatever words they are of, in order, see `pairing.aligned`.
     """
     length = chunk_length(tokenizer)
-    sources, targets = (tokenizer.ids(prompt) for prompt in (source, target))
+    sources, targets = (token_ids(tokenizer, prompt, released=released) for prompt in (source, target))
     i, j = (min(len(ids) + 1, length - 1) for ids in (sources, targets))  # the end tokens
     if released:
         pairs = aligned([-1, *sources, -2][:length], [-1, *targets, -2][:length])

@@ -18,8 +18,10 @@ from sfumato.attention.blend import LocalBlend, Threshold
 from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, MapEdit, OneEach, Refine, Replace, Reweight
 from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import AttentionControl, AttentionEdit
+from sfumato.attention.word_weights import word_weights
 from sfumato.errors import UsageError
 from sfumato.models.base import Model, Tokenizer
+from sfumato.models.prompt_syntax import plain_text
 from sfumato.registry import Option
 
 Kind = Literal["auto", "replace", "refine", "none"]
@@ -54,12 +56,14 @@ class PromptControl:
         maps: Adds up the cross-attention of the run, after the edits.
         blend: For `sample(on_step=[...])`, or None.
         notes: What of the prompts could not be understood as meant.
+        prompts: What the text encoder is told of the targets: their weights are the control's, see `word_weights`.
     """
 
     control: AttentionControl
     maps: CrossAttentionMaps
     blend: LocalBlend | None = None
     notes: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
 
 
 def prompt_control(
@@ -92,15 +96,21 @@ def prompt_control(
         UsageError: Prompts, words or bounds do not fit one another.
     """
     tokenizer, targets, steps = model.tokenizer, list(target_prompts), num_inference_steps
+    written = [word_weights(tokenizer, source_prompt, target) for target in targets]
+    told = tuple(targets)
+    if released:  # looks words up in the text as it is
+        source_prompt, targets = plain_text(source_prompt), [plain_text(target) for target in targets]
     _warn_long_prompts(tokenizer, [source_prompt, *targets])
 
     edits: list[AttentionEdit] = []
-    map_edit = _map_edit(tokenizer, source_prompt, targets, edit, weights, released)
+    factors = torch.stack([each.factors for each in written])
+    map_edit = _map_edit(tokenizer, source_prompt, targets, edit, weights, factors, released)
     if map_edit is not None:
         alpha = align.replace_schedule(tokenizer, targets, steps, cross_replace_steps, released=released)
         alpha = torch.cat([alpha[:1].expand(start_index, *alpha.shape[1:]), alpha])  # row start_index comes first
         if alpha[start_index:steps].any():
             edits.append(CrossAttentionEdit(map_edit, alpha))
+            told = tuple(each.prompt for each in written)
     start, end = (
         start_index + int(bound * steps) for bound in align.share_of_run(self_replace_steps, "self_replace_steps")
     )
@@ -115,7 +125,7 @@ def prompt_control(
         start_index + int(blend_start * steps), released,
     )  # fmt: skip
     notes = () if released or edit == "none" else tuple(_without_common_words(tokenizer, source_prompt, targets))
-    return PromptControl(AttentionControl(edits), maps, blend, notes)
+    return PromptControl(AttentionControl(edits), maps, blend, notes, told)
 
 
 def _map_edit(
@@ -124,9 +134,13 @@ def _map_edit(
     targets: Sequence[str],
     edit: Kind,
     weights: Mapping[str, float] | None,
+    factors: torch.Tensor,
     released: bool,
 ) -> MapEdit | None:
-    """The cross-attention edit that the prompts ask for; None when nothing is to be done."""
+    """The cross-attention edit that the prompts ask for; None when nothing is to be done.
+
+    `factors`, (target, token), are the weights written in the targets; `weights` come on top.
+    """
     each = [_word_edit(tokenizer, source, target, edit, released) for target in targets]
     inner = None if edit == "none" else _together([found for found in each if found is not None])
     if weights:
@@ -135,8 +149,10 @@ def _map_edit(
             warnings.warn(
                 f"weights outside [-2, 2], the paper's range, tend to break the picture: {outside}", stacklevel=4
             )
-        return Reweight(align.equalizer(tokenizer, targets, weights, released=released), inner)
-    return inner
+        factors = factors * align.equalizer(tokenizer, targets, weights, released=released)
+    elif inner is None or bool((factors == 1.0).all()):
+        return inner
+    return Reweight(factors, inner)
 
 
 def _word_edit(tokenizer: Tokenizer, source: str, target: str, edit: Kind, released: bool) -> Replace | Refine | None:
@@ -214,7 +230,7 @@ def _local_blend(
 def _warn_long_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> None:
     limit = tokenizer.max_words_tokens
     for prompt in prompts:
-        count = len(tokenizer.ids(prompt))
+        count = len(align.token_ids(tokenizer, prompt))
         if count > limit:
             warnings.warn(
                 f"the prompt has {count} tokens; attention is edited for its first {limit} only: {prompt[:60]!r}...",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 
 from sfumato.models.base import Tokenizer
+from sfumato.models.prompt_syntax import plain_text
 
 _PUNCTUATION = string.punctuation + "“”‘’«»…、。，！？；：（）「」『』・"
 _NO_SPACES = (  # first and last letter of scripts whose words are not set apart
@@ -49,6 +50,7 @@ class Piece:
 
 def pieces_of(tokenizer: Tokenizer, prompt: str) -> list[Piece]:
     """The pieces of a prompt in order; those that share a token are one. Every token is in exactly one of them."""
+    prompt = plain_text(prompt)
     ids = tokenizer.ids(prompt)
     parts = [(word, part) for word, text in enumerate(prompt.split()) for part in _parts(text)]
     ends = _ends_by_bytes(tokenizer, ids, parts) or _ends_by_counts(tokenizer, ids, parts)

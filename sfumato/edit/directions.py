@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sfumato import checks
-from sfumato.attention.align import chunk_length
+from sfumato.attention.align import chunk_length, token_ids
 from sfumato.edit.sentences import Writer, template_sentences
 from sfumato.errors import DirectionError, UsageError
 from sfumato.models.base import Condition, Model
@@ -218,7 +218,7 @@ def mean_embedding(model: Model, sentences: Sequence[str]) -> tuple[Tensor, Tens
     if not sentences or not all(sentence.strip() for sentence in sentences):
         raise UsageError(f"a bank needs sentences, none of them blank; got {len(sentences)}")
     tokens = chunk_length(model.tokenizer)
-    if any(len(model.tokenizer.ids(sentence)) > tokens - 2 for sentence in sentences):
+    if any(len(token_ids(model.tokenizer, sentence)) > tokens - 2 for sentence in sentences):
         warnings.warn(f"sentences longer than {tokens - 2} tokens are cut there", stacklevel=2)
     total: Tensor | float = 0.0
     pooled: Tensor | float = 0.0

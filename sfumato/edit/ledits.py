@@ -233,7 +233,7 @@ def _plan(
             continue
         for number, (concept, share) in enumerate(concepts.items()):
             rows.append(Row(name := f"concept-{k}-{number}", k, told[concept]))
-            words = align.indicator(tokenizer, concept, concept.split())
+            words = align.indicator(tokenizer, concept, align.words_of(concept))
             terms.append(_Concept(k, name, scale * share, False, ((name, words),)))
     return Rows(rows), terms
 

@@ -37,6 +37,7 @@ from sfumato.edit.energies import (
 from sfumato.edit.judges import DualEncoder, dual_encoder
 from sfumato.errors import UsageError
 from sfumato.models.base import Condition, Model
+from sfumato.models.prompt_syntax import plain_text
 from sfumato.registry import unknown
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ class Rows:
     def decode(self) -> Callable[[Tensor], Tensor]:
         """Latents to pixels, (row, 3, H, W), once where several energies look at the same latents."""
         return _Decoder(self.model)
+
+    @property
+    def words(self) -> list[str]:
+        """The target prompts without weights, as a judge of pictures reads them."""
+        return [plain_text(prompt) for prompt in self.target_prompts]
 
     @cached_property
     def condition(self) -> Condition:
@@ -191,7 +197,7 @@ def names(use: Use) -> str:
 
 def _text_agreement(rows: Rows, text: str) -> Energy:
     encoder = rows.dual_encoder
-    embeds = encoder.encode_text([text] if text else list(rows.target_prompts))
+    embeds = encoder.encode_text([text] if text else rows.words)
     return OfPictures(TextAgreement(encoder.encode_image, embeds, rows.views, rows.generator), rows.decode)
 
 
@@ -201,7 +207,7 @@ def _directional(rows: Rows, text: str) -> Energy:
     encoder = rows.dual_encoder
     with torch.no_grad():
         pixels = rows.decode(rows.clean)
-    embeds = encoder.encode_text([rows.source_prompt]), encoder.encode_text(list(rows.target_prompts))
+    embeds = encoder.encode_text([plain_text(rows.source_prompt)]), encoder.encode_text(rows.words)
     return OfPictures(DirectionalAgreement(encoder.encode_image, pixels, *embeds), rows.decode)
 
 

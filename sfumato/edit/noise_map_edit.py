@@ -108,7 +108,7 @@ def replay_edit(
     if start_index == steps:
         return Edited(source.clean.expand(len(names), *source.clean.shape), names)
 
-    condition = model.encode_prompt([source_prompt, *targets, negative_prompt])
+    condition = model.encode_prompt([source_prompt, *(targets if built is None else built.prompts), negative_prompt])
     negative = condition[[-1]]
     scales = [source.guidance_scale, *guidance_scales]
     branches = {

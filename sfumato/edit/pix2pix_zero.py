@@ -36,6 +36,7 @@ from sfumato.edit.sentences import changed_words
 from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
+from sfumato.models.prompt_syntax import plain_text, read_prompt
 from sfumato.registry import Option, method
 from sfumato.samplers.loop import Branch, OnStep, sample
 from sfumato.samplers.watch import Watch
@@ -200,7 +201,9 @@ def _between(
 ) -> Direction | None:
     words = changed_words(source_prompt, target_prompt)
     if words == ("", ""):
-        return None
-    if sentences == "templates":
+        if read_prompt(source_prompt).parts == read_prompt(target_prompt).parts:
+            return None
+        words = plain_text(source_prompt), plain_text(target_prompt)  # their weights alone differ
+    elif sentences == "templates":
         return make_direction(model, *words)
     return direction_between(model, [source_prompt], [target_prompt], source=words[0], target=words[1])

@@ -130,7 +130,7 @@ def prompt_to_prompt(
     )  # fmt: skip
     blend = built.blend
 
-    condition = model.encode_prompt([source_prompt, *targets, negative_prompt])
+    condition = model.encode_prompt([source_prompt, *built.prompts, negative_prompt])
     negative = condition[[-1]]
     scales = [guidance_scale if source_guidance_scale is None else source_guidance_scale] + [guidance_scale] * len(
         targets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from sfumato.models.base import Condition
 from sfumato.models.scheduling import schedule_of
 from sfumato.models.stable_diffusion import StableDiffusion
-from sfumato.models.text import chunked_ids
+from sfumato.models.text import ClipTokenizer, chunked_ids, reweighted
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -41,18 +42,28 @@ class StableDiffusionXL(StableDiffusion):
     def encode_prompt(self, prompts: str | Sequence[str]) -> Condition:
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         count = max(chunked_ids(tokenizer, texts).shape[1] for tokenizer in self.tokenizers)
-        embeds, pooled = [], torch.empty(0)
+        embeds, pooled = [], torch.empty(0)  # pooled: the second encoder's
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
-            chunks = chunked_ids(tokenizer, texts, count).to(self.device)
-            output = encoder(chunks.flatten(0, 1), output_hidden_states=True)
-            # The layer before the last one, as the model was trained
-            embeds.append(output.hidden_states[-2].unflatten(0, chunks.shape[:2]).flatten(1, 2))
-            pooled = output[0].unflatten(0, chunks.shape[:2])[:, 0]  # the second encoder's, first chunk
+            encoded, pooled = self._encoded(tokenizer, encoder, texts, count)
+            embeds.append(reweighted(encoded, tokenizer, texts, partial(self._empty, tokenizer, encoder)))
         condition = Condition(torch.cat(embeds, dim=-1), pooled)
         if self.zeroes_empty_negative:
             keep = torch.tensor([text != "" for text in texts], device=self.device)
             condition = Condition(condition.prompt_embeds * keep[:, None, None], pooled * keep[:, None])
         return condition
+
+    def _encoded(
+        self, tokenizer: ClipTokenizer, encoder: Any, texts: Sequence[str], count: int
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings, (rows, count x tokens, dim), and the pooled one of the first chunk, (rows, dim)."""
+        chunks = chunked_ids(tokenizer, texts, count).to(self.device)
+        output = encoder(chunks.flatten(0, 1), output_hidden_states=True)
+        # The layer before the last one, as the model was trained
+        embeds = output.hidden_states[-2].unflatten(0, chunks.shape[:2]).flatten(1, 2)
+        return embeds, output[0].unflatten(0, chunks.shape[:2])[:, 0]
+
+    def _empty(self, tokenizer: ClipTokenizer, encoder: Any) -> Tensor:
+        return self._encoded(tokenizer, encoder, [""], 1)[0]
 
     def _added_conditions(self, latents: Tensor, condition: Condition) -> dict[str, Tensor] | None:
         assert condition.pooled_embeds is not None, "an SDXL condition carries a pooled embedding"

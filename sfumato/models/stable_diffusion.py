@@ -15,7 +15,7 @@ from sfumato.models.base import AttentionHook, AttentionSite, Condition, Feature
 from sfumato.models.processor import feature_hooked, hooked, projection_hooked, projections
 from sfumato.models.scheduling import schedule_of
 from sfumato.models.sites import attention_layers, sites_of
-from sfumato.models.text import ClipTokenizer, chunked_ids, fingerprint
+from sfumato.models.text import ClipTokenizer, chunked_ids, fingerprint, reweighted
 from sfumato.schedules import Schedule
 
 
@@ -82,9 +82,15 @@ class StableDiffusion(Model):
 
     @torch.no_grad()
     def encode_prompt(self, prompts: str | Sequence[str]) -> Condition:
-        chunks = chunked_ids(self.tokenizer, [prompts] if isinstance(prompts, str) else prompts).to(self.device)
-        encoded = self.text_encoders[0](chunks.flatten(0, 1))[0]  # (rows x chunks, tokens, dim)
-        return Condition(encoded.unflatten(0, chunks.shape[:2]).flatten(1, 2))
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+
+        def encoded(texts: Sequence[str]) -> Tensor:
+            chunks = chunked_ids(self.tokenizer, texts).to(self.device)
+            output = self.text_encoders[0](chunks.flatten(0, 1))[0]  # (rows x chunks, tokens, dim)
+            embeds: Tensor = output.unflatten(0, chunks.shape[:2]).flatten(1, 2)
+            return embeds
+
+        return Condition(reweighted(encoded(texts), self.tokenizer, texts, lambda: encoded([""])))
 
     @property
     def networks(self) -> tuple[object, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from itertools import count, takewhile
+from collections.abc import Callable, Sequence
+from itertools import count, groupby, takewhile
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError
+from sfumato.models.prompt_syntax import Prompt, read_prompt
 
 _LETTERS: Final = "abc"
 
@@ -53,6 +54,18 @@ class ClipTokenizer:
             found += [token] if ids[index + 1 : index + 2] == rest[:1] else [token, *rest]
         return found
 
+    def weighted_ids(self, prompt: str) -> tuple[list[int], list[float]]:
+        """Token ids of a prompt's words, and the weight of each as the prompt has it, see `prompt_syntax`."""
+        read = read_prompt(prompt)
+        ids = self.ids(read.text)
+        if not read.is_weighted:
+            return ids, [1.0] * len(ids)
+        parts = [(self.ids(text), weight) for text, weight in read.parts]
+        if [token for part, _ in parts for token in part] != ids:  # a weight within a word: it is the whole word's
+            parts = [(self.ids(word), weight) for word, weight in _weighted_words(read)]
+        weights = [weight for part, weight in parts for _ in part]
+        return ids, [*weights, *[1.0] * len(ids)][: len(ids)]
+
     def text(self, token_id: int) -> str:
         """A token in characters, without its end-of-word mark."""
         return str(self._tokenizer.decode([token_id])).strip()
@@ -84,13 +97,45 @@ def chunked_ids(tokenizer: ClipTokenizer, prompts: Sequence[str], chunks: int | 
     All rows get as many chunks as the longest prompt needs, or `chunks` when that is more.
     """
     size = tokenizer.max_words_tokens
-    words = [tokenizer.ids(prompt) for prompt in prompts]
+    words = [tokenizer.weighted_ids(prompt)[0] for prompt in prompts]
     count = max([1, chunks or 1, *(-(-len(ids) // size) for ids in words)])
     rows = []
     for ids in words:
         framed = [[tokenizer.start, *ids[i * size : (i + 1) * size], tokenizer.end] for i in range(count)]
         rows.append([chunk + [tokenizer.padding] * (tokenizer.length - len(chunk)) for chunk in framed])
     return torch.tensor(rows)
+
+
+def reweighted(embeds: Tensor, tokenizer: ClipTokenizer, prompts: Sequence[str], empty: Callable[[], Tensor]) -> Tensor:
+    r"""Embeddings with the weights of their prompts: e + (w - 1) (e - e_empty) at each token, w its weight.
+
+    Args:
+        embeds: Text encoder output, (rows, chunks x length, dim).
+        tokenizer: That of the encoder.
+        prompts: One a row.
+        empty: Gives the output for the empty prompt, (1, length, dim); asked where any weight is not 1.
+    """
+    size, chunks = tokenizer.max_words_tokens, embeds.shape[1] // tokenizer.length
+    factors = torch.ones(len(prompts), chunks, tokenizer.length)
+    for row, prompt in enumerate(prompts):
+        weights = tokenizer.weighted_ids(prompt)[1]
+        for chunk in range(chunks):
+            of_chunk = weights[chunk * size : (chunk + 1) * size]
+            factors[row, chunk, 1 : 1 + len(of_chunk)] = torch.tensor(of_chunk)
+    if bool((factors == 1.0).all()):
+        return embeds
+    nothing = empty().repeat(1, chunks, 1)
+    return embeds + (factors.flatten(1)[..., None].to(embeds) - 1.0) * (embeds - nothing)
+
+
+def _weighted_words(prompt: Prompt) -> list[tuple[str, float]]:
+    """Words between spaces, each with the weight of its letters that is furthest from 1."""
+    letters = [(letter, weight) for text, weight in prompt.parts for letter in text]
+    words = [list(group) for is_space, group in groupby(letters, key=lambda one: one[0].isspace()) if not is_space]
+    return [
+        ("".join(letter for letter, _ in word), max((weight for _, weight in word), key=lambda w: abs(w - 1.0)))
+        for word in words
+    ]
 
 
 def fingerprint(encoders: Sequence[Any], tokenizers: Sequence[ClipTokenizer]) -> str:

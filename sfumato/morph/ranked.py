@@ -14,6 +14,7 @@ from torch import Tensor
 from sfumato.edit.judges import dual_encoder
 from sfumato.metrics.text_agreement import text_agreement
 from sfumato.models.base import Model
+from sfumato.models.prompt_syntax import plain_text
 from sfumato.morph.denoiser import Denoiser
 from sfumato.morph.slerp import slerp
 from sfumato.samplers.watch import Watch
@@ -36,7 +37,7 @@ def text_score(model: Model, better: str, worse: str, encoder: str | None) -> Sc
         UsageError, ModelError: There is no such encoder.
     """
     judge = dual_encoder(model, encoder)
-    texts = judge.encode_text([text for text in (better, worse) if text])
+    texts = judge.encode_text([plain_text(text) for text in (better, worse) if text])
 
     def score(pixels: Tensor) -> Tensor:
         images = judge.encode_image(pixels)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.attention.align import token_indices
+from sfumato.attention.align import token_indices, words_of
 from sfumato.errors import UsageError
 from sfumato.models.base import Condition, Model
 from sfumato.morph.store import Slot
@@ -109,7 +109,7 @@ def common_prompt_of(first: str, second: str) -> str:
 
     "an image of a cat" and "an image of a dog" give "an image of a cat dog", IMPUS's own example.
     """
-    a, b = first.split(), second.split()
+    a, b = words_of(first), words_of(second)
     words: list[str] = []
     for kind, a1, a2, b1, b2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         words += a[a1:a2] if kind == "equal" else [*a[a1:a2], *b[b1:b2]]

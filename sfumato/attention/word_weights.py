@@ -1,0 +1,75 @@
+"""Weights written in the prompts, where a method edits attention: they join its own word weights.
+
+What a target prompt weighs more or less than the source is a factor on its words' attention, as Prompt-to-Prompt's
+re-weighting is (Hertz et al., 2022, https://arxiv.org/abs/2208.01626, section 3.2). What the source weighs, its text
+embedding carries, as everywhere; the embedding of the target carries the same for the words that it shares or swaps.
+So equal prompts stay equal, and no weight acts twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfumato.attention.align import chunk_length
+from sfumato.attention.pairing import pairing
+from sfumato.attention.words import Piece, pieces_of
+from sfumato.models.base import Tokenizer
+from sfumato.models.prompt_syntax import read_prompt, write_prompt
+
+
+@dataclass(frozen=True)
+class WordWeights:
+    """A target prompt's weights, parted.
+
+    Attributes:
+        factors: On each token's attention, (length,).
+        prompt: What the text encoder is told.
+    """
+
+    factors: Tensor
+    prompt: str
+
+
+def word_weights(tokenizer: Tokenizer, source: str, target: str) -> WordWeights:
+    """Parts the weights of a target prompt into factors on attention and those of its text embedding."""
+    old, new = pieces_of(tokenizer, source), pieces_of(tokenizer, target)
+    weights_old, weights_new = _by_piece(source, old), _by_piece(target, new)
+    carried = [1.0] * len(new)
+    found = pairing(old, new)
+    for sources, targets in [*(((s,), (t,)) for s, t in found.kept), *found.swapped]:
+        for k in targets:
+            carried[k] = weights_old[sources[0]]
+    factors = torch.ones(chunk_length(tokenizer))
+    for k, piece in enumerate(new):
+        if carried[k] == 0.0:  # nothing to multiply: its own weight is in the embedding
+            carried[k] = weights_new[k]
+        inside = [position for position in piece.positions if position < len(factors) - 1]
+        factors[inside] = weights_new[k] / carried[k] if carried[k] else 1.0
+    return WordWeights(factors, _written(read_prompt(target).text, new, carried))
+
+
+def _by_piece(prompt: str, pieces: Sequence[Piece]) -> list[float]:
+    """The weight of each piece; one that has several takes the one furthest from 1."""
+    letters = [weight for text, weight in read_prompt(prompt).parts for letter in text if not letter.isspace()]
+    found, start = [], 0
+    for piece in pieces:
+        found.append(max(letters[start : start + len(piece.text)], key=lambda weight: abs(weight - 1.0), default=1.0))
+        start += len(piece.text)
+    return found
+
+
+def _written(text: str, pieces: Sequence[Piece], weights: Sequence[float]) -> str:
+    """The text as a prompt whose pieces have these weights."""
+    of_letters = iter([weight for piece, weight in zip(pieces, weights, strict=True) for _ in piece.text])
+    parts: list[tuple[str, float]] = []
+    for letter in text:
+        weight = 1.0 if letter.isspace() else next(of_letters, 1.0)
+        if parts and parts[-1][1] == weight:
+            parts[-1] = parts[-1][0] + letter, weight
+        else:
+            parts.append((letter, weight))
+    return write_prompt(parts)
