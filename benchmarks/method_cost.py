@@ -7,9 +7,8 @@ Each method edits the same latents with its default options, from its first inve
 a process of its own; bare network calls on four rows run before and after it. Measures processor seconds, network
 evaluations, the seconds that as many bare evaluations take, their ratio, and the process's peak memory, libraries and
 weights included. A ratio well above 1 has a reason of its own: pix2pix-zero differentiates through the network. MODEL
-is whatever `sfumato.load_model` takes; the published figures are from `tests/conformance/cases/tiny-sd`, completed by
-the test set-up. With --out, writes method-cost.md and method-cost.json after each method; what is written is not run
-again.
+is whatever `sfumato.load_model` takes; the published figures are from `tests/conformance/cases/tiny-sd`. With --out,
+writes method-cost.md and method-cost.json after each method; what is written is not run again.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ def main() -> None:
     if {name: report.get(name) for name in settings} != settings:
         report = {**settings, "methods": {}}
     names, options = list(METHODS) if args.methods == "all" else args.methods.split(","), read_options(args.set)
-    model = _complete(args.model)
+    model = args.model
     for name in names:
         if name in report["methods"]:
             continue
@@ -199,20 +198,6 @@ def _bare_evaluation(model: Model, latents: Tensor, calls: int = 2) -> float:
     for _ in range(calls):
         model.predict(rows, 500, condition)
     return (time.process_time() - begun) / (4 * calls)
-
-
-def _complete(name: str) -> str:
-    """The committed tiny-sd lacks its tokenizer: builds it in a temporary folder, as the tests do."""
-    folder = Path(name)
-    if not folder.is_dir() or (folder / "tokenizer").is_dir():
-        return name
-    import sys
-    import tempfile
-
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.conformance.tiny_sd import complete_tiny_sd
-
-    return str(complete_tiny_sd(folder.parent, Path(tempfile.mkdtemp())))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conformance.golden import COMMITTED
-from tests.conformance.tiny_sd import complete_tiny_sd
+from tests.conformance.tiny_sd import copy_tiny_sd
 
 torch.set_num_threads(1)
 
@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete Stable Diffusion 1.x folder at toy width, tokenizer included. Shared: copy it before changing it."""
-    return complete_tiny_sd(COMMITTED, tmp_path_factory.mktemp("model"))
+    return copy_tiny_sd(COMMITTED, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

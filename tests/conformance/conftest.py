@@ -7,13 +7,13 @@ import pytest
 
 import sfumato
 from tests.conformance.golden import cases_folder
-from tests.conformance.tiny_sd import complete_tiny_sd
+from tests.conformance.tiny_sd import copy_tiny_sd
 
 
 @pytest.fixture(scope="session")
 def conformance_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The model beside the cases under test, on the CPU in float32."""
-    folder = complete_tiny_sd(cases_folder(), tmp_path_factory.mktemp("conformance"))
+    folder = copy_tiny_sd(cases_folder(), tmp_path_factory.mktemp("conformance"))
     return sfumato.load_model(folder, device="cpu")
 
 
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     cases = [item for item in items if item.path.name == "test_conformance.py"]
     others = [item for item in items if item.path.name != "test_conformance.py"]
-    cases.sort(key=_size, reverse=True)
+    cases.sort(key=lambda item: getattr(item, "callspec").params["case"].size, reverse=True)  # noqa: B009  # undeclared
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     arranged: list[pytest.Item] = []
     for process in range(processes):
@@ -34,9 +34,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         arranged += own + others[:taken]
         others = others[taken:]
     items[:] = arranged
-
-
-def _size(item: pytest.Item) -> int:
-    """Bytes of a case: the larger, the longer it takes, more or less."""
-    case = getattr(item, "callspec").params["case"]  # noqa: B009  # pytest does not declare it
-    return int((case.folder / "tensors.safetensors").stat().st_size)

@@ -7,7 +7,7 @@ A case is a folder `SYSTEM/CASE/` with `case.json` (what was computed, from what
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +112,11 @@ class Case:
     @property
     def id(self) -> str:
         return f"{self.system}-{self.kind}-{self.case}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors: the larger, the longer a case takes, more or less."""
+        return (self.folder / "tensors.safetensors").stat().st_size
 
     @property
     def prompts(self) -> Any:
@@ -223,6 +228,14 @@ def discover(root: Path) -> list[Case]:
     if not cases:
         raise FileNotFoundError(f"no case.json below {root}")
     return cases
+
+
+def smallest_of_each_kind(cases: Iterable[Case]) -> list[Case]:
+    """One case of each kind, the one with the fewest numbers."""
+    smallest: dict[tuple[str, str], Case] = {}
+    for case in sorted(cases, key=lambda case: case.size):
+        smallest.setdefault((case.system, case.kind), case)
+    return list(smallest.values())
 
 
 def compare(case: Case, results: Mapping[str, Tensor]) -> list[Comparison]:

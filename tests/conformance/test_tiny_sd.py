@@ -1,9 +1,11 @@
-"""The tokenizer that the tests build is CLIP's."""
+"""The model of the golden cases: its tokenizer is CLIP's; another folder may bring its own."""
 
 from pathlib import Path
 
 from tests.conformance.golden import COMMITTED, discover
-from tests.conformance.tiny_sd import complete_tiny_sd
+from tests.conformance.tiny_sd import copy_tiny_sd
+
+TOKENIZER = COMMITTED / "tiny-sd" / "tokenizer"
 
 
 def test_token_ids_of_the_golden_prompts(tiny_sd: Path) -> None:
@@ -22,10 +24,16 @@ def test_token_ids_of_the_golden_prompts(tiny_sd: Path) -> None:
     assert checked
 
 
-def test_a_folder_with_its_own_tokenizer_is_used_as_it_is(tmp_path: Path, tiny_sd: Path) -> None:
-    own = tmp_path / "tiny-sd" / "tokenizer"
-    own.mkdir(parents=True)
-    assert complete_tiny_sd(tmp_path, tmp_path / "copy") == tmp_path / "tiny-sd"
+def test_a_folders_own_model_is_taken_and_made_complete(tmp_path: Path) -> None:
+    committed = copy_tiny_sd(tmp_path / "no-model-here", tmp_path / "a")
+    assert (committed / "tokenizer" / "vocab.json").read_bytes() == (TOKENIZER / "vocab.json").read_bytes()
 
-    elsewhere = complete_tiny_sd(tmp_path / "no-model-here", tmp_path / "copy")
-    assert {path.name for path in elsewhere.iterdir()} == {path.name for path in tiny_sd.iterdir()}
+    own = tmp_path / "own" / "tiny-sd"
+    own.mkdir(parents=True)
+    (own / "model_index.json").write_text("its own")
+    copy = copy_tiny_sd(tmp_path / "own", tmp_path / "b")
+    assert (copy / "model_index.json").read_text() == "its own"
+    assert (copy / "tokenizer" / "vocab.json").read_bytes() == (TOKENIZER / "vocab.json").read_bytes()
+
+    (own / "tokenizer").mkdir()
+    assert not list((copy_tiny_sd(tmp_path / "own", tmp_path / "c") / "tokenizer").iterdir())
