@@ -1,8 +1,10 @@
-# make demo   edits bundled pictures by text, offline, and says where the results are
-# make test   runs every test; PYTEST="-k align" hands options to pytest
-# make fuzz   feeds every hostile file, 10,000 sets of options and 2,000 calls; make test does a slice of it
-# make lint   style and types
-# make clean  removes what the other targets made, the virtual environment included
+# make demo         edits bundled images by text, offline, and says where the results are
+# make test         runs every test, and of the golden cases the smallest of each kind; PYTEST="-k align" hands options to pytest
+# make conformance  runs every golden case, at every size; SFUMATO_CONFORMANCE=FOLDER those of another folder
+# make test-lowest  runs what make test runs in .venv-lowest, with the lowest versions that pyproject.toml admits
+# make fuzz         feeds every hostile file, 10,000 sets of options and 2,000 calls; make test does a slice of it
+# make lint         style and types
+# make clean        removes what the other targets made, the virtual environments included
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -10,19 +12,29 @@ WORKERS ?= 2
 
 BIN := .venv/bin
 READY := .venv/.installed
+LOWEST := .venv-lowest/bin
+LOWEST_READY := .venv-lowest/.installed
 
-.PHONY: demo test fuzz lint clean
+# one thread a process: at the sizes of the tests this is much faster than processes that share their cores
+RUN := -m pytest -n $(WORKERS) --dist worksteal
+
+.PHONY: demo test conformance test-lowest fuzz lint clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
 	@$(BIN)/sfumato demo
 
-# one thread a process: at the sizes of the tests this is much faster than processes that share their cores
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python $(RUN) -m "not thorough" $(PYTEST)
+
+conformance: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python $(RUN) tests/conformance $(PYTEST)
+
+test-lowest: $(LOWEST_READY)
+	OMP_NUM_THREADS=1 $(LOWEST)/python $(RUN) -m "not thorough" $(PYTEST)
 
 fuzz: $(READY)
-	OMP_NUM_THREADS=1 SFUMATO_FUZZ=all $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/hostile
+	OMP_NUM_THREADS=1 SFUMATO_FUZZ=all $(BIN)/python $(RUN) tests/hostile
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -30,20 +42,34 @@ lint: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache dist build outputs
+	rm -rf .venv .venv-lowest .pytest_cache .mypy_cache .ruff_cache dist build outputs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp makes a second run start at once; a changed pyproject.toml installs again.
-# open-clip-torch and lpips are there for files that the tests read (CLIP's vocabulary, LPIPS's heads): their own
-# dependencies stay out.
-$(READY): pyproject.toml
-	@command -v "$(PYTHON)" >/dev/null || { \
+define CHECK_PYTHON
+@command -v "$(PYTHON)" >/dev/null || { \
 		echo "error: no '$(PYTHON)' here; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: sfumato needs Python 3.11 or newer, '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1); name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+endef
+
+# The stamp makes a second run start at once; a changed pyproject.toml installs again.
+# lpips is there for a file that the tests read (its heads): its own dependencies stay out.
+$(READY): pyproject.toml
+	$(CHECK_PYTHON)
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps open-clip-torch lpips
+	$(BIN)/python -m pip install --quiet --no-deps lpips
+	@touch $@
+
+# Not $(TORCH), but the lowest: on Linux that may be a build with CUDA's libraries, 4 GB, if no other is on offer.
+# Python 3.11 or 3.12: for newer ones there are no wheels of the lowest numpy.
+$(LOWEST_READY): pyproject.toml tests/lowest.py
+	$(CHECK_PYTHON)
+	@test -x $(LOWEST)/python || "$(PYTHON)" -m venv .venv-lowest
+	$(LOWEST)/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/python tests/lowest.py > .venv-lowest/constraints.txt
+	$(LOWEST)/python -m pip install --quiet --constraint .venv-lowest/constraints.txt --editable ".[test]"
+	$(LOWEST)/python -m pip install --quiet --no-deps lpips
 	@touch $@
