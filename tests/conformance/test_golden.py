@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.conformance.golden import COMMITTED, Case, Tolerance, cases_folder, compare, discover
+from tests.conformance.golden import COMMITTED, Case, Tolerance, cases_folder, compare, discover, smallest_of_each_kind
+from tests.conformance.test_conformance import parameters
 
 
 def make_case(folder: Path, tensors: dict[str, Tensor], tolerance: Any, outputs: list[str] | None = None) -> Case:
@@ -134,6 +135,34 @@ def test_the_folder_is_taken_from_the_environment(tmp_path: Path, monkeypatch: p
         discover(cases_folder())
     make_case(tmp_path / "some-system" / "some-case", {"a": torch.ones(1)}, 1e-3)
     assert [case.id for case in discover(cases_folder())] == ["some-system-made-up-some-case"]
+
+
+def left_out() -> set[str]:
+    """Names of the cases that `make test` leaves out."""
+    return {str(parameter.id) for parameter in parameters() if parameter.marks}
+
+
+def test_make_test_keeps_a_case_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SFUMATO_CONFORMANCE", raising=False)
+    every = discover(COMMITTED)
+    kept = [case for case in every if case.id not in left_out()]
+    assert sorted((case.system, case.kind) for case in kept) == sorted({(case.system, case.kind) for case in every})
+    assert 0 < len(kept) < len(every)
+
+
+def test_the_smallest_case_of_a_kind_is_kept(tmp_path: Path) -> None:
+    large = make_case(tmp_path / "s" / "a", {"a": torch.ones(9)}, 1e-3)
+    small = make_case(tmp_path / "s" / "b", {"a": torch.ones(2)}, 1e-3)
+    other = make_case(tmp_path / "t" / "c", {"a": torch.ones(99)}, 1e-3)
+    assert smallest_of_each_kind([large, small, other]) == [small, other]
+
+
+def test_of_a_named_folder_every_case_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        make_case(tmp_path / "s" / name, {"a": torch.ones(2)}, 1e-3)
+    monkeypatch.setenv("SFUMATO_CONFORMANCE", str(tmp_path))
+    assert len(parameters()) == 2
+    assert left_out() == set()
 
 
 def test_a_damaged_case_is_named(tmp_path: Path) -> None:
