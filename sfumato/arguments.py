@@ -104,6 +104,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "num_frames": num_frames,
     "num_images": partial(checks.whole, low=1, high=MAX_IMAGES),
     "one_pace": checks.flag,
+    "alpha": checks.flag,
     "store": optional(_store),
     # images
     "size": optional(checks.size),

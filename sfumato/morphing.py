@@ -20,7 +20,7 @@ from sfumato.driving import LOW_PSNR, image_psnr, told_of_prompts
 from sfumato.encoding import encoded
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import cache_folder
-from sfumato.images import Fit, ImageSource, to_images
+from sfumato.images import Fit, ImageSource, faded, lifted, to_images
 from sfumato.metrics.distance import Distance, PixelDistance
 from sfumato.models.base import Model
 from sfumato.morph.distances import PIXEL_NOTE, load_distance
@@ -65,6 +65,7 @@ def morph(
     background: tuple[int, int, int] = (255, 255, 255),
     encode_steps: int = ENCODE_STEPS,
     store: str | os.PathLike[str] | Literal[False] | None = None,
+    alpha: bool = True,
     watch: Watch | None = None,
     **options: Any,
 ) -> MorphResult:
@@ -95,6 +96,8 @@ def morph(
         encode_steps: Steps that bring what the autoencoder gives back of the pictures nearer to them, see
             `sfumato.encoding`; 0: none.
         store: Folder of what methods train; None: `morph` in `$SFUMATO_CACHE` or ~/.cache/sfumato; False: keep nothing.
+        alpha: Where an image is transparent, give frames that are transparent, too: the model sees the images on the
+            background, and the frames are taken off it again with an alpha that fades from image to image.
         watch: Progress and cancellation; None: progress bars when stderr is a terminal.
         options: The method's own, see `MORPHS[method].parameters`.
 
@@ -120,14 +123,17 @@ def morph(
     measure = load_distance(distance, model)
     kept = _store(store)
 
+    sources = [picture.fitted.image for picture in pictures]
     paths: list[MorphPath] = []
     drawn: list[Frames] = []
     spacings: list[Spaced] = []
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         pixels = torch.cat([picture.pixels for picture in pictures])
-        clean = encoded(model, pixels, encode_steps=encode_steps, watch=watching.during("encoding"))
-        with torch.no_grad():
-            ceilings = to_images(torch.cat([model.decode_latents(latents[None]) for latents in clean]))
+        clean, ceilings = torch.empty(len(pictures), 0), sources
+        if entry.encodes(options):
+            clean = encoded(model, pixels, encode_steps=encode_steps, watch=watching.during("encoding"))
+            with torch.no_grad():
+                ceilings = to_images(torch.cat([model.decode_latents(latents[None]) for latents in clean]))
         parts = [_numbered(watching, k, len(pictures) - 1) for k in range(len(pictures) - 1)]
         for k, part in enumerate(parts):
             pair = slice(k, k + 2)
@@ -164,7 +170,6 @@ def morph(
     weights = joined([found.weights for found in spacings])
     even = [found.even_distances for found in spacings]
     places = [next(i for i, weight in enumerate(weights) if weight == k) for k in range(len(pictures))]
-    sources = [picture.fitted.image for picture in pictures]
     ends = tuple(image_psnr(decoded[place], source) for place, source in zip(places, sources, strict=True))
     ceiling = tuple(image_psnr(image, source) for image, source in zip(ceilings, sources, strict=True))
     legs = [f"picture {k + 1} to {k + 2}: " if len(paths) > 1 else "" for k in range(len(paths))]
@@ -172,6 +177,8 @@ def morph(
     for leg, path, found in zip(legs, paths, spacings, strict=True):
         notes += [leg + note for note in (*path.notes, *found.notes)]
     notes += [_far_end(k, got, best) for k, (got, best) in enumerate(zip(ends, ceiling, strict=True)) if got < LOW_PSNR]
+    transparent = alpha and any(picture.alpha is not None for picture in pictures)
+    shown_frames = _lifted(decoded, weights, pictures, background) if transparent else decoded
     restore = _restore(pictures)
     recipe: dict[str, Any] = {
         "command": "morph",
@@ -192,6 +199,7 @@ def morph(
         "size": list(size) if size else None,
         "fit": fit,
         "background": list(background),
+        "alpha": alpha,
         "encode_steps": encode_steps,
         "images": [picture.origin for picture in pictures],
         "weights": [round(weight, 6) for weight in weights],
@@ -200,7 +208,7 @@ def morph(
         ],
     }
     return MorphResult(
-        images=tuple(restore(image) for image in decoded),
+        images=tuple(restore(image) for image in shown_frames),
         weights=weights,
         distances=tuple(value for found in spacings for value in found.distances),
         even_distances=None if None in even else tuple(value for line in even for value in line or ()),
@@ -305,6 +313,21 @@ def _read(
         if one.origin["sha256"] == other.origin["sha256"]:
             raise UsageError(f"pictures {k + 1} and {k + 2} are identical: there is nothing to morph between them")
     return pictures
+
+
+def _lifted(
+    frames: Sequence[Image.Image],
+    weights: Sequence[float],
+    pictures: Sequence[Picture],
+    background: tuple[int, int, int],
+) -> list[Image.Image]:
+    """The frames taken off the background, with the alpha of the images that they lie between."""
+    found = []
+    for frame, weight in zip(frames, weights, strict=True):
+        first = min(int(weight), len(pictures) - 2)
+        alpha = faded(pictures[first].alpha, pictures[first + 1].alpha, weight - first, frame.size)
+        found.append(lifted(frame, alpha, background))
+    return found
 
 
 def _restore(pictures: Sequence[Picture]) -> Callable[[Image.Image], Image.Image]:

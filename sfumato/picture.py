@@ -26,6 +26,7 @@ class Picture:
         notes: What was done to it.
         origin: Its path, where it has one, and the SHA-256 of its fitted pixels; goes into recipes.
         turn: What turned it upright, as its EXIF orientation says, or None.
+        alpha: Its alpha, fitted as the picture is, mode L; None where every pixel is opaque.
     """
 
     fitted: FittedImage
@@ -33,6 +34,7 @@ class Picture:
     notes: tuple[str, ...]
     origin: dict[str, Any]
     turn: Image.Transpose | None = None
+    alpha: Image.Image | None = None
 
 
 def read_picture(
@@ -49,4 +51,5 @@ def read_picture(
         )
     digest = hashlib.sha256(fitted.image.tobytes()).hexdigest()
     path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
-    return Picture(fitted, to_pixels(fitted.image), tuple(notes), {"path": path, "sha256": digest}, loaded.turn)
+    alpha = None if loaded.alpha is None else fitted.alike(loaded.alpha).convert("L")
+    return Picture(fitted, to_pixels(fitted.image), tuple(notes), {"path": path, "sha256": digest}, loaded.turn, alpha)

@@ -95,11 +95,14 @@ class MorphMethod(Entry):
     Attributes:
         spacing: How its frames' weights are chosen by default, a name in `sfumato.morph.spacing.SPACINGS`.
         guidance_scale, num_inference_steps: Where the user says nothing; None: the model's.
+        encodes: Whether it needs latents of the images, by its options as far as they are given; where it does not,
+            nothing is encoded.
     """
 
     spacing: str = "even"
     guidance_scale: float | None = None
     num_inference_steps: int | None = None
+    encodes: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
 
 def method(
@@ -156,12 +159,13 @@ def morph_method(
     spacing: str = "even",
     guidance_scale: float | None = None,
     num_inference_steps: int | None = None,
+    encodes: Callable[[Mapping[str, Any]], bool] = lambda _: True,
 ) -> Callable[[Function], Function]:
     """Registers the decorated function as a morphing method; see `MorphMethod` for the fields."""
 
     def register(function: Function) -> Function:
         options = parameters(function)
-        defaults = (spacing, guidance_scale, num_inference_steps)
+        defaults = (spacing, guidance_scale, num_inference_steps, encodes)
         MORPHS.add(MorphMethod(name, function, title, paper, summary, when, cost, options, *defaults))
         return function
 

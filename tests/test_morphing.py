@@ -14,7 +14,7 @@ from PIL import Image
 import sfumato
 from sfumato import morphing
 from sfumato.errors import Cancelled, ImageError, UsageError
-from sfumato.images import read_recipe
+from sfumato.images import flattened, read_recipe
 from sfumato.metrics.distance import PixelDistance
 from sfumato.morph.path import MorphPath
 from sfumato.registry import MORPHS
@@ -97,6 +97,52 @@ def test_one_pace_gives_a_longer_leg_more_frames(toy_model: Any) -> None:
 def test_a_circle_is_allowed(toy_model: Any) -> None:
     result = fade(toy_model, picture(0), picture(1), picture(0), num_frames=3)
     assert same(result.images[0], result.images[-1])
+
+
+def test_what_needs_no_latents_encodes_nothing(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encoded(*_: Any, **__: Any) -> None:
+        raise AssertionError("images were encoded")
+
+    monkeypatch.setattr(morphing, "encoded", encoded)
+    result = fade(toy_model, picture(0), picture(1))
+    assert result.endpoint_psnr == result.ceiling_psnr == (math.inf, math.inf)
+    with pytest.raises(AssertionError, match="were encoded"):
+        fade(toy_model, picture(0), picture(1), space="latents")
+
+
+def cut_out(seed: int, left: int) -> Image.Image:
+    """A picture that shows in a square with a soft edge."""
+    alpha = Image.new("L", (64, 64))
+    alpha.paste(128, (left, 8, left + 32, 56))
+    alpha.paste(255, (left + 4, 12, left + 28, 52))
+    image = picture(seed)
+    image.putalpha(alpha)
+    return image
+
+
+def test_alpha_goes_in_and_comes_out(toy_model: Any, tmp_path: Path) -> None:
+    a, b = cut_out(0, 4), cut_out(1, 28)
+    result = fade(toy_model, a, b)
+    assert {image.mode for image in result.images} == {"RGBA"}
+    for frame, source in zip((result.images[0], result.images[-1]), (a, b), strict=True):
+        assert frame.getchannel("A").tobytes() == source.getchannel("A").tobytes()
+        there = np.asarray(source)[..., 3] > 0
+        assert np.abs(np.asarray(frame)[there].astype(int) - np.asarray(source)[there]).max() <= 2  # rounded twice
+    middle = np.asarray(result.images[2].getchannel("A"), float)
+    expected = (np.asarray(a.getchannel("A"), float) + np.asarray(b.getchannel("A"), float)) / 2
+    assert np.abs(middle - expected).max() <= 1
+    with Image.open(result.save(tmp_path / "a.webp", scale=1)) as movie:
+        assert np.array_equal(np.asarray(movie.convert("RGBA"))[..., 3], np.asarray(a)[..., 3])
+
+    flat = fade(toy_model, a, b, alpha=False)  # on white both are the same
+    assert {image.mode for image in flat.images} == {"RGB"}
+    for frame, plain in zip(result.images, flat.images, strict=True):
+        off = np.abs(np.asarray(flattened(frame), int) - np.asarray(plain, int))
+        assert np.quantile(off, 0.99) <= 2
+    assert {image.mode for image in fade(toy_model, picture(0), picture(1)).images} == {"RGB"}
+    assert fade(toy_model, a, picture(1)).images[-1].getchannel("A").getextrema() == (255, 255)
+    padded = fade(toy_model, a.crop((0, 0, 60, 64)), b.crop((0, 0, 60, 64)), fit="pad", num_frames=3)
+    assert padded.images[0].getchannel("A").tobytes() == a.crop((0, 0, 60, 64)).getchannel("A").tobytes()
 
 
 def test_every_spacing_goes_with_it(toy_model: Any) -> None:
@@ -253,7 +299,7 @@ def learning(model: Any, ends: Any, *, generator: torch.Generator, store: Any, w
 
 @pytest.fixture
 def learner(monkeypatch: pytest.MonkeyPatch) -> str:
-    entry = replace(MORPHS["crossfade"], function=learning, parameters={})
+    entry = replace(MORPHS["slerp"], function=learning, parameters={})
     monkeypatch.setitem(MORPHS._entries, "crossfade", entry)
     return "crossfade"
 

@@ -62,6 +62,9 @@ def morph(
     fps: movie.Fps = 12.0,
     hold: movie.Hold = None,
     bounce: movie.Bounce = False,
+    alpha: Annotated[
+        bool, typer.Option("--alpha/--no-alpha", help="Frames of transparent images are transparent, too.")
+    ] = True,
     easing: movie.Eased = movie.Easing.linear,
     inbetweens: movie.Inbetweens = 0,
     scale: movie.Scale = None,
@@ -128,6 +131,7 @@ def morph(
             fit=fit.value if fit is not None else None,
             encode_steps=encode_steps,
             store=kept,
+            alpha=alpha,
             **options,
         )
     except (KeyboardInterrupt, Cancelled):

@@ -4,6 +4,7 @@
 in the `notes` of the result, and what cannot be done is an `ImageError` that names the picture and the remedy.
 """
 
+from sfumato.images.alpha import faded, flattened, lifted
 from sfumato.images.fitting import FITS, Fit, FittedImage, fit_image
 from sfumato.images.pace import EASINGS, Easing, Pace
 from sfumato.images.pixels import to_images, to_pixels
@@ -24,7 +25,10 @@ __all__ = [
     "Pace",
     "check_movie_path",
     "check_writable",
+    "faded",
     "fit_image",
+    "flattened",
+    "lifted",
     "load_image",
     "read_recipe",
     "save_image",

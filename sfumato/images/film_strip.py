@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from sfumato.errors import ImageError
+from sfumato.images.alpha import flattened
 from sfumato.images.ink import CHANGED, FAINT, GAP, INK, LINE, MARGIN, PAPER, line_height
 
 
@@ -46,7 +47,7 @@ def film_strip(
     draw.text((MARGIN, MARGIN), heading, INK, title_font)
     for k, frame in enumerate(frames):
         x, y = MARGIN + k % columns * step_x, top + k // columns * step_y
-        sheet.paste(frame.convert("RGB").resize((width, height), Image.Resampling.LANCZOS), (x, y))
+        sheet.paste(flattened(frame).resize((width, height), Image.Resampling.LANCZOS), (x, y))
         if captions:
             draw.text((x + width / 2, y + height + 2), captions[k], FAINT, font, anchor="mt")
     return sheet

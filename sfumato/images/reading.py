@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sfumato.errors import ImageError
+from sfumato.images.alpha import WHITE, flattened, with_alpha
 from sfumato.images.pixels import to_images
 
 if TYPE_CHECKING:
@@ -50,11 +51,13 @@ class LoadedImage:
         image: PIL picture, mode RGB, upright.
         notes: What was done to get there, for the user to read; empty when nothing had to be.
         turn: What turned it upright, as its EXIF orientation says, or None.
+        alpha: Its alpha, mode L, upright; None where every pixel is opaque.
     """
 
     image: Image.Image
     notes: tuple[str, ...] = ()
     turn: Image.Transpose | None = None
+    alpha: Image.Image | None = None
 
 
 def load_image(source: ImageSource, *, background: tuple[int, int, int] = (255, 255, 255)) -> LoadedImage:
@@ -185,23 +188,23 @@ def _upright_rgb(image: Image.Image, what: str, background: tuple[int, int, int]
     if image.mode.startswith("I") or image.mode == "F":
         notes.append("converted from 16-bit or float grey, its full range kept")
         image = _from_deep_grey(image, what)
-    if image.mode == "La":  # the one mode that Pillow converts to RGBA only by way of another
-        image = image.convert("LA")
+    alpha = None
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema() != (255, 255):
-            colour = "white" if tuple(background) == (255, 255, 255) else f"rgb{tuple(background)}"
+        image = with_alpha(image)
+        if image.mode == "RGBA":
+            alpha = image.getchannel("A")
+            colour = "white" if tuple(background) == WHITE else f"rgb{tuple(background)}"
             notes.append(f"alpha composited on {colour}")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (*background, 255)), rgba)
+        image = flattened(image, background)
     elif image.mode == "CMYK":
         notes.append("converted from CMYK")
     image = image.convert("RGB")
     if turn is not None:
-        image = image.transpose(turn)
+        image, alpha = image.transpose(turn), None if alpha is None else alpha.transpose(turn)
         for name in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
             image.info.pop(name, None)  # it is upright now: who reads it again must not turn it once more
         notes.append("turned upright as its EXIF orientation says")
-    return LoadedImage(image, (*_frames_note(original), *notes), turn)
+    return LoadedImage(image, (*_frames_note(original), *notes), turn, alpha)
 
 
 def _frames_note(image: Image.Image) -> tuple[str, ...]:
@@ -214,7 +217,7 @@ def _frames_note(image: Image.Image) -> tuple[str, ...]:
         return ()
     if frames < 2:
         return ()
-    many = f"{'more than ' if frames == _MOST_PAGES else ''}{frames}"
+    many = f"more than {_MOST_PAGES}" if frames > _MOST_PAGES else str(frames)
     kind = f"{many} pages" if image.format == "TIFF" else f"animated: {frames} frames"
     return (f"{kind}, {'the first' if used == 1 else f'number {used}'} is used",)
 
@@ -223,9 +226,9 @@ def _pages(image: Image.Image) -> int:
     """How many pages a TIFF has, counted as far as `_MOST_PAGES`: a small file can hold a great many."""
     used, page = image.tell(), 0
     try:
-        for page in range(1, _MOST_PAGES):
+        for page in range(1, _MOST_PAGES + 1):
             image.seek(page)
-        return _MOST_PAGES
+        return _MOST_PAGES + 1
     except EOFError:
         return page
     finally:

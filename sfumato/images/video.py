@@ -19,11 +19,12 @@ from PIL import Image, PngImagePlugin
 from sfumato import checks
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import folder_written_whole, written_whole
+from sfumato.images.alpha import flattened, with_alpha
 from sfumato.images.ffmpeg import FFMPEG_MOVIES, ffmpeg, inbetween, write_stream
 from sfumato.images.pace import Pace, Shown
 from sfumato.images.palette import in_palette, shared_palette
 from sfumato.images.reading import MAX_PIXELS, by
-from sfumato.images.writing import RECIPE_KEY, check_writable, exif_of, flattened, recipe_text, save_image, with_alpha
+from sfumato.images.writing import RECIPE_KEY, check_writable, exif_of, recipe_text, save_image
 
 MOVIES = (".webp", ".mp4", ".webm", ".mov", ".gif", ".apng")
 WATCHABLE = 256
@@ -45,8 +46,9 @@ def check_movie_path(path: str | os.PathLike[str]) -> Path:
     Raises:
         ImageError: The extension is unknown; the folder that it shall be in does not exist or cannot be written; or
             `path` is a folder that holds something else than frames; or the format needs ffmpeg, and there is none.
+        UsageError: `path` is no path.
     """
-    path = Path(path)
+    path = Path(checks.path("path", path))
     if path.suffix and not path.is_dir():
         if path.suffix.lower() not in MOVIES:
             kinds = ", ".join(MOVIES)

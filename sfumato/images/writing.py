@@ -10,8 +10,10 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from sfumato import checks
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import check_folder, written_whole
+from sfumato.images.alpha import flattened, with_alpha
 from sfumato.images.ffmpeg import FFMPEG_MOVIES, stream_comment
 from sfumato.images.reading import existing_file, guarded, open_image
 from sfumato.json_input import JsonError, read_json
@@ -32,8 +34,9 @@ def check_writable(path: str | os.PathLike[str], *, extensions: Sequence[str] = 
     Raises:
         ImageError: The extension is unknown, the folder does not exist or cannot be written, or `path` is a folder or
             a device.
+        UsageError: `path` is no path.
     """
-    path = Path(path)
+    path = Path(checks.path("path", path))
     if path.suffix.lower() not in extensions:
         raise ImageError(f"cannot write {path}: the name must end in one of {', '.join(extensions)}")
     try:
@@ -78,26 +81,6 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], *, recipe: Mapp
     with written_whole(path, ImageError) as part, part.open("wb") as file:
         (flattened(image) if kind == "JPEG" else with_alpha(image)).save(file, format=kind, **options)
     return path
-
-
-def with_alpha(image: Image.Image) -> Image.Image:
-    """The image as RGBA where a pixel of it is transparent, else as RGB."""
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.has_transparency_data:
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        if rgba.getchannel("A").getextrema() != (255, 255):
-            return rgba
-        image = rgba
-    return image.convert("RGB")
-
-
-def flattened(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """The image as RGB, on a colour where it is transparent."""
-    image = with_alpha(image)
-    if image.mode == "RGB":
-        return image
-    return Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image).convert("RGB")
 
 
 def recipe_text(recipe: Mapping[str, Any]) -> str:

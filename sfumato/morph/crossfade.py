@@ -25,7 +25,8 @@ from sfumato.samplers.watch import Watch
     paper="the oldest dissolve of film",
     summary="Lays one picture over the other, ever more opaque; no network.",
     when="A baseline: what every morph has to beat.",
-    cost="None; with space=latents the decoder alone.",
+    cost="None; with space=latents the encoder and the decoder alone.",
+    encodes=lambda options: options.get("space", "pixels") == "latents",
 )
 def crossfade(
     model: Model,
@@ -46,7 +47,7 @@ def crossfade(
 
     Args:
         model: Not used.
-        ends: The two pictures.
+        ends: The two pictures; their latents are used with space="latents" alone.
         negative_prompt, guidance_scale, num_inference_steps, distance, generator, store, watch: Not used.
         space: see its `Option`.
     """
