@@ -1,0 +1,1 @@
+"""Everything that trains the embedded model or needs its drawings."""
