@@ -42,7 +42,14 @@ def use_old_tensor_names(file: Path) -> None:
 
 
 def export_pipeline(
-    target: Path, *, tokenizer: Any, text_encoder: Any, unet: Any, autoencoder: Any, scheduler: Any
+    target: Path,
+    *,
+    tokenizer: Any,
+    text_encoder: Any,
+    unet: Any,
+    autoencoder: Any,
+    scheduler: Any,
+    shard: str | None = None,
 ) -> None:
     """Writes the model as fp16 safetensors; a reader never sees half of it.
 
@@ -55,6 +62,7 @@ def export_pipeline(
         unet: See `tokenizer`.
         autoencoder: See `tokenizer`.
         scheduler: See `tokenizer`.
+        shard: Largest size of a file of weights, such as "15MB"; None: one file for each network.
     """
     from diffusers import StableDiffusionPipeline
 
@@ -76,7 +84,7 @@ def export_pipeline(
             feature_extractor=None,
             requires_safety_checker=False,
         )
-        pipeline.save_pretrained(fresh, safe_serialization=True)
+        pipeline.save_pretrained(fresh, safe_serialization=True, max_shard_size=shard)
         use_old_tensor_names(fresh / "text_encoder" / "model.safetensors")
         shutil.rmtree(fresh / "tokenizer")
         save_tokenizer(tokenizer, fresh / "tokenizer")

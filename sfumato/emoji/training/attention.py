@@ -1,0 +1,125 @@
+"""Attention of words to their things: supervised in training, and measured.
+
+The renderer knows where each thing is. The loss asks three things of the cross-attention of a word at 16x16: that it
+lies inside the mask of its thing, that it stays out of the masks of other things, and that among the words of things
+the right one is strongest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from sfumato.emoji.training.networks import MAP_SIDE
+
+ROLES = ("name", "tint")
+"""Roles of words that are supervised, in the order of the rows of shares."""
+
+
+class Recorded:
+    """An attention processor that keeps the attention of image positions to words, averaged over heads.
+
+    Attributes:
+        maps: Of the last call, (batch, positions, tokens), with its gradient; None where it was no cross-attention at
+            16x16.
+    """
+
+    def __init__(self) -> None:
+        self.maps: Tensor | None = None
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        """As diffusers' plain processor, for layers without norms and masks of their own."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            to(states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (batch, heads, positions, channels)
+            for to, states in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+        )
+        probs = (query @ key.transpose(-1, -2) * attn.scale).softmax(-1)
+        if encoder_hidden_states is not None and hidden_states.shape[1] == MAP_SIDE**2:
+            self.maps = probs.float().mean(1)
+        out: Tensor = attn.to_out[0]((probs.to(value.dtype) @ value).transpose(1, 2).flatten(2))
+        return out
+
+
+def record_maps(unet: UNet2DConditionModel) -> None:
+    """Gives every attention layer a `Recorded` processor; for training, where the network is ours alone."""
+    unet.set_attn_processor({name: Recorded() for name in unet.attn_processors})
+
+
+def recorded_maps(unet: UNet2DConditionModel) -> Tensor:
+    """The maps of the last call, averaged over layers, (batch, positions, tokens)."""
+    processors = [one for one in unet.attn_processors.values() if isinstance(one, Recorded)]
+    return torch.stack([one.maps for one in processors if one.maps is not None]).mean(0)
+
+
+def word_maps(maps: Tensor, share: Tensor) -> Tensor:
+    """Maps of things' words: maps (batch, positions, tokens), share (batch, roles, things, tokens) to (batch, roles,
+    things, positions)."""
+    return torch.einsum("bqt,brkt->brkq", maps, share)
+
+
+def attention_loss(maps: Tensor, share: Tensor, masks: Tensor) -> Tensor:
+    """How far words look away from their things.
+
+    Args:
+        maps: (batch, positions, tokens).
+        share: Which tokens are a thing's words, see `Encoder.encode`; (batch, roles, things, tokens), names first.
+        masks: How much each thing covers of each position, (batch, things, positions).
+
+    Returns:
+        For each row, (batch,): for names and tints 1 - the share inside the own mask + twice the share inside the masks
+        of others; for names the cross-entropy of the right one among all names, at the positions of things.
+    """
+    words = word_maps(maps, share)
+    told = share.sum(-1)  # (batch, roles, things), 1 where the word is there
+    lying = words / words.sum(-1, keepdim=True).clamp_min(1e-8)
+    inside = torch.einsum("brkq,bkq->brk", lying, masks)
+    others = torch.einsum("brkq,bjq->brk", lying, masks) - inside
+    places = (told * (1 - inside + 2 * others)).sum((1, 2)) / told.sum((1, 2)).clamp_min(1)
+    names, seen = words[:, 0], told[:, 0, :, None]
+    right = (names / names.sum(1, keepdim=True).clamp_min(1e-8)).clamp_min(1e-6).log()
+    area = masks * seen
+    among = -(right * area).sum((1, 2)) / area.sum((1, 2)).clamp_min(1e-6)
+    return places + 0.5 * among
+
+
+def area_under_curve(scores: Tensor, inside: Tensor) -> float:
+    """Area under the ROC curve of scores (n,) for the positions inside (n,) bool; ties count half."""
+    _, inverse, counts = scores.double().unique(return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum(0) - (counts.double() - 1) / 2)[inverse]  # equal scores share their mean rank
+    positives, negatives = int(inside.sum()), int((~inside).sum())
+    return float((ranks[inside].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def curve_areas(words: Tensor, told: Tensor, masks: Tensor) -> dict[str, list[float]]:
+    """Areas under the ROC curve of word maps.
+
+    Args:
+        words: (batch, roles, things, positions).
+        told: Whether the word is there, (batch, roles, things).
+        masks: (batch, things, positions); a position is inside where the thing covers half of it.
+
+    Returns:
+        "own", "other" (a name against the mask of another thing) and "tint", one figure for each word.
+    """
+    areas: dict[str, list[float]] = {"own": [], "other": [], "tint": []}
+    for row, role, thing in told.nonzero().tolist():
+        for at in range(masks.shape[1]):
+            inside = masks[row, at] > 0.5
+            if not inside.any() or (role and at != thing):
+                continue
+            kind = ROLES[role] if role else "own" if at == thing else "other"
+            areas[kind].append(area_under_curve(words[row, role, thing], inside))
+    return areas
+
+
+def means(areas: Sequence[dict[str, list[float]]]) -> dict[str, float]:
+    """The mean of each kind over several batches."""
+    kinds = {kind: [value for one in areas for value in one[kind]] for kind in areas[0]}
+    return {kind: sum(values) / len(values) for kind, values in kinds.items() if values}

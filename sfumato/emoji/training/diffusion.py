@@ -1,0 +1,210 @@
+"""Second stage of training: the text encoder and the UNet together, on latents of the finished autoencoder."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from sfumato.emoji.export import export_pipeline
+from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
+from sfumato.emoji.render import Atlas
+from sfumato.emoji.sampling import generate
+from sfumato.emoji.scenes import (
+    COLOURS,
+    Background,
+    Scene,
+    Telling,
+    Thing,
+    caption,
+    caption_words,
+    sample_scene,
+    sample_telling,
+)
+from sfumato.emoji.sheets import save_sheet, to_images
+from sfumato.emoji.training.attention import (
+    ROLES,
+    attention_loss,
+    curve_areas,
+    means,
+    record_maps,
+    recorded_maps,
+    word_maps,
+)
+from sfumato.emoji.training.networks import Widths, build_scheduler, build_text_encoder, build_unet
+from sfumato.emoji.training.pool import MOST_THINGS, ScenePool, encode_scenes
+from sfumato.emoji.training.tokenizer import Encoder
+
+MIN_SNR = 5.0
+DROP_CAPTION = 0.1
+SHARD = "15MB"
+"""Largest size of a file of weights."""
+
+
+class Denoiser(nn.Module):
+    """The two networks that are trained together.
+
+    Args:
+        unet: Predicts the noise.
+        text_encoder: Embeds the caption.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+
+def train_diffusion(
+    atlas: Atlas,
+    widths: Widths,
+    autoencoder: AutoencoderKL,
+    tokenizer: Any,
+    settings: Settings,
+    *,
+    attention_weight: float = 0.05,
+    pool_size: int = 8_000,
+    renewed: float = 0.08,
+    export_to: Path | None = None,
+) -> Denoiser:
+    """Trains the text encoder and the UNet with noise prediction and min-SNR weights.
+
+    Args:
+        atlas: The drawings of the world; combinations that are held out are not trained on.
+        widths: Sizes of the networks.
+        autoencoder: The finished autoencoder.
+        tokenizer: The finished tokenizer.
+        settings: See `Settings`.
+        attention_weight: Weight of `attention_loss`; 0 for none.
+        pool_size: Scenes that are kept encoded.
+        renewed: Share of a batch that is drawn anew in the pool at each step.
+        export_to: Folder of the weights and a sheet of samples, written at each checkpoint; or None.
+
+    Returns:
+        The averaged networks.
+    """
+    torch.manual_seed(settings.seed)
+    device = settings.device
+    autoencoder = autoencoder.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    pool, encoder = ScenePool(atlas, autoencoder, pool_size), Encoder(tokenizer)
+    model = Denoiser(build_unet(widths), build_text_encoder(widths, tokenizer))
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    record_maps(model.unet)
+    alpha_bars = build_scheduler().alphas_cumprod.to(device)
+    weights = (MIN_SNR * (1 - alpha_bars) / alpha_bars).clamp(max=1.0)  # min(snr, 5) / snr
+
+    def loss_of_batch(worker: Worker) -> Tensor:
+        mine, draw, network = range(worker.index, len(pool), worker.count), worker.random, worker.model
+        assert isinstance(network, Denoiser)
+        pool.renew(draw.sample(mine, max(1, round(renewed * worker.batch))), draw)
+        latents, masks, scenes = pool.take([draw.choice(mine) for _ in range(worker.batch)], draw)
+        captions = [
+            [] if draw.random() < DROP_CAPTION else caption_words(scene, sample_telling(scene, draw), atlas.world)
+            for scene in scenes
+        ]
+        ids, share = encoder.encode(captions, MOST_THINGS, ROLES)
+        noise = torch.randn(latents.shape, device=device, generator=worker.generator)
+        t = stratified_times(len(latents), len(alpha_bars), worker.generator)
+        alpha_bar = alpha_bars[t].view(-1, 1, 1, 1)
+        noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+        with autocast(device):
+            embeds = network.text_encoder(ids.to(device))[0]
+            noise_pred = network.unet(noisy.contiguous(memory_format=torch.channels_last), t, embeds).sample
+        error = (noise_pred.float() - noise).square().mean(dim=(1, 2, 3))
+        loss: Tensor = (weights[t] * error).mean()
+        if attention_weight:
+            looking = attention_loss(recorded_maps(network.unet), share.to(device), masks)
+            loss = loss + attention_weight * (alpha_bars[t].sqrt() * looking).mean()  # noise alone shows no places
+        return loss
+
+    prompts = sheet_prompts(atlas)
+
+    def on_save(average: nn.Module, step: int) -> dict[str, float]:
+        assert isinstance(average, Denoiser)
+        parts: dict[str, Any] = {
+            "tokenizer": tokenizer,
+            "text_encoder": average.text_encoder,
+            "unet": average.unet,
+            "autoencoder": autoencoder,
+            "scheduler": build_scheduler(),
+        }
+        pixels = generate(prompts, **parts, num_inference_steps=20, device=device)
+        save_sheet(to_images(pixels), settings.folder / f"diffusion-{step:06d}.png", columns=8)
+        if export_to is not None:
+            export_pipeline(export_to, **parts, shard=SHARD)
+            save_sheet(to_images(pixels), export_to / "samples.png", columns=8)
+        return measure_attention(average, encoder, atlas, autoencoder, count=32)
+
+    average = train_loop("diffusion", model, loss_of_batch, settings, on_save=on_save)
+    assert isinstance(average, Denoiser)
+    return average
+
+
+def stratified_times(count: int, times: int, generator: torch.Generator) -> Tensor:
+    """One draw from each of `count` equal stretches of time: the same expectation as plain draws, less variance."""
+    device = generator.device
+    spread = torch.arange(count, device=device) + torch.rand(count, device=device, generator=generator)
+    return (spread / count * times).long().clamp(max=times - 1)
+
+
+@torch.no_grad()
+def measure_attention(
+    model: Denoiser, encoder: Encoder, atlas: Atlas, autoencoder: AutoencoderKL, *, count: int, seed: int = 31337
+) -> dict[str, float]:
+    """Areas under the ROC curve of words at 16x16, on scenes of two things that were never trained on.
+
+    Maps are averaged over heads, layers and the times 300, 500 and 700.
+
+    Args:
+        model: Its UNet has `Recorded` processors.
+        encoder: Encodes captions.
+        atlas: The drawings.
+        autoencoder: Encodes the scenes.
+        count: Scenes.
+        seed: Of scenes, captions and noise.
+
+    Returns:
+        "auc_own", "auc_other", "auc_tint".
+    """
+    draw = random.Random(seed)
+    scenes = [sample_scene(atlas.world, draw, things=2) for _ in range(count)]
+    latents, masks = encode_scenes(scenes, atlas, autoencoder)
+    ids, share = encoder.encode([caption_words(scene) for scene in scenes], MOST_THINGS, ROLES)
+    alpha_bars = build_scheduler().alphas_cumprod
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
+    embeds = model.text_encoder(ids.to(latents.device))[0]
+    sums = torch.zeros(count, masks[0, 0].numel(), ids.shape[1], device=latents.device)
+    for t in (300, 500, 700):
+        noisy = alpha_bars[t].sqrt() * latents + (1 - alpha_bars[t]).sqrt() * noise
+        for start in range(0, count, 16):
+            rows = slice(start, start + 16)
+            model.unet(noisy[rows].contiguous(memory_format=torch.channels_last), t, embeds[rows])
+            sums[rows] += recorded_maps(model.unet)
+    share = share.to(latents.device)
+    areas = curve_areas(word_maps(sums, share).cpu(), share.sum(-1).cpu() > 0, masks.flatten(2).cpu())
+    return {f"auc_{kind}": value for kind, value in means([areas]).items()}
+
+
+def sheet_prompts(atlas: Atlas) -> list[str]:
+    """Captions of a progress sheet: 16 of pairs, 8 of one thing, 8 of tints and patterns."""
+    draw, world = random.Random(5), atlas.world
+    names = [concept.name for concept in world.concepts]
+    tinted = [concept.name for concept in world.concepts if concept.tint] or names
+    colours = list(COLOURS)
+    prompts = [f"a {names[n % len(names)]} and a {names[(n + 7) % len(names)]}" for n in range(16)]
+    prompts = [f"{prompt} on a {draw.choice(colours)} background" for prompt in prompts]
+    for number in range(8):
+        thing = Thing(names[(3 * number) % len(names)])
+        scene = Scene((thing,), Background(draw.choice(colours)), world.styles[number % len(world.styles)])
+        prompts.append(caption(scene, Telling((0,), style=True)))
+    more = ("striped blue", "dotted red", "checked green", "gradient purple")
+    for number in range(8):
+        name = tinted[(3 * number) % len(tinted)]
+        ground = f"{more[number // 2]} background" if number < 6 else "blue background with many snowflakes"
+        prompts.append(f"a {('green', 'blue', 'red', 'yellow')[number % 4]} {name} on a {ground}")
+    return prompts

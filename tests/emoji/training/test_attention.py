@@ -1,0 +1,86 @@
+"""Attention of words to their things: the loss pulls the right way, areas under the ROC curve are the textbook's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+
+from sfumato.emoji.training.attention import (
+    area_under_curve,
+    attention_loss,
+    curve_areas,
+    record_maps,
+    recorded_maps,
+    word_maps,
+)
+from sfumato.emoji.training.networks import SIZES, build_unet
+
+
+def two_things() -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks of two things on 256 positions, and shares: thing 0 is token 1, thing 1 tokens 2 and 3, its tint 4."""
+    masks = torch.zeros(1, 2, 256)
+    masks[0, 0, :40] = 1
+    masks[0, 1, 100:150] = 1
+    share = torch.zeros(1, 2, 2, 6)
+    share[0, 0, 0, 1] = 1
+    share[0, 0, 1, 2:4] = 0.5
+    share[0, 1, 1, 4] = 1
+    return masks, share
+
+
+def test_the_loss_is_least_where_words_lie_on_their_things() -> None:
+    masks, share = two_things()
+    right = torch.full((1, 256, 6), 1e-4)
+    right[0, :40, 1] = 0.5
+    right[0, 100:150, 2:5] = 0.5
+    swapped = right[..., [0, 2, 1, 1, 1, 5]]
+    even = torch.full((1, 256, 6), 1 / 6)
+    losses = [float(attention_loss(maps, share, masks)) for maps in (right, even, swapped)]
+    assert losses[0] < 0.05
+    assert losses[0] < losses[1] < losses[2]
+
+
+def test_the_loss_moves_attention_onto_the_things() -> None:
+    masks, share = two_things()
+    logits = torch.zeros(1, 256, 6, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        attention_loss(logits.softmax(-1), share, masks).sum().backward()
+        optimizer.step()
+    areas = curve_areas(word_maps(logits.softmax(-1).detach(), share), share.sum(-1) > 0, masks)
+    assert min(areas["own"]) > 0.99
+    assert min(areas["tint"]) > 0.99
+    names = word_maps(logits.softmax(-1).detach(), share)[0, 0]
+    inside, across = (names * masks[0]).sum(-1), (names * masks[0].flip(0)).sum(-1)
+    assert (across < inside / 100).all()
+
+
+def test_words_that_are_not_told_cost_nothing() -> None:
+    masks, share = two_things()
+    maps = torch.rand(1, 256, 6, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    assert float(attention_loss(maps, torch.zeros_like(share), masks)) == 0
+
+
+@pytest.mark.parametrize(
+    ("scores", "area"),
+    [([1.0, 2.0, 3.0, 4.0], 1.0), ([4.0, 3.0, 2.0, 1.0], 0.0), ([1.0, 1.0, 1.0, 1.0], 0.5), ([1, 3, 2, 4], 0.75)],
+)
+def test_the_area_under_the_curve_counts_right_pairs(scores: list[float], area: float) -> None:
+    assert area_under_curve(torch.tensor(scores), torch.tensor([False, False, True, True])) == pytest.approx(area)
+
+
+def test_recording_changes_no_output_and_sees_the_16x16_layers() -> None:
+    torch.manual_seed(0)
+    unet = build_unet(SIZES["toy"]).eval()
+    unet.set_attn_processor(AttnProcessor())
+    latents, text = torch.randn(2, 4, 32, 32), torch.randn(2, 40, 16)
+    with torch.no_grad():
+        plain = unet(latents, 500, text).sample
+        record_maps(unet)
+        recorded = unet(latents, 500, text).sample
+    maps = recorded_maps(unet)
+    assert torch.allclose(plain, recorded, atol=1e-5)
+    assert maps.shape == (2, 256, 40)
+    assert torch.allclose(maps.sum(-1), torch.ones(2, 256), atol=1e-5)
