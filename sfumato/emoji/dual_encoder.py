@@ -37,9 +37,10 @@ class DualEncoder(nn.Module):
     Args:
         vocabulary: Size of the tokenizer's vocabulary.
         end: Id of the token that ends a caption and pads it.
+        tokens: Length of captions in tokens.
     """
 
-    def __init__(self, vocabulary: int, end: int) -> None:
+    def __init__(self, vocabulary: int, end: int, tokens: int = MAX_TOKENS) -> None:
         super().__init__()
         self.image = Trunk(TRUNK)
         self.image_projection = nn.Linear(self.image.width, WIDTH)
@@ -51,7 +52,7 @@ class DualEncoder(nn.Module):
                 intermediate_size=2 * WIDTH,
                 num_hidden_layers=2,
                 num_attention_heads=4,
-                max_position_embeddings=MAX_TOKENS,
+                max_position_embeddings=tokens,
                 eos_token_id=end,
                 pad_token_id=end,
             )
@@ -138,7 +139,8 @@ def load_dual_encoder(path: Path) -> DualEncoder:
     """Reads `emoji-clip.safetensors`, in float32 and evaluation mode."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    model = DualEncoder(json.loads(metadata["vocabulary"]), json.loads(metadata["end"]))
+    tokens = json.loads(metadata.get("tokens", str(MAX_TOKENS)))
+    model = DualEncoder(json.loads(metadata["vocabulary"]), json.loads(metadata["end"]), tokens)
     model.load_state_dict(
         {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
     )

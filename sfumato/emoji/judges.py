@@ -76,12 +76,12 @@ class Classifier(nn.Module):
 
 def blur_and_noise(pixels: torch.Tensor) -> torch.Tensor:
     """Softens and disturbs each picture by another amount, so that a judge does not hang on the finest detail."""
-    amount = torch.rand(len(pixels), 1, 1, 1)
-    kernel = torch.tensor([1.0, 2.0, 1.0])
+    amount = torch.rand(len(pixels), 1, 1, 1, device=pixels.device)
+    kernel = torch.tensor([1.0, 2.0, 1.0], device=pixels.device)
     kernel = (kernel[:, None] * kernel / 16).expand(3, 1, 3, 3)
     soft = functional.conv2d(functional.pad(pixels, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
     mixed = torch.lerp(pixels, soft, amount)
-    return mixed + 0.1 * torch.rand(len(pixels), 1, 1, 1) * torch.randn_like(pixels)
+    return mixed + 0.1 * torch.rand(len(pixels), 1, 1, 1, device=pixels.device) * torch.randn_like(pixels)
 
 
 def train_classifier(

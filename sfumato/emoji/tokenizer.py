@@ -95,13 +95,27 @@ def build_tokenizer(concepts: Sequence[Concept], folder: Path, *, merges: int = 
     Returns:
         The tokenizer as loaded back from the folder.
     """
-    learned = learn_merges(vocabulary_words(concepts), merges)
+    return learn_tokenizer(vocabulary_words(concepts), folder, length=MAX_TOKENS, merges=merges)
+
+
+def learn_tokenizer(counts: dict[str, int], folder: Path, *, length: int, merges: int = 1600) -> CLIPTokenizer:
+    """Learns a tokenizer from words and writes its files.
+
+    Args:
+        counts: Word -> how often it is seen.
+        folder: Where the files go.
+        length: The most tokens of a prompt.
+        merges: The most merges to learn.
+
+    Returns:
+        The tokenizer as loaded back from the folder.
+    """
+    learned = learn_merges(counts, merges)
     letters = byte_letters()
     symbols = [letters[byte] for byte in sorted(letters)]
     vocabulary = [*symbols, *(symbol + "</w>" for symbol in symbols)]
     vocabulary += ["".join(pair) for pair in learned]
-    vocabulary = list(dict.fromkeys([*vocabulary, START, END]))
-    _write(folder, vocabulary, learned, MAX_TOKENS)
+    _write(folder, list(dict.fromkeys([*vocabulary, START, END])), learned, length)
     return CLIPTokenizer.from_pretrained(str(folder))
 
 

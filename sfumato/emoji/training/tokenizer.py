@@ -5,7 +5,6 @@ Any other text falls back to pieces and single bytes, so nothing is unknown.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,38 +14,13 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from sfumato.emoji.scenes import Concept, Word, vocabulary
-from sfumato.emoji.tokenizer import END, START, byte_letters, learn_merges
+from sfumato.emoji.tokenizer import learn_tokenizer
 from sfumato.emoji.training.networks import MAX_TOKENS
 
 
-def build_tokenizer(concepts: Sequence[Concept], folder: Path, *, merges: int = 1600) -> CLIPTokenizer:
-    """Learns a tokenizer and writes its files.
-
-    Args:
-        concepts: The world's concepts.
-        folder: Where `vocab.json`, `merges.txt` and the configuration go.
-        merges: The most merges to learn.
-
-    Returns:
-        The tokenizer as loaded back from the folder.
-    """
-    learned = learn_merges({word.replace("-", ""): 1 for word in vocabulary(concepts)}, merges)
-    letters = byte_letters()
-    symbols = [letters[byte] for byte in sorted(letters)]
-    tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *("".join(pair) for pair in learned), START, END]
-    tokens = list(dict.fromkeys(tokens))
-    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, "do_lower_case": True, **special}
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "vocab.json", json.dumps({token: n for n, token in enumerate(tokens)}, ensure_ascii=False))
-    _write(folder / "merges.txt", "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in learned))
-    _write(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
-    _write(folder / "special_tokens_map.json", json.dumps(special, indent=1) + "\n")
-    return CLIPTokenizer.from_pretrained(str(folder))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def build_tokenizer(concepts: Sequence[Concept], folder: Path) -> CLIPTokenizer:
+    """Learns the tokenizer of a world and writes its files to `folder`."""
+    return learn_tokenizer({word.replace("-", ""): 1 for word in vocabulary(concepts)}, folder, length=MAX_TOKENS)
 
 
 class Encoder:

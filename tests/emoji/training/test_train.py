@@ -1,0 +1,93 @@
+"""The training command on a toy world: all stages in one call, resumed, and refused in plain words."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import sfumato
+from sfumato.emoji import loop
+from sfumato.emoji.render import render
+from sfumato.emoji.scene_judge import load_scene_judge
+from sfumato.emoji.scenes import Background, Scene, Thing, caption_words
+from sfumato.emoji.training import train
+from sfumato.emoji.training.tokenizer import Encoder, build_tokenizer
+from tests.emoji.toy_world import toy_atlas, write_toy_atlas
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training steps that last a hundredth of a minute each, however fast the machine is."""
+    ticks = itertools.count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.6 * next(ticks)))
+
+
+def test_one_command_trains_a_model_that_loads_and_draws(clock: None, tmp_path: Path) -> None:
+    atlas, folder = write_toy_atlas(tmp_path / "toy.png"), tmp_path / "work"
+    command = [
+        f"--atlas={atlas}",
+        f"--folder={folder}",
+        "--size=toy",
+        "--device=cpu",
+        "--batch=8",
+        "--workers=1",
+        "--pool=12",
+    ]
+    train.main(["autoencoder=0.02", "diffusion=0.03", "judge=0.02", "clip=0.02", *command])
+    weights = folder / "weights"
+    model = sfumato.load_model(str(weights))
+    assert sfumato.generate(model, "a disc", num_inference_steps=2).image.size == (128, 128)
+    assert (weights / "samples.png").is_file()
+    assert max(file.stat().st_size for file in weights.rglob("*")) < 15e6
+    scene = Scene((Thing("disc"),), Background("blue"))
+    seen = load_scene_judge(weights / "judge.safetensors").look(render([scene], toy_atlas(tmp_path))[0])
+    assert seen[0].style in ("noto", "flat")
+    steps = (folder / "diffusion.jsonl").read_text()
+    train.main(["diffusion=0.06", *command])
+    resumed = (folder / "diffusion.jsonl").read_text().removeprefix(steps)
+    assert '"step": 6' in resumed
+    assert "auc_own" in resumed
+
+
+def test_a_stage_that_needs_an_earlier_one_says_so(tmp_path: Path) -> None:
+    atlas = write_toy_atlas(tmp_path / "toy.png")
+    with pytest.raises(SystemExit, match=r"no finished autoencoder in .*: run that stage first, or give --start-from"):
+        train.main(["diffusion=0.01", f"--atlas={atlas}", f"--folder={tmp_path}", "--size=toy", "--device=cpu"])
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["diffusion"], "'diffusion' names no minutes: write diffusion=5"),
+        (["decoder=3"], "no stage 'decoder'; stages are autoencoder, diffusion, judge, clip"),
+        (["judge=-1"], "the minutes of judge must be above 0, got -1"),
+        (["judge=nan"], "the minutes of judge must be above 0, got nan"),
+        (["judge=1", "--start-from", "nowhere"], "--start-from nowhere: no folder 'vae' in it"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    words: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    atlas = write_toy_atlas(tmp_path / "toy.png")
+    with pytest.raises(SystemExit):
+        train.main([*words, f"--atlas={atlas}", f"--folder={tmp_path}"])
+    assert complaint in " ".join(capsys.readouterr().err.split())
+
+
+def test_captions_encode_as_the_tokenizer_does_and_words_are_found(tmp_path: Path) -> None:
+    world = toy_atlas(tmp_path).world
+    tokenizer = build_tokenizer(world.concepts, tmp_path / "tokenizer")
+    scene = Scene((Thing("square", 0.3, 0.5, 0.3, tint="green"), Thing("disc", 0.7, 0.5, 0.3)), Background("blue"))
+    words = caption_words(scene)
+    ids, share = Encoder(tokenizer).encode([words, []], 3, ("name", "tint"))
+    text = "a green square and a disc on a blue background"
+    expected = tokenizer([text, ""], padding="max_length", max_length=40, return_tensors="pt").input_ids
+    assert torch.equal(ids, expected)
+    assert share[0, 0, 0].nonzero().flatten().tolist() == [3]
+    assert share[0, 0, 1].nonzero().flatten().tolist() == [6]
+    assert share[0, 1, 0].nonzero().flatten().tolist() == [2]
+    assert share[0, :, 2].sum() == share[1].sum() == 0
