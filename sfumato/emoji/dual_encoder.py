@@ -140,7 +140,8 @@ def load_dual_encoder(path: Path) -> DualEncoder:
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     tokens = json.loads(metadata.get("tokens", str(MAX_TOKENS)))
-    model = DualEncoder(json.loads(metadata["vocabulary"]), json.loads(metadata["end"]), tokens)
+    with torch.random.fork_rng(devices=[]):  # its weights are drawn before they are read
+        model = DualEncoder(json.loads(metadata["vocabulary"]), json.loads(metadata["end"]), tokens)
     model.load_state_dict(
         {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
     )

@@ -162,7 +162,8 @@ def load_classifier(path: Path) -> tuple[Classifier, list[str]]:
 
     with safe_open(path, "pt") as file:
         names = json.loads(file.metadata()["concepts"])
-    model = Classifier(len(names))
+    with torch.random.fork_rng(devices=[]):  # its weights are drawn before they are read
+        model = Classifier(len(names))
     model.load_state_dict(
         {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
     )

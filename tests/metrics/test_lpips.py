@@ -192,3 +192,12 @@ def test_the_packages_heads_are_read(net: str) -> None:
     heads = load_heads(net)  # type: ignore[arg-type]
     assert [len(head) for head in heads] == list(NETWORKS[net][1]().channels)
     assert all(float(head.min()) >= 0 < float(head.max()) for head in heads)
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])
+def test_loading_leaves_the_callers_draws_alone(folder: Path, net: str) -> None:
+    write_random_weights(folder, net)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    Lpips(net)  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), before)

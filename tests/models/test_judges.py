@@ -13,6 +13,7 @@ from sfumato.emoji import WEIGHTS
 from sfumato.errors import ModelError, UsageError
 from sfumato.images.pixels import to_pixels
 from sfumato.metrics import structure_distance, text_agreement
+from sfumato.models.clip_guide import ClipGuide
 from sfumato.models.judges import CLIP_MEAN, CLIP_STD, clip_input, load_clip, load_dino
 
 
@@ -175,3 +176,18 @@ def test_a_network_with_a_gap_is_refused(vit_folder: Path, tmp_path: Path) -> No
     (tmp_path / "config.json").write_bytes((vit_folder / "config.json").read_bytes())
     with pytest.raises(ModelError, match="weights are missing"):
         load_dino(tmp_path)
+
+
+def test_loading_a_judge_leaves_the_callers_draws_alone(clip_folder: Path, vit_folder: Path) -> None:
+    for load in (lambda: load_clip(clip_folder), lambda: load_dino(vit_folder), lambda: ClipGuide.load(clip_folder)):
+        torch.manual_seed(7)
+        before = torch.get_rng_state()
+        load()
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_bytes_and_wrong_ranges_are_not_judged(clip_folder: Path) -> None:
+    judge = load_clip(clip_folder)
+    for spoilt in ((pixels(1, 3, 32, 32) + 1) * 127.5, torch.zeros(1, 3, 32, 32, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"\[-1, 1\]"):
+            judge.image_features(spoilt)
