@@ -1,4 +1,4 @@
-"""Means, ranks, and the paired bootstrap."""
+"""Means, ranks, and when a difference is one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfumato.bench.statistics import compare, shared_cases, summarise
+from sfumato.bench.benchmark import Measure
+from sfumato.bench.statistics import Change, compare, shared_cases, summarise
 from tests.bench.small import MEASURES
 
 
@@ -71,3 +72,56 @@ def test_means_are_held_against_one_another_on_the_same_cases() -> None:
     both[-1]["status"] = "not applicable"
     assert [row["case"] for row in shared_cases(both)] == ["0", "0"]
     assert [one.means["error"] for one in summarise(shared_cases(both), MEASURES)] == [1.0, 2.0]
+
+
+def no_difference(kind: str, generator: np.random.Generator, cases: int) -> tuple[list[float], list[float]]:
+    """Two runs of the same thing."""
+    match kind:
+        case "normal":
+            shared = generator.normal(5, 3, cases)
+            return (shared + generator.normal(0, 1, (2, cases))).tolist()  # type: ignore[return-value]
+        case "heavy tails":
+            return generator.standard_t(2, (2, cases)).tolist()  # type: ignore[return-value]
+        case "skewed":
+            return np.exp(generator.normal(0, 1, (2, cases))).tolist()  # type: ignore[return-value]
+        case _:
+            return (generator.random((2, cases)) < 0.5).astype(float).tolist()  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("cases", [10, 20, 40])
+@pytest.mark.parametrize("kind", ["normal", "heavy tails", "skewed", "yes or no"])
+def test_five_in_a_hundred_verdicts_are_wrong_and_no_more(kind: str, cases: int) -> None:
+    generator, runs = np.random.default_rng(cases), 800
+    wrong = 0
+    for _ in range(runs):
+        old, new = no_difference(kind, generator, cases)
+        (change,) = compare(rows(new), rows(old), MEASURES, resamples=1000)
+        wrong += change.verdict in ("better", "worse")
+    assert wrong / runs <= 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+
+
+@pytest.mark.parametrize("cases", [1, 2, 3, 9])
+def test_fewer_than_ten_cases_give_no_verdict(cases: int) -> None:
+    old = [5.0] * cases
+    for difference in (1e-6, 0.5, 100.0):
+        (change,) = compare(rows([value - difference for value in old]), rows(old), MEASURES)
+        assert (change.verdict, change.cases) == ("too few", cases)
+    (ten,) = compare(rows([4.0] * 10), rows([5.0] * 10), MEASURES)
+    assert ten.verdict == "better"
+
+
+def test_differences_that_no_table_shows_are_none() -> None:
+    def change(difference: float, better: str, digits: int) -> Change:
+        old = np.linspace(1, 2, 40)
+        measure = Measure("error", "error", better, "How wrong.", digits=digits)  # type: ignore[arg-type]
+        (found,) = compare(rows((old + difference).tolist()), rows(old.tolist()), [measure])
+        return found
+
+    assert change(-1e-6, "lower", 2).verdict == "same"
+    assert change(-1e-6, "lower", 2).high < 0  # however sure it is
+    assert change(-0.004, "lower", 2).verdict == "same"
+    assert change(-0.006, "lower", 2).verdict == "better"
+    assert change(-0.004, "lower", 3).verdict == "better"
+    assert change(-0.4, "higher", 0).verdict == "same"
+    assert change(-0.6, "higher", 0).verdict == "worse"
+    assert change(-0.6, "none", 0).verdict == "same"
