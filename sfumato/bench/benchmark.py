@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
+from math import isfinite, isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from sfumato.parameters import Option
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -13,6 +17,8 @@ if TYPE_CHECKING:
     from sfumato.models.base import Model
 
 Direction = Literal["higher", "lower", "none"]
+Steps = Annotated[int | None, Option("denoising steps of every case; none: the model's own choice", low=1)]
+Seed = Annotated[int, Option("of every case", low=0)]
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,15 @@ class Measure:
     help: str
     axis: Literal["edit", "keep", ""] = ""
     digits: int = 2
+
+    def shown(self, value: float | None) -> str:
+        """A figure as every table shows it: halves go up, as they do in the report (ECMAScript's `toFixed`)."""
+        if value is None or isnan(value):
+            return "–"
+        if not isfinite(value):
+            return "∞" if value > 0 else "-∞"
+        text = str(Decimal(value).quantize(Decimal(1).scaleb(-self.digits), ROUND_HALF_UP))
+        return text.removeprefix("-") if not float(text) else text
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,7 @@ class Benchmark(Protocol):
         title, about: For people; `about` names protocol, sources and what the figures can and cannot say.
         measures: Columns, the leading one first.
         settings: What the rows depend on besides model and configuration; a run is not continued under others.
+        notes: What the user should know before the run, such as networks that are not on this computer.
     """
 
     @property
@@ -117,6 +133,9 @@ class Benchmark(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
 
     def cases(self) -> Sequence[Case]:
         """All cases, in a fixed order; cheap."""

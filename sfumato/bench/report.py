@@ -6,17 +6,20 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from sfumato.bench.benchmark import Measure
+from sfumato.bench.data import path_inside
 from sfumato.bench.rows import Row, by_configuration, figure, finite
 from sfumato.bench.statistics import Change, shared_cases, summarise
-from sfumato.errors import UsageError
+from sfumato.errors import ImageError
+from sfumato.files import write_whole
+from sfumato.images import load_image
 
 TEMPLATE = Path(__file__).with_name("report.html")
 LARGEST = 256
@@ -55,12 +58,12 @@ def write_report(
     pictures: dict[str, str] = {}
     for row in shown:
         for name in row.get("pictures", {}).values():
-            if name not in pictures and (folder / name).is_file():
-                pictures[name] = _embedded(folder / name)
+            if name not in pictures:
+                with suppress(ImageError):  # it is gone or damaged: the report goes without it
+                    pictures[name] = _embedded(path_inside(folder, name))
     shared = shared_cases(rows)
     data = {
         "title": title,
-        "about": about,
         "measures": [asdict(measure) for measure in measures],
         "summaries": [asdict(summary) for summary in summarise(shared, measures)],
         "left_out": len({row["case"] for row in rows}) - len({row["case"] for row in shared}),
@@ -84,16 +87,15 @@ def write_report(
         "settings": settings,
     }
     text = json.dumps(_sayable(data), allow_nan=False).replace("</", "<\\/")  # a title may hold what ends a script
-    page = TEMPLATE.read_text("utf-8").replace("__TITLE__", html.escape(title)).replace("__DATA__", text)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    parts = {"TITLE": html.escape(title), "ABOUT": _marked_up(about), "DATA": text}
+    page = re.sub("__(TITLE|ABOUT|DATA)__", lambda place: parts[place[1]], TEMPLATE.read_text("utf-8"))
+    write_whole(path, page)
     return path
+
+
+def _marked_up(text: str) -> str:
+    """Prose as HTML: what stands between backticks is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
 
 
 def _sayable(value: Any) -> Any:
@@ -120,11 +122,12 @@ def _by_kind(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _embedded(path: Path) -> str:
-    """A picture as a data address: small ones as they are, larger ones scaled down, as JPEG."""
-    with Image.open(path) as image:
-        if max(image.size) <= LARGEST:
-            return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    """An image as a data address: small ones as PNG, larger ones scaled down, as JPEG."""
+    image, buffer, kind = load_image(path).image, io.BytesIO(), "png"
+    if max(image.size) <= LARGEST:
+        image.save(buffer, "PNG")
+    else:
         image.thumbnail((LARGEST, LARGEST))
-        buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        image.save(buffer, "JPEG", quality=88)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

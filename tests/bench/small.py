@@ -29,7 +29,7 @@ class Small:
     attempts: str = ""
     name: str = "small"
     title: str = "A <small> benchmark"
-    about: str = "Numbers & </script> nothing else."
+    about: str = "Numbers & </script> `nothing` else."
     measures: tuple[Measure, ...] = MEASURES
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sfumato.bench.report import write_report
+from sfumato.bench.benchmark import Measure
+from sfumato.bench.report import TEMPLATE, write_report
 from sfumato.bench.rows import read_settings
 from sfumato.bench.runner import run
 from sfumato.bench.statistics import compare
@@ -18,6 +20,8 @@ from sfumato.errors import UsageError
 from tests.bench.small import MEASURES, Small, load
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+NODE = shutil.which("node")
+needs_node = pytest.mark.skipif(NODE is None, reason="no node here")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 
 
@@ -58,6 +62,82 @@ def test_shows_the_worst_cases_first(report: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot write"):
         write_report(tmp_path, tmp_path / "nowhere" / "r.html", [], MEASURES, {}, title="t", about="a")
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.625, 2, "0.63"), (0.615, 2, "0.61"), (-0.625, 2, "-0.63"), (2.5, 0, "3"), (0.5, 0, "1"), (1.005, 2, "1.00"),
+        (-0.001, 2, "0.00"), (0.0, 1, "0.0"), (1e20, 0, "100000000000000000000"), (1234.5678, 3, "1234.568"),
+        (float("inf"), 2, "∞"), (float("-inf"), 2, "-∞"), (None, 2, "–"),
+    ],
+)  # fmt: skip
+def test_the_terminal_rounds_as_the_report_does(value: float | None, digits: int, text: str) -> None:
+    assert Measure("x", "x", "higher", "", digits=digits).shown(value) == text
+
+
+def in_node(program: str) -> object:
+    """What the report's own functions answer, without a browser."""
+    script = TEMPLATE.read_text("utf-8")
+    names = ("function show(", "function ticks(")
+    functions = [script[script.index(name) :].partition("\n}\n")[0] + "\n}\n" for name in names]
+    number = next(line for line in script.splitlines() if line.startswith("const number = "))
+    source = "\n".join([number, *functions, f"console.log(JSON.stringify({program}))"])
+    assert NODE is not None
+    done = subprocess.run([NODE, "-e", source], capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(done.stdout)
+
+
+@needs_node
+def test_the_report_rounds_as_the_terminal_does() -> None:
+    values = (
+        [k / 2**m for m in range(1, 8) for k in range(-200, 201)] + [0.1 * k for k in range(100)] + [1e-9, 12345.675]
+    )
+    for digits in range(4):
+        shown = in_node(f"{json.dumps(values)}.map(value => show(value, {{digits: {digits}}}))")
+        assert shown == [Measure("x", "x", "higher", "", digits=digits).shown(value) for value in values]
+
+
+@needs_node
+@pytest.mark.parametrize(
+    "ends", [(0, 1), (0.001, 0.0013), (27.81, 27.83), (-3, 5), (0, 0.16), (1e-8, 3e-8), (-1e6, 1e6), (4.9999, 5.0001)]
+)
+def test_every_tick_has_a_label_of_its_own(ends: tuple[float, float]) -> None:
+    found = in_node(f"ticks({list(ends)})")
+    assert isinstance(found, list)
+    assert 3 <= len(found) <= 11
+    assert len({label for _, label in found}) == len(found)
+    assert all(ends[0] <= value <= ends[1] for value, _ in found)
+    assert all(float(label) == pytest.approx(value, rel=1e-9, abs=1e-12) for value, label in found)
+
+
+def test_words_in_backticks_are_set_as_code(report: Path) -> None:
+    page = report.read_text()
+    about = page.partition('id="about">')[2].partition("</p>")[0]
+    assert about == "Numbers &amp; &lt;/script&gt; <code>nothing</code> else."
+
+
+def test_pictures_come_from_the_run_alone(tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "run"
+    (folder / "pictures").mkdir(parents=True)
+    for path in (tmp_path / "secret.png", folder / "pictures" / "good.png"):
+        Image.new("RGB", (8, 8)).save(path)
+    (folder / "pictures" / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "pictures" / "damaged.png").write_text("no image")
+    os.mkfifo(folder / "pictures" / "pipe.png")
+    names = ["good.png", "link.png", "damaged.png", "pipe.png", "../../secret.png", "gone.png"]
+    rows = [
+        {
+            "case": name, "kind": "all", "configuration": "whole", "status": "done", "figures": {"error": 1.0},
+            "pictures": {"result": f"pictures/{name}"},
+        }
+        for name in names
+    ]  # fmt: skip
+    page = write_report(folder, folder / "r.html", rows, MEASURES, {}, title="t", about="a").read_text()
+    data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
+    assert list(data["pictures"]) == ["pictures/good.png"]
 
 
 @needs_browser
