@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from sfumato.apps.console import note, print_json, stdout, table, working
 from sfumato.apps.options import AsJson, Device, Dtype, Embedding, Lora, ModelName, Revision, Steps, Vae, Variant
-from sfumato.errors import UsageError
+from sfumato.errors import SfumatoError, UsageError
 
 if TYPE_CHECKING:
     from sfumato.bench.benchmark import Benchmark
@@ -64,11 +63,6 @@ def bench(
         return
     options: dict[str, Any] = {"steps": steps, "seed": seed}
     options |= {key: value for key, value in (("data", data), ("protocol", protocol)) if value is not None}
-    for setting in settings or []:
-        key, equals, text = setting.partition("=")
-        if not (key and equals):
-            raise UsageError(f"--set takes name=value, got {setting!r}")
-        options[key.replace("-", "_")] = _value(text)
     with working("starting"):
         from sfumato.bench.report import write_report
         from sfumato.bench.rows import by_configuration, read_rows, read_settings
@@ -78,11 +72,11 @@ def bench(
         from sfumato.models.loading import load_model
         from sfumato.samplers.watch import progress_bar
 
-        benchmark = make_benchmark(name, **options)
+        benchmark = make_benchmark(name, texts=_texts(settings or []), **options)
         configurations = benchmark.configurations(_names(methods), _names(inversions))
-        earlier = None if compare is None else read_rows(compare)
-        if compare is not None and read_settings(compare).get("benchmark") != name:
-            raise UsageError(f"{compare} holds a run of {read_settings(compare).get('benchmark')}, not of {name}")
+        before = None if compare is None else read_rows(compare)
+    for line in benchmark.notes:
+        note(line)
 
     folder = out or Path(f"bench-{name}")
     loading = partial(
@@ -92,10 +86,10 @@ def bench(
     with progress_bar() as watch:
         rows = run(
             benchmark, configurations, folder, loading,
-            limit=limit, workers=workers, retry_errors=retry_errors, watch=watch,
+            limit=limit, workers=workers, retry_errors=retry_errors, earlier=compare, watch=watch,
         )  # fmt: skip
-    changes = [] if earlier is None else compare_runs(rows, earlier, benchmark.measures)
-    totals = {key: dict(benchmark.summarise(own, folder)) for key, own in by_configuration(rows)}
+    changes = [] if before is None else compare_runs(rows, before, benchmark.measures)
+    totals = {key: _total(benchmark, own, folder) for key, own in by_configuration(rows)}
     page = write_report(
         folder, folder / "report.html", rows, benchmark.measures, read_settings(folder),
         title=benchmark.title, about=benchmark.about, totals={key: own for key, own in totals.items() if own},
@@ -112,19 +106,43 @@ def bench(
                 "summaries": [vars(summary) for summary in summaries],
                 "totals": totals,
                 "changes": [vars(change) for change in changes],
+                "notes": list(benchmark.notes),
             }
         )
-        return
-    _show(benchmark, summaries, changes)
-    table([("rows", str(folder / "rows.jsonl")), ("report", str(page))], to=stdout())
+    else:
+        _show(benchmark, summaries, changes)
+        table([("rows", str(folder / "rows.jsonl")), ("report", str(page))], to=stdout())
+    _check_outcome([row for row in rows if row["configuration"] in {one.name for one in configurations}])
+    if before is not None and not changes:
+        raise SfumatoError(f"nothing to compare: no figure of this run has a counterpart in {compare}")
 
 
-def _value(text: str) -> Any:
-    """A value as JSON reads it, else the text itself."""
+def _texts(settings: list[str]) -> dict[str, str]:
+    """Options of the benchmark from NAME=VALUE."""
+    found = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not (key and equals):
+            raise UsageError(f"--set takes name=value, got {setting!r}")
+        found[key.replace("-", "_")] = text
+    return found
+
+
+def _total(benchmark: Benchmark, rows: list[dict[str, Any]], folder: Path) -> dict[str, float | None]:
+    """The figures of all results together; a file that is gone or damaged costs them alone."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+        return dict(benchmark.summarise(rows, folder))
+    except SfumatoError as error:
+        note(f"{rows[0]['configuration']}: no figures of all results together ({error})")
+        return {}
+
+
+def _check_outcome(rows: list[dict[str, Any]]) -> None:
+    """A run that measured nothing is a failure."""
+    if any(row["status"] == "done" for row in rows):
+        return
+    reasons = [row.get("error", "") for row in rows if row["status"] == "error"] or ["no case applies to these methods"]
+    raise SfumatoError(f"none of the {len(rows)} cases could be measured: {reasons[0]}")
 
 
 def _names(text: str | None) -> list[str]:
@@ -135,21 +153,27 @@ def _show(benchmark: Benchmark, summaries: list[Summary], changes: list[Change])
     """The leaderboard by its leading figures, failures, and what changed."""
     from rich.table import Table
 
+    from sfumato.bench.statistics import LEAST_CASES
+
     leading = [m for m in benchmark.measures if any(s.means[m.name] is not None for s in summaries)][:6]
     board = Table("", *[measure.title for measure in leading], box=None, pad_edge=False)
     for summary in summaries:
         means = [summary.means[measure.name] for measure in leading]
-        cells = ["–" if mean is None else f"{mean:.{m.digits}f}" for mean, m in zip(means, leading, strict=True)]
+        cells = [measure.shown(mean) for mean, measure in zip(means, leading, strict=True)]
         board.add_row(summary.configuration, *cells)
     stdout().print(board)
     for summary in summaries:
         if summary.errors:
             note(f"{summary.configuration}: {summary.errors} cases failed; the report says why")
-    moved = [change for change in changes if change.verdict != "same"]
+    titles = {measure.name: measure for measure in benchmark.measures}
+    moved = [change for change in changes if change.verdict in ("better", "worse")]
     for change in moved:
+        old, new = (titles[change.measure].shown(value) for value in (change.old, change.new))
         note(
-            f"{change.configuration}, {change.measure}: {change.verdict}, {change.old:.3g}, now {change.new:.3g};"
+            f"{change.configuration}, {change.measure}: {change.verdict}, {old}, now {new};"
             f" difference {change.difference:+.3g} in [{change.low:.3g}, {change.high:.3g}], {change.cases} cases"
         )
-    if changes and not moved:
+    if few := [change.cases for change in changes if change.verdict == "too few"]:
+        note(f"{max(few)} cases in common are too few for a verdict; {LEAST_CASES} are needed")
+    elif changes and not moved:
         note("nothing changed beyond what the draw of the cases explains")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sfumato.bench.benchmark import Case, Configuration, Measure, NotApplicable, Outcome
+from sfumato.bench.benchmark import Case, Configuration, Measure, NotApplicable, Outcome, Seed, Steps
 from sfumato.bench.editing import edit_configurations, edited, price
 from sfumato.bench.emoji_scenes import TEST_SEED, EditCase, draw_cases, read_atlas
 from sfumato.emoji.world import BACKGROUNDS
@@ -52,12 +52,13 @@ class EmojiEdit:
         seed: Of every edit.
     """
 
-    steps: int | None = None
-    seed: int = 0
+    steps: Steps = None
+    seed: Seed = 0
     name: str = field(default="emoji-edit", init=False)
     title: str = field(default="EmojiEdit: edits with an exact answer", init=False)
     about: str = field(default=ABOUT, init=False)
     measures: tuple[Measure, ...] = field(init=False)
+    notes: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         self.measures = MEASURES

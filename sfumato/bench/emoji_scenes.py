@@ -27,6 +27,7 @@ from sfumato.emoji.world import (
     load_concepts,
     relatives,
 )
+from sfumato.images import load_image
 
 ATLAS = Path(__file__).with_name("emoji_edit.png")
 SIZE = 64
@@ -103,11 +104,10 @@ def render_atlas(cases: Sequence[EditCase]) -> Image.Image:
 
 def read_atlas(place: int) -> tuple[Image.Image, Image.Image]:
     """Source and target of a case of the test split, from the shipped renderings."""
-    with Image.open(ATLAS) as atlas:
-        tiles = []
-        for side in (0, 1):
-            x, y = _corner(place, side)
-            tiles.append(atlas.convert("RGB").crop((x, y, x + SIZE, y + SIZE)))
+    atlas, tiles = load_image(ATLAS).image, []
+    for side in (0, 1):
+        x, y = _corner(place, side)
+        tiles.append(atlas.crop((x, y, x + SIZE, y + SIZE)))
     return tiles[0], tiles[1]
 
 
@@ -141,9 +141,7 @@ def render_styles() -> Image.Image:
 
 def read_styles() -> list[list[Image.Image]]:
     """The shipped renderings of `style_scenes`."""
-    with Image.open(STYLES_ATLAS) as opened:
-        atlas = opened.convert("RGB")
-    found = []
+    atlas, found = load_image(STYLES_ATLAS).image, []
     for place in range(len(style_scenes())):
         corners = [_style_corner(place, column) for column in range(len(STYLES))]
         found.append([atlas.crop((x, y, x + SIZE, y + SIZE)) for x, y in corners])

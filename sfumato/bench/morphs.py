@@ -6,36 +6,37 @@ over ten draws. IMPUS (Yang et al., 2024, https://arxiv.org/abs/2311.06792): PPL
 d(F(a), F(a + 1e-4)) / 1e-8, over 50 weights (asked for by `--set finite_differences=true`, for it costs 100 frames).
 Published numbers are of LPIPS (AlexNet) at 512 pixels and of Inception's features; the settings say what these are of.
 
-Pairs of emoji in four kinds, or those of `pairs.json` in `--data`: a list of {"first", "second", "prompts"}. A
-configuration is a method and a spacing, `impus/uniform`; `--inversions` names spacings, by default each method's own
-and even weights.
+Pairs of emoji in four kinds, or those of `pairs.json` in `--data`: a list of {"first", "second"} with paths inside the
+folder, and perhaps "prompts": a list of one for both images, or of two. Images of other proportions than the model's
+size are refused, unless `--set fit=crop` (pad, resize) says what may be done. A configuration is a method and a
+spacing, `impus/uniform`; `--inversions` names spacings, by default each method's own and even weights.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sfumato.bench.benchmark import Case, Configuration, Measure, NotApplicable, Outcome
+from sfumato import checks
+from sfumato.bench.benchmark import Case, Configuration, Measure, NotApplicable, Outcome, Seed, Steps
+from sfumato.bench.data import path_inside, read_entries, read_objects
 from sfumato.bench.editing import QUIET
 from sfumato.bench.emoji_scenes import TEST_SEED, read_styles, style_scenes
-from sfumato.bench.sets import LEAST, feature_networks
+from sfumato.bench.sets import LEAST, feature_networks, set_features
 from sfumato.cost import measured
 from sfumato.emoji.world import STYLES, Concept, Scene, caption, load_concepts, relatives
 from sfumato.encoding import encoded
-from sfumato.errors import UsageError
-from sfumato.images import load_image, to_images, to_pixels
+from sfumato.errors import ImageError
+from sfumato.images import Fit, fit_image, load_image, to_images, to_pixels
 from sfumato.images.film_strip import film_strip
-from sfumato.metrics.features import features_of
 from sfumato.metrics.frechet import frechet_distance
 from sfumato.metrics.morph import diffmorpher_measures, directness, perceptual_path_length, smoothness
 from sfumato.metrics.psnr import psnr
@@ -43,7 +44,7 @@ from sfumato.morph.distances import load_distance
 from sfumato.morph.path import Ends, Frames
 from sfumato.morph.spacing import SPACINGS
 from sfumato.morphing import ENCODE_STEPS, suited_guidance, suited_steps
-from sfumato.registry import MORPHS
+from sfumato.registry import MORPHS, Option
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model
@@ -72,6 +73,7 @@ class Morphs:
 
     Attributes:
         data: Folder of `pairs.json`; None: pairs of emoji.
+        fit: What may be done with images of the data that do not have the proportions of the model's size.
         distance: Name of the distance, see `load_distance`; None: the best that is here.
         finite_differences: Whether IMPUS's PPL is measured too.
         steps, seed: Of every morph; None: each method's own number of steps.
@@ -82,15 +84,17 @@ class Morphs:
     """
 
     data: str | Path | None = None
+    fit: Fit | None = None
     distance: str | None = None
     finite_differences: bool = False
-    steps: int | None = None
-    seed: int = 0
-    encode_steps: int = ENCODE_STEPS
+    steps: Steps = None
+    seed: Seed = 0
+    encode_steps: Annotated[int, Option("of the two images", low=0)] = ENCODE_STEPS
     name: str = field(default="morphs", init=False)
     title: str = field(default="Morphs", init=False)
     about: str = field(default=(__doc__ or "").partition("\n\n")[2], init=False)
     measures: tuple[Measure, ...] = field(default=MEASURES, init=False)
+    notes: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         if self.data is not None:
@@ -99,7 +103,8 @@ class Morphs:
     @property
     def settings(self) -> Mapping[str, Any]:
         return {
-            "data": str(self.data or "emoji"),
+            "data": "emoji" if self.data is None else self._pairs[1],
+            "fit": self.fit,
             "frames": NUM_FRAMES,
             "distance": self.distance or "the best there is: emoji for the emoji model",
             "finite differences": self.finite_differences,
@@ -109,20 +114,20 @@ class Morphs:
         }
 
     @cached_property
-    def _pairs(self) -> list[dict[str, Any]]:
+    def _pairs(self) -> tuple[list[dict[str, Any]], str]:
+        """The pairs of the data, all checked, and the fingerprint of their file."""
         file = Path(str(self.data)) / "pairs.json"
-        try:
-            found = json.loads(file.read_text("utf-8"))
-            if not (isinstance(found, list) and all({"first", "second"} <= set(one) for one in found)):
-                raise ValueError("it must be a list of objects with first, second and perhaps prompts")
-        except (OSError, ValueError, TypeError) as error:
-            raise UsageError(f"cannot read {file}: {error}") from error
-        return found
+        remedy = (
+            "it must be a list of objects with first, second (paths inside the folder) and perhaps prompts (a list)"
+        )
+        entries, fingerprint = read_entries(file, remedy)
+        return read_objects(entries, _PAIR, file, remedy, optional={"prompts": ["", ""]}), fingerprint
 
     def cases(self) -> Sequence[Case]:
         if self.data is not None:
             return [
-                Case(f"{k:04d}", "all", one, f"{one['first']} → {one['second']}") for k, one in enumerate(self._pairs)
+                Case(f"{k:04d}", "all", one, f"{one['first']} → {one['second']}")
+                for k, one in enumerate(self._pairs[0])
             ]
         return [
             Case(f"{k:02d}-{kind.replace(' ', '-')}", kind, ends, " → ".join(_prompt(end) for end in ends))
@@ -192,13 +197,23 @@ class Morphs:
 
     def _case(self, case: Case, model: Model) -> tuple[list[Image.Image], tuple[str, str]]:
         if isinstance(case.data, dict):
-            folder, (height, width) = Path(str(self.data)), model.sample_size
-            opened = [load_image(folder / case.data[side]).image for side in ("first", "second")]
-            images = [image.resize((width, height)) for image in opened]
-            prompts = case.data.get("prompts", ["", ""])
-            return images, (prompts[0], prompts[-1])
+            folder, prompts = Path(str(self.data)), case.data["prompts"]
+            opened = [load_image(path_inside(folder, case.data[side])).image for side in ("first", "second")]
+            return [self._fitted(image, model) for image in opened], (prompts[0], prompts[-1])
         first, second = case.data
         return [self._shipped[place][style] for place, style in (first, second)], (_prompt(first), _prompt(second))
+
+    def _fitted(self, image: Image.Image, model: Model) -> Image.Image:
+        """An image at the model's size: scaled where it has its proportions, else as the user allowed."""
+        height, width = model.sample_size
+        if image.width * height == image.height * width:
+            return image.resize((width, height), Image.Resampling.BICUBIC)
+        if self.fit is None:
+            raise ImageError(
+                f"the image has {image.width}x{image.height} pixels, and morphs are measured at {width}x{height}: give"
+                " images of these proportions, or let them be fitted with --set fit=crop, pad or resize"
+            )
+        return fit_image(image, multiple=1, size=(width, height), fit=self.fit).image
 
     def summarise(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Mapping[str, float | None]:
         """DiffMorpher's FID: the inputs against two frames of each morph drawn at random, the mean of ten draws."""
@@ -206,16 +221,22 @@ class Morphs:
         if 2 * len(done) < LEAST:
             return {}
         generator, found = random.Random(self.seed), {}
-        inputs = _read([folder / row["pictures"][side] for row in done for side in ("first", "last")])
+        inputs = [folder / row["pictures"][side] for row in done for side in ("first", "last")]
         inner = [[folder / path for role, path in row["pictures"].items() if role.startswith("frame-")] for row in done]
         for name, network in feature_networks().items():
-            real, values = features_of(inputs, network), []
+            real, values = set_features(inputs, network), []
             for _ in range(DRAWS):
-                drawn = _read([path for paths in inner for path in generator.sample(paths, 2)])
-                values.append(frechet_distance(real, features_of(drawn, network)))
+                drawn = [path for paths in inner for path in generator.sample(paths, 2)]
+                values.append(frechet_distance(real, set_features(drawn, network)))
             found[f"FID of inputs and frames ({name})"] = float(np.mean(values))
         return found
 
+
+_PAIR: dict[str, checks.Check] = {
+    "first": checks.text,
+    "second": checks.text,
+    "prompts": lambda name, value: checks.listed(name, value, checks.text, fewest=1, most=2),
+}
 
 Place = tuple[int, int]
 """A picture among `style_scenes`: which scene, and which style."""
@@ -264,11 +285,3 @@ _scenes = cache(style_scenes)
 
 def _psnr(image: Image.Image, reference: Image.Image) -> float:
     return psnr(np.asarray(image), np.asarray(reference), data_range=255)
-
-
-def _read(paths: Sequence[Path]) -> torch.Tensor:
-    pictures = []
-    for path in paths:
-        with Image.open(path) as image:
-            pictures.append(to_pixels(image.convert("RGB")))
-    return torch.cat(pictures)

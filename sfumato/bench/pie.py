@@ -8,33 +8,39 @@ results as they are, the networks' inputs as the networks were trained. Only `pi
 tables, and those themselves moved by several points between runs.
 
 Masks measure; they do not help the edits, unless the run's settings say so. A picture whose mask leaves no background
-has no background figures and is counted apart. Where a network is not on this computer its figures are missing. The row
-`autoencoder` is the model's own autoencoder on the source: no method that goes through it can keep more.
+has no background figures and is counted apart. An entry that is damaged costs its own rows alone. Judges come from this
+computer and are not downloaded; where one is missing its figures are missing. The row `autoencoder` is the model's own
+autoencoder on the source: no method that goes through it can keep more.
 """
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome
+from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
+from sfumato.bench.data import path_inside, read_entries
 from sfumato.bench.editing import edit_configurations, edited, price
+from sfumato.bench.rows import short
+from sfumato.checks import shown
 from sfumato.errors import ImageError, ModelError, UsageError
-from sfumato.images import to_images, to_pixels
+from sfumato.images import load_image, to_images, to_pixels
+from sfumato.json_input import JsonError, check_values
 from sfumato.metrics.lpips import Lpips
 from sfumato.metrics.masked import background_distance, background_mse, background_psnr, background_ssim
 from sfumato.metrics.structure import structure_distance
 from sfumato.metrics.text_agreement import text_agreement
 from sfumato.metrics.weights import MissingNetworkError
+from sfumato.models.judges import CLIP, DINO
 from sfumato.registry import METHODS
 
 if TYPE_CHECKING:
@@ -78,21 +84,23 @@ class PieBench:
         protocol: How it is measured.
         masks: Whether the edits may use the masks; published tables do not say so of theirs.
         steps, seed: Of every edit; None: the model's own number of steps.
-        clip, dino: Hub names or local folders of the judges.
+        clip, dino: Local folders of the judges, or hub names that are in the cache.
 
     Raises:
         UsageError: The folder is not such a folder, or there is no such protocol.
+        ModelError: A judge that was named cannot be loaded.
     """
 
     data: str | Path = ""
-    protocol: str = "strict"
+    protocol: Protocol = "strict"
     masks: bool = False
-    steps: int | None = None
-    seed: int = 0
-    clip: str = "openai/clip-vit-large-patch14"
-    dino: str = "facebook/dino-vitb8"
+    steps: Steps = None
+    seed: Seed = 0
+    clip: str = CLIP
+    dino: str = DINO
     name: str = field(default="pie", init=False)
     measures: tuple[Measure, ...] = field(default=MEASURES, init=False)
+    _no_lpips: str = field(default="see sfumato.metrics.Lpips", init=False, repr=False)
     about: str = field(default=(__doc__ or "").partition("\n\n")[2], init=False)
 
     def __post_init__(self) -> None:
@@ -100,13 +108,14 @@ class PieBench:
             raise UsageError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {self.protocol!r}")
         self.data = Path(self.data)
         file = self.data / "mapping_file.json"
-        try:
-            self._entries: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise UsageError(
-                f"cannot read {file} ({error}): --data is the folder of PIE-Bench, with mapping_file.json and"
-                " annotation_images/; its authors hand it out (github.com/cure-lab/PnPInversion)"
-            ) from error
+        remedy = (
+            "--data is the folder of PIE-Bench, with mapping_file.json and annotation_images/; its authors hand it out"
+            " (github.com/cure-lab/PnPInversion)"
+        )
+        entries, self._fingerprint = read_entries(file, remedy)
+        if not isinstance(entries, dict) or not entries:
+            raise UsageError(f"{file} must be a table of entries by name, got {shown(entries)}: {remedy}")
+        self._entries: dict[str, Any] = entries
 
     @property
     def title(self) -> str:
@@ -120,19 +129,29 @@ class PieBench:
             "masks used for editing": self.masks,
             "steps": self.steps,
             "seed": self.seed,
-            "pictures": len(self._entries),
+            "images": len(self._entries),
+            "data": self._fingerprint,
             "judges": judges,
         }
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """One line when judges are missing: which, and how they come here."""
+        if not (lacking := [name for name, judge in self._judges.items() if judge is None]):
+            return ()
+        hub = [{"clip": self.clip, "dino": self.dino}[name] for name in lacking if name != "lpips"]
+        ways = [f"`hf download {name}` once with a network, or --set clip=FOLDER or dino=FOLDER" for name in hub[:1]]
+        ways += [f"likewise {name}" for name in hub[1:]]
+        ways += [self._no_lpips] if "lpips" in lacking else []
+        return (f"{', '.join(lacking)} not on this computer, so their figures are missing: {'; '.join(ways)}",)
+
     def cases(self) -> Sequence[Case]:
-        def kind(entry: Mapping[str, Any]) -> str:
-            number = str(entry.get("editing_type_id", ""))
-            return f"{number} {TYPES[int(number)]}" if number.isdigit() and int(number) < len(TYPES) else "unknown"
-
-        def title(entry: Mapping[str, Any]) -> str:
-            return f"{plain(entry.get('original_prompt', ''))} → {plain(entry.get('editing_prompt', ''))}"
-
-        return [Case(key, kind(entry), entry, title(entry)) for key, entry in sorted(self._entries.items())]
+        return [
+            Case(name, kind_of(entry), entry, title_of(entry))
+            for name, entry in sorted(
+                ((safe_name(key), entry) for key, entry in self._entries.items()), key=itemgetter(0)
+            )
+        ]
 
     def configurations(self, methods: Sequence[str], inversions: Sequence[str]) -> Sequence[Configuration]:
         return edit_configurations(methods, inversions, REFERENCES)
@@ -142,32 +161,33 @@ class PieBench:
 
     @cached_property
     def _judges(self) -> dict[str, Any]:
-        """CLIP, DINO and LPIPS, each None where its weights are not on this computer."""
+        """CLIP, DINO and LPIPS, each None where its weights are not on this computer; nothing is fetched."""
         from sfumato.models.judges import load_clip, load_dino
 
-        found: dict[str, Any] = {}
-        makers: dict[str, Callable[[], Any]] = {
-            "clip": partial(load_clip, self.clip),
-            "dino": partial(load_dino, self.dino),
-            "lpips": partial(Lpips, "squeeze"),
+        found: dict[str, Any] = dict.fromkeys(("clip", "dino", "lpips"))
+        named: dict[str, tuple[Callable[..., Any], str, str]] = {
+            "clip": (load_clip, self.clip, CLIP),
+            "dino": (load_dino, self.dino, DINO),
         }
-        for name, make in makers.items():
+        for key, (load, name, usual) in named.items():
             try:
-                found[name] = make()
-            except (ModelError, MissingNetworkError):
-                found[name] = None
+                found[key] = load(name, cached=True)
+            except ModelError:
+                if name != usual:  # the user named it
+                    raise
+        try:
+            found["lpips"] = Lpips("squeeze")
+        except MissingNetworkError as error:
+            self._no_lpips = str(error)
         return found
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_judges"}
 
     def attempt(self, model: Model, case: Case, configuration: Configuration) -> Outcome:
-        entry = case.data
-        for name in ("image_path", "original_prompt", "editing_prompt", "mask"):
-            if name not in entry:
-                raise ImageError(f"the entry {case.name} of mapping_file.json has no {name}")
+        entry = checked_entry(case.data)
         mask = decode_mask(entry["mask"], forced_border=self.protocol == "pie-2023")
-        source = load_source(cast(Path, self.data) / "annotation_images" / entry["image_path"])
+        source = load_source(path_inside(Path(self.data), entry["image_path"], below="annotation_images"))
         prompts = plain(entry["original_prompt"]), plain(entry["editing_prompt"])
         height, width = model.sample_size  # a model made for smaller pictures gets them so
         at_model = source if min(height, width) >= SIDE else source.resize((width, height))
@@ -200,7 +220,7 @@ class PieBench:
         self, source: Image.Image, result: Image.Image, mask: np.ndarray, prompts: tuple[str, str]
     ) -> dict[str, float | None]:
         before, after, judges = to_pixels(source), to_pixels(result), self._judges
-        region, protocol = torch.from_numpy(mask).float(), cast(Protocol, self.protocol)
+        region, protocol = torch.from_numpy(mask).float(), self.protocol
         figures: dict[str, Tensor | float | None] = {
             "psnr": background_psnr(after, before, region, protocol=protocol),
             "mse": 1e4 * background_mse(after, before, region, protocol=protocol),
@@ -229,6 +249,46 @@ class PieBench:
         return {"pictures with background": float(sum(row["figures"].get("mse") is not None for row in finished))}
 
 
+def checked_entry(entry: Any) -> dict[str, Any]:
+    """An entry of the mapping, when it can be tried.
+
+    Raises:
+        ImageError: It is no table, or lacks a name, or has a value of another type.
+    """
+    if not isinstance(entry, dict):
+        raise ImageError(f"the entry must be a table of names, got {shown(entry)}")
+    try:
+        check_values(entry)
+    except JsonError as error:
+        raise ImageError(f"the entry is damaged: {error}") from error
+    for name in ("image_path", "original_prompt", "editing_prompt"):
+        if not isinstance(entry.get(name), str):
+            raise ImageError(f"the entry's {name} must be text, got {shown(entry.get(name))}")
+    if "mask" not in entry:
+        raise ImageError("the entry has no mask")
+    if not isinstance(entry.get("blended_word") or "", str):
+        raise ImageError(f"the entry's blended_word must be text, got {shown(entry['blended_word'])}")
+    return entry
+
+
+def kind_of(entry: Any) -> str:
+    """What sort of edit an entry is, whatever the entry is."""
+    number = entry.get("editing_type_id") if isinstance(entry, dict) else None
+    known = {str(place): f"{place} {words}" for place, words in enumerate(TYPES)}
+    return known.get(str(number), "unknown") if isinstance(number, str | int) else "unknown"
+
+
+def title_of(entry: Any) -> str:
+    """The two prompts of an entry, as far as it has them."""
+    prompts = [entry.get(name) if isinstance(entry, dict) else None for name in ("original_prompt", "editing_prompt")]
+    return " → ".join(plain(prompt) if isinstance(prompt, str) else "?" for prompt in prompts)
+
+
+def safe_name(key: str) -> str:
+    """An entry's name as rows can hold it."""
+    return short(key) or "(no name)"
+
+
 def plain(prompt: str) -> str:
     """A prompt without the brackets round the words that differ."""
     return prompt.replace("[", "").replace("]", "")
@@ -240,7 +300,8 @@ def decode_mask(runs: Sequence[int], *, side: int = SIDE, forced_border: bool = 
     Raises:
         ImageError: The runs are no such list, or one starts outside the grid.
     """
-    if not isinstance(runs, list) or len(runs) % 2 or not all(isinstance(value, int) and value >= 0 for value in runs):
+    whole = isinstance(runs, list) and all(type(value) is int and value >= 0 for value in runs)
+    if not whole or len(runs) % 2:
         raise ImageError("the mask is damaged: it must be a list of [start, length, start, length, ...]")
     flat = np.zeros(side * side, np.uint8)
     for start, length in zip(runs[::2], runs[1::2], strict=True):
@@ -254,15 +315,14 @@ def decode_mask(runs: Sequence[int], *, side: int = SIDE, forced_border: bool = 
 
 
 def load_source(path: Path) -> Image.Image:
-    """A picture of the set: the middle square, 512 x 512.
+    """An image of the set: the middle square, 512 x 512.
 
     Raises:
         ImageError: It is missing or damaged.
     """
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+        image = load_image(path).image
+    except ImageError as error:
         raise ImageError(f"cannot read {path.name}: {error}") from error
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2

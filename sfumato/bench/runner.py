@@ -6,6 +6,7 @@ leaves too, so a killed run leaves nothing behind.
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import platform
@@ -14,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,8 +25,18 @@ import torch
 
 import sfumato
 from sfumato.bench.benchmark import Benchmark, Case, Configuration, NotApplicable
-from sfumato.bench.rows import Row, RowFile, finite, write_parquet
-from sfumato.errors import Cancelled, SfumatoError
+from sfumato.bench.rows import (
+    Row,
+    RowFile,
+    differences,
+    finite,
+    read_rows,
+    read_settings,
+    run_folder,
+    short,
+    write_parquet,
+)
+from sfumato.errors import Cancelled, SfumatoError, UsageError
 from sfumato.images import save_image
 from sfumato.models.base import Model
 from sfumato.samplers.watch import Watch
@@ -43,6 +55,7 @@ def run(
     limit: int | None = None,
     workers: int = 1,
     retry_errors: bool = False,
+    earlier: Path | None = None,
     watch: Watch | None = None,
 ) -> list[Row]:
     """Tries what has no row yet, and hands back all rows of the run.
@@ -55,41 +68,72 @@ def run(
         limit: Most cases; of a benchmark of several kinds, spread evenly over them. None: all.
         workers: Processes, one thread each; 1: this process, with the threads that torch has.
         retry_errors: Try rows again that ended in an error.
+        earlier: Folder of a run that this one will be compared with; it is looked at before the first case.
         watch: Progress and cancellation.
 
     Raises:
-        UsageError: `out` holds another run, or cannot be written.
+        UsageError: `out` holds another run, cannot be written, or another process runs a benchmark in it; or `earlier`
+            measured other things, or no configuration and case of this run.
+        SfumatoError: A worker process was killed.
         Cancelled: The watch asked to stop; rows that are done stay.
     """
     watch = (watch or Watch()).during("trying")
-    model = load()
-    settings = {
-        "benchmark": benchmark.name,
-        "settings": dict(benchmark.settings),
-        "model": model.name,
-        "revision": model.revision,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
-        "configurations": [asdict(configuration) for configuration in configurations],
-        "environment": environment(),
-        "workers": workers,
-    }
-    with RowFile(out, settings, FIXED) as file:
-        done = {
-            (row["case"], row["configuration"]) for row in file.rows if not (retry_errors and row["status"] == "error")
+    cases = spread(benchmark.cases(), limit)
+    planned = {(case.name, one.name): (case, one) for case in cases for one in configurations}
+    with run_folder(out):
+        model = load()
+        settings = {
+            "benchmark": benchmark.name,
+            "settings": dict(benchmark.settings),
+            "model": model.name,
+            "revision": model.revision,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "configurations": [asdict(configuration) for configuration in configurations],
+            "environment": environment(),
+            "workers": workers,
         }
-        jobs = [
-            (case, configuration)
-            for case in spread(benchmark.cases(), limit)
-            for configuration in configurations
-            if (case.name, configuration.name) not in done
-        ]
-        rows = _in_processes(benchmark, jobs, load, out, workers) if workers > 1 else _here(benchmark, jobs, model, out)
-        for _, row in zip(watch.over(jobs), rows, strict=False):  # asks for cancellation first, then waits for a row
-            file.add(row)
-        latest = {(row["case"], row["configuration"]): row for row in file.rows}
-        write_parquet(out, list(latest.values()))
-    return list(latest.values())
+        if earlier is not None:
+            check_comparable(earlier, settings, set(planned))
+        with RowFile(out, settings, FIXED) as file:
+            kept = [row for row in file.rows if not (retry_errors and row["status"] == "error")]
+            done = {(row["case"], row["configuration"]) for row in kept}
+            jobs = [job for pair, job in planned.items() if pair not in done]
+            if workers > 1:
+                rows = _in_processes(benchmark, jobs, load, out, workers)
+            else:
+                rows = _here(benchmark, jobs, model, out)
+            # asks for cancellation first, then waits for a row
+            for _, row in zip(watch.over(jobs), rows, strict=False):
+                file.add(row)
+            latest = {(row["case"], row["configuration"]): row for row in file.rows}
+            write_parquet(out, list(latest.values()))
+        return list(latest.values())
+
+
+def check_comparable(earlier: Path, settings: Row, planned: set[tuple[str, str]]) -> None:
+    """Refuses to compare with a run that measured other things, before anything is measured.
+
+    Args:
+        earlier: Its folder.
+        settings: Of the run to come.
+        planned: Names of the cases and configurations that it will try.
+
+    Raises:
+        UsageError: Benchmark, its settings (protocol, steps, seed, data, ...), model or precision differ, or no planned
+            case was tried under the same configuration.
+    """
+    known = read_settings(earlier)
+    if differ := differences(known, settings, FIXED):
+        raise UsageError(f"{earlier} measured other things than this run would: it has {'; '.join(differ)}")
+    there = {(row["case"], row["configuration"]) for row in read_rows(earlier)}
+    if not there & planned:
+        names, theirs = ({name for _, name in pairs} for pairs in (planned, there))
+        what = "case" if names & theirs else "configuration"
+        raise UsageError(
+            f"{earlier} has no {what} in common with this run, so there is nothing to compare: it has"
+            f" {', '.join(sorted(theirs)) or 'no rows'}; this run has {', '.join(sorted(names))}"
+        )
 
 
 def spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
@@ -133,17 +177,17 @@ def attempt(benchmark: Benchmark, model: Model, job: Job, out: Path) -> Row:
             warnings.simplefilter("ignore")
             outcome = benchmark.attempt(model, case, configuration)
     except NotApplicable as reason:
-        return {**row, "status": "not applicable", "error": str(reason), "figures": {}}
+        return {**row, "status": "not applicable", "error": short(str(reason)), "figures": {}}
     except Cancelled:
         raise
-    except (SfumatoError, OSError, ValueError, RuntimeError) as error:
-        return {**row, "status": "error", "error": f"{type(error).__name__}: {error}", "figures": {}}
+    except Exception as error:  # noqa: BLE001 - whatever one case does, it costs its row and not the others
+        return {**row, "status": "error", "error": short(f"{type(error).__name__}: {error}"), "figures": {}}
     pictures: dict[str, str] = {}
     for role, image in outcome.pictures.items():
         shared = role in {"source", "truth", "second"}
         name = role if shared else f"{_safe(configuration.name)}-{role}"
         path = out / "pictures" / _safe(case.name) / f"{name}.png"
-        pictures[role] = str(path.relative_to(out))
+        pictures[role] = path.relative_to(out).as_posix()
         if not (shared and path.is_file()):
             path.parent.mkdir(parents=True, exist_ok=True)
             save_image(image, path)
@@ -151,10 +195,10 @@ def attempt(benchmark: Benchmark, model: Model, job: Job, out: Path) -> Row:
     return {
         **row,
         "status": "done",
-        "title": case.title,
+        "title": short(case.title),
         "figures": figures,
         "pictures": pictures,
-        "notes": list(outcome.notes),
+        "notes": [short(note) for note in outcome.notes],
         "took": round(time.perf_counter() - start, 3),
     }
 
@@ -197,13 +241,21 @@ def _in_processes(benchmark: Benchmark, jobs: Sequence[Job], load: Load, out: Pa
         try:
             for finished in as_completed(waiting):
                 yield finished.result()
+        except BrokenProcessPool as error:
+            raise SfumatoError(
+                "a worker process was killed, perhaps for want of memory: run the same command again with fewer"
+                " --workers; the rows that are done are kept"
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _safe(name: str) -> str:
-    """A name as a file name: what a file system might take amiss becomes a dash."""
-    return "".join(letter if letter.isalnum() or letter in "-_.=," else "-" for letter in name)[:120]
+    """A name as a file name, another for another name: what a file system might take amiss becomes a dash."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_.=," else "-" for letter in name)[:100]
+    if plain and plain == name and not plain.startswith("."):
+        return plain
+    return f"{plain.lstrip('.')}-{hashlib.sha256(name.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
 
 
 def _processor() -> str:

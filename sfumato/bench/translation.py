@@ -14,6 +14,7 @@ features and thousands of pictures are they the numbers of papers.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,9 +26,11 @@ import torch
 from PIL import Image
 
 import sfumato
-from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome
+from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
+from sfumato.bench.data import path_inside
 from sfumato.bench.editing import QUIET, edit_configurations, edited, price
 from sfumato.bench.emoji_scenes import read_styles, style_scenes
+from sfumato.bench.rows import short
 from sfumato.bench.sets import set_distances
 from sfumato.emoji.world import STYLES, caption
 from sfumato.errors import UsageError
@@ -77,12 +80,13 @@ class Translation:
     source_model: str | None = None
     source_prompt: str = ""
     target_prompt: str = ""
-    steps: int | None = None
-    seed: int = 0
+    steps: Steps = None
+    seed: Seed = 0
     name: str = field(default="translation", init=False)
     title: str = field(default="Unpaired translation", init=False)
     about: str = field(default=(__doc__ or "").partition("\n\n")[2], init=False)
     measures: tuple[Measure, ...] = field(default=MEASURES, init=False)
+    notes: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         if self.data is not None:
@@ -92,13 +96,23 @@ class Translation:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        data = {"data": str(self.data or "emoji styles"), "source model": self.source_model}
+        data = {"data": self._fingerprint if self.data else "emoji styles", "source model": self.source_model}
         prompts = {"source prompt": self.source_prompt, "target prompt": self.target_prompt}
         return {**data, **(prompts if self.data else {}), "steps": self.steps, "seed": self.seed}
 
+    @property
+    def _fingerprint(self) -> str:
+        """What tells the data from other data: names and sizes of all images."""
+        found = [path for side in ("source", "target") for path in _pictures(Path(str(self.data)) / side)]
+        listing = "\n".join(f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in found)
+        return hashlib.sha256(listing.encode("utf-8", "backslashreplace")).hexdigest()[:12]
+
     def cases(self) -> Sequence[Case]:
         if self.data is not None:
-            return [Case(path.stem, "all", path, path.stem) for path in _pictures(Path(self.data) / "source")]
+            paths = _pictures(Path(self.data) / "source")
+            stems = [path.stem for path in paths]
+            names = [path.stem if stems.count(path.stem) == 1 else path.name for path in paths]
+            return [Case(short(name), "all", path, name) for name, path in zip(names, paths, strict=True)]
         styles = list(STYLES)
         found = []
         for first, second in PAIRS:
@@ -181,7 +195,8 @@ class Translation:
     def _case(self, case: Case) -> tuple[Image.Image, Image.Image | None, tuple[str, str]]:
         """Source, true pair where it is known, and the two prompts."""
         if isinstance(case.data, Path):
-            return load_image(case.data).image, None, (self.source_prompt, self.target_prompt)
+            source = path_inside(Path(str(self.data)), case.data.name, below="source")
+            return load_image(source).image, None, (self.source_prompt, self.target_prompt)
         place, first, second = case.data
         scenes = style_scenes()[place]
         pictures = self._shipped[place]
@@ -198,13 +213,14 @@ class Translation:
                 column = list(STYLES).index(kind.rpartition(" ")[2])
                 real = [of_styles[column] for of_styles in self._shipped]
             else:
-                real = list(_pictures(Path(self.data) / "target"))
+                target = _pictures(Path(self.data) / "target")
+                real = [path_inside(Path(self.data), path.name, below="target") for path in target]
             found |= {f"{name}, {kind}": value for name, value in set_distances(results, real).items()}
         return found
 
 
 def _pictures(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
     except OSError as error:
         raise UsageError(f"{folder} cannot be read: {error.strerror or error}") from error

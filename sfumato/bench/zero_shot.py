@@ -11,18 +11,19 @@ it is a list of {"image", "source", "target"}, judged by CLIP.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome
+from sfumato import checks
+from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
+from sfumato.bench.data import path_inside, read_entries, read_objects
 from sfumato.bench.editing import edit_configurations, edited, price
 from sfumato.bench.emoji_scenes import draw_cases, read_atlas
 from sfumato.errors import UsageError
@@ -30,6 +31,7 @@ from sfumato.images import load_image, to_pixels
 from sfumato.metrics.psnr import psnr
 from sfumato.metrics.ssim import ssim
 from sfumato.metrics.text_agreement import directional_agreement, text_agreement
+from sfumato.registry import Option
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model
@@ -58,7 +60,7 @@ class ZeroShot:
 
     Attributes:
         data: Folder of `triplets.json`; None: the emoji world.
-        judge: Hub name or folder of a CLIP model, for a folder of data.
+        judge: For a folder of data: folder of a CLIP model, or hub name of one that is in the cache.
         trials: Seeds a case, at least 1; methods that draw nothing are tried once.
         steps, seed: Of every edit; trials count up from the seed.
 
@@ -68,13 +70,14 @@ class ZeroShot:
 
     data: str | Path | None = None
     judge: str = "openai/clip-vit-base-patch32"
-    trials: int = 3
-    steps: int | None = None
-    seed: int = 0
+    trials: Annotated[int, Option("seeds of a case", low=1)] = 3
+    steps: Steps = None
+    seed: Seed = 0
     name: str = field(default="zero-shot", init=False)
     title: str = field(default="Zero-shot editing", init=False)
     about: str = field(default=(__doc__ or "").partition("\n\n")[2], init=False)
     measures: tuple[Measure, ...] = field(default=MEASURES, init=False)
+    notes: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -83,21 +86,19 @@ class ZeroShot:
             _ = self._triplets
 
     @cached_property
-    def _triplets(self) -> list[dict[str, str]]:
+    def _triplets(self) -> tuple[list[dict[str, Any]], str]:
+        """The triplets of the data, all checked, and the fingerprint of their file."""
         file = Path(str(self.data)) / "triplets.json"
-        try:
-            found = json.loads(file.read_text("utf-8"))
-            if not (isinstance(found, list) and all({"image", "source", "target"} <= set(one) for one in found)):
-                raise ValueError("it must be a list of objects with image, source and target")
-        except (OSError, ValueError, TypeError) as error:
-            raise UsageError(f"cannot read {file}: {error}") from error
-        return found
+        remedy = "it must be a list of objects with image, source and target"
+        entries, fingerprint = read_entries(file, remedy)
+        table = dict.fromkeys(("image", "source", "target"), checks.text)
+        return read_objects(entries, table, file, remedy), fingerprint
 
     @property
     def settings(self) -> Mapping[str, Any]:
         judge = "emoji-clip" if self.data is None else self.judge
         return {
-            "data": str(self.data or "emoji"),
+            "data": "emoji" if self.data is None else self._triplets[1],
             "judge": judge,
             "trials": self.trials,
             "steps": self.steps,
@@ -108,7 +109,7 @@ class ZeroShot:
         if self.data is not None:
             return [
                 Case(f"{place:04d}", "all", one, f"{one['source']} → {one['target']}")
-                for place, one in enumerate(self._triplets)
+                for place, one in enumerate(self._triplets[0])
             ]
         return [
             Case(f"{place:03d}-{case.kind}", case.kind, (place, case), f"{case.source_prompt} → {case.target_prompt}")
@@ -128,7 +129,7 @@ class ZeroShot:
             return _EmojiJudge()
         from sfumato.models.judges import load_clip
 
-        return load_clip(self.judge)
+        return load_clip(self.judge, cached=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_judge"}
@@ -140,7 +141,7 @@ class ZeroShot:
             source, truth = read_atlas(place)
             prompts = edit.source_prompt, edit.target_prompt
         else:
-            source = load_image(Path(str(self.data)) / case.data["image"]).image
+            source = load_image(path_inside(Path(str(self.data)), case.data["image"])).image
             prompts = case.data["source"], case.data["target"]
         results, costs = [], []
         for trial in range(self.trials):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,12 @@ import torch
 from PIL import Image
 
 import sfumato
+from sfumato.bench.benchmark import Case, Configuration
 from sfumato.bench.pie import PieBench, decode_mask, load_source, plain, through_jpeg
+from sfumato.bench.rows import read_rows
 from sfumato.bench.runner import run
 from sfumato.emoji import EXAMPLES
-from sfumato.errors import ImageError, UsageError
+from sfumato.errors import ImageError, ModelError, UsageError
 from sfumato.metrics.distance import PixelDistance
 
 
@@ -75,6 +80,7 @@ def test_masks_are_runs_over_rows() -> None:
     assert framed[:, -1].all()
     assert framed.sum() == 4 * 511 + 2
     generator = np.random.default_rng(0)
+    assert decode_mask([0, 10**300]).all()  # clipped at the end of the grid
     drawn = (generator.random((512, 512)) < 0.3).astype(np.uint8)
     assert (decode_mask(runs(drawn), forced_border=False) == drawn).all()
 
@@ -167,3 +173,140 @@ def test_other_folders_and_protocols_are_refused(tmp_path: Path, folder: Path) -
         PieBench(data=tmp_path)
     with pytest.raises(UsageError, match="protocol must be one of pie-2023, strict"):
         PieBench(data=folder, protocol="pie")
+
+
+def with_entries(folder: Path, **changed: Any) -> Path:
+    """The folder with entries that differ from the first, good one, in what is given; None: as it is given whole."""
+    file = folder / "mapping_file.json"
+    good = json.loads(file.read_text())["000000000001"]
+    entries = {name: {**good, **change} if isinstance(change, dict) else change for name, change in changed.items()}
+    file.write_text(json.dumps({"good": good, **entries}))
+    return folder
+
+
+def tried(folder: Path, out: Path) -> dict[str, dict[str, Any]]:
+    """What the unedited images give, by entry; the run is read back from the disk too."""
+    made = benchmark(folder, "strict")
+    rows = run(made, [Configuration("unedited")], out, partial(sfumato.load_model, "emoji"))
+    assert read_rows(out) == rows
+    return {row["case"]: row for row in rows}
+
+
+def test_one_bad_entry_costs_its_row_alone(folder: Path, tmp_path: Path) -> None:
+    bad: dict[str, Any] = {
+        "none": None, "number": 5, "list": ["a"], "text": "cat", "deep": [[[[[[1]]]]]],
+        "path_number": {"image_path": 5}, "path_none": {"image_path": None}, "path_list": {"image_path": ["a.jpg"]},
+        "path_empty": {"image_path": ""}, "path_null": {"image_path": "a\0b.jpg"},
+        "path_long": {"image_path": "x" * 9999}, "path_half": {"image_path": "\ud800.jpg"},
+        "path_folder": {"image_path": "1_change_object_80"},
+        "prompt_number": {"original_prompt": 5}, "prompt_none": {"editing_prompt": None},
+        "prompt_half": {"editing_prompt": "\udcff"}, "prompt_list": {"editing_prompt": ["a", "dog"]},
+        "mask_text": {"mask": "x"}, "mask_none": {"mask": None}, "mask_object": {"mask": {"0": 1}},
+        "mask_floats": {"mask": [1.5, 2.5]}, "mask_bools": {"mask": [True, True]}, "mask_far": {"mask": [10**9, 1]},
+        "mask_negative": {"mask": [5, -5]}, "mask_nested": {"mask": [[1, 2]]}, "word_number": {"blended_word": 5},
+        "nan": {"weight": float("nan")},
+    }  # fmt: skip
+    bad |= {
+        "type_list": {"editing_type_id": [1], "mask": None},
+        "type_far": {"editing_type_id": "99", "mask": None},
+        "half_\ud800": {"mask": None},
+    }
+    rows = tried(with_entries(folder, **bad), tmp_path / "run")
+    assert rows.keys() == {"good", "half_\\ud800"} | bad.keys() - {"half_\ud800"}
+    good = rows.pop("good")
+    assert good["status"] == "done"
+    assert {row["status"] for row in rows.values()} == {"error"}
+    assert all(row["error"].startswith("ImageError: ") and len(row["error"]) < 500 for row in rows.values())
+    assert {rows[name]["kind"] for name in ("type_list", "type_far")} == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "[{}]", "{}", "5", "null", "", "[" * 200_000, '{"a": 1, "a": 2}', '{"a": ' + "9" * 5000, "\xff\xfe"]
+)
+def test_a_mapping_that_is_none_is_refused_in_one_line(folder: Path, text: str) -> None:
+    (folder / "mapping_file.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=r"mapping_file\.json.*--data is the folder of PIE-Bench") as caught:
+        PieBench(data=folder)
+    assert len(str(caught.value)) < 600
+    (folder / "mapping_file.json").unlink()
+    os.mkfifo(folder / "mapping_file.json")
+    with pytest.raises(UsageError, match="not a regular file"):
+        PieBench(data=folder)
+
+
+def test_images_stay_inside_the_folder_of_the_data(folder: Path, tmp_path: Path) -> None:
+    images = folder / "annotation_images"
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(secret)
+    (images / "link.png").symlink_to(secret)
+    (images / "linked").symlink_to(tmp_path)
+    (images / "circle.png").symlink_to(images / "circle.png")
+    (images / "inside.jpg").symlink_to(images / "1_change_object_80" / "fox.jpg")
+    paths = ["../../secret.png", str(secret), "link.png", "linked/secret.png", "1_change_object_80/../../../secret.png"]
+    bad = {f"bad{k}": {"image_path": path} for k, path in enumerate(paths)}
+    odd = {"circle": {"image_path": "circle.png"}, "inside": {"image_path": "inside.jpg"}}
+    rows = tried(with_entries(folder, **bad, **odd), tmp_path / "run")
+    for name in bad:
+        assert "leads outside" in rows[name]["error"]
+    assert rows["circle"]["status"] == "error"
+    assert rows["inside"]["status"] == "done"
+    assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {"good", "inside"}
+
+
+def test_images_are_read_by_the_one_reader(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = folder / "annotation_images"
+    os.mkfifo(images / "pipe.png")
+    (images / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n")
+    Image.new("1", (13_000, 13_000)).save(images / "huge.png")
+    (images / "cut.jpg").write_bytes((images / "1_change_object_80" / "fox.jpg").read_bytes()[:900])
+    (images / "page.png").write_text("<html>")
+    (images / "empty.png").write_bytes(b"")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments, **options: pytest.fail("Ghostscript"))
+    names = ["pipe.png", "script.png", "huge.png", "cut.jpg", "page.png", "empty.png"]
+    started = time.monotonic()
+    rows = tried(with_entries(folder, **{name: {"image_path": name} for name in names}), tmp_path / "run")
+    assert time.monotonic() - started < 60
+    assert {name: rows[name]["status"] for name in names} == dict.fromkeys(names, "error")
+    assert "not a regular file" in rows["pipe.png"]["error"]
+    assert "megapixels" in rows["huge.png"]["error"]
+    assert rows["good"]["status"] == "done"
+
+
+def test_judges_come_from_this_computer_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("a judge was looked for in the network")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    for variable in ("SFUMATO_WEIGHTS", "SFUMATO_CACHE", "TORCH_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setattr("sfumato.metrics.lpips.package_folder", lambda name: None)
+    started = time.monotonic()
+    made = PieBench(data=folder)
+    (line,) = made.notes
+    assert time.monotonic() - started < 20
+    assert "\n" not in line
+    assert line.startswith("clip, dino, lpips not on this computer, so their figures are missing: ")
+    assert "hf download openai/clip-vit-large-patch14" in line
+    assert "facebook/dino-vitb8" in line
+    assert "lpips_squeeze.pth" in line
+    assert made.settings["judges"] == dict.fromkeys(("clip", "dino", "lpips"), "missing")
+    assert benchmark(folder, "strict").notes[0].startswith("clip, dino not on this computer")
+    for named in ({"clip": str(tmp_path / "nowhere")}, {"dino": "some/model"}):  # what the user names is no gap
+        with pytest.raises(ModelError, match="cannot load"):
+            PieBench(data=folder, **named).prepare(None)  # type: ignore[arg-type]
+
+
+def test_runs_on_other_data_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    before = benchmark(folder, "strict").settings
+    assert before == benchmark(folder, "strict").settings
+    with_entries(folder, other={}, third={}, fourth={})
+    after = benchmark(folder, "strict").settings
+    assert after["images"] == before["images"] == 4
+    assert after["data"] != before["data"]
+
+
+def test_a_case_without_an_entry_is_an_error_not_a_crash(folder: Path) -> None:
+    with pytest.raises(ImageError, match="must be a table"):
+        benchmark(folder, "strict").attempt(None, Case("x", "unknown", 5), Configuration("unedited"))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from sfumato.bench.translation import Translation
 from sfumato.bench.zero_shot import ZeroShot
 from sfumato.emoji import EXAMPLES
 from sfumato.emoji.perceptual import EmojiFeatures
-from sfumato.errors import UsageError
+from sfumato.errors import ImageError, UsageError
 
 EMOJI = partial(sfumato.load_model, "emoji")
 
@@ -59,6 +60,10 @@ def test_sets_are_told_apart() -> None:
     noto, twemoji = ([of_styles[column] for of_styles in pictures] for column in (0, 1))
     same, other = set_distances(noto[::2], noto[1::2]), set_distances(noto[::2], twemoji[1::2])
     assert set(same) >= {"Fréchet (emoji-clip)", "kernel x 1000 (emoji-clip)"}
+    assert set_distances(noto[:20], twemoji[:30]).keys() == {
+        "Fréchet (emoji-clip)",
+        "kernel x 1000 (emoji-clip, subsets of 20)",  # a lowered subset is told
+    }
     assert all(other[name] > same[name] for name in ("Fréchet (emoji-clip)", "kernel x 1000 (emoji-clip)"))
     assert set_distances(noto[:3], twemoji) == {}  # too few to say anything
 
@@ -159,3 +164,108 @@ def test_benchmarks_by_name(folder: Path) -> None:
         make_benchmark("translations")
     with pytest.raises(UsageError, match="does not take these options"):
         make_benchmark("emoji-edit", protocol="strict")
+    with pytest.raises(UsageError, match="does not take these options: name"):
+        make_benchmark("emoji-edit", name="other")
+    with pytest.raises(UsageError, match="does not take these options"):
+        make_benchmark("pie", texts={"measures": "[]"})
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("emoji-edit", {"steps": "x"}), ("emoji-edit", {"steps": "0"}), ("emoji-edit", {"steps": "2.5"}),
+        ("emoji-edit", {"seed": "NaN"}), ("emoji-edit", {"seed": "-1"}), ("emoji-edit", {"seed": "[" * 100_000}),
+        ("zero-shot", {"trials": "many"}), ("zero-shot", {"trials": "9" * 5000}), ("morphs", {"encode_steps": "-1"}),
+        ("morphs", {"finite_differences": "perhaps"}), ("morphs", {"fit": "squash"}), ("pie", {"masks": "2"}),
+    ],
+)  # fmt: skip
+def test_options_of_another_type_are_refused(name: str, texts: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=next(iter(texts))) as caught:
+        make_benchmark(name, texts=texts)
+    assert len(str(caught.value)) < 400
+
+
+def test_words_for_yes_and_no_are_read_as_such() -> None:
+    made = make_benchmark("morphs", texts={"finite_differences": "no", "distance": "none", "steps": "3"})
+    assert (made.settings["finite differences"], made.settings["steps"]) == (False, 3)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {"prompts": "a cat"}, {"prompts": ["a cat", 5]}, {"prompts": []}, {"prompts": ["a", "b", "c"]},
+        {"prompts": None}, {"prompts": {"first": "a cat"}}, {"prompt": ["a cat", "a dog"]}, {"first": 5},
+        {"second": None}, {"first": ["x"]}, {"prompts": ["\ud800", "a"]}, 5, None, "cat", [],
+    ],
+)  # fmt: skip
+def test_pairs_of_another_type_are_refused(folder: Path, pair: Any) -> None:
+    good = {"first": "source/cat-face.png", "second": "target/dog-face.png"}
+    entries = [good, {**good, **pair} if isinstance(pair, dict) else pair]
+    (folder / "pairs.json").write_text(json.dumps(entries))
+    with pytest.raises(UsageError, match=r"pairs\.json, entry 2: .*"):
+        Morphs(data=folder)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "5", "", "[" * 100_000, '"a cat"'])
+def test_lists_that_are_none_are_refused(folder: Path, text: str) -> None:
+    for name, kind in (("pairs.json", Morphs), ("triplets.json", ZeroShot)):
+        (folder / name).write_text(text)
+        with pytest.raises(UsageError, match=name):
+            kind(data=folder)
+
+
+def test_triplets_of_another_type_are_refused(folder: Path) -> None:
+    good = {"image": "source/cat-face.png", "source": "a cat face", "target": "a dog face"}
+    for bad in ({**good, "source": ["a cat face"]}, {**good, "image": 5}, "cat", None):
+        (folder / "triplets.json").write_text(json.dumps([good, bad]))
+        with pytest.raises(UsageError, match=r"triplets\.json, entry 2"):
+            ZeroShot(data=folder)
+
+
+def morph_rows(folder: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
+    benchmark = Morphs(data=folder, distance="pixel", encode_steps=0, **options)
+    return run(benchmark, benchmark.configurations(["crossfade"], ["even"]), out, EMOJI)
+
+
+def test_images_are_never_squashed_unasked(folder: Path, tmp_path: Path) -> None:
+    with Image.open(folder / "source" / "cat-face.png") as image:
+        image.convert("RGB").resize((96, 64)).save(folder / "source" / "wide.png")
+        image.convert("RGB").resize((128, 128)).save(folder / "source" / "large.png")
+    sizes = [("wide", "cat-face"), ("cat-face", "wide"), ("large", "cat-face")]
+    pairs = [{"first": f"source/{first}.png", "second": f"source/{second}.png"} for first, second in sizes]
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    wide, other, large = morph_rows(folder, tmp_path / "unasked")
+    for row in (wide, other):
+        assert row["error"].startswith("ImageError: the image has 96x64 pixels, and morphs are measured at 64x64")
+        assert "--set fit=crop" in row["error"]
+    assert large["status"] == "done"  # the same proportions, scaled
+    fitted = morph_rows(folder, tmp_path / "fitted", fit="crop")
+    assert [row["status"] for row in fitted] == ["done"] * 3
+    with Image.open(tmp_path / "fitted" / fitted[0]["pictures"]["first"]) as image:
+        assert image.size == (64, 64)
+
+
+def test_data_stay_inside_their_folder(folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "secret.png")
+    good = "source/cat-face.png"
+    pairs = [{"first": path, "second": good} for path in ("../secret.png", str(tmp_path / "secret.png"))]
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    assert all("leads outside" in row["error"] for row in morph_rows(folder, tmp_path / "run"))
+    (folder / "triplets.json").write_text(json.dumps([{"image": "../secret.png", "source": "a", "target": "b"}]))
+    benchmark = ZeroShot(data=folder)
+    with pytest.raises(ImageError, match="leads outside"):
+        benchmark.attempt(None, benchmark.cases()[0], benchmark.configurations(["unedited"], [])[0])  # type: ignore[arg-type]
+    (folder / "source" / "link.png").symlink_to(tmp_path / "secret.png")
+    translation = Translation(data=folder)
+    linked = next(case for case in translation.cases() if case.name == "link")
+    with pytest.raises(ImageError, match="leads outside"):
+        translation.attempt(None, linked, translation.configurations(["unedited"], [])[0])  # type: ignore[arg-type]
+
+
+def test_sets_of_several_sizes_are_measured(tmp_path: Path) -> None:
+    pictures = [of_styles[0] for of_styles in read_styles()[:24]]
+    mixed = [picture.resize((64 + 8 * (k % 3), 64)) for k, picture in enumerate(pictures)]
+    assert set_distances(mixed, pictures).keys() == set_distances(pictures, pictures).keys()
+    (tmp_path / "damaged.png").write_text("no image")
+    with pytest.raises(ImageError, match="not a picture"):
+        set_distances([*pictures, tmp_path / "damaged.png"], pictures)

@@ -9,13 +9,18 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sfumato.bench.rows import ROWS, read_rows, write_parquet
+from sfumato.bench.benchmark import Case, Configuration, Outcome
+from sfumato.bench.rows import LOCK, ROWS, SETTINGS, read_rows, read_settings, write_parquet
 from sfumato.bench.runner import run, spread
-from sfumato.errors import Cancelled, UsageError
+from sfumato.errors import Cancelled, ImageError, SfumatoError, UsageError
+from sfumato.files import locked
 from sfumato.samplers.watch import Progress, Watch
 from tests.bench.small import RevisedGaussian, Small, load
 
@@ -165,3 +170,186 @@ def test_rows_become_a_table(tmp_path: Path) -> None:
     table = parquet.read_table(path).to_pylist()
     assert [row["error"] for row in table if row["status"] == "done"] == [0.0, 1.0, 2.0]
     assert [row["kept"] for row in table if row["status"] == "done"] == [20.0, 19.0, 18.0]
+
+
+def start(program: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, program, out, "1"], env=environment)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (out / ROWS).is_file():
+            time.sleep(0.02)
+        loaded: list[bool] = []
+
+        def loading() -> RevisedGaussian:
+            loaded.append(True)
+            return load()
+
+        with pytest.raises(UsageError, match=r"another process is running a benchmark in .*run: wait for it to end"):
+            run(Small(), Small().configurations([], []), out, loading)
+        assert not loaded  # refused before anything heavy
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    kept = [(row["case"], row["configuration"]) for row in read_rows(out)]
+    assert len(kept) == len(set(kept)) == 16
+    assert len(run(Small(), Small().configurations([], []), out, load)) == 16  # the lock went with the process
+    assert not (out / LOCK).exists()
+
+
+def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail() -> RevisedGaussian:
+        raise ImageError("no model")
+
+    with pytest.raises(ImageError, match="no model"):
+        run(Small(), Small().configurations([], []), tmp_path / "run", fail)
+    assert not (tmp_path / "run").exists()
+    run(Small(count=1), Small().configurations([], []), tmp_path / "run", load)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("r*.*") if path.suffix != ".parquet"}
+    with locked(tmp_path / "run" / LOCK), pytest.raises(UsageError, match="another process"):
+        run(Small(count=1), Small().configurations([], []), tmp_path / "run", load)
+    with pytest.raises(UsageError, match=r"holds a run with settings\.count = 1, not 2"):
+        run(Small(count=2), Small().configurations([], []), tmp_path / "run", load)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_configuration_named_twice_is_tried_once(tmp_path: Path) -> None:
+    rows = run(Small(count=2), [Configuration("whole"), Configuration("whole")], tmp_path, load)
+    assert len(rows) == len(read_rows(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, AttributeError, IndexError, MemoryError, RecursionError])
+def test_whatever_a_case_raises_costs_its_row_alone(tmp_path: Path, error: type[Exception]) -> None:
+    class Broken(Small):
+        def attempt(self, model: Any, case: Case, configuration: Configuration) -> Outcome:
+            if case.data == 1:
+                raise error("half a character: \ud800, and a very long story" + 10_000 * "!")
+            return super().attempt(model, case, configuration)
+
+    rows = run(Broken(count=3), [Configuration("whole")], tmp_path, load)
+    assert [row["status"] for row in rows] == ["done", "error", "done"]
+    assert rows[1]["error"].startswith(error.__name__)
+    assert read_rows(tmp_path) == rows
+
+
+def test_names_of_cases_stay_inside_the_run(tmp_path: Path) -> None:
+    names = ["..", ".", "../../x", "a/b", "a-b", "C:\\x", "n" * 300, "n" * 301, "\0", "", "ü", "con"]
+
+    @dataclass
+    class Named(Small):
+        count: int = len(names)
+
+        def cases(self) -> list[Case]:
+            return [Case(name, "all", 4 + k, name) for k, name in enumerate(names)]
+
+    rows = run(Named(), [Configuration("whole")], tmp_path / "run", load)
+    assert [row["status"] for row in rows] == ["done"] * len(names)
+    sources = [row["pictures"]["source"] for row in rows]
+    assert len(set(sources)) == len(names)
+    assert all((tmp_path / "run" / source).resolve().parts[-4:-2] == ("run", "pictures") for source in sources)
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+GOOD = {
+    "case": "00",
+    "kind": "odd",
+    "configuration": "whole",
+    "status": "done",
+    "figures": {"error": 1.0, "kept": "inf"},
+}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        5, None, [], "row", [GOOD], {}, {**GOOD, "figures": []}, {**GOOD, "figures": {"error": "much"}},
+        {**GOOD, "figures": {"error": True}}, {**GOOD, "figures": {"error": [1]}}, {**GOOD, "status": "well"},
+        {**GOOD, "case": 5}, {**GOOD, "configuration": None}, {**GOOD, "kind": ["odd"]}, {**GOOD, "notes": "a note"},
+        {**GOOD, "pictures": {"source": "../../secret.png"}}, {**GOOD, "pictures": {"source": "/etc/passwd"}},
+        {**GOOD, "pictures": {"source": "C:\\secret.png"}}, {**GOOD, "pictures": {"source": 5}}, {**GOOD, "more": 1},
+        {**GOOD, "title": "x" * 10**6}, {key: value for key, value in GOOD.items() if key != "figures"},
+        '{"case": NaN}', '{"figures": {"error": 1e999}}', "[" * 100_000, '{"case": "\\ud800"}', "9" * 10_000, "\xff",
+    ],
+)  # fmt: skip
+def test_rows_that_are_none_are_refused_by_their_line(tmp_path: Path, row: Any) -> None:
+    text = row if isinstance(row, str) and row != "row" else json.dumps(row)
+    (tmp_path / ROWS).write_bytes(json.dumps(GOOD).encode() + b"\n" + text.encode("latin-1") + b"\n")
+    with pytest.raises(UsageError, match=r"rows\.jsonl is damaged in line 2 .*remove that line") as caught:
+        read_rows(tmp_path)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", "[" * 100_000, '{"benchmark": NaN}', "\xff"])
+def test_settings_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
+    run(Small(count=1), [Configuration("whole")], tmp_path, load)
+    (tmp_path / SETTINGS).write_bytes(text.encode("latin-1"))
+    for read in (read_settings, lambda folder: run(Small(count=1), [Configuration("whole")], folder, load)):
+        with pytest.raises(UsageError, match=r"holds no benchmark run \(run\.json"):
+            read(tmp_path)
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sfumato.bench.rows.os.fsync", full)
+    with pytest.raises(SfumatoError, match="No space left on device"):
+        run(Small(count=3), [Configuration("whole")], tmp_path / "run", load)
+    monkeypatch.undo()
+    assert len(run(Small(count=3), [Configuration("whole")], tmp_path / "run", load)) == 3
+
+
+Spoil = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("benchmark", "pie", "benchmark = 'pie', not 'small'"),
+        ("settings", {"count": 12, "protocol": "strict"}, "settings.protocol = 'strict', not None"),
+        ("settings", {"count": 3}, "settings.count = 3, not 12"),
+        ("settings", None, "settings = None, not"),
+        ("model", "sd15", "model = 'sd15'"),
+        ("revision", "r2", "revision = 'r2', not 'r1'"),
+        ("dtype", "float16", "dtype = 'float16'"),
+    ],
+)
+def test_runs_that_measured_other_things_are_not_compared(tmp_path: Path, name: str, value: Any, message: str) -> None:
+    benchmark = Small(count=12)
+    run(benchmark, [Configuration("whole")], tmp_path / "old", load, limit=2)
+    file = tmp_path / "old" / SETTINGS
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
+    with pytest.raises(UsageError, match=message):
+        run(benchmark, [Configuration("whole")], tmp_path / "new", load, earlier=tmp_path / "old")
+    assert not (tmp_path / "new").exists()  # before the first case
+
+
+def test_runs_without_a_case_or_configuration_in_common_are_refused_at_once(tmp_path: Path) -> None:
+    run(Small(count=12), [Configuration("whole")], tmp_path / "old", load, limit=1)
+    for configuration, cases, message in (
+        ("half", None, "no configuration in common"),
+        ("whole", ["07"], "no case in"),
+    ):
+
+        class Some(Small):
+            def cases(self) -> list[Case]:
+                return [case for case in super().cases() if cases is None or case.name in cases]  # noqa: B023
+
+        with pytest.raises(UsageError, match=message):
+            run(Some(count=12), [Configuration(configuration)], tmp_path / "new", load, earlier=tmp_path / "old")
+    both = [Configuration("whole"), Configuration("half")]
+    assert run(Small(count=12), both, tmp_path / "new", load, limit=1, earlier=tmp_path / "old")
