@@ -140,6 +140,7 @@ def boundary(**own: Check) -> Callable[[Callable[Given, Returned]], Callable[Giv
             for name, value in bound.arguments.items():
                 if name in table:
                     bound.arguments[name] = table[name](name, value)
+            _check_negative_prompt(bound.arguments)
             return verb(*bound.args, **bound.kwargs)
 
         return checked
@@ -151,6 +152,17 @@ def check_arguments(verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The same for arguments that are handed on to another verb, which has the rest of them."""
     table = _TABLES[verb]
     return {name: table[name](name, value) if name in table else value for name, value in arguments.items()}
+
+
+def _check_negative_prompt(arguments: Mapping[str, Any]) -> None:
+    """Refuses a negative prompt for a network that takes its guidance scale as an input, and has no place for one."""
+    for name in ("model", "model_a", "model_b"):
+        model = arguments.get(name)
+        if isinstance(model, Model) and model.takes_guidance and (arguments.get("negative_prompt") or "").strip():
+            raise UsageError(
+                f"negative_prompt: {model.name} takes its guidance scale as an input (LCM) and cannot be told a"
+                " negative prompt; leave it out"
+            )
 
 
 def _misfit(verb: str, signature: inspect.Signature, kwargs: Mapping[str, Any], error: TypeError) -> str:

@@ -32,6 +32,15 @@ _PROBE = bytes(4096)  # an empty file can be made on a full disk
 _swept: set[Path] = set()
 
 
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """The path, `~` at its beginning being the home folder (of a user that is there)."""
+    path = Path(path)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 @contextmanager
 def written_whole(path: str | os.PathLike[str], error: type[SfumatoError] = UsageError) -> Iterator[Path]:
     """A new empty file beside `path` to write into. It takes that name when the block ends well, and else goes.

@@ -15,7 +15,8 @@ from sfumato.attention.align import positions_in
 from sfumato.attention.words import Piece
 from sfumato.cost import Cost
 from sfumato.errors import UsageError
-from sfumato.images import Easing, Pace, check_writable, save_image, save_movie
+from sfumato.files import at_home
+from sfumato.images import Easing, Pace, as_png, check_writable, save_image, save_movie
 from sfumato.inversion.result import Inversion
 from sfumato.morph.spacing import spread_of
 
@@ -75,6 +76,9 @@ class EditResult:
         """The first (usually only) edited picture."""
         return self.images[0]
 
+    def _repr_png_(self) -> bytes:
+        return as_png(self.images)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the first edited picture with its recipe; further targets go beside it as NAME-2.png and so on.
 
@@ -117,6 +121,9 @@ class GenerateResult:
         """The first picture."""
         return self.images[0]
 
+    def _repr_png_(self) -> bytes:
+        return as_png(self.images)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the first picture with its recipe; further ones go beside it as NAME-2.png and so on."""
         return save_all(self.images, path, self.recipe)
@@ -140,6 +147,9 @@ class InvertResult:
     reconstruction_psnr: float
     ceiling_psnr: float
     notes: tuple[str, ...] = ()
+
+    def _repr_png_(self) -> bytes:
+        return as_png([self.source, self.reconstruction])
 
 
 @dataclass(frozen=True)
@@ -217,6 +227,9 @@ class MorphResult:
             inbetweens=inbetweens,
         )
 
+    def _repr_png_(self) -> bytes:
+        return as_png([self.film_strip()])
+
     def film_strip(self, *, columns: int = 8, tile: int = 128) -> Image.Image:
         """All frames on one sheet, each with its weight."""
         from sfumato.images.film_strip import film_strip
@@ -234,7 +247,7 @@ class MorphResult:
 
 def numbered_paths(path: str | os.PathLike[str], count: int) -> list[Path]:
     """Where `count` pictures go: the path itself, then NAME-2, NAME-3, ... beside it."""
-    first = Path(path)
+    first = at_home(path)
     return [first, *(first.with_stem(f"{first.stem}-{k}") for k in range(2, count + 1))]
 
 

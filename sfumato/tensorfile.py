@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sfumato.checks import shown
 from sfumato.errors import SfumatoError
-from sfumato.files import write_whole
+from sfumato.files import at_home, write_whole
 from sfumato.json_input import JsonError, read_json
 
 MAX_BYTES = 2**30
@@ -60,7 +60,7 @@ def save_tensors(
     """
     from safetensors.torch import save
 
-    target = Path(path)
+    target = at_home(path)
     if target.suffix != ".safetensors":
         raise kind.error(f"the file of the {kind.name} must end in .safetensors, got {target.name!r}")
     if not target.parent.is_dir():
@@ -80,6 +80,7 @@ def load_tensors(path: str | os.PathLike[str], kind: Kind) -> tuple[dict[str, Te
     """
     from safetensors import SafetensorError, safe_open
 
+    path = at_home(path)
     if not _is_file(path):
         raise kind.error(f"no {kind.name} at {shown(str(path))}: {kind.make}")
     if Path(path).stat().st_size > MAX_BYTES:

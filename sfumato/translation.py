@@ -20,7 +20,7 @@ from sfumato.driving import told_of_prompts
 from sfumato.edit.translate import bridge, reconstruct
 from sfumato.edit.translate import translate as translate_latents
 from sfumato.errors import UsageError
-from sfumato.images import Fit, ImageSource, check_writable, save_image, to_images
+from sfumato.images import Fit, ImageSource, as_png, save_image, to_images
 from sfumato.inversion.result import Inversion
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
@@ -73,10 +73,10 @@ class TranslateResult:
         Raises:
             ImageError: The path cannot be written.
         """
-        target = Path(path)
-        check_writable(target)
-        save_image(self.image, target, recipe=self.recipe)
-        return target
+        return save_image(self.image, path, recipe=self.recipe)
+
+    def _repr_png_(self) -> bytes:
+        return as_png([self.image])
 
 
 @boundary(source_prompt=checks.text, target_prompt=checks.text, reconstruct_source=checks.flag)

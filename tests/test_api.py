@@ -1,5 +1,6 @@
 """The public drivers on a toy model: results, recipes, costs, masks, and mistakes named before any work."""
 
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,28 @@ def test_what_suits_the_model_is_taken_where_nothing_is_said(
     asked = sfumato.edit(toy_model, picture, num_inference_steps=4, guidance_scale=3, strength=1.0, **given)
     assert (asked.recipe["options"], asked.recipe["guidance_scale"]) == ({"strength": 1.0}, 3.0)
     assert asked.cost.evaluations > suited.cost.evaluations
+
+
+def test_notebooks_show_results(toy_model: Any) -> None:
+    def shown(result: Any) -> tuple[int, int]:
+        return Image.open(io.BytesIO(result._repr_png_())).size
+
+    drawn = sfumato.generate(toy_model, "a cat", size=(64, 64), num_inference_steps=1, num_images=2)
+    assert shown(drawn) == (128, 64)
+    inverted = sfumato.invert(toy_model, drawn.image, num_inference_steps=1)
+    assert shown(inverted) == (128, 64)
+    morphed = sfumato.morph(toy_model, *drawn.images, method="crossfade", num_frames=3)
+    assert shown(morphed) == morphed.film_strip().size
+
+
+def test_the_home_folder_is_known_by_its_sign(toy_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    drawn = sfumato.generate(toy_model, "a cat", size=(64, 64), num_inference_steps=1)
+    assert drawn.save("~/cat.png") == tmp_path / "cat.png"
+    inverted = sfumato.invert(toy_model, "~/cat.png", num_inference_steps=1)
+    inverted.inversion.save("~/cat.safetensors")
+    assert sfumato.Inversion.load("~/cat.safetensors").prompt == ""
+    morphed = sfumato.morph(toy_model, "~/cat.png", inverted.reconstruction, method="crossfade", num_frames=3)
+    assert morphed.save("~/cat.webp") == tmp_path / "cat.webp"
+    with pytest.raises(ImageError, match="~nobody-of-this-name/cat"):
+        sfumato.invert(toy_model, "~nobody-of-this-name/cat.png")

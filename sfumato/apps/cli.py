@@ -27,7 +27,6 @@ app = typer.Typer(
     help="Edit and morph pictures with pretrained diffusion models, and keep everything else as it was.",
     epilog="Start with: sfumato demo (offline, on bundled pictures). Errors in full: SFUMATO_DEBUG=1.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

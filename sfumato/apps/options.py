@@ -12,6 +12,7 @@ import typer
 
 from sfumato.apps.console import note, say, working
 from sfumato.errors import UsageError
+from sfumato.files import at_home
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model
@@ -189,6 +190,7 @@ def choose_output(
         name = "-".join(re.findall(r"\w+", stem.lower()))[:60] or "sfumato"
         tries = (Path(f"{name}{'' if k == 1 else f'-v{k}'}{suffix}") for k in range(1, 10_000))
         asked = next(path for path in tries if not any(other.exists() for other in outputs(path, count)))
+    asked = at_home(asked)
     for path in outputs(asked, count):
         check_writable(path, **({} if suffix == ".png" else {"extensions": [suffix]}))
         for given in inputs:

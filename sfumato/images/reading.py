@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sfumato.errors import ImageError
+from sfumato.files import at_home
 from sfumato.images.alpha import WHITE, flattened, with_alpha
 from sfumato.images.pixels import to_images
 
@@ -100,7 +101,7 @@ def existing_file(source: str | os.PathLike[str]) -> Path:
     name = os.fspath(source)
     if re.match(r"(?i)[a-z][a-z0-9+.-]+://|data:", name):
         raise ImageError(f"{_short(name)} is an address, and addresses are not opened; download it and give the file")
-    path = Path(name)
+    path = at_home(name)
     try:
         if path.is_dir():
             raise ImageError(f"{path} is a folder; give one picture file")

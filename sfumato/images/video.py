@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from sfumato import checks
 from sfumato.errors import ImageError, UsageError
-from sfumato.files import folder_written_whole, written_whole
+from sfumato.files import at_home, folder_written_whole, written_whole
 from sfumato.images.alpha import flattened, with_alpha
 from sfumato.images.ffmpeg import FFMPEG_MOVIES, ffmpeg, inbetween, write_stream
 from sfumato.images.pace import Pace, Shown
@@ -48,7 +48,7 @@ def check_movie_path(path: str | os.PathLike[str]) -> Path:
             `path` is a folder that holds something else than frames; or the format needs ffmpeg, and there is none.
         UsageError: `path` is no path.
     """
-    path = Path(checks.path("path", path))
+    path = at_home(checks.path("path", path))
     if path.suffix and not path.is_dir():
         if path.suffix.lower() not in MOVIES:
             kinds = ", ".join(MOVIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from sfumato import checks
 from sfumato.errors import ImageError, UsageError
-from sfumato.files import check_folder, written_whole
+from sfumato.files import at_home, check_folder, written_whole
 from sfumato.images.alpha import flattened, with_alpha
 from sfumato.images.ffmpeg import FFMPEG_MOVIES, stream_comment
 from sfumato.images.reading import existing_file, guarded, open_image
@@ -36,7 +37,7 @@ def check_writable(path: str | os.PathLike[str], *, extensions: Sequence[str] = 
             a device.
         UsageError: `path` is no path.
     """
-    path = Path(checks.path("path", path))
+    path = at_home(checks.path("path", path))
     if path.suffix.lower() not in extensions:
         raise ImageError(f"cannot write {path}: the name must end in one of {', '.join(extensions)}")
     try:
@@ -81,6 +82,21 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], *, recipe: Mapp
     with written_whole(path, ImageError) as part, part.open("wb") as file:
         (flattened(image) if kind == "JPEG" else with_alpha(image)).save(file, format=kind, **options)
     return path
+
+
+def as_png(images: Sequence[Image.Image]) -> bytes:
+    """The bytes of a PNG of one image, or of several in a row: what notebooks show of a result."""
+    shown = with_alpha(images[0])
+    if len(images) > 1:
+        width, height = sum(image.width for image in images), max(image.height for image in images)
+        shown = Image.new("RGBA", (width, height))
+        left = 0
+        for image in images:
+            shown.paste(image, (left, 0))
+            left += image.width
+    buffer = io.BytesIO()
+    shown.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def recipe_text(recipe: Mapping[str, Any]) -> str:

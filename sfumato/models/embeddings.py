@@ -8,6 +8,7 @@ A file holds the vectors under the word itself (diffusers), or under a fixed nam
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,6 +73,18 @@ def add_embedding(pipeline: Any, path: Path, token: str) -> int:
     for (tokenizer, encoder), side in zip(pairs, sorted(sides), strict=True):
         _add(tokenizer, encoder, names, sides[side], path)
     return len(names)
+
+
+def learned_words(pipeline: Any) -> Iterator[tuple[str, list[float]]]:
+    """Words that were added to a pipeline's tokenizers, each with its whole vector."""
+    for end in ("", "_2"):
+        tokenizer, encoder = getattr(pipeline, f"tokenizer{end}", None), getattr(pipeline, f"text_encoder{end}", None)
+        if tokenizer is None or encoder is None:
+            continue
+        table = encoder.get_input_embeddings().weight.detach()
+        for name, token in sorted(tokenizer.get_added_vocab().items()):
+            if not name.startswith("<|") and token < len(table):
+                yield f"{end}{name}", table[token].double().tolist()
 
 
 def _add(tokenizer: Any, encoder: Any, names: list[str], vectors: Any, path: Path) -> None:

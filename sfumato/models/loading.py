@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sfumato import checks
 from sfumato.errors import ModelError, UsageError
 from sfumato.models import embedded, hub
+from sfumato.models.embeddings import learned_words
 from sfumato.models.files import PICKLED, refuse_pickle, size_of
 from sfumato.models.layout import INDEX
 from sfumato.models.parts import Lora, PathLike, entries, read_parts
@@ -280,6 +281,8 @@ def _looks_like_path(name: str) -> bool:
 def _pipeline_fingerprint(pipeline: Any) -> str:
     """Names the content of a ready pipeline, of which no file may exist: shapes and a few values of every parameter."""
     digest = hashlib.sha256()
+    for part, vectors in learned_words(pipeline):
+        digest.update(f"{part}{vectors}".encode())
     for part, module in networks(pipeline):
         for key, value in module.state_dict().items():
             few = value.detach().flatten()[:: max(1, value.numel() // 4)][:4].double().tolist()

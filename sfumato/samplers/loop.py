@@ -258,8 +258,6 @@ class _Conditions:
         def rows(conditions: list[Condition]) -> Condition:
             return Condition.cat([condition.padded(tokens, empty).expand(layout.images) for condition in conditions])
 
-        if model.takes_guidance and len(layout.guidance) == 1:
-            refuse_negatives(model, [branch.negative for branch in branches], empty)
         self._cond = rows(given)
         self._uncond = rows(negatives) if len(layout.guidance) == 2 else None
         self._null_embeds = None if replay is None else replay.null_embeds
@@ -276,18 +274,6 @@ class _Conditions:
             embeds = self._null_embeds[step.index].to(uncond.prompt_embeds)  # (image, tokens, dim)
             uncond = uncond.with_embeds(embeds.repeat(self._branches, 1, 1)).padded(self._tokens, self._empty)
         return Condition.cat([uncond, self._cond])
-
-
-def refuse_negatives(model: Model, negatives: Sequence[Condition | None], empty: Condition) -> None:
-    """Raises a `UsageError` for a negative prompt that a network with its guidance scale as an input cannot be told."""
-    plain = empty.prompt_embeds
-    for negative in negatives:
-        embeds = plain if negative is None else negative.prompt_embeds.to(plain)
-        if embeds.shape[1] != plain.shape[1] or not torch.allclose(embeds, plain.expand_as(embeds), atol=1e-4):
-            raise UsageError(
-                f"{model.name} takes its guidance scale as an input (LCM) and cannot be told a negative prompt; leave"
-                " the negative prompt out"
-            )
 
 
 def _spread(noise: Tensor, branches: int) -> Tensor:

@@ -316,3 +316,9 @@ def test_debugging_shows_the_traceback(cat: Path) -> None:
     debugged = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert debugged.returncode == 2
     assert "Traceback" in debugged.stderr
+
+
+def test_the_shell_completes_commands() -> None:
+    asked = {**os.environ, "_SFUMATO_COMPLETE": "complete_bash", "COMP_WORDS": "sfumato mo", "COMP_CWORD": "1"}
+    done = subprocess.run([sys.executable, "-m", "sfumato"], env=asked, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["morph", "models"]

@@ -65,6 +65,15 @@ def test_all_vectors_of_a_word_in_a_ready_pipeline_are_kept() -> None:
     assert model.tokenizer.ids("<cat-toy> <cat-toy>_1 <cat-toy>_2") == [first, first + 1, first + 2]
 
 
+def test_the_revision_of_a_ready_pipeline_tells_words_apart() -> None:
+    revisions = set()
+    for word, seed in (("<a>", 0), ("<a>", 1), ("<b>", 0)):
+        pipeline = toy_sd_pipeline()
+        pipeline.load_textual_inversion({word: vectors(1, seed=seed)}, token=word)
+        revisions.add(load_model(pipeline).revision)
+    assert len(revisions) == 3
+
+
 def test_a_word_of_several_vectors_is_one_word_to_the_methods(sd: Path, tmp_path: Path) -> None:
     model = load_model(sd, device="cpu", embeddings=embedding(tmp_path / "toy.safetensors"))
     prompt = "a photo of <cat-toy> with a hat"
