@@ -151,6 +151,18 @@ def cache_folder(name: str) -> Path:
         return _private_folder() / name
 
 
+def caches_without_home() -> None:
+    """Where the user has no home, names a folder for the caches of other libraries, which would look for one in it.
+
+    Raises:
+        UsageError: As `cache_folder`.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ.setdefault("XDG_CACHE_HOME", str(_private_folder()))
+
+
 def _private_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"sfumato-{os.getuid()}"
     try:

@@ -197,6 +197,10 @@ def test_the_cache_is_where_the_user_says_or_at_home(tmp_path: Path, monkeypatch
     assert cache_folder("morph") == tmp_path / "morph"
     monkeypatch.delenv("SFUMATO_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "")  # so that it is as before afterwards
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    files.caches_without_home()
+    assert "XDG_CACHE_HOME" not in os.environ
     assert cache_folder("morph") == tmp_path / ".cache" / "sfumato" / "morph"
 
 
@@ -213,6 +217,10 @@ def test_without_a_home_the_cache_is_a_private_temporary_folder(
     folder = cache_folder("morph").parent
     assert folder.parent == tmp_path
     assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("XDG_CACHE_HOME", "")  # so that it is as before afterwards
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    files.caches_without_home()  # of other libraries
+    assert os.environ["XDG_CACHE_HOME"] == str(folder)
     folder.rmdir()
     folder.symlink_to(tmp_path)  # somebody else made it
     with pytest.raises(UsageError, match="belongs to another user: set SFUMATO_CACHE"):

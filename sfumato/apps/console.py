@@ -21,6 +21,7 @@ import typer
 
 from sfumato.apps.stopping import stoppable
 from sfumato.errors import SfumatoError, UsageError
+from sfumato.files import caches_without_home
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +55,7 @@ def command(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
                 os.environ.setdefault(name, value)
         with stoppable() as stop:
             try:
+                caches_without_home()
                 with warnings_as_notes():
                     return function(*args, **kwargs)
             except (typer.Exit, BrokenPipeError):
