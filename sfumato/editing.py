@@ -24,7 +24,7 @@ from sfumato.driving import (
     told_of_prompts,
 )
 from sfumato.encoding import encoded
-from sfumato.errors import UsageError
+from sfumato.errors import InversionError, UsageError
 from sfumato.images import Fit, ImageSource, to_images
 from sfumato.inversion.result import Inversion
 from sfumato.masking import Masking, MaskSource
@@ -34,6 +34,9 @@ from sfumato.registry import INVERSIONS, METHODS, Method, recorded
 from sfumato.results import EditResult, TriedEdit
 from sfumato.samplers.turns import taking_turns
 from sfumato.samplers.watch import Watch, progress_bar
+
+STARTS = ("drawn", "picture")
+"""What an `Inversion` may hold that leads back to nothing: noise alone, or an image's latents and noise."""
 
 
 @boundary(negative_prompt=checks.optional(checks.text))
@@ -173,11 +176,11 @@ def edit(
             clean = inverted.clean.to(model.device, torch.float32)
         elif picture is not None:
             clean = encoded(model, picture.pixels, encode_steps=encode_steps, watch=encoding)
-        if inverted is not None:
+        if inverted is not None and (inversion_name or inverted.method in STARTS):
             start = inverted
-        elif picture is None or clean is None:
+        elif clean is None:
             start = Inversion("drawn", drawn_noise(model, 1, generator, size), timesteps, prompt=source_prompt)
-        elif not inversion_name:
+        elif not inversion_name or picture is None:
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             start = Inversion("picture", noise, timesteps, trajectory=clean[None], prompt=source_prompt)
         else:
@@ -214,7 +217,7 @@ def edit(
             ceiling = None if clean is None else to_images(model.decode_latents(clean))[0]
 
     notes = [*told, *([] if picture is None else picture.notes), *([] if masking is None else masking.notes)]
-    notes += edited.notes
+    notes += [*edited.notes, *_unused_inversion(recipe_method, inversion, inverted)]
     if inverted is not None and source_guidance > 1.0 and negative_prompt != inverted.negative_prompt:
         notes.append(other_negative_note(inverted.negative_prompt, negative_prompt))
     reconstruction = decoded[0]
@@ -250,15 +253,38 @@ def edit(
 
 
 def _choose_inversion(method: Method, name: str | None, inverted: Inversion | None) -> str:
-    """The inversion to use, "" for a method that starts from the picture itself.
+    """The inversion to use, "" for a method that starts from the picture itself, and for a drawn picture.
 
     Raises:
         UsageError: There is no such inversion, or it does not serve the method (with the reason).
+        InversionError: The method starts from the picture itself, and the inversion given holds none.
     """
-    chosen = name or (inverted.method if inverted is not None else next(iter(method.inversions), ""))
-    if not chosen or chosen in method.inversions or chosen == "drawn":
+    made = None if inverted is None else inverted.method
+    chosen = name or made or next(iter(method.inversions), "")
+    if chosen in method.inversions or chosen in ("", "drawn"):
         return chosen if chosen in method.inversions else ""
-    entry = INVERSIONS[chosen]
-    takes = ", ".join(method.inversions) or "none: it starts from the picture itself"
-    reason = method.refuses.get(chosen, f"{entry.title} keeps nothing that {method.title} could start from")
+    if chosen == "picture" and method.inversions:
+        raise UsageError(
+            f"{method.name} needs an inversion, and what is given holds the picture's latents alone, as methods without"
+            f" one make it: leave it out, or give one of {', '.join(method.inversions)}"
+        )
+    if not method.inversions:
+        if chosen != "picture":
+            INVERSIONS[chosen]  # a name that is known
+        if inverted is not None and inverted.trajectory is None and inverted.source_image is None:
+            raise InversionError(
+                f"a {made} inversion without a trajectory holds no picture for {method.name}: give it too"
+            )
+        return ""
+    reason = method.refuses.get(chosen, f"{INVERSIONS[chosen].title} is not among those that it takes")
+    takes = ", ".join(method.inversions)
     raise UsageError(f"{method.name} cannot start from inversion {chosen!r}: {reason}; it takes: {takes}")
+
+
+def _unused_inversion(method: Method, name: str | None, inverted: Inversion | None) -> list[str]:
+    """A note where a method that starts from the picture itself is given an inversion."""
+    chosen = name or ("" if inverted is None or inverted.method in STARTS else inverted.method)
+    if method.inversions or not chosen:
+        return []
+    what = f"inversion {chosen!r} is not run" if inverted is None else "only the latents of the inversion are used"
+    return [f"{method.title} starts from the picture itself: {what}"]

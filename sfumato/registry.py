@@ -63,8 +63,8 @@ class Method(Entry):
 
     Attributes:
         inversions: Names of the inversions that serve it, the default one first; empty: it starts from the picture
-            itself.
-        refuses: Why an inversion does not serve it, by the inversion's name, where there is more to say than that.
+            itself, of which any inversion holds the latents.
+        refuses: Why each of the other inversions does not serve it, by its name.
     """
 
     inversions: tuple[str, ...] = ()

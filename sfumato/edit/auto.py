@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sfumato.edit.candidates import PromptGain
 from sfumato.edit.result import Candidate, Edited
-from sfumato.errors import ModelError, SfumatoError, UsageError
+from sfumato.errors import InversionError, ModelError, SfumatoError, UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import METHODS, Option, method
@@ -62,7 +62,17 @@ TRIES = (
     summary="Tries several methods and strengths on one inversion; returns the best trade of change against keeping.",
     when="You know none of these names, or want to see what this picture allows before choosing.",
     cost="The inversion once; then 4 evaluations a step and 16 for scoring, for each try.",
-    inversions=("edit-friendly", "direct", "ddim"),
+    inversions=(
+        "edit-friendly",
+        "direct",
+        "ddim",
+        "fixed-point",
+        "bdia",
+        "regularised-ddim",
+        "null-text",
+        "negative-prompt",
+        "dpm-encoder",
+    ),
 )
 def auto(
     model: Model,
@@ -128,7 +138,11 @@ def auto(
                 **({"mask": mask} if mask is not None and entry.takes_mask else {}),
                 **{**model.method_options.get(attempt.method, {}), **attempt.options},
             )
-        except (UsageError, ModelError) as error:  # this picture, model or step count is not for that method
+        except (
+            UsageError,
+            ModelError,
+            InversionError,
+        ) as error:  # this picture, model or step count is not for that method
             refused = error
             continue
         took = float((energy(edited.latents[0]) - energy(edited.latents[1])).mean())

@@ -41,6 +41,17 @@ def picture_of(
     return with_trajectory(model, source, Branch(condition[[0]], condition[[1]], guidance_scale), watch=watch)
 
 
+def unused_embeddings(source: Inversion, title: str) -> tuple[str, ...]:
+    """A note where a method reads no more than the latents of an inversion that also tuned embeddings."""
+    if source.null_embeds is None:
+        return ()
+    note = (
+        f"{title} reads the source's latents of each step and replays nothing: the embeddings of a {source.method}"
+        " inversion are not used, so that 'ddim' gives the same"
+    )
+    return (note,)
+
+
 def with_source(clean: Tensor, targets: Tensor, branches: dict[str, Branch]) -> Edited:
     """A result whose source branch is the picture itself: `clean` is (image, channels, height, width)."""
     return Edited(torch.cat([clean.to(targets)[None], targets]), ("source", *branches))

@@ -24,6 +24,7 @@ from sfumato.edit.energies import WeightedSum
 from sfumato.edit.judges import ENCODER_HELP
 from sfumato.edit.named_energies import Rows, Spec, check_energy, energies_of, names
 from sfumato.edit.noise_map_edit import (
+    WITHOUT_NOISE_MAPS,
     AttentionControlKind,
     Control,
     DrawnEta,
@@ -51,7 +52,10 @@ from sfumato.samplers.watch import Watch
     cost="2 evaluations a step that is run and target, plus the inversion's; 4 with attention control and one target;"
     " a search multiplies this by its candidates.",
     inversions=("dpm-encoder", "edit-friendly"),
-    refuses={"ddim": "it keeps no noise maps; at eta 0 the code is the noise alone, which holds too little"},
+    refuses={
+        **WITHOUT_NOISE_MAPS,
+        "ddim": "it keeps no noise maps; at eta 0 the code is the noise alone, which holds too little",
+    },
 )
 def cycle_diffusion(
     model: Model,

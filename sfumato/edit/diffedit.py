@@ -19,7 +19,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from sfumato.edit.branches import target_branches, with_source
+from sfumato.edit.branches import target_branches, unused_embeddings, with_source
 from sfumato.edit.result import Edited
 from sfumato.errors import UsageError
 from sfumato.inversion.drawn import with_trajectory
@@ -42,10 +42,8 @@ EXTREME = 3.0
     summary="Finds by itself where the prompts disagree about the picture, and repaints there alone.",
     when="One thing is exchanged for another and everything around it must stay as it is.",
     cost="2 evaluations a step that is run (1 at guidance 1), 2 a draw for the mask, plus the inversion's.",
-    inversions=("direct", "ddim", "fixed-point", "regularised-ddim"),
+    inversions=("direct", "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt"),
     refuses={
-        "null-text": "it reads the source's latents from the inversion, to which tuned embeddings add nothing",
-        "negative-prompt": "it reads the source's latents from the inversion, to which a negative prompt adds nothing",
         "edit-friendly": "it decodes without noise, which latents with fresh noise at every step do not fit",
         "dpm-encoder": "it decodes without noise, which latents with fresh noise at every step do not fit",
     },
@@ -128,7 +126,8 @@ def diffedit(
     else:
         inside = (mask.to(clean.device) > 0.5).expand(shape)
     if start == steps:
-        return Edited(clean.expand(1 + len(branches), *clean.shape), ("source", *branches), mask=inside)
+        whole = clean.expand(1 + len(branches), *clean.shape)
+        return Edited(whole, ("source", *branches), mask=inside, notes=unused_embeddings(source, "DiffEdit"))
 
     # Steps 2 and 3: from the encoded latents, the rest set back to them after every step
     def blend(latents: Tensor, step: Step) -> Tensor:
@@ -148,7 +147,7 @@ def diffedit(
         watch=watch,
     )
     result = with_source(clean, edited, branches)
-    return Edited(result.latents, result.branches, mask=inside)
+    return Edited(result.latents, result.branches, mask=inside, notes=unused_embeddings(source, "DiffEdit"))
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ import torch
 
 from sfumato.attention.prompt_control import CrossReplaceSteps, SelfReplaceSize, SelfReplaceSteps
 from sfumato.edit.noise_map_edit import (
+    WITHOUT_NOISE_MAPS,
     AttentionControlKind,
     Control,
     DrawnEta,
@@ -44,7 +45,10 @@ from sfumato.samplers.watch import Watch
     when="Quick edits of real pictures that must keep their structure; other seeds give other versions of the edit.",
     cost="2 evaluations a step that is run and target, plus the inversion's; 4 with attention control and one target.",
     inversions=("edit-friendly", "dpm-encoder"),
-    refuses={"ddim": "it keeps no noise maps; at eta 0 no noise is left that could hold the picture"},
+    refuses={
+        **WITHOUT_NOISE_MAPS,
+        "ddim": "it keeps no noise maps; at eta 0 no noise is left that could hold the picture",
+    },
 )
 def edit_friendly(
     model: Model,

@@ -81,9 +81,12 @@ class _Concept:
     summary="Adds or removes concepts, each inside a mask that the model finds by itself while it runs.",
     when="Several small edits at once, each where it belongs, on a picture that must come back exactly elsewhere.",
     cost="4 evaluations a step that is run (5 with a guided source), one more a further concept; plus the inversion's.",
-    inversions=("edit-friendly", "dpm-encoder", "ddim", "fixed-point"),
+    inversions=("edit-friendly", "dpm-encoder", "ddim", "fixed-point", "regularised-ddim"),
     refuses={
         "direct": "it pins the source alone, so the edited picture would drift from it also where no mask allows it",
+        "bdia": "its exact steps are replayed from the first one on, and the noisiest steps are left out here",
+        "negative-prompt": "concepts are added to the plain guided prediction, where it puts the source prompt in the"
+        " empty one's place",
         "null-text": "concepts are added to the plain guided prediction, which tuned embeddings are not made for",
     },
 )

@@ -39,8 +39,17 @@ from sfumato.samplers.watch import Watch
     summary="Changes pose or layout to the target prompt while the look of the source is carried over.",
     when="The same thing should do something else (sit, jump, face left); not where the layout must stay.",
     cost="4 evaluations a step with one target (2 at guidance 1), plus the inversion's for a real picture.",
-    inversions=("direct", "ddim", "fixed-point", "negative-prompt", "null-text", "edit-friendly"),
-    refuses={"bdia": "each of its steps looks back at latents that the source's known ones would replace"},
+    inversions=(
+        "direct",
+        "ddim",
+        "fixed-point",
+        "negative-prompt",
+        "null-text",
+        "edit-friendly",
+        "dpm-encoder",
+        "regularised-ddim",
+        "bdia",
+    ),
 )
 def masactrl(
     model: Model,
@@ -141,7 +150,8 @@ def masactrl(
     branches = {
         name: Branch(condition[[k]], condition[[-1]], guidance_scale if k else own) for k, name in enumerate(names)
     }
-    pinned = pin_source and source.trajectory is not None
+    # BDIA's steps look back at latents that known ones would replace, and bring the source back by themselves
+    pinned = pin_source and source.trajectory is not None and source.correction is None
     latents = sample(
         model,
         source.noise,

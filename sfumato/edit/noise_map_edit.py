@@ -47,6 +47,14 @@ DrawnEta = Annotated[
 ]
 
 
+WITHOUT_NOISE_MAPS = dict.fromkeys(
+    ("direct", "fixed-point", "bdia", "regularised-ddim", "null-text", "negative-prompt"),
+    "it leads back without drawing noise, so that it keeps no noise maps, and these are what is replayed under the"
+    " target prompt",
+)
+"""Why these inversions serve none of the methods that replay noise maps."""
+
+
 @dataclass(frozen=True)
 class Control:
     """Prompt-to-Prompt's options as these methods pass them on; see `prompt_control`."""

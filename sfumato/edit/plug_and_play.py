@@ -24,6 +24,7 @@ from torch import Tensor
 from sfumato.attention.features import InjectFeatures, decoder_layers
 from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import BOTH, AttentionControl
+from sfumato.edit.branches import unused_embeddings
 from sfumato.edit.negative_growth import GrowingNegative, NegativeGrowth, negative_shares
 from sfumato.edit.result import Edited
 from sfumato.inversion.result import Inversion
@@ -43,10 +44,8 @@ from sfumato.schedules import Step
     summary="Repaints the picture to a new prompt; features and self-attention of the source hold its layout.",
     when="Material, style or kind of thing should change while pose and composition stay; no word needs to be shared.",
     cost="3 evaluations a step with one target (2 at guidance 1), plus the inversion's; 4 for a drawn picture.",
-    inversions=("direct", "ddim", "fixed-point", "regularised-ddim"),
+    inversions=("direct", "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt"),
     refuses={
-        "null-text": "it reads the source's latents from the inversion, to which tuned embeddings add nothing",
-        "negative-prompt": "it reads the source's latents from the inversion, to which a negative prompt adds nothing",
         "edit-friendly": "its latents hold independent noise at every step, which the edited picture cannot follow",
         "dpm-encoder": "its latents hold fresh noise at every step, which the edited picture cannot follow",
     },
@@ -168,7 +167,7 @@ def plug_and_play(
         guide=guide,
         watch=watch,
     )
-    return Edited(latents, names)
+    return Edited(latents, names, notes=unused_embeddings(source, "Plug-and-Play"))
 
 
 def translation_rows(

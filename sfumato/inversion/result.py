@@ -245,7 +245,7 @@ class Inversion:
         images, grid = len(noise), tuple(noise.shape)
         wanted: dict[str, tuple[int | None, ...]] = {
             "noise": grid,
-            "trajectory": (steps - self.start_index + 1, *grid),
+            "trajectory": (1 if self.method == "picture" else steps - self.start_index + 1, *grid),
             "noise_maps": (steps, *grid),
             "null_embeds": (steps, images, None, None),
             "null_pooled_embeds": (images, None),
