@@ -194,7 +194,7 @@ def translate(
         faithfulness_psnr=_psnr(translated, source),
         reconstruction_psnr=None if back is None else _psnr(back, source),
         inversion=found.inversion,
-        notes=(*told, *picture.notes),
+        notes=(*told, *picture.notes, *found.notes),
     )
 
 

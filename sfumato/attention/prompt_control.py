@@ -23,6 +23,7 @@ from sfumato.errors import UsageError
 from sfumato.models.base import Model, Tokenizer
 from sfumato.models.prompt_syntax import plain_text
 from sfumato.registry import Option
+from sfumato.samplers.shares import window_notes
 
 Kind = Literal["auto", "replace", "refine", "none"]
 
@@ -124,8 +125,28 @@ def prompt_control(
         tokenizer, maps, [source_prompt, *targets], blend_words, blend_subtract_words, blend_threshold,
         start_index + int(blend_start * steps), released,
     )  # fmt: skip
-    notes = () if released or edit == "none" else tuple(_without_common_words(tokenizer, source_prompt, targets))
-    return PromptControl(AttentionControl(edits), maps, blend, notes, told)
+    notes = [*_share_notes(steps, map_edit, cross_replace_steps, self_replace_steps, blend, blend_start)]
+    if not released and edit != "none":
+        notes += _without_common_words(tokenizer, source_prompt, targets)
+    return PromptControl(AttentionControl(edits), maps, blend, tuple(notes), told)
+
+
+def _share_notes(
+    steps: int,
+    map_edit: MapEdit | None,
+    cross_replace_steps: align.Bounds | Mapping[str, align.Bounds],
+    self_replace_steps: align.Bounds,
+    blend: LocalBlend | None,
+    blend_start: float,
+) -> Iterator[str]:
+    """A note for each share of the run that is no step at all."""
+    if map_edit is not None:
+        name, each = "cross_replace_steps", cross_replace_steps
+        table = {f"{name}[{word!r}]": each[word] for word in each} if isinstance(each, Mapping) else {name: each}
+        yield from window_notes(steps, rows=steps + 1, **table)  # see `align.replace_schedule`
+    yield from window_notes(steps, self_replace_steps=self_replace_steps)
+    if blend is not None:
+        yield from window_notes(steps, blend_start=blend_start)
 
 
 def _map_edit(

@@ -52,6 +52,14 @@ def unused_embeddings(source: Inversion, title: str) -> tuple[str, ...]:
     return (note,)
 
 
-def with_source(clean: Tensor, targets: Tensor, branches: dict[str, Branch]) -> Edited:
+def with_source(
+    clean: Tensor,
+    targets: Tensor,
+    branches: dict[str, Branch],
+    *,
+    mask: Tensor | None = None,
+    notes: Sequence[str] = (),
+) -> Edited:
     """A result whose source branch is the picture itself: `clean` is (image, channels, height, width)."""
-    return Edited(torch.cat([clean.to(targets)[None], targets]), ("source", *branches))
+    latents = torch.cat([clean.to(targets)[None], targets])
+    return Edited(latents, ("source", *branches), mask=mask, notes=tuple(notes))

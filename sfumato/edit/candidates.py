@@ -24,6 +24,7 @@ from sfumato.inversion.result import Inversion
 from sfumato.metrics.text_agreement import directional_agreement
 from sfumato.models.base import Condition, Model
 from sfumato.samplers.loop import OnStep
+from sfumato.samplers.shares import strength_notes
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import add_noise
 
@@ -157,7 +158,9 @@ def search(
                 candidates.append(Candidate("cycle-diffusion", options, -float(energies[-1].mean()), change, latents))
     best = best_of(torch.stack(energies))
     chosen = torch.stack([candidates[k].latents[image] for image, k in enumerate(best.tolist())])
-    return Edited(torch.stack([origin, chosen]), ("source", "target"), candidates=tuple(candidates))
+    notes = [note for strength in strengths for note in strength_notes(strength, len(source.timesteps))]
+    latents = torch.stack([origin, chosen])
+    return Edited(latents, ("source", "target"), candidates=tuple(candidates), notes=tuple(notes))
 
 
 def best_of(energies: Tensor) -> Tensor:

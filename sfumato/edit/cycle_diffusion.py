@@ -31,6 +31,7 @@ from sfumato.edit.noise_map_edit import (
     SkipSteps,
     Strength,
     replay_edit,
+    start_notes,
     start_of,
     with_noise_maps,
 )
@@ -161,6 +162,6 @@ def cycle_diffusion(
         )  # fmt: skip
     return replay_edit(
         model, code, source_prompt=source_prompt, target_prompts=target_prompts, negative_prompt=negative_prompt,
-        guidance_scales=[guidance_scale] * len(target_prompts), start_index=start, control=control, on_step=on_step,
-        watch=watch,
+        guidance_scales=[guidance_scale] * len(target_prompts), start_index=start, control=control,
+        notes=start_notes(source, strength, skip_steps), on_step=on_step, watch=watch,
     )  # fmt: skip

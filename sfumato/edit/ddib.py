@@ -18,11 +18,11 @@ import torch
 from sfumato.edit.branches import target_branches
 from sfumato.edit.result import Edited
 from sfumato.inversion.drawn import with_trajectory
-from sfumato.inversion.noise_maps import first_step
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
 from sfumato.samplers.loop import Branch, OnStep, sample
+from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
 
 
@@ -83,7 +83,7 @@ def ddib(
         InversionError: strength is below 1 and the inversion is replayed as a whole only ("bdia").
     """
     steps = len(source.timesteps)
-    start = first_step(strength, steps, at_least=0)
+    start = first_step(strength, steps)
     targets = target_branches(model, target_prompts, negative_prompt, guidance_scale)
     scale = guidance_scale if source_guidance_scale is None else source_guidance_scale
     negative = next(iter(targets.values())).negative
@@ -104,4 +104,4 @@ def ddib(
         on_step=on_step,
         watch=watch,
     )
-    return Edited(latents, tuple(branches))
+    return Edited(latents, tuple(branches), notes=strength_notes(strength, steps))

@@ -23,11 +23,11 @@ from sfumato.edit.branches import target_branches, unused_embeddings, with_sourc
 from sfumato.edit.result import Edited
 from sfumato.errors import UsageError
 from sfumato.inversion.drawn import with_trajectory
-from sfumato.inversion.noise_maps import first_step
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, method
 from sfumato.samplers.loop import Branch, OnStep, sample
+from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Step, add_noise
 
@@ -103,7 +103,7 @@ def diffedit(
         InversionError: The inversion does not hold the timesteps that are run.
     """
     steps, (channels, height, width) = len(source.timesteps), source.noise.shape[-3:]
-    start = first_step(strength, steps, at_least=0)
+    start = first_step(strength, steps)
     branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
     shape = (len(branches), source.noise.shape[0], height, width)
     if mask is not None and tuple(mask.shape) not in (shape, (1, 1, height, width)):
@@ -120,7 +120,7 @@ def diffedit(
     if mask is None:
         if noise is None:
             noise = torch.randn((contrast_draws, channels, height, width), generator=generator)
-        at = source.timesteps[min(first_step(contrast_strength, steps, at_least=0), steps - 1)]
+        at = source.timesteps[min(first_step(contrast_strength, steps), steps - 1)]
         prompts = model.encode_prompt([source_prompt, *target_prompts])
         inside = contrast(model, clean, prompts, noise, at, watch=watch) > contrast_threshold
     else:
@@ -146,8 +146,8 @@ def diffedit(
         on_step=[blend],
         watch=watch,
     )
-    result = with_source(clean, edited, branches)
-    return Edited(result.latents, result.branches, mask=inside, notes=unused_embeddings(source, "DiffEdit"))
+    notes = (*unused_embeddings(source, "DiffEdit"), *strength_notes(strength, steps))
+    return with_source(clean, edited, branches, mask=inside, notes=notes)
 
 
 @torch.no_grad()

@@ -36,11 +36,11 @@ from sfumato.edit.named_energies import ExpertSpec, Rows, check_energy, experts_
 from sfumato.edit.result import Edited
 from sfumato.edit.sdedit import renoised
 from sfumato.errors import UsageError
-from sfumato.inversion.noise_maps import first_step
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, method
 from sfumato.samplers.loop import Guide, Layout, OnStep, guided_output
+from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Schedule, Step, add_noise
 
@@ -120,7 +120,7 @@ def egsde(
     scale = guidance_scale if source_guidance_scale is None else source_guidance_scale
     source, drawn = picture_of(model, source, source_prompt, negative_prompt, scale, watch=watch), source
     clean, steps = source.clean.to(model.device), len(source.timesteps)
-    start = first_step(strength, steps, at_least=0)
+    start = first_step(strength, steps)
     branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
     edited = clean.expand(len(branches), *clean.shape)
     terms: list[tuple[float, Expert]] = [(faithfulness, LowPassDistance(cells))] if faithfulness else []
@@ -139,7 +139,7 @@ def egsde(
             first_noise=source.noise if drawn is source else None, noise=noise, generator=generator, on_step=on_step,
             watch=watch, guide=guide,
         )  # fmt: skip
-    return with_source(clean, edited, branches)
+    return with_source(clean, edited, branches, notes=strength_notes(strength, steps))
 
 
 def energy_guide(

@@ -27,6 +27,7 @@ from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
 from sfumato.samplers.loop import OnStep, sample
+from sfumato.samplers.shares import window_notes
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Step, add_noise
 
@@ -121,4 +122,4 @@ def ilvr(
         on_step=[refer, *on_step],
         watch=watch,
     )
-    return with_source(clean, edited, branches)
+    return with_source(clean, edited, branches, notes=window_notes(steps, hold=hold))

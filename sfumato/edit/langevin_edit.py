@@ -24,11 +24,12 @@ from sfumato.edit.langevin import code_decoder, code_of, langevin
 from sfumato.edit.named_energies import Rows, Spec, check_energy, energies_of, names
 from sfumato.edit.result import Edited
 from sfumato.errors import UsageError
-from sfumato.inversion.noise_maps import first_step, noise_map_inversion
+from sfumato.inversion.noise_maps import noise_map_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, method
 from sfumato.samplers.loop import OnStep
+from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Step
 
@@ -131,7 +132,7 @@ def langevin_edit(
     if step_size == 0.0:
         raise UsageError("step_size=0 moves nothing: use 0.05, or num_langevin_steps=0 for the picture as it was")
     steps = min(len(source.timesteps), CODE_STEPS) if code_steps is None else code_steps
-    first = first_step(strength, steps)
+    first = first_step(strength, steps, at_least=1)
     scale = guidance_scale if source_guidance_scale is None else source_guidance_scale
     clean = picture_of(model, source, source_prompt, negative_prompt, scale, watch=watch).clean.to(model.device).float()
     count, images = len(target_prompts), len(clean)
@@ -170,7 +171,8 @@ def langevin_edit(
         metric=WeightedSum(tuple(energies)) if keep == "best" else None,
     )  # fmt: skip
     edited = with_source(clean, found.images.unflatten(0, (count, images)), branches)
-    return Edited(edited.latents, edited.branches, distances=torch.stack(distances))
+    notes = strength_notes(strength, steps)
+    return Edited(edited.latents, edited.branches, distances=torch.stack(distances), notes=notes)
 
 
 def _by_branch(hook: OnStep, count: int) -> OnStep:

@@ -45,12 +45,12 @@ from sfumato.attention.words import pieces_of
 from sfumato.edit.result import Edited
 from sfumato.errors import UsageError
 from sfumato.inversion.drawn import with_trajectory
-from sfumato.inversion.noise_maps import first_step
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model, Tokenizer
 from sfumato.registry import Option, method
 from sfumato.samplers.loop import Branch, Layout, OnStep, sample
 from sfumato.samplers.rows import Row, Rows
+from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Step
 
@@ -151,7 +151,7 @@ def ledits(
         InversionError: The inversion does not hold the timesteps that are run.
     """
     targets, steps = list(target_prompts), len(source.timesteps)
-    start = first_step(strength, steps, at_least=0)
+    start = first_step(strength, steps)
     names = ("source", *(["target"] if len(targets) == 1 else [f"target-{k + 1}" for k in range(len(targets))]))
     drawn = source.trajectory is None
     own = (
@@ -206,7 +206,8 @@ def ledits(
         guide=guide,
         watch=watch,
     )
-    return Edited(latents, names, mask=torch.stack([shown[k] for k in sorted(shown)]) > 0.5 if shown else None)
+    mask = torch.stack([shown[k] for k in sorted(shown)]) > 0.5 if shown else None
+    return Edited(latents, names, mask=mask, notes=strength_notes(strength, steps))
 
 
 def _plan(

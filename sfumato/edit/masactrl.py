@@ -31,6 +31,11 @@ from sfumato.samplers.loop import Branch, OnStep, sample
 from sfumato.samplers.pin import PinSource
 from sfumato.samplers.watch import Watch
 
+NO_LAYOUT = (
+    "start_step is 4 of every 50 steps: of {} it is 0, so the source's layout stays: use 13 steps or more, or give"
+    " start_step to let the target's own layout form first"
+)
+
 
 @method(
     "masactrl",
@@ -165,7 +170,10 @@ def masactrl(
         on_step=on_step,
         watch=watch,
     )
-    return Edited(latents, names, None if maps is None else maps.average)
+    average = None if maps is None else maps.average
+    if steps is None and start_step is None and first == 0:
+        return Edited(latents, names, average, notes=(NO_LAYOUT.format(len(timesteps)),))
+    return Edited(latents, names, average)
 
 
 def layer_names(

@@ -17,12 +17,12 @@ from sfumato.attention.align import Bounds
 from sfumato.attention.prompt_control import prompt_control
 from sfumato.edit.result import Edited
 from sfumato.errors import InversionError, UsageError
-from sfumato.inversion.noise_maps import first_step
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option
 from sfumato.samplers.loop import Branch, OnStep, sample
 from sfumato.samplers.pin import PinSource
+from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Step
 
@@ -76,6 +76,7 @@ def replay_edit(
     guidance_scales: Sequence[float],
     start_index: int,
     control: Control | None = None,
+    notes: Sequence[str] = (),
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
 ) -> Edited:
@@ -91,6 +92,7 @@ def replay_edit(
         source_prompt, target_prompts, negative_prompt: As in every recipe.
         guidance_scales: One a target. The source's is the inversion's own.
         start_index: First step to execute, in [0, steps]; at `steps` nothing is run.
+        notes: What there is to say already.
         control: Prompt-to-Prompt's, or None. Its shares are of all steps, counted from the first executed one.
         on_step: Called after every step with the source as branch 0.
         watch: Progress, previews, cancellation.
@@ -146,7 +148,7 @@ def replay_edit(
         )  # fmt: skip
         latents = torch.cat([end, latents])
     maps = None if built is None else built.maps.average
-    notes = () if built is None else built.notes
+    notes = (*notes, *(() if built is None else built.notes))
     return Edited(latents, names, maps, distances=torch.stack(run.distances), notes=notes)
 
 
@@ -158,10 +160,15 @@ def start_of(source: Inversion, strength: float, skip_steps: int | None) -> int:
     """
     steps = len(source.timesteps)
     if skip_steps is None:
-        return first_step(strength, steps, at_least=0)
+        return first_step(strength, steps)
     if not 0 <= skip_steps <= steps:
         raise UsageError(f"skip_steps must be in [0, {steps}], got {skip_steps}")
     return skip_steps
+
+
+def start_notes(source: Inversion, strength: float, skip_steps: int | None) -> tuple[str, ...]:
+    """What there is to say of the first step, see `strength_notes`."""
+    return () if skip_steps is not None else strength_notes(strength, len(source.timesteps))
 
 
 def with_noise_maps(

@@ -33,6 +33,7 @@ from sfumato.registry import Option, method
 from sfumato.samplers.loop import Branch, Control, Layout, OnStep, sample
 from sfumato.samplers.pin import PinSource
 from sfumato.samplers.rows import Row, Rows
+from sfumato.samplers.shares import window_notes
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Step
 
@@ -125,6 +126,7 @@ def plug_and_play(
         feature_steps=int(len(timesteps) * feature_threshold),
         attention_steps=int(len(timesteps) * attention_threshold),
     )
+    notes = window_notes(len(timesteps), feature_threshold=feature_threshold, attention_threshold=attention_threshold)
     growing = negative_growth != "none" and guidance_scale != 1.0
     grown = GrowingNegative(negative_shares(negative_growth, negative_start, len(timesteps)), guidance_scale)
     away = source_prompt if growing and not negative_prompt else negative_prompt
@@ -141,7 +143,7 @@ def plug_and_play(
             model, source.noise, branches, timesteps=timesteps, controls=controls, on_step=on_step,
             guide=grown.guide if growing else None, watch=watch,
         )  # fmt: skip
-        return Edited(latents[: len(names)], names)
+        return Edited(latents[: len(names)], names, notes=notes)
 
     pin = PinSource(source.latents_at, timesteps)
     rows = translation_rows(
@@ -167,7 +169,7 @@ def plug_and_play(
         guide=guide,
         watch=watch,
     )
-    return Edited(latents, names, notes=unused_embeddings(source, "Plug-and-Play"))
+    return Edited(latents, names, notes=(*unused_embeddings(source, "Plug-and-Play"), *notes))
 
 
 def translation_rows(

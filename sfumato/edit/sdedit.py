@@ -18,11 +18,11 @@ from torch import Tensor
 from sfumato.edit.branches import picture_of, target_branches, with_source
 from sfumato.edit.result import Edited
 from sfumato.errors import UsageError
-from sfumato.inversion.noise_maps import first_step
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
 from sfumato.samplers.loop import Branch, Guide, OnStep, sample
+from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import add_noise
 
@@ -84,7 +84,7 @@ def sdedit(
     scale = guidance_scale if source_guidance_scale is None else source_guidance_scale
     source, drawn = picture_of(model, source, source_prompt, negative_prompt, scale, watch=watch), source
     clean, steps = source.clean.to(model.device), len(source.timesteps)
-    start = first_step(strength, steps, at_least=0)
+    start = first_step(strength, steps)
     branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
     edited = clean.expand(len(branches), *clean.shape)
     if start < steps:
@@ -93,7 +93,7 @@ def sdedit(
             first_noise=source.noise if drawn is source else None, noise=noise, generator=generator, on_step=on_step,
             watch=watch,
         )  # fmt: skip
-    return with_source(clean, edited, branches)
+    return with_source(clean, edited, branches, notes=strength_notes(strength, steps))
 
 
 def renoised(

@@ -26,10 +26,11 @@ from torch import Tensor
 from sfumato.edit.sdedit import renoised
 from sfumato.errors import ModelError, UsageError
 from sfumato.inversion.ddim import ddim_inversion
-from sfumato.inversion.noise_maps import first_step, noise_map_inversion
+from sfumato.inversion.noise_maps import noise_map_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.samplers.loop import Branch, sample
+from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
 
 SAME_LEVEL = 0.02
@@ -43,11 +44,13 @@ class Translated:
         latents: Of the second model, (image, channels, height, width).
         unrefined: The same before refinement.
         inversion: What leads back to the picture with the first model.
+        notes: Where a strength is less than one step.
     """
 
     latents: Tensor
     unrefined: Tensor
     inversion: Inversion
+    notes: tuple[str, ...] = ()
 
 
 def translate(
@@ -98,8 +101,8 @@ def translate(
         ModelError: The models' latents have different shapes.
     """
     grid = model_b.schedule.timesteps(num_inference_steps)
-    start = first_step(strength, num_inference_steps)
-    refine_start = first_step(refine_strength, num_inference_steps, at_least=0)
+    start = first_step(strength, num_inference_steps, at_least=1)
+    refine_start = first_step(refine_strength, num_inference_steps)
     check_pair(model_a, model_b, latents, num_inference_steps, start)
     watch = watch or Watch()
     condition = model_a.encode_prompt([source_prompt, negative_prompt])
@@ -119,7 +122,9 @@ def translate(
             model_b, drawn, branch, timesteps=grid, start_index=refine_start, eta=refine_eta, repeats=refine_repeats,
             noise=refine_noise, generator=generator, watch=watch.during("refining"),
         )  # fmt: skip
-    return Translated(refined[0], drawn[0], inversion)
+    notes = strength_notes(strength, num_inference_steps)
+    notes += strength_notes(refine_strength, num_inference_steps, name="refine_strength")
+    return Translated(refined[0], drawn[0], inversion, notes)
 
 
 def bridge(
@@ -147,7 +152,7 @@ def bridge(
         UsageError, ModelError: As `translate`.
     """
     grid = model_b.schedule.timesteps(num_inference_steps)
-    start = first_step(strength, num_inference_steps)
+    start = first_step(strength, num_inference_steps, at_least=1)
     check_pair(model_a, model_b, latents, num_inference_steps, start)
     watch = watch or Watch()
     inversion = ddim_inversion(
@@ -159,7 +164,7 @@ def bridge(
     )
     branch = target_branch(model_b, target_prompt, negative_prompt, guidance_scale)
     drawn = sample(model_b, inversion.noise, branch, timesteps=grid[start:], watch=watch.during("translating"))
-    return Translated(drawn[0], drawn[0], inversion)
+    return Translated(drawn[0], drawn[0], inversion, strength_notes(strength, num_inference_steps))
 
 
 def reconstruct(

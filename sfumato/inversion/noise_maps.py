@@ -33,6 +33,7 @@ from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, inversion
 from sfumato.samplers.ddim import ddim_std, ddim_step
 from sfumato.samplers.loop import Layout, guidance_halves, guided_output
+from sfumato.samplers.shares import first_step
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Step, add_noise
 
@@ -159,7 +160,7 @@ def dpm_encoder(
     steps = model.schedule.steps(num_inference_steps, timesteps=timesteps)
     return noise_map_inversion(
         model, latents, condition, draws="posterior", eta=eta, negative=negative, guidance_scale=guidance_scale,
-        timesteps=[step.t for step in steps], start_index=first_step(strength, len(steps)), noise=noise,
+        timesteps=[step.t for step in steps], start_index=first_step(strength, len(steps), at_least=1), noise=noise,
         generator=generator, watch=watch,
     )  # fmt: skip
 
@@ -211,32 +212,11 @@ def edit_friendly_inversion(
     found = noise_map_inversion(
         model, latents, condition, draws="independent", eta=sqrt(eta) if released_eta else eta, negative=negative,
         guidance_scale=guidance_scale, timesteps=[step.t for step in steps],
-        start_index=first_step(strength, len(steps)), noise=noise, generator=generator, watch=watch,
+        start_index=first_step(strength, len(steps), at_least=1), noise=noise, generator=generator, watch=watch,
     )  # fmt: skip
     if drop_last_map and found.noise_maps is not None:
         found.noise_maps[-1] = 0.0
     return found
-
-
-def first_step(strength: float, num_inference_steps: int, *, at_least: int = 1) -> int:
-    """Index of the first step when the share `strength` of all steps is executed, int(N strength) of N.
-
-    Args:
-        strength: In [0, 1].
-        num_inference_steps: N.
-        at_least: How many steps must be left.
-
-    Raises:
-        UsageError: The strength is outside, or leaves fewer steps.
-    """
-    executed = int(num_inference_steps * strength + 1e-6)  # 0.57 * 100 is 56.99...
-    if not 0.0 <= strength <= 1.0:
-        raise UsageError(f"strength must be in [0, 1], got {strength:g}")
-    if executed < at_least:
-        raise UsageError(
-            f"strength={strength:g} leaves none of {num_inference_steps} steps: use {1 / num_inference_steps:g} or more"
-        )
-    return num_inference_steps - executed
 
 
 class _Prediction:

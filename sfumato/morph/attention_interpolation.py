@@ -46,6 +46,7 @@ from sfumato.morph.slerp import slerp
 from sfumato.morph.store import Store
 from sfumato.registry import INVERSIONS, Option, morph_method
 from sfumato.samplers.loop import Branch, OnStep, sample
+from sfumato.samplers.shares import window_notes
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Step
 
@@ -126,7 +127,7 @@ def attention_interpolation(
             end_guidance_scale=at_ends, kind=kind, warmup_steps=warmup_steps, released=released, kept=kept, watch=quiet,
         )  # fmt: skip
 
-    return MorphPath(draw_between(run, kept=keeps))
+    return MorphPath(draw_between(run, kept=keeps), notes=window_notes(num_inference_steps, warmup_ratio=warmup_ratio))
 
 
 def interpolated_frames(

@@ -121,7 +121,7 @@ def test_a_drawn_source_is_sampled_first(toy_model: Any) -> None:
     [
         ({"step_size": 0.0}, "step_size=0 moves nothing"),
         ({"eta": 0.0}, "eta=0 adds no noise"),
-        ({"strength": 0.1}, "strength=0.1 leaves none of 3 steps"),
+        ({"strength": 0.0}, "strength=0 leaves none of 3 steps"),
         ({"energy": "text-agreement"}, "say who judges the pictures of toy"),
         ({"energy": lambda pixels: pixels}, "must give one number an image"),
     ],
