@@ -18,6 +18,7 @@ from sfumato.models.base import Model
 from sfumato.models.prompt_syntax import prompt_notes
 from sfumato.picture import Picture
 from sfumato.registry import INVERSIONS
+from sfumato.samplers.draws import draw_noise
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,10 +39,16 @@ def told_of_prompts(**prompts: str | Sequence[str] | None) -> list[str]:
     return notes
 
 
-def drawn_noise(model: Model, images: int, generator: torch.Generator, size: tuple[int, int] | None) -> Tensor:
-    """Standard normal latents, drawn on the CPU so that a seed means the same on every device."""
+def seeded(seed: int, k: int = 0) -> torch.Generator:
+    """A generator with the k-th seed after `seed`; after the largest comes 0."""
+    following = seed + k
+    return torch.Generator().manual_seed(following if following < 2**64 else following - 2**64)
+
+
+def drawn_noise(model: Model, generators: Sequence[torch.Generator], size: tuple[int, int] | None) -> Tensor:
+    """Standard normal latents, an image a generator, drawn on the CPU so that a seed means the same everywhere."""
     shape = model.latent_shape((size[1], size[0]) if size else None)
-    return torch.randn((images, *shape), generator=generator)
+    return draw_noise((len(generators), *shape), generators, torch.empty(0))
 
 
 def inverted_picture(

@@ -179,7 +179,7 @@ def edit(
         if inverted is not None and (inversion_name or inverted.method in STARTS):
             start = inverted
         elif clean is None:
-            start = Inversion("drawn", drawn_noise(model, 1, generator, size), timesteps, prompt=source_prompt)
+            start = Inversion("drawn", drawn_noise(model, [generator], size), timesteps, prompt=source_prompt)
         elif not inversion_name or picture is None:
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             start = Inversion("picture", noise, timesteps, trajectory=clean[None], prompt=source_prompt)

@@ -10,7 +10,7 @@ import sfumato
 from sfumato import checks
 from sfumato.arguments import boundary
 from sfumato.cost import measured
-from sfumato.driving import drawn_noise, told_of_prompts
+from sfumato.driving import drawn_noise, seeded, told_of_prompts
 from sfumato.images import to_images
 from sfumato.models.base import Model
 from sfumato.results import GenerateResult
@@ -42,7 +42,8 @@ def generate(
         num_images: How many, in one batch, at least 1.
         num_inference_steps, guidance_scale: None: the model's own choice.
         eta: 0 = DDIM, 1 = DDPM, in [0, 1].
-        seed: Of all draws.
+        seed: Of all draws of the first image; each further image has the next seed, so that it is the same whatever it
+            is drawn together with.
         size: (width, height) in pixels; None: what the model was trained at.
         watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
 
@@ -53,7 +54,7 @@ def generate(
     notes = told_of_prompts(prompt=prompt, negative_prompt=negative_prompt)
     steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
     guidance = model.guidance_scale if guidance_scale is None else guidance_scale
-    generator = torch.Generator().manual_seed(seed)
+    generators = [seeded(seed, k) for k in range(num_images)]
     recipe = {
         "command": "generate",
         "sfumato": sfumato.__version__,
@@ -71,11 +72,11 @@ def generate(
         condition = model.encode_prompt([prompt, negative_prompt])
         latents = sample(
             model,
-            drawn_noise(model, num_images, generator, size),
+            drawn_noise(model, generators, size),
             {"sample": Branch(condition[[0]], condition[[1]], guidance)},
             num_inference_steps=steps,
             eta=eta,
-            generator=generator,
+            generator=generators,
             watch=watching.during("drawing"),
         )
         with torch.no_grad():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -26,6 +26,7 @@ from sfumato.errors import InversionError, ModelError, SfumatoError, UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import METHODS, Option, method
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.loop import OnStep
 from sfumato.samplers.watch import Watch
 
@@ -83,7 +84,7 @@ def auto(
     negative_prompt: str = "",
     guidance_scale: float = 7.5,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     tries: Annotated[int, Option("how many candidates to try at most", low=2, high=len(TRIES))] = 5,
@@ -115,7 +116,7 @@ def auto(
         raise UsageError(f"auto takes one target prompt, got {len(target_prompts)}: run it once for each")
     watch = watch or Watch()
     begun = time.monotonic()
-    found: list[tuple[Candidate, Edited]] = []
+    found: list[_Tried] = []
     refused: SfumatoError | None = None
     energy = PromptGain(model, source_prompt, target_prompts[0], draws=draws, generator=generator)
     planned = [attempt for attempt in TRIES if _serves(attempt, source)][:tries]
@@ -145,15 +146,49 @@ def auto(
         ) as error:  # this picture, model or step count is not for that method
             refused = error
             continue
-        took = float((energy(edited.latents[0]) - energy(edited.latents[1])).mean())
-        moved = float((edited.latents[1] - edited.latents[0]).norm() / edited.latents[0].norm())
-        found.append((Candidate(attempt.method, attempt.options, took, moved, edited.latents[1]), edited))
+        found.append(_Tried(attempt, edited, energy(edited.latents[0]) - energy(edited.latents[1])))
 
     if not found:
         raise refused or UsageError(f"no method can start from inversion {source.method!r}")
-    candidates = tuple(candidate for candidate, _ in found)
-    chosen = found[knee([candidate.change for candidate in candidates], [c.agreement for c in candidates])][1]
-    return Edited(chosen.latents, chosen.branches, chosen.maps, chosen.mask, candidates=candidates, notes=chosen.notes)
+    candidates = tuple(tried.candidate for tried in found)
+    changes, gains = torch.stack([t.change for t in found]), torch.stack([t.gain for t in found])  # (try, image)
+    chosen = [found[knee(changes[:, k].tolist(), gains[:, k].tolist())].edited for k in range(changes.shape[1])]
+    return replace(_joined(chosen), candidates=candidates)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """An edit, and how much better it fits the target prompt than the source does, (image,)."""
+
+    attempt: Try
+    edited: Edited
+    gain: Tensor
+
+    @property
+    def change(self) -> Tensor:
+        """Relative distance of the latents from the source's, (image,)."""
+        source, target = self.edited.latents[:2].flatten(2)
+        change: Tensor = (target - source).norm(dim=1) / source.norm(dim=1)
+        return change
+
+    @property
+    def candidate(self) -> Candidate:
+        agreement, change = float(self.gain.mean()), float(self.change.mean())
+        return Candidate(self.attempt.method, self.attempt.options, agreement, change, self.edited.latents[1])
+
+
+def _joined(chosen: Sequence[Edited]) -> Edited:
+    """One result of the edits that were chosen for each image; maps and masks where all have them alike."""
+
+    def each(values: Sequence[Tensor | None]) -> Tensor | None:
+        there = [value[:, [k]] for k, value in enumerate(values) if value is not None]
+        alike = len(there) == len(values) and len({value.shape for value in there}) == 1
+        return torch.cat(there, dim=1) if alike else None
+
+    latents = torch.cat([edited.latents[:, [k]] for k, edited in enumerate(chosen)], dim=1)
+    notes = tuple(dict.fromkeys(note for edited in chosen for note in edited.notes))
+    maps, masks = each([edited.maps for edited in chosen]), each([edited.mask for edited in chosen])
+    return Edited(latents, chosen[0].branches, maps, masks, notes=notes)
 
 
 def knee(change: Sequence[float], agreement: Sequence[float]) -> int:

@@ -23,6 +23,7 @@ from sfumato.inversion.noise_maps import noise_map_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.metrics.text_agreement import directional_agreement
 from sfumato.models.base import Condition, Model
+from sfumato.samplers.draws import Generators, draw_noise
 from sfumato.samplers.loop import OnStep
 from sfumato.samplers.shares import strength_notes
 from sfumato.samplers.watch import Watch
@@ -68,7 +69,7 @@ class PromptGain:
         target_prompt: str | Sequence[str],
         *,
         draws: int = DRAWS,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> None:
         self.model, self.draws, self.generator = model, draws, generator
         targets = [target_prompt] if isinstance(target_prompt, str) else list(target_prompt)
@@ -79,9 +80,7 @@ class PromptGain:
 
     def __call__(self, images: Tensor) -> Tensor:
         if self.noise is None:  # the same for all candidates
-            device = images.device if self.generator is None else self.generator.device
-            shape = (self.draws, 1, *images.shape[1:])
-            self.noise = torch.randn(shape, generator=self.generator, device=device).to(images)
+            self.noise = draw_noise((self.draws, *images.shape), self.generator, images)
         gains = []
         for t, noise in zip(self.timesteps, self.noise, strict=True):
             noisy = add_noise(images, noise, self.model.schedule.alpha_bar(t))
@@ -106,7 +105,7 @@ def search(
     guidance_scales: Sequence[float],
     energy: Energy | None = None,
     control: Control | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
 ) -> Edited:
@@ -169,7 +168,7 @@ def best_of(energies: Tensor) -> Tensor:
 
 
 def _drawn_again(
-    model: Model, source: Inversion, prompt: str, negative: str, generator: torch.Generator | None, watch: Watch
+    model: Model, source: Inversion, prompt: str, negative: str, generator: Generators, watch: Watch
 ) -> Inversion:
     """Other noise maps of the same picture."""
     condition = model.encode_prompt([prompt, negative])

@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
-
 from sfumato.attention.prompt_control import CrossReplaceSteps, SelfReplaceSize, SelfReplaceSteps
 from sfumato.edit.candidates import search
 from sfumato.edit.energies import WeightedSum
@@ -40,6 +38,7 @@ from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.loop import OnStep
 from sfumato.samplers.watch import Watch
 
@@ -67,7 +66,7 @@ def cycle_diffusion(
     negative_prompt: str = "",
     guidance_scale: float = 5.0,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     strength: Strength = 0.8,

@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
-
 from sfumato.edit.branches import target_branches
 from sfumato.edit.result import Edited
 from sfumato.inversion.drawn import with_trajectory
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.loop import Branch, OnStep, sample
 from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
@@ -48,7 +47,7 @@ def ddib(
     negative_prompt: str = "",
     guidance_scale: float = 7.5,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     strength: Annotated[

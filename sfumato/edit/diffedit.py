@@ -26,6 +26,7 @@ from sfumato.inversion.drawn import with_trajectory
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators, draw_noise
 from sfumato.samplers.loop import Branch, OnStep, sample
 from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
@@ -57,7 +58,7 @@ def diffedit(
     negative_prompt: str = "",
     guidance_scale: float = 7.5,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     strength: Annotated[
@@ -86,12 +87,12 @@ def diffedit(
         negative_prompt: What guidance leads away from.
         guidance_scale: Of the edited branches; the mask's contrast is taken without guidance.
         source_guidance_scale: Of a drawn source; None: as the edited ones.
-        generator: Draws the noises of the mask, the same for all images.
+        generator: Draws the noises of the mask.
         on_step: Called after every step, after the mask, with the source's known latents as branch 0.
         watch: Progress, previews, cancellation.
         strength, contrast_threshold, contrast_strength, contrast_draws: see their `Option`. The paper: strength 0.5 to
             0.8, and 0.5 for both contrasts.
-        noise: The mask's draws instead of the generator's, (draws, channels, height, width).
+        noise: The mask's draws instead of the generator's, the same for all images, (draws, channels, height, width).
         mask: Where the edit may change the picture, instead of finding it, above 0.5: (edit, image, height, width), or
             one for all edits and images.
 
@@ -119,7 +120,7 @@ def diffedit(
     # Step 1: the mask
     if mask is None:
         if noise is None:
-            noise = torch.randn((contrast_draws, channels, height, width), generator=generator)
+            noise = draw_noise((contrast_draws, *clean.shape), generator, clean)
         at = source.timesteps[min(first_step(contrast_strength, steps), steps - 1)]
         prompts = model.encode_prompt([source_prompt, *target_prompts])
         inside = contrast(model, clean, prompts, noise, at, watch=watch) > contrast_threshold
@@ -165,7 +166,7 @@ def contrast(
         model: Any model.
         clean: (image, channels, height, width).
         prompts: The source's row, then one a target.
-        noise: (draws, channels, height, width).
+        noise: (draws, channels, height, width), or with an axis of images before the channels.
         t: Timestep that the picture is brought to.
         watch: Progress and cancellation.
 

@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
-
 from sfumato.attention.prompt_control import CrossReplaceSteps, SelfReplaceSize, SelfReplaceSteps
 from sfumato.edit.noise_map_edit import (
     WITHOUT_NOISE_MAPS,
@@ -34,6 +32,7 @@ from sfumato.edit.result import Edited
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.loop import OnStep
 from sfumato.samplers.watch import Watch
 
@@ -60,7 +59,7 @@ def edit_friendly(
     negative_prompt: str = "",
     guidance_scale: float = 15.0,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     strength: Strength = 0.64,

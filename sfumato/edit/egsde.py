@@ -39,6 +39,7 @@ from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators, draw_noise, streams
 from sfumato.samplers.loop import Guide, Layout, OnStep, guided_output
 from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
@@ -63,7 +64,7 @@ def egsde(
     negative_prompt: str = "",
     guidance_scale: float = 7.5,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     noise: Tensor | None = None,
@@ -127,7 +128,7 @@ def egsde(
     if experts:
         rows = Rows(
             model, edited.flatten(0, 1), source_prompt, [text for text in target_prompts for _ in clean], encoder,
-            generator=generator,
+            generator=streams(generator, len(clean)) * len(branches),
         )  # fmt: skip
         terms += experts_of(experts, rows)
     guide = energy_guide(clean, terms, start, generator=generator, noise=reference_noise) if terms else None
@@ -147,7 +148,7 @@ def energy_guide(
     experts: Sequence[tuple[float, Expert]],
     start_index: int = 0,
     *,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     noise: Tensor | None = None,
 ) -> Guide:
     """A `guide` for `sample`: classifier-free guidance, then the noise shifted by sqrt(1 - alpha_bar) grad E.
@@ -164,12 +165,7 @@ def energy_guide(
         model: Model, latents: Tensor, step: Step, condition: Condition, scales: Tensor, layout: Layout
     ) -> Tensor:
         output = guided_output(model, latents, step.t, condition, scales, layout)
-        device = latents.device if generator is None else generator.device
-        draw = (
-            torch.randn(clean.shape, generator=generator, dtype=latents.dtype, device=device)
-            if noise is None
-            else noise[step.index - start_index]
-        )
+        draw = draw_noise(clean.shape, generator, latents) if noise is None else noise[step.index - start_index]
         reference = add_noise(clean.to(latents), draw.to(latents), step.alpha_bar).expand_as(latents)
         gradient = energy_gradient(latents.flatten(0, 1), reference.flatten(0, 1), step, experts)
         shift = sqrt(1.0 - step.alpha_bar) * gradient.view_as(latents)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sfumato.errors import UsageError
 from sfumato.models.base import Condition, Model
+from sfumato.samplers.draws import Generators, streams
 from sfumato.schedules import Step
 
 
@@ -97,11 +98,13 @@ class TextAgreement:
     encode_image: Callable[[Tensor], Tensor]
     text_embeds: Tensor
     views: int = 0
-    generator: torch.Generator | None = None
+    generator: Generators = None
 
     def __call__(self, images: Tensor) -> Tensor:
         count = max(self.views, 1)
-        seen = images if self.views == 0 else random_views(images.repeat_interleave(count, dim=0), self.generator)
+        seen = images
+        if self.views > 0:
+            seen = random_views(images.repeat_interleave(count, dim=0), self.generator, views=count)
         embeds = self.encode_image(seen)
         if embeds.ndim != 2 or len(embeds) != len(seen) or self.text_embeds.shape[-1] != embeds.shape[-1]:
             raise UsageError(
@@ -261,10 +264,19 @@ def low_pass(latents: Tensor, cells: int) -> Tensor:
     return F.interpolate(reduced, size=(height, width), mode="bicubic")
 
 
-def random_views(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Each picture shifted (up to 10 %), zoomed (0.9 to 1.3) and rotated (up to 10 degrees) at random, same shape."""
-    device = images.device if generator is None else generator.device
-    drawn = 2 * torch.rand(len(images), 4, generator=generator, device=device).to(images) - 1
+def random_views(images: Tensor, generator: Generators = None, *, views: int = 1) -> Tensor:
+    """Each row shifted (up to 10 %), zoomed (0.9 to 1.3) and rotated (up to 10 degrees) at random, same shape.
+
+    Args:
+        images: (rows, 3, H, W), `views` rows an image side by side.
+        generator: Draws how.
+        views: Rows an image.
+    """
+    parts = [
+        torch.rand(views, 4, generator=stream, device=images.device if stream is None else stream.device)
+        for stream in streams(generator, len(images) // views)
+    ]
+    drawn = 2 * torch.cat(parts).to(images) - 1
     angle, zoom = drawn[:, 0] * torch.pi / 18, 1 / (1.1 + 0.2 * drawn[:, 1])
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     shift = 0.2 * drawn[:, 2:]  # the picture spans 2

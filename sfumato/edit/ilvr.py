@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
 from sfumato.edit.branches import picture_of, target_branches, with_source
@@ -26,6 +25,7 @@ from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators, draw_noise
 from sfumato.samplers.loop import OnStep, sample
 from sfumato.samplers.shares import window_notes
 from sfumato.samplers.watch import Watch
@@ -50,7 +50,7 @@ def ilvr(
     negative_prompt: str = "",
     guidance_scale: float = 7.5,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     noise: Tensor | None = None,
@@ -102,10 +102,7 @@ def ilvr(
             return latents
         reference = clean.to(latents)
         if step.t_prev >= 0:
-            device = latents.device if generator is None else generator.device
-            draw = (
-                torch.randn(clean.shape, generator=generator, device=device) if noise is None else noise[1, step.index]
-            )
+            draw = draw_noise(clean.shape, generator, latents) if noise is None else noise[1, step.index]
             reference = add_noise(reference, draw.to(latents), step.alpha_bar_prev)
         difference = reference - latents
         coarse: Tensor = low_pass(difference.flatten(0, 1), cells).unflatten(0, difference.shape[:2])

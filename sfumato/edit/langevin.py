@@ -27,6 +27,7 @@ from sfumato.edit.energies import Energy, evaluated, total
 from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
+from sfumato.samplers.draws import Generators, draw_noise
 from sfumato.samplers.loop import Branch, OnStep, guided_output, sample
 from sfumato.samplers.watch import Watch
 
@@ -61,7 +62,7 @@ def langevin(
     prior_weight: float = 1.0,
     metric: Energy | None = None,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Callable[[Tensor, int], Any] | None = None,
     watch: Watch | None = None,
 ) -> LangevinResult:
@@ -79,7 +80,7 @@ def langevin(
         prior_weight: w_0, at least 0; 1 in the paper: at 0 nothing holds the code where the model knows its way.
         metric: Judges each picture, lowest is best; None: the last code counts.
         noise: xi of every step, (num_langevin_steps, *code.shape); None: drawn.
-        generator: Draws it, one draw a step.
+        generator: Draws it, one draw a step; one for each image.
         on_step: Called with the code after each step and the step's index.
         watch: Progress and cancellation.
 
@@ -96,7 +97,7 @@ def langevin(
         if metric is not None:
             best = _better(best, evaluated(metric, images), code, images)
         drift = prior_weight * code + gradient
-        draw = _draw(code, generator) if noise is None else noise[index].to(code)
+        draw = draw_noise(code.shape, generator, code) if noise is None else noise[index].to(code)
         code = code - step_size / 2 * drift + sqrt(step_size) * draw
         if on_step is not None:
             on_step(code, index)
@@ -235,11 +236,6 @@ def _better(
         torch.where(lower.view(1, -1, 1, 1, 1), code, best[1]),
         torch.where(lower.view(-1, 1, 1, 1), images, best[2]),
     )
-
-
-def _draw(code: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = code.device if generator is None else generator.device
-    return torch.randn(code.shape, generator=generator, dtype=code.dtype, device=device).to(code)
 
 
 def _check(

@@ -28,6 +28,7 @@ from sfumato.inversion.noise_maps import noise_map_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators, draw_noise, streams
 from sfumato.samplers.loop import OnStep
 from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
@@ -56,7 +57,7 @@ def langevin_edit(
     negative_prompt: str = "",
     guidance_scale: float = 5.0,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     energy: Annotated[
@@ -137,17 +138,18 @@ def langevin_edit(
     clean = picture_of(model, source, source_prompt, negative_prompt, scale, watch=watch).clean.to(model.device).float()
     count, images = len(target_prompts), len(clean)
     texts = [text for text in target_prompts for _ in range(images)]  # (target, image) on one axis
-    rows = Rows(model, clean.repeat(count, 1, 1, 1), source_prompt, texts, encoder, views, generator)
+    generators = streams(generator, images)
+    rows = Rows(model, clean.repeat(count, 1, 1, 1), source_prompt, texts, encoder, views, generators * count)
     energies = energies_of(energy, rows)
 
     told = {"none": "", "source": source_prompt, "target": source_prompt}[prompt]
     encoded = noise_map_inversion(
         model, clean, model.encode_prompt(told), draws="posterior", eta=eta, num_inference_steps=steps,
-        start_index=first, generator=generator, watch=watch,
+        start_index=first, generator=generators, watch=watch,
     )  # fmt: skip
     code = code_of(encoded)
     if start == "drawn":
-        code = torch.randn(code.shape, generator=generator).to(code)
+        code = draw_noise(code.shape, generators, code)
     branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
     condition, negative = model.encode_prompt(told), None
     if prompt == "target":
@@ -167,7 +169,7 @@ def langevin_edit(
 
     found = langevin(
         code.repeat(1, count, 1, 1, 1), measured, energies, num_langevin_steps=num_langevin_steps,
-        step_size=step_size, prior_weight=prior_weight, generator=generator, watch=watch,
+        step_size=step_size, prior_weight=prior_weight, generator=generators * count, watch=watch,
         metric=WeightedSum(tuple(energies)) if keep == "best" else None,
     )  # fmt: skip
     edited = with_source(clean, found.images.unflatten(0, (count, images)), branches)

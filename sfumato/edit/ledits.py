@@ -48,6 +48,7 @@ from sfumato.inversion.drawn import with_trajectory
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model, Tokenizer
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.loop import Branch, Layout, OnStep, sample
 from sfumato.samplers.rows import Row, Rows
 from sfumato.samplers.shares import first_step, strength_notes
@@ -99,7 +100,7 @@ def ledits(
     negative_prompt: str = "",
     guidance_scale: float = 7.5,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     concepts: Annotated[

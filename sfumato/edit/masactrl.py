@@ -27,6 +27,7 @@ from sfumato.errors import ModelError, UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model, sites_of_kind
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.loop import Branch, OnStep, sample
 from sfumato.samplers.pin import PinSource
 from sfumato.samplers.watch import Watch
@@ -65,7 +66,7 @@ def masactrl(
     negative_prompt: str = "",
     guidance_scale: float = 7.5,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     start_step: Annotated[

@@ -39,6 +39,7 @@ from sfumato.errors import UsageError
 from sfumato.models.base import Condition, Model
 from sfumato.models.prompt_syntax import plain_text
 from sfumato.registry import unknown
+from sfumato.samplers.draws import Generators
 
 if TYPE_CHECKING:
     from sfumato.schedules import Step
@@ -68,7 +69,7 @@ class Rows:
     target_prompts: Sequence[str]
     encoder: str | None = None
     views: int = 0
-    generator: torch.Generator | None = None
+    generator: Generators = None
 
     @cached_property
     def dual_encoder(self) -> DualEncoder:

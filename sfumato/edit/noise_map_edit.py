@@ -20,6 +20,7 @@ from sfumato.errors import InversionError, UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option
+from sfumato.samplers.draws import Generators, draw_noise
 from sfumato.samplers.loop import Branch, OnStep, sample
 from sfumato.samplers.pin import PinSource
 from sfumato.samplers.shares import first_step, strength_notes
@@ -179,7 +180,7 @@ def with_noise_maps(
     negative_prompt: str,
     source_guidance_scale: float,
     eta: float,
-    generator: torch.Generator | None,
+    generator: Generators,
     watch: Watch | None = None,
 ) -> Inversion:
     """The inversion itself; for drawn noise, the code of the picture that the model draws from it.
@@ -200,8 +201,7 @@ def with_noise_maps(
         raise UsageError("eta=0 adds no noise, so there are no noise maps to share: use eta above 0")
     condition = model.encode_prompt([source_prompt, negative_prompt])
     shape = (len(source.timesteps), *source.noise.shape)
-    device = source.noise.device if generator is None else generator.device
-    maps = torch.randn(shape, generator=generator, device=device).to(model.device)
+    maps = draw_noise(shape, generator, source.noise).to(model.device)
     code = replace(source, noise_maps=maps, eta=eta, guidance_scale=source_guidance_scale)
     trajectory = [source.noise.to(model.device)]
 

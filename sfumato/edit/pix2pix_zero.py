@@ -38,6 +38,7 @@ from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.models.prompt_syntax import plain_text, read_prompt
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.loop import Branch, OnStep, sample
 from sfumato.samplers.watch import Watch
 
@@ -73,7 +74,7 @@ def pix2pix_zero(
     negative_prompt: str = "",
     guidance_scale: float = 5.0,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     observe: Callable[[Pull], None] | None = None,

@@ -30,6 +30,7 @@ from sfumato.edit.result import Edited
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.loop import Branch, Control, Layout, OnStep, sample
 from sfumato.samplers.pin import PinSource
 from sfumato.samplers.rows import Row, Rows
@@ -60,7 +61,7 @@ def plug_and_play(
     negative_prompt: str = "",
     guidance_scale: float = 7.5,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     feature_threshold: Annotated[

@@ -17,14 +17,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-import torch
-
 from sfumato.attention.blend import Threshold
 from sfumato.attention.prompt_control import CrossReplaceSteps, Kind, SelfReplaceSize, SelfReplaceSteps, prompt_control
 from sfumato.edit.result import Edited
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.loop import Branch, OnStep, sample
 from sfumato.samplers.watch import Watch
 
@@ -57,7 +56,7 @@ def prompt_to_prompt(
     negative_prompt: str = "",
     guidance_scale: float = 7.5,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     edit: Annotated[

@@ -21,6 +21,7 @@ from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
+from sfumato.samplers.draws import Generators, draw_noise
 from sfumato.samplers.loop import Branch, Guide, OnStep, sample
 from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
@@ -45,7 +46,7 @@ def sdedit(
     negative_prompt: str = "",
     guidance_scale: float = 7.5,
     source_guidance_scale: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     noise: Tensor | None = None,
@@ -107,7 +108,7 @@ def renoised(
     repeats: int = 1,
     first_noise: Tensor | None = None,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     guide: Guide | None = None,
     watch: Watch | None = None,
@@ -144,8 +145,7 @@ def renoised(
         elif repeat == 0 and first_noise is not None:
             first = first_noise.to(latents)
         else:
-            device = latents.device if generator is None else generator.device
-            first = torch.randn(shape, generator=generator, dtype=latents.dtype, device=device).to(latents)
+            first = draw_noise(shape, generator, latents)
         latents = sample(
             model,
             add_noise(latents, first, grid[start_index].alpha_bar),

@@ -20,7 +20,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 
-import torch
 from torch import Tensor
 
 from sfumato.edit.sdedit import renoised
@@ -29,6 +28,7 @@ from sfumato.inversion.ddim import ddim_inversion
 from sfumato.inversion.noise_maps import noise_map_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Model
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.loop import Branch, sample
 from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
@@ -71,7 +71,7 @@ def translate(
     refine_repeats: int = 1,
     noise: Tensor | None = None,
     refine_noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     watch: Watch | None = None,
 ) -> Translated:
     """CycleDiffusion: encodes with the first model, decodes with the second, refines with the second.

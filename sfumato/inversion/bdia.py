@@ -31,6 +31,7 @@ from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, inversion
 from sfumato.samplers.bdia import check_gamma
 from sfumato.samplers.ddim import ddim_step
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.watch import Watch
 
 
@@ -52,7 +53,7 @@ def bdia_inversion(
     guidance_scale: float = 1.0,
     num_inference_steps: int = 50,
     timesteps: Sequence[int] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     watch: Watch | None = None,
     gamma: Annotated[
         float | None,

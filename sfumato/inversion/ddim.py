@@ -20,6 +20,7 @@ from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, inversion
 from sfumato.samplers.ddim import ddim_step
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.loop import Layout, guidance_halves, guided_output
 from sfumato.samplers.watch import Watch
 
@@ -46,7 +47,7 @@ def ddim_inversion(
     guidance_scale: float = 1.0,
     num_inference_steps: int = 50,
     timesteps: Sequence[int] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     watch: Watch | None = None,
     inversion_guidance_scale: Annotated[
         float, Option("guidance while inverting; above 1 it drifts and the picture does not come back", low=1, high=100)

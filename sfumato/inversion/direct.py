@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from sfumato.inversion.ddim import Told, ddim_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import inversion
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.watch import Watch
 
 
@@ -44,7 +44,7 @@ def direct_inversion(
     guidance_scale: float = 1.0,
     num_inference_steps: int = 50,
     timesteps: Sequence[int] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     watch: Watch | None = None,
     told: Told = "to",
 ) -> Inversion:

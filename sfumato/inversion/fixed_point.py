@@ -28,6 +28,7 @@ from sfumato.inversion.source import SourceBranch, working_latents
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, inversion
 from sfumato.samplers.ddim import ddim_step
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Step
 
@@ -50,7 +51,7 @@ def fixed_point_inversion(
     guidance_scale: float = 1.0,
     num_inference_steps: int = 50,
     timesteps: Sequence[int] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     watch: Watch | None = None,
     iterations: Annotated[int, Option("most evaluations at each step (twice that with guidance)", low=1)] = 10,
     tolerance: Annotated[

@@ -18,6 +18,7 @@ from sfumato.inversion.ddim import ddim_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import inversion
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.watch import Watch
 
 
@@ -39,7 +40,7 @@ def negative_prompt_inversion(
     guidance_scale: float = 1.0,
     num_inference_steps: int = 50,
     timesteps: Sequence[int] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     watch: Watch | None = None,
 ) -> Inversion:
     """Carries clean latents to noise, and puts the source prompt in the empty prompt's place.

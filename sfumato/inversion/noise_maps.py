@@ -32,6 +32,7 @@ from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, inversion
 from sfumato.samplers.ddim import ddim_std, ddim_step
+from sfumato.samplers.draws import Generators, draw_noise
 from sfumato.samplers.loop import Layout, guidance_halves, guided_output
 from sfumato.samplers.shares import first_step
 from sfumato.samplers.watch import Watch
@@ -54,7 +55,7 @@ def noise_map_inversion(
     timesteps: Sequence[int] | None = None,
     start_index: int = 0,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     watch: Watch | None = None,
 ) -> Inversion:
     """Encodes clean latents as noise maps; `sample(replay=..., eta=...)` with the same prompt and guidance gives them
@@ -141,7 +142,7 @@ def dpm_encoder(
     num_inference_steps: int = 50,
     timesteps: Sequence[int] | None = None,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     watch: Watch | None = None,
     eta: Annotated[
         float, Option("how much fresh noise each step holds, above 0; small: the edit stays close", low=0, high=1)
@@ -184,7 +185,7 @@ def edit_friendly_inversion(
     num_inference_steps: int = 50,
     timesteps: Sequence[int] | None = None,
     noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     watch: Watch | None = None,
     eta: Annotated[float, Option("how much fresh noise each step holds, above 0; 1 is DDPM", low=0, high=1)] = 1.0,
     strength: Annotated[
@@ -254,10 +255,9 @@ def _draw_levels(clean: Tensor, steps: Sequence[Step], draws: Draws, eta: float,
     return latents
 
 
-def _draws(noise: Tensor | None, generator: torch.Generator | None, clean: Tensor, count: int) -> Tensor:
+def _draws(noise: Tensor | None, generator: Generators, clean: Tensor, count: int) -> Tensor:
     if noise is None:
-        device = clean.device if generator is None else generator.device
-        return torch.randn((count, *clean.shape), generator=generator, dtype=clean.dtype, device=device).to(clean)
+        return draw_noise((count, *clean.shape), generator, clean)
     if noise.shape != (count, *clean.shape):
         raise UsageError(f"noise must be {(count, *clean.shape)}, one draw a level, got {tuple(noise.shape)}")
     return noise.to(clean)

@@ -26,6 +26,7 @@ from sfumato.inversion.source import SourceBranch
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, inversion
 from sfumato.samplers.ddim import ddim_step
+from sfumato.samplers.draws import Generators
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Step
 
@@ -50,7 +51,7 @@ def null_text_inversion(
     guidance_scale: float = 7.5,
     num_inference_steps: int = 50,
     timesteps: Sequence[int] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     watch: Watch | None = None,
     inner_steps: Annotated[int, Option("most updates of the embedding at each step", low=1)] = 10,
     learning_rate: Annotated[float, Option("of the first step; it falls by a hundredth a step", low=0)] = 1e-2,

@@ -24,6 +24,7 @@ from sfumato.inversion.white_noise import draw_rolls, pyramid_levels, regularise
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, inversion
 from sfumato.samplers.ddim import ddim_step
+from sfumato.samplers.draws import Generators, streams
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Schedule
 
@@ -54,7 +55,7 @@ def regularised_ddim_inversion(
     guidance_scale: float = 1.0,
     num_inference_steps: int = 50,
     timesteps: Sequence[int] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     watch: Watch | None = None,
     rolls: Tensor | None = None,
     correlation_weight: Annotated[
@@ -82,7 +83,8 @@ def regularised_ddim_inversion(
         guidance_scale: Not used, as there.
         num_inference_steps: Steps of the grid that sampling will use.
         timesteps: An explicit grid instead, noisiest first.
-        generator: Draws the offsets, the same for all images: one call of `draw_rolls` for the whole inversion.
+        generator: Draws the offsets, one call of `draw_rolls` for the whole inversion; a single one for all images
+            alike, or one for each.
         watch: Progress and cancellation.
         rolls: The offsets instead, (step, round, roll, channel, level) or with a last axis (height, width), steps in
             the order of the inversion (least noisy first).
@@ -101,12 +103,21 @@ def regularised_ddim_inversion(
         moves = released_moves(model.schedule, [step.t for step in steps])
     latents = latents.to(model.device)
     latents = latents if latents.dtype == torch.float64 else latents.float()
-    if rolls is None:
-        shape = (len(moves), regularisation_rounds, rolls_per_round)
-        rolls = draw_rolls(latents.shape[1:], shape, generator)
-    trajectory = regularised_walk(
-        model, latents, condition, moves, rolls, correlation_weight, gaussian_weight, watch=watch
-    )
+    rows, images = condition.expand(len(latents)), list(range(len(latents)))
+
+    def walk(chosen: list[int], rolls: Tensor) -> Tensor:
+        return regularised_walk(
+            model, latents[chosen], rows[chosen], moves, rolls, correlation_weight, gaussian_weight, watch=watch
+        )
+
+    shape = (len(moves), regularisation_rounds, rolls_per_round)
+    if rolls is not None:
+        trajectory = walk(images, rolls)
+    elif generator is None or isinstance(generator, torch.Generator):
+        trajectory = walk(images, draw_rolls(latents.shape[1:], shape, generator))
+    else:  # every image has offsets of its own
+        each = [draw_rolls(latents.shape[1:], shape, stream) for stream in streams(generator, len(images))]
+        trajectory = torch.cat([walk([k], rolls) for k, rolls in enumerate(each)], dim=1)
     return Inversion(
         method="regularised-ddim",
         noise=trajectory[-1],

@@ -18,6 +18,7 @@ from sfumato.errors import SamplingError, UsageError
 from sfumato.models.base import Condition, Model
 from sfumato.samplers.bdia import BidirectionalStep
 from sfumato.samplers.ddim import ddim_std, ddim_step
+from sfumato.samplers.draws import Generators, draw_noise
 from sfumato.samplers.pin import PinSource
 from sfumato.samplers.watch import Watch
 from sfumato.schedules import Neighbour, Step
@@ -116,7 +117,7 @@ def sample(
     start_index: int = 0,
     eta: float = 0.0,
     step_rule: Callable[..., Tensor] | None = None,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
     replay: Replay | None = None,
     controls: Sequence[Control] = (),
     before_step: Sequence[OnStep] = (),
@@ -136,7 +137,7 @@ def sample(
         start_index: First step to execute, in [0, steps): latents given then belong to that step's level.
         eta: Stochasticity of DDIM, in [0, 1].
         step_rule: Called like `ddim_step`; None: the replay's own, where it has one, else `ddim_step`.
-        generator: Draws the noise of stochastic steps, one draw a step, shared by all branches.
+        generator: Draws the noise of stochastic steps, one draw a step, shared by all branches; one for each image.
         replay: Takes noise maps, null embeddings, a pinned source and the step rule from there instead.
         controls: Installed for the length of the run and told every step.
         before_step, on_step: Called in turn with the latents, (branch, image, channels, height, width), before the
@@ -303,7 +304,7 @@ def _step_noise(
     eta: float,
     step_rule: Callable[..., Tensor],
     replay: Replay | None,
-    generator: torch.Generator | None,
+    generator: Generators,
     latents: Tensor,
 ) -> Tensor | None:
     """The draw that a stochastic step consumes, (image, channels, height, width), shared by the branches."""
@@ -313,8 +314,7 @@ def _step_noise(
         return None
     if replay is not None and replay.noise_maps is not None:
         return replay.noise_maps[step.index].to(latents)
-    device = latents.device if generator is None else generator.device
-    return torch.randn(latents.shape[1:], generator=generator, dtype=latents.dtype, device=device).to(latents)
+    return draw_noise(latents.shape[1:], generator, latents)
 
 
 def _check_finite(latents: Tensor, step: Step, model: Model) -> None:

@@ -1,0 +1,56 @@
+"""Random draws, one stream an image: what an image gets does not depend on what else is in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import UsageError
+
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator | None] | None
+"""One generator for each image of a batch; or a single one, from which the first image draws as if it were alone and
+that seeds one for each further image; or None: torch's own."""
+
+
+def streams(generator: Generators, images: int) -> list[torch.Generator | None]:
+    """A generator for each image.
+
+    Raises:
+        UsageError: There are not as many generators as images.
+    """
+    if generator is None:
+        return [None] * images
+    if not isinstance(generator, torch.Generator):
+        if len(generator) != images:
+            raise UsageError(f"generator must be one for each of {images} images, got {len(generator)}")
+        return list(generator)
+    if images == 1:
+        return [generator]
+    ahead = torch.Generator(generator.device)
+    ahead.set_state(generator.get_state())
+    seeds = torch.randint(2**62, (images - 1,), generator=ahead, device=ahead.device).tolist()
+    return [generator, *(torch.Generator(generator.device).manual_seed(seed) for seed in seeds)]
+
+
+def draw_noise(shape: Sequence[int], generator: Generators, like: Tensor) -> Tensor:
+    """A standard normal draw, each image's from its own generator in one call.
+
+    Args:
+        shape: (..., image, channels, height, width).
+        generator: One for each image, or see `Generators`.
+        like: Has the dtype and the device of the result.
+    """
+    *before, images, channels, height, width = shape
+    parts = [
+        torch.randn(
+            (*before, 1, channels, height, width),
+            generator=stream,
+            dtype=like.dtype,
+            device=like.device if stream is None else stream.device,
+        )
+        for stream in streams(generator, images)
+    ]
+    return torch.cat(parts, dim=-4).to(like)
