@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,16 +17,53 @@ _ELSEWHERE: Final = ("vocab_file", "merges_file", "tokenizer_file", "fast_tokeni
 # Sizes that no weight shows (training resolution, head counts) may be as large as this all the same.
 _ALWAYS_FINE: Final = 8192
 _LABELS: Final = ("id2label", "label2id")
-_MAX_TRAIN_TIMESTEPS: Final = 100_000
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return not isinstance(value, bool) and _in(value, low, high)
+
+
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return value is None or (isinstance(value, int) and _is_number(value, low, high))
+
+
+def _is_list(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(_is_number(entry, -_FAR, _FAR) for entry in value))
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, list) else [value, value]
+    return len(sides) == 2 and all(_is_whole(side, 1, _ALWAYS_FINE) for side in sides)
+
+
+_FAR: Final = 1e6
+_TOKEN: Final[tuple[str, Callable[[Any], bool]]] = ("a whole number", lambda value: _is_whole(value, -1, 1 << 22))
+
+# Entries that are used without a library's check: what they must be. None, which stands for a default, is fine.
+_VALUES: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    "num_train_timesteps": ("a whole number up to 100000", lambda value: _is_whole(value, 1, 100_000)),
+    "scaling_factor": ("a positive number", lambda value: _is_number(value, 1 / _FAR, _FAR)),
+    "shift_factor": ("a number", lambda value: value is None or _is_number(value, -_FAR, _FAR)),
+    "latents_mean": ("a list of numbers", _is_list),
+    "latents_std": ("a list of numbers", _is_list),
+    "sample_size": (f"a whole number up to {_ALWAYS_FINE}, or two", _is_size),
+    "model_max_length": ("a number of tokens", lambda value: value is None or _is_number(value, 3, math.inf)),
+    "eos_token_id": _TOKEN,
+    "bos_token_id": _TOKEN,
+    "pad_token_id": _TOKEN,
+}
 
 
 def check_config(path: Path, content: bytes) -> None:
-    """Refuses a configuration that names code, files elsewhere or quantised weights.
+    """Refuses a configuration that names code, files elsewhere or quantised weights, or values that cannot be used.
 
     Raises:
         ModelError: It does, or is damaged.
     """
     config = parse_json(path, content)
+    for key, value in (entry for part in _dicts(config) for entry in part.items()):
+        if key in _VALUES and not _VALUES[key][1](value):
+            raise ModelError(f"{path}: {key} must be {_VALUES[key][0]}, got {value!r:.100}")
     for keys, value in _leaves(config):
         key = keys[-1]
         implementation = key.endswith("implementation") or "implementation_internal" in key
@@ -38,8 +75,6 @@ def check_config(path: Path, content: bytes) -> None:
             )
         if keys[0] == "quantization_config" and value is not None:
             raise ModelError(f"{path} is of quantised weights ({key}: {value!r:.100}); give the plain ones")
-        if key == "num_train_timesteps" and value is not None and not _in(value, 1, _MAX_TRAIN_TIMESTEPS):
-            raise ModelError(f"{path}: {key} must be a whole number up to {_MAX_TRAIN_TIMESTEPS}, got {value!r:.100}")
 
 
 def check_sizes(path: Path, content: bytes, headers: Iterable[Header]) -> None:
@@ -75,7 +110,7 @@ def _too_large(path: Path, what: str, count: int, widest: int) -> ModelError:
     )
 
 
-def _in(value: Any, low: int, high: int) -> bool:
+def _in(value: Any, low: float, high: float) -> bool:
     return isinstance(value, (int, float)) and low <= value <= high  # never true of NaN and infinity
 
 

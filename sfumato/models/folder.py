@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sfumato.errors import ModelError
 from sfumato.models import architecture
@@ -30,12 +30,14 @@ from sfumato.models.layout import (
     components,
     config_of,
     has_weights,
-    is_part,
     part_of,
     shard_lists,
 )
 from sfumato.models.vocabulary import check_vocabulary
 from sfumato.models.weights import fingerprint
+
+# What a pipeline's index says besides its parts, and is used.
+_FLAGS: Final = ("force_zeros_for_empty_prompt",)
 
 
 @dataclass
@@ -100,8 +102,8 @@ class Checked:
     def laid_out(self, family: str) -> Iterator[Path]:
         """Yields a folder that holds what was checked and nothing else, as a pipeline of class `family`."""
         with laid_out(self.parts) as folder:
-            index = parse_json(self.folder / INDEX, self.index)
-            kept = {name: value for name, value in index.items() if name in self.parts or not is_part(value)}
+            index = parse_index(self.folder, self.index)
+            kept = {name: index[name] for name in (*self.parts, *_FLAGS) if name in index}
             (folder / INDEX).write_text(json.dumps(kept | {"_class_name": family}), encoding="utf-8")
             yield folder
 
@@ -129,6 +131,9 @@ def parse_index(folder: Path, content: bytes) -> dict[str, Any]:
     index = parse_json(folder / INDEX, content)
     if not isinstance(index.get("_class_name"), str):
         raise ModelError(f"{folder / INDEX} names no diffusers pipeline class; custom pipelines are not loaded")
+    for name in _FLAGS:
+        if not isinstance(index.get(name, False), bool):
+            raise ModelError(f"{folder / INDEX}: {name} must be true or false, got {index[name]!r:.100}")
     for component, (library, _) in components(index).items():
         if library not in ("diffusers", "transformers"):
             raise ModelError(f"{folder} asks for its own code ({component} from {library}), which is not run")

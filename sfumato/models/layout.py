@@ -31,6 +31,14 @@ CLASSES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
+def parts_of(family: str) -> tuple[str, ...]:
+    """The parts that a model of this pipeline class must have."""
+    if family == "DDPMPipeline":
+        return ("unet", "scheduler")
+    second = ("text_encoder_2", "tokenizer_2") if family == "StableDiffusionXLPipeline" else ()
+    return ("unet", "scheduler", "vae", "text_encoder", "tokenizer", *second)
+
+
 def components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Gives name to (library, class) of the parts that are used."""
     return {name: (value[0], value[1]) for name, value in index.items() if is_part(value) and name not in UNUSED}

@@ -14,9 +14,9 @@ from sfumato.errors import ModelError, UsageError
 from sfumato.models import embedded, hub
 from sfumato.models.embeddings import learned_words
 from sfumato.models.files import PICKLED, refuse_pickle, size_of
-from sfumato.models.layout import INDEX
+from sfumato.models.layout import INDEX, parts_of
 from sfumato.models.parts import Lora, PathLike, entries, read_parts
-from sfumato.models.pipelines import family_of, load_file, load_folder
+from sfumato.models.pipelines import family_of, load_file, load_folder, refuse_partial
 from sfumato.models.quiet import quiet
 from sfumato.models.ready import check_networks, networks, plain
 from sfumato.models.scheduling import scheduler_class, suit
@@ -146,14 +146,7 @@ def adapter_for(
         "DDPMPipeline": UnconditionalDDPM,
     }
     family = family_of([base.__name__ for base in type(pipeline).__mro__], name)
-    parts = ["unet", "scheduler"]
-    parts += ["vae", "text_encoder", "tokenizer"] if family != "DDPMPipeline" else []
-    parts += ["text_encoder_2", "tokenizer_2"] if family == "StableDiffusionXLPipeline" else []
-    missing = [part for part in parts if getattr(pipeline, part, None) is None]
-    if missing:
-        raise ModelError(
-            f"{name} lacks {', '.join(missing)} (a refiner, or loaded in part); give the complete base model"
-        )
+    refuse_partial(name, family, [part for part in parts_of(family) if getattr(pipeline, part, None) is not None])
     check_networks(pipeline, family, name)
     revision = revision or _pipeline_fingerprint(pipeline)
     wanted = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}

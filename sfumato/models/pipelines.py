@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.errors import ModelError
+from sfumato.errors import ModelError, SfumatoError
 from sfumato.models import hub
 from sfumato.models.architecture import check_sizes
 from sfumato.models.files import Header, read_header
 from sfumato.models.folder import Checked, check_folder, parse_index, read_index
 from sfumato.models.identify import SUPPORTED, refuse_foreign
-from sfumato.models.layout import INDEX, UNUSED, components, part_of
+from sfumato.models.layout import INDEX, UNUSED, components, part_of, parts_of
 from sfumato.models.quiet import quiet
 from sfumato.models.scheduling import build_scheduler, read_scheduler
 from sfumato.models.weights import fingerprint
@@ -56,6 +56,15 @@ def family_of(classes: Sequence[str], name: str) -> str:
     raise ModelError(f"{name} is a {classes[0]}, which no adapter knows; {SUPPORTED}")
 
 
+def refuse_partial(name: str, family: str, parts: Collection[str]) -> None:
+    """Raises a `ModelError` for a model of which there are only some parts."""
+    missing = [part for part in parts_of(family) if part not in parts]
+    if missing:
+        raise ModelError(
+            f"{name} lacks {', '.join(missing)} (a refiner, or loaded in part); give the complete base model"
+        )
+
+
 def load_folder(folder: Path, variant: str | None, dtype: torch.dtype | None) -> tuple[Any, str]:
     """Loads a diffusers folder; gives the pipeline and the fingerprint of the files.
 
@@ -64,6 +73,7 @@ def load_folder(folder: Path, variant: str | None, dtype: torch.dtype | None) ->
     """
     family = family_of([read_index(folder)["_class_name"]], str(folder))
     checked = check_folder(folder, variant)
+    refuse_partial(str(folder), family, checked.parts)
     scheduler = read_scheduler(checked)
     with _reading(folder) as pipelines, checked.laid_out(family) as laid_out:
         options = _options(family, dtype) | {"scheduler": build_scheduler(scheduler)}
@@ -102,6 +112,7 @@ def load_file(file: Path, dtype: torch.dtype | None, *, needs_vae: bool = True) 
     for name, part in checked.parts.items():
         if "config.json" in part.configs and not part.weights and (name != "vae" or has_vae):
             check_sizes(part_of(configuration, name) / "config.json", part.configs["config.json"], [header])
+    refuse_partial(str(configuration), family, checked.parts)
     scheduler = read_scheduler(checked)
     with _reading(file) as pipelines, checked.laid_out(family) as laid_out:
         options = _options(family, dtype) | {"scheduler": build_scheduler(scheduler)}
@@ -177,21 +188,20 @@ _SAID = {
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[Any]:
     """Yields diffusers' namespace; inside, its chatter is silent and its errors are ours."""
-    import safetensors
-
     is_file = path.is_file()  # which may hold more than one model
-
     try:
         with quiet() as messages:
             import diffusers
 
             yield diffusers
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except SfumatoError:
+        raise
+    except Exception as error:  # of three libraries, which meet a configuration's values unprepared
         # the files are read from where they were laid out
-        said = re.sub(r"\S*sfumato-\w{8}(?=\W|$)", lambda found: str(path), _first_line(error))
-        raise ModelError(f"cannot load {path}: {said}; download or save it again") from error
-    except safetensors.SafetensorError as error:
-        raise ModelError(f"{path} holds a damaged safetensors file ({error}); download or save it again") from error
+        said = re.sub(r"\S*sfumato-\w{8}(?=\W|$)", lambda found: str(path), " ".join(str(error).split()))
+        raise ModelError(
+            f"cannot load {path}: {said[:300] or type(error).__name__}; download or save it again"
+        ) from error
     for said, problem in _SAID.items():
         for message in messages:
             if said in message and not (is_file and "not used" in said):

@@ -23,6 +23,7 @@ class StableDiffusionXL(StableDiffusion):
     """
 
     zeroes_empty_negative = False
+    usual_side = 128
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, *, name: str, revision: str) -> Self:

@@ -22,6 +22,9 @@ from sfumato.schedules import Schedule
 class StableDiffusion(Model):
     """A UNet with cross-attention on one CLIP text encoder, predicting noise (1.x, 2.x base) or velocity (2.x)."""
 
+    usual_side = 64
+    """Of the latents, where the network does not say what it was trained at."""
+
     def __init__(
         self, *, unet: Any, vae: Any, text_encoders: Sequence[Any], tokenizers: Sequence[Any], schedule: Schedule,
         name: str, revision: str,
@@ -40,7 +43,7 @@ class StableDiffusion(Model):
                 f" {vae.config.latent_channels}: inpainting and depth models are not supported, use the base model"
             )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        side = unet.config.sample_size
+        side = unet.config.sample_size or self.usual_side
         height, width = (side, side) if isinstance(side, int) else side
         self.sample_size = (height * self.vae_scale_factor, width * self.vae_scale_factor)
         self.takes_guidance = bool(getattr(unet.config, "time_cond_proj_dim", None))

@@ -180,7 +180,6 @@ def test_endless_configurations_are_not_read(copy: Path) -> None:
         ("unet/config.json", {"layers_per_block": 5_000}),
         ("unet/config.json", {"transformer_layers_per_block": [1, 1, 90_000]}),
         ("unet/config.json", {"cross_attention_dim": 10**7}),
-        ("unet/config.json", {"sample_size": [10**6, 64]}),
         ("vae/config.json", {"block_out_channels": [8] * 5_000}),
     ],
 )
@@ -188,6 +187,63 @@ def test_networks_larger_than_their_weights_are_not_built(copy: Path, file: str,
     change(copy / file, **values)
     with pytest.raises(ModelError, match=rf"{file} describes a larger network"):
         load_model(copy, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("unet/config.json", {"sample_size": [10**6, 64]}),
+        ("unet/config.json", {"sample_size": "x"}),
+        ("vae/config.json", {"scaling_factor": float("nan")}),
+        ("vae/config.json", {"scaling_factor": 0}),
+        ("vae/config.json", {"shift_factor": "x"}),
+        ("vae/config.json", {"latents_mean": {"a": 1}}),
+        ("text_encoder/config.json", {"eos_token_id": []}),
+        ("tokenizer/tokenizer_config.json", {"model_max_length": [[]]}),
+        ("model_index.json", {"force_zeros_for_empty_prompt": []}),
+    ],
+)
+def test_values_of_a_configuration_are_checked(copy: Path, file: str, values: dict[str, Any]) -> None:
+    change(copy / file, **values)
+    with pytest.raises(ModelError, match=rf"{file}: {next(iter(values))} must be"):
+        load_model(copy, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("text_encoder/config.json", {"projection_dim": ""}),
+        ("text_encoder/config.json", {"hidden_act": [1]}),
+        ("text_encoder/config.json", {"dtype": [1]}),
+        ("unet/config.json", {"norm_num_groups": 0}),
+        ("unet/config.json", {"down_block_types": ["Other"]}),
+        ("vae/config.json", {"act_fn": {}}),
+    ],
+)
+def test_what_the_libraries_raise_is_told_in_one_line(copy: Path, file: str, values: dict[str, Any]) -> None:
+    change(copy / file, **values)
+    with pytest.raises(ModelError, match=r"^cannot load [^\n]*/copy: [^\n]*$"):
+        load_model(copy, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "values", [{"image_encoder": ""}, {"safety_checker": []}, {"mine": ["x"]}, {"other": {"a": 1}}]
+)
+def test_odd_entries_of_the_index_are_passed_over(copy: Path, values: dict[str, Any]) -> None:
+    change(copy / "model_index.json", **values)
+    load_model(copy, device="cpu")
+
+
+@pytest.mark.parametrize("value", [[], None, "x", ["transformers", None]])
+def test_a_folder_that_lacks_a_part_is_refused_by_name(copy: Path, value: Any) -> None:
+    change(copy / "model_index.json", tokenizer=value)
+    with pytest.raises(ModelError, match="copy lacks tokenizer"):
+        load_model(copy, device="cpu")
+
+
+def test_a_network_that_does_not_say_its_size_takes_the_usual_one(copy: Path) -> None:
+    change(copy / "unet" / "config.json", sample_size=None)
+    assert load_model(copy, device="cpu").sample_size == (512, 512)
 
 
 def test_weights_are_floats(copy: Path) -> None:
