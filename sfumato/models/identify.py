@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Final
 
 from sfumato.errors import ModelError
-from sfumato.models.files import Header, read_header
+from sfumato.models.files import Header
 
 SUPPORTED: Final = (
     "supported are Stable Diffusion 1.x and 2.x, SD-Turbo, Stable Diffusion XL, SDXL-Turbo, latent consistency models"
@@ -117,28 +116,6 @@ def is_embedding(header: Header) -> bool:
     named = {"emb_params", "string_to_param", "clip_l", "clip_g"} & {key.partition(".")[0] for key in keys}
     few = len(keys) <= 2 and all(len(shape) in (1, 2) and "." not in key for key, shape in header.shapes.items())
     return bool(keys) and (bool(named) or few)
-
-
-def check_lora(path: Path) -> None:
-    """Refuses a file that is no LoRA, or of a kind that cannot be merged.
-
-    Raises:
-        ModelError: Says what it is.
-    """
-    header = read_header(path)
-    header.check_floats()
-    if not is_lora(header):
-        try:
-            refuse_foreign(header)
-        except ModelError as error:
-            raise ModelError(f"no LoRA: {error}") from None
-        raise ModelError(f"{path} is a whole model, not a LoRA; give it as the model")
-    kind = lora_kind(header)
-    if kind != "LoRA":
-        raise ModelError(
-            f"{path} is a {kind}, which is not supported; merge it into its model with the tool that made it, or "
-            "convert it to a plain LoRA"
-        )
 
 
 def _any(pattern: str, keys: Iterable[str]) -> bool:

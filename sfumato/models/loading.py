@@ -104,7 +104,7 @@ def load_model(
     if source.is_dir():
         pipeline, found = load_folder(source, variant, chosen_dtype)
     else:
-        pipeline, found = load_file(source, chosen_dtype)
+        pipeline, found = load_file(source, chosen_dtype, needs_vae=parts.vae is None)
     notes = parts.apply(pipeline, str(name), chosen_dtype)
     model = adapter_for(
         pipeline, name=str(name), revision=(commit or found) + parts.revision(), device=chosen_device,

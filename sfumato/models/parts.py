@@ -18,7 +18,7 @@ from sfumato import checks
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.embeddings import add_embedding, check_embedding
 from sfumato.models.files import CONVERT, refuse_pickle, size_of
-from sfumato.models.identify import check_lora
+from sfumato.models.lora import check_lora, lora_files, peft_state
 from sfumato.models.quiet import quiet
 from sfumato.models.vae import check_vae, load_vae
 
@@ -186,7 +186,8 @@ def content_hash(path: Path) -> str | None:
     try:
         if path.is_dir():
             return sha256(*check_vae(path)[1])
-        return sha256(path) if path.is_file() and path.suffix.lower() == ".safetensors" else None
+        is_file = path.is_file() and path.suffix.lower() == ".safetensors"
+        return sha256(*lora_files(path)) if is_file else None
     except (ModelError, OSError, ValueError):
         return None
 
@@ -201,7 +202,7 @@ def merge_lora(pipeline: Any, file: Path, scale: float, adapter: str) -> None:
     try:
         with quiet() as messages:
             pipeline.load_lora_weights(
-                str(file.parent),
+                peft_state(file) or str(file.parent),
                 weight_name=file.name,
                 adapter_name=adapter,
                 use_safetensors=True,
@@ -236,7 +237,7 @@ def _read_lora(entry: Any) -> File:
     path = existing("LoRA file", given)
     scale = checks.number(f"the scale of LoRA {path}", 1.0 if scale is None else scale, low=-MAX_SCALE, high=MAX_SCALE)
     check_lora(path)
-    return File(path, sha256(path), scale=scale)
+    return File(path, sha256(*lora_files(path)), scale=scale)
 
 
 def _read_embedding(entry: Any) -> File:
