@@ -524,6 +524,48 @@ def test_pictures_without_a_recipe(tmp_path: Path) -> None:
         read_recipe(tmp_path / "gone.png")
 
 
+def test_a_path_that_is_not_utf_8_leaves_the_recipe_readable(tmp_path: Path) -> None:
+    path = os.fsdecode(b"caf\xe9.png")
+    save_image(picture(), tmp_path / "a.png", recipe={"seed": 3, "image": {"path": path}})
+    assert read_recipe(tmp_path / "a.png") == {"seed": 3, "image": {"path": r"caf\udce9.png"}}
+
+
+def test_a_full_disk_is_found_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ImageError, match=r"a\.png: No space left on device; free some space, or choose another folder"):
+        check_writable(tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("suffix", "kept"), [(".png", True), (".webp", True), (".jpg", False)])
+def test_images_keep_alpha_where_the_format_can(tmp_path: Path, suffix: str, kept: bool) -> None:
+    image = picture()
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    save_image(image, tmp_path / f"a{suffix}")
+    with Image.open(tmp_path / f"a{suffix}") as found:
+        assert found.mode == ("RGBA" if kept else "RGB")
+        if kept:
+            assert found.getchannel("A").tobytes() == image.getchannel("A").tobytes()
+        else:
+            white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+            assert np.abs(np.asarray(found, int) - np.asarray(white, int)).mean() < 4
+
+
+def test_alpha_is_handed_on_upright(tmp_path: Path) -> None:
+    image = picture()
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    loaded = load_image(tmp_path / "a.png")
+    assert loaded.alpha is not None
+    assert loaded.alpha.tobytes() == image.getchannel("A").transpose(Image.Transpose.ROTATE_270).tobytes()
+    assert load_image(picture()).alpha is load_image(picture().convert("RGBA")).alpha is None
+
+
 @pytest.mark.parametrize("text", ['{"method": ', "[1, 2]", "[" * 100_000])
 def test_damaged_recipes(tmp_path: Path, text: str) -> None:
     chunks = PngImagePlugin.PngInfo()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -54,7 +55,9 @@ def check_writable(path: str | os.PathLike[str], *, extensions: Sequence[str] = 
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"cannot write {path}: {reason}; choose another folder or free its rights") from error
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space, or choose another folder" if full else "choose another folder or free its rights"
+        raise ImageError(f"cannot write {path}: {reason}; {remedy}") from error
     return path
 
 
@@ -100,15 +103,23 @@ def as_png(images: Sequence[Image.Image]) -> bytes:
 
 
 def recipe_text(recipe: Mapping[str, Any]) -> str:
-    """The recipe as ASCII JSON.
+    """The recipe as ASCII JSON; half characters, as in file names that are not UTF-8, are written with a backslash.
 
     Raises:
         UsageError: It holds something that JSON cannot say.
     """
     try:
-        return json.dumps(dict(recipe), ensure_ascii=True)
+        return json.dumps(_whole_characters(dict(recipe)), ensure_ascii=True)
     except (TypeError, ValueError) as error:
         raise UsageError(f"the recipe cannot be written as JSON: {error}") from error
+
+
+def _whole_characters(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_whole_characters(key): _whole_characters(part) for key, part in value.items()}
+    return [_whole_characters(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def exif_of(recipe: Mapping[str, Any]) -> Image.Exif:
