@@ -18,7 +18,7 @@ from typing import Any, Self
 from sfumato import checks
 from sfumato.errors import UsageError
 from sfumato.files import locked, write_whole, written_whole
-from sfumato.json_input import JsonError, check_fields, read_json
+from sfumato.json_input import MAX_BYTES, JsonError, check_fields, read_json
 
 Row = dict[str, Any]
 ROWS, SETTINGS, PARQUET, LOCK = "rows.jsonl", "run.json", "rows.parquet", ".lock"
@@ -36,18 +36,19 @@ def read_rows(folder: Path) -> list[Row]:
     file = folder / ROWS
     if not file.is_file():
         raise UsageError(f"{folder} holds no benchmark run ({ROWS} is missing)")
+    rows: list[Row] = []
     try:
-        lines = file.read_bytes().split(b"\n")
+        with file.open("rb") as lines:
+            while line := lines.readline(MAX_BYTES + 1):
+                if not line.endswith(b"\n") and len(line) <= MAX_BYTES:  # it was cut off
+                    break
+                rows.append(_row(line))
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
-    rows: list[Row] = []
-    for number, line in enumerate(lines[:-1], 1):  # behind the last line break: nothing, or a line that was cut off
-        try:
-            rows.append(_row(line))
-        except (JsonError, UsageError) as error:
-            raise UsageError(
-                f"{file} is damaged in line {number} ({error}): remove that line, it is done again"
-            ) from error
+    except (JsonError, UsageError) as error:
+        raise UsageError(
+            f"{file} is damaged in line {len(rows) + 1} ({error}): remove that line, it is done again"
+        ) from error
     return rows
 
 

@@ -70,9 +70,10 @@ def test_sets_are_told_apart() -> None:
 
 def test_summaries_name_the_network(tmp_path: Path) -> None:
     benchmark = Translation(steps=2)
-    rows = run(benchmark, benchmark.configurations(["unedited"], []), tmp_path, EMOJI)
+    rows = run(benchmark, benchmark.configurations(["unedited"], []), tmp_path, EMOJI, limit=24)
     totals = benchmark.summarise(rows, tmp_path)
     assert totals["Fréchet (emoji-clip), noto → twemoji"] > 0
+    assert totals["kernel x 1000 (emoji-clip, subsets of 12), noto → twemoji"] > 0
 
 
 @pytest.fixture

@@ -293,6 +293,14 @@ def test_rows_that_are_none_are_refused_by_their_line(tmp_path: Path, row: Any) 
     assert len(str(caught.value)) < 600
 
 
+def test_a_line_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    with (tmp_path / ROWS).open("wb") as file:
+        file.write(json.dumps(GOOD).encode() + b"\n")
+        file.truncate(10**12)  # a terabyte of zeros, none of them on the disk
+    with pytest.raises(UsageError, match="damaged in line 2"):
+        read_rows(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "5", "[" * 100_000, '{"benchmark": NaN}', "\xff"])
 def test_settings_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
     run(Small(count=1), [Configuration("whole")], tmp_path, load)
