@@ -99,6 +99,8 @@ def run(
             kept = [row for row in file.rows if not (retry_errors and row["status"] == "error")]
             done = {(row["case"], row["configuration"]) for row in kept}
             jobs = [job for pair, job in planned.items() if pair not in done]
+            if jobs:
+                benchmark.prepare(model)  # here too when others work, so that what is missing is said
             if workers > 1:
                 rows = _in_processes(benchmark, jobs, load, out, workers)
             else:
@@ -204,8 +206,6 @@ def attempt(benchmark: Benchmark, model: Model, job: Job, out: Path) -> Row:
 
 
 def _here(benchmark: Benchmark, jobs: Sequence[Job], model: Model, out: Path) -> Iterator[Row]:
-    if jobs:
-        benchmark.prepare(model)
     for job in jobs:
         yield attempt(benchmark, model, job, out)
 

@@ -34,7 +34,7 @@ from sfumato.bench.rows import short
 from sfumato.bench.sets import set_distances
 from sfumato.emoji.world import STYLES, caption
 from sfumato.errors import UsageError
-from sfumato.images import load_image, to_images, to_pixels
+from sfumato.images import Fit, fit_image, load_image, to_images, to_pixels
 from sfumato.metrics.psnr import psnr
 from sfumato.metrics.ssim import ssim
 from sfumato.translation import TranslationMethod
@@ -68,6 +68,7 @@ class Translation:
 
     Attributes:
         data: Folder of `source/` and `target/`; None: the emoji styles.
+        fit: What may be done with images of the folder whose size the models do not allow; None: they are refused.
         source_model: Name of the first model; None: the second one is both.
         source_prompt, target_prompt: Of the domains of a folder, for models of text.
         steps, seed: Of every translation.
@@ -77,6 +78,7 @@ class Translation:
     """
 
     data: str | Path | None = None
+    fit: Fit | None = None
     source_model: str | None = None
     source_prompt: str = ""
     target_prompt: str = ""
@@ -98,7 +100,7 @@ class Translation:
     def settings(self) -> Mapping[str, Any]:
         data = {"data": self._fingerprint if self.data else "emoji styles", "source model": self.source_model}
         prompts = {"source prompt": self.source_prompt, "target prompt": self.target_prompt}
-        return {**data, **(prompts if self.data else {}), "steps": self.steps, "seed": self.seed}
+        return {**data, **(prompts if self.data else {}), "fit": self.fit, "steps": self.steps, "seed": self.seed}
 
     @property
     def _fingerprint(self) -> str:
@@ -160,7 +162,7 @@ class Translation:
         }
 
     def attempt(self, model: Model, case: Case, configuration: Configuration) -> Outcome:
-        source, truth, prompts = self._case(case)
+        source, truth, prompts = self._case(case, model)
         costs: dict[str, float | int] = {}
         if configuration.method == "unedited":
             result = source
@@ -178,10 +180,10 @@ class Translation:
         else:
             edit = edited(model, source, *prompts, configuration, steps=self.steps, seed=self.seed)
             result, costs = edit.image, price(edit)
-        arrays = np.asarray(result), np.asarray(source.resize(result.size))
+        arrays = np.asarray(result), np.asarray(source)
         figures: dict[str, float | int | None] = {
             "psnr": min(psnr(*arrays, data_range=255), HIGHEST_PSNR),
-            "ssim": float(ssim(to_pixels(result), to_pixels(source.resize(result.size)), data_range=2)),
+            "ssim": float(ssim(to_pixels(result), to_pixels(source), data_range=2)),
             **costs,
         }
         pictures = {"source": source, "result": result}
@@ -192,11 +194,13 @@ class Translation:
             figures["pair_psnr"] = min(psnr(np.asarray(result), np.asarray(truth), data_range=255), HIGHEST_PSNR)
         return Outcome(figures, pictures)
 
-    def _case(self, case: Case) -> tuple[Image.Image, Image.Image | None, tuple[str, str]]:
+    def _case(self, case: Case, model: Model) -> tuple[Image.Image, Image.Image | None, tuple[str, str]]:
         """Source, true pair where it is known, and the two prompts."""
         if isinstance(case.data, Path):
-            source = path_inside(Path(str(self.data)), case.data.name, below="source")
-            return load_image(source).image, None, (self.source_prompt, self.target_prompt)
+            opened = load_image(path_inside(Path(str(self.data)), case.data.name, below="source")).image
+            models = [model] if self.source_model is None else [model, self._source_model]
+            source = fit_image(opened, multiple=max(one.size_multiple for one in models), fit=self.fit).image
+            return source, None, (self.source_prompt, self.target_prompt)
         place, first, second = case.data
         scenes = style_scenes()[place]
         pictures = self._shipped[place]

@@ -27,7 +27,7 @@ from sfumato.bench.data import path_inside, read_entries, read_objects
 from sfumato.bench.editing import edit_configurations, edited, price
 from sfumato.bench.emoji_scenes import draw_cases, read_atlas
 from sfumato.errors import UsageError
-from sfumato.images import load_image, to_pixels
+from sfumato.images import Fit, fit_image, load_image, to_pixels
 from sfumato.metrics.psnr import psnr
 from sfumato.metrics.ssim import ssim
 from sfumato.metrics.text_agreement import directional_agreement, text_agreement
@@ -60,6 +60,7 @@ class ZeroShot:
 
     Attributes:
         data: Folder of `triplets.json`; None: the emoji world.
+        fit: What may be done with images of the data whose size the model does not allow; None: they are refused.
         judge: For a folder of data: folder of a CLIP model, or hub name of one that is in the cache.
         trials: Seeds a case, at least 1; methods that draw nothing are tried once.
         steps, seed: Of every edit; trials count up from the seed.
@@ -69,6 +70,7 @@ class ZeroShot:
     """
 
     data: str | Path | None = None
+    fit: Fit | None = None
     judge: str = "openai/clip-vit-base-patch32"
     trials: Annotated[int, Option("seeds of a case", low=1)] = 3
     steps: Steps = None
@@ -99,6 +101,7 @@ class ZeroShot:
         judge = "emoji-clip" if self.data is None else self.judge
         return {
             "data": "emoji" if self.data is None else self._triplets[1],
+            "fit": self.fit,
             "judge": judge,
             "trials": self.trials,
             "steps": self.steps,
@@ -141,7 +144,8 @@ class ZeroShot:
             source, truth = read_atlas(place)
             prompts = edit.source_prompt, edit.target_prompt
         else:
-            source = load_image(path_inside(Path(str(self.data)), case.data["image"])).image
+            opened = load_image(path_inside(Path(str(self.data)), case.data["image"])).image
+            source = fit_image(opened, multiple=model.size_multiple, fit=self.fit).image
             prompts = case.data["source"], case.data["target"]
         results, costs = [], []
         for trial in range(self.trials):

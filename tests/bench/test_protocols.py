@@ -246,6 +246,26 @@ def test_images_are_never_squashed_unasked(folder: Path, tmp_path: Path) -> None
         assert image.size == (64, 64)
 
 
+def test_sizes_that_the_model_does_not_allow_are_fitted_as_asked(folder: Path, tmp_path: Path) -> None:
+    with Image.open(folder / "source" / "cat-face.png") as image:
+        image.convert("RGB").resize((70, 66)).save(folder / "source" / "cat-face.png")
+    (folder / "triplets.json").write_text(
+        json.dumps([{"image": "source/cat-face.png", "source": "a cat face", "target": "a dog face"}])
+    )
+    for number, kind in enumerate((Translation, ZeroShot)):
+        for fit in (None, "crop"):
+            benchmark = kind(data=folder, fit=fit)  # type: ignore[arg-type]
+            if kind is ZeroShot:
+                benchmark.__dict__["_judge"] = ZeroShot()._judge  # the embedded one: there is no CLIP here
+            configurations = benchmark.configurations(["unedited"], [])
+            (row,) = run(benchmark, configurations, tmp_path / f"{number}-{fit}", EMOJI)
+            if fit is None:
+                assert "fit: crop, pad, resize" in row["error"]
+            else:
+                assert row["status"] == "done", row
+                assert row["figures"]["psnr"] == 50
+
+
 def test_data_stay_inside_their_folder(folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "secret.png")
     good = "source/cat-face.png"

@@ -1,8 +1,8 @@
 """The embedded distance: it grows with what is done to a picture; the optional ImageNet network."""
 
 import json
-import subprocess
-import sys
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,9 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from sfumato.emoji import EXAMPLES
+from sfumato.bench.emoji_edit import Judges
+from sfumato.emoji import EXAMPLES, judge, perceptual
+from sfumato.emoji.judge import EmojiClassifier, EmojiClip
 from sfumato.emoji.perceptual import (
     EFFICIENTNET_FILE,
     EFFICIENTNET_PACKAGE,
@@ -155,35 +157,24 @@ def test_documented_calibration_holds_the_promise() -> None:
         assert measured["rank_correlation_mean_over_pictures"] >= 0.9, name
 
 
-JUDGES = {
-    "emoji-clip": "from sfumato.emoji.judge import EmojiClip; EmojiClip().encode_image(pixels)",
-    "its texts": "from sfumato.emoji.judge import EmojiClip; EmojiClip().encode_text(['a cat face'])",
-    "classifier": "from sfumato.emoji.judge import EmojiClassifier; EmojiClassifier('noto')(pixels)",
-    "distance": "from sfumato.emoji.perceptual import EmojiDistance; EmojiDistance()(pixels, pixels)",
-    "features": "from sfumato.emoji.perceptual import EmojiFeatures; EmojiFeatures()(pixels)",
-    "judges of EmojiEdit": "from sfumato.bench.emoji_edit import Judges; Judges()",
+JUDGES: dict[str, Callable[[Tensor], object]] = {
+    "emoji-clip": lambda pixels: EmojiClip().encode_image(pixels),
+    "its texts": lambda pixels: EmojiClip().encode_text(["a cat face"]),
+    "classifier": lambda pixels: EmojiClassifier("noto")(pixels),
+    "distance": lambda pixels: EmojiDistance()(pixels, pixels),
+    "features": lambda pixels: EmojiFeatures()(pixels),
+    "judges of EmojiEdit": lambda pixels: Judges(),
 }
 
 
-def test_the_first_load_of_a_judge_leaves_the_callers_draws_alone() -> None:
-    program = [
-        "import random, torch, numpy",
-        "import sfumato.emoji.judge, sfumato.emoji.perceptual",
-        "pixels = torch.zeros(1, 3, 64, 64)",
-        "state = lambda: (torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist())",
-    ]
-    for name, use in JUDGES.items():
-        program += [f"sfumato.emoji.{module}.{load}.cache_clear()" for module, load in LOADERS]  # each loads anew
-        program += ["before = state()", use, f"assert state() == before, {name!r}"]
-    subprocess.run([sys.executable, "-c", "\n".join(program)], check=True, timeout=120)
-
-
-LOADERS = (
-    ("judge", "_dual_encoder"),
-    ("judge", "_classifier"),
-    ("judge", "_tokenizer"),
-    ("perceptual", "_dual_encoder"),
-)
+@pytest.mark.parametrize("name", JUDGES)
+def test_the_first_load_of_a_judge_leaves_the_callers_draws_alone(name: str) -> None:
+    for load in (judge._dual_encoder, judge._classifier, judge._tokenizer, perceptual._dual_encoder):
+        load.cache_clear()  # as in a new process
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    JUDGES[name](torch.zeros(1, 3, 64, 64))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # noqa: NPY002
 
 
 def test_loading_efficientnet_leaves_the_callers_draws_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
