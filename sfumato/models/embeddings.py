@@ -96,6 +96,14 @@ def _add(tokenizer: Any, encoder: Any, names: list[str], vectors: Any, path: Pat
     known = [name for name in names if name in vocabulary or f"{name.lower()}</w>" in vocabulary]
     if known:
         raise ModelError(f"{known[0]!r} is a word of the model already; rename {path}, its name is the word in prompts")
+    added = tokenizer.get_added_vocab()
+    base, _, number = names[0].rpartition("_")
+    next_to = base if number.isdigit() and base in added else f"{names[0]}_{len(names)}"
+    if next_to in added:
+        raise ModelError(
+            f"{names[0]!r} would be read as one word with {next_to!r}, which was added before: rename {path}, its name"
+            " is the word in prompts"
+        )
     size = len(tokenizer)
     # a whole word: one of a file named art.safetensors is not found in "smart"
     tokenizer.add_tokens([AddedToken(name, single_word=True, normalized=True) for name in names])

@@ -1,4 +1,4 @@
-"""LoRA files: which can be merged, and those that peft saved by itself in the names that diffusers reads.
+"""LoRA files: which can be merged, and how strong one is that peft saved by itself.
 
 peft leaves a LoRA's scale out of the file: it is in `adapter_config.json` beside it, which therefore counts as content.
 """
@@ -6,16 +6,13 @@ peft leaves a LoRA's scale out of the file: it is in `adapter_config.json` besid
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sfumato.errors import ModelError
 from sfumato.models.files import parse_json, read_bytes, read_header
 from sfumato.models.identify import is_lora, lora_kind, refuse_foreign
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_PEFT: Final = "base_model.model."
+PEFT: Final = "base_model.model."
 _CONFIG: Final = "adapter_config.json"
 _MOST: Final = 1e6
 
@@ -41,7 +38,7 @@ def check_lora(path: Path) -> None:
             "convert it to a plain LoRA"
         )
     if len(lora_files(path)) > 1:
-        _peft_scale(path)
+        peft_scale(path)
 
 
 def lora_files(path: Path) -> list[Path]:
@@ -50,25 +47,16 @@ def lora_files(path: Path) -> list[Path]:
     Raises:
         ModelError: It cannot be read.
     """
-    from_peft = any(key.startswith(_PEFT) for key in read_header(path).shapes)
+    from_peft = any(key.startswith(PEFT) for key in read_header(path).shapes)
     return [path, path.with_name(_CONFIG)] if from_peft else [path]
 
 
-def peft_state(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a LoRA that peft saved, in diffusers' names, its scale multiplied in; None for any other LoRA."""
-    if len(lora_files(path)) == 1:
-        return None
-    from safetensors.torch import load_file
+def peft_scale(path: Path) -> float:
+    """alpha / r of a LoRA that peft saved.
 
-    scale, state = _peft_scale(path), {}
-    for name, tensor in load_file(path).items():
-        key = name.removeprefix(_PEFT).replace(".default.", ".")
-        of_text = key.startswith(("text_model.", "encoder.layers."))
-        state[f"{'text_encoder' if of_text else 'unet'}.{key}"] = tensor * scale if ".lora_B." in key else tensor
-    return state
-
-
-def _peft_scale(path: Path) -> float:
+    Raises:
+        ModelError: The file that says it is missing, or says something that is not supported.
+    """
     beside = path.with_name(_CONFIG)
     if not beside.exists():
         raise ModelError(

@@ -18,8 +18,8 @@ from sfumato import checks
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.embeddings import add_embedding, check_embedding
 from sfumato.models.files import CONVERT, refuse_pickle, size_of
-from sfumato.models.lora import check_lora, lora_files, peft_state
-from sfumato.models.quiet import quiet
+from sfumato.models.lora import check_lora, lora_files
+from sfumato.models.lora_merge import merge_lora
 from sfumato.models.vae import check_vae, load_vae
 
 if TYPE_CHECKING:
@@ -87,13 +87,19 @@ class Parts:
             raise ModelError(f"{name} is an unconditional model: it takes no LoRA, no embedding and no other VAE")
         notes = []
         if self.vae is not None:
-            pipeline.vae = load_vae(self.vae.path, pipeline.vae, dtype)
+            own, pipeline.vae = pipeline.vae, load_vae(self.vae.path, pipeline.vae, dtype)
+            factors = own.config.scaling_factor, pipeline.vae.config.scaling_factor
+            if type(own) is type(pipeline.vae) and factors[0] != factors[1]:
+                notes.append(
+                    f"the VAE {self.vae.path.name} has the scaling factor {factors[1]:g}, the model's own has"
+                    f" {factors[0]:g}: it may be made for another family"
+                )
         for file in self.embeddings:
             vectors = add_embedding(pipeline, file.path, file.token)
             count = f"{vectors} vector{'s' if vectors > 1 else ''}"
             notes.append(f"embedding {file.path.name}: write {file.token} in a prompt for its {count}")
-        for index, file in enumerate(self.loras):
-            merge_lora(pipeline, file.path, file.scale, f"lora_{index}")
+        for file in self.loras:
+            merge_lora(pipeline, file.path, file.scale)
         return notes
 
 
@@ -190,31 +196,6 @@ def content_hash(path: Path) -> str | None:
         return sha256(*lora_files(path)) if is_file else None
     except (ModelError, OSError, ValueError):
         return None
-
-
-def merge_lora(pipeline: Any, file: Path, scale: float, adapter: str) -> None:
-    """Adds `scale` times a LoRA to the weights of the pipeline.
-
-    Raises:
-        ModelError: It was made for another model.
-    """
-    misfit = f"LoRA {file} does not fit this model; it was made for another family or size"
-    try:
-        with quiet() as messages:
-            pipeline.load_lora_weights(
-                peft_state(file) or str(file.parent),
-                weight_name=file.name,
-                adapter_name=adapter,
-                use_safetensors=True,
-                local_files_only=True,
-            )
-            taken = adapter in {name for names in pipeline.get_list_adapters().values() for name in names}
-            if not taken or any("unexpected keys" in message for message in messages):
-                raise ModelError(misfit)  # where only part of it fits, diffusers would go on with that part
-            pipeline.fuse_lora(lora_scale=scale, adapter_names=[adapter])
-            pipeline.unload_lora_weights()
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise ModelError(f"{misfit} ({(str(error).strip() or type(error).__name__).splitlines()[0]})") from error
 
 
 def entries(name: str, given: Any) -> list[Any]:

@@ -131,6 +131,11 @@ def test_embeddings_that_cannot_be_used(sd: Path, sdxl: Path, lora: Path, tmp_pa
         load_model(sd, embeddings=[tmp_path / "style.pt"])
     with pytest.raises(ModelError, match=r"no embedding file .*gone\.safetensors"):
         load_model(sd, embeddings=tmp_path / "gone.safetensors")
+    save_file({"emb_params": vectors(1)}, tmp_path / "zq.safetensors")
+    save_file({"emb_params": vectors(1, seed=1)}, tmp_path / "zq_1.safetensors")
+    for names in (("zq", "zq_1"), ("zq_1", "zq")):
+        with pytest.raises(ModelError, match="would be read as one word"):
+            load_model(sd, device="cpu", embeddings=[tmp_path / f"{name}.safetensors" for name in names])
     with pytest.raises(UsageError, match="two embeddings"):
         load_model(sd, embeddings=[path, path])
     with pytest.raises(UsageError, match="embeddings must be"):
