@@ -119,11 +119,11 @@ def edits(model: Model) -> dict[str, dict[str, dict[str, float]]]:
     spec.loader.exec_module(gallery)
     tasks, found = gallery.tasks(), {}
     for name, entry in METHODS.items():
-        if name == "auto" or not set(COMPARED) <= set(entry.inversions):  # auto runs the others
+        if name == "auto" or not set(COMPARED) <= set(entry.starts):  # auto runs the others
             continue
         found[name] = {
             inversion: mean([edited(gallery, model, task, name, inversion) for task in tasks])
-            for inversion in dict.fromkeys([*COMPARED, entry.inversions[0]])
+            for inversion in dict.fromkeys([*COMPARED, entry.default_inversion])
         }
         print(name, json.dumps(found[name]), flush=True)
     return found
@@ -203,7 +203,7 @@ def page(report: dict[str, Any]) -> str:
         if name not in INVERSIONS:
             continue
         one, guided = by_scale["1"], by_scale["7.5"]
-        serves = [method for method, entry in METHODS.items() if name in entry.inversions]
+        serves = [method for method, entry in METHODS.items() if name in entry.starts]
         cells = [
             f"`{name}`",
             f"{one['evaluations']:g} / {guided['evaluations']:g}",
@@ -254,7 +254,7 @@ distance are those to the exact target. `auto` runs some of these methods and is
 
 - Prompt-to-Prompt reads the source's attention maps: with `direct` these are the picture's own. MasaCtrl, Plug-and-Play
   and DiffEdit read the trajectory of either inversion, and DDIB reads only its end: the edited picture is the same, bit
-  for bit. Under a mask, outside of which the source branch stays, Prompt-to-Prompt and DDIB gain as their source does.
+  for bit. Outside a mask the image stays with either.
 - The guidance of the source branch is 1 with `direct`, too. Its prediction is replaced by the trajectory, and what is
   read from it is computed before guidance is applied, so that the edits at 1 and at the model's own guidance are the
   same, bit for bit; the replay alone costs half at 1.
@@ -271,7 +271,7 @@ def edit_rows(methods: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     rows = ["| method | from | PSNR | perceptual distance | source comes back |", "|---|---|---|---|---|"]
     for name, by_inversion in methods.items():
         for inversion, shown in by_inversion.items() if name in METHODS else ():
-            marked = " (default)" if inversion == METHODS[name].inversions[0] else ""
+            marked = " (default)" if inversion == METHODS[name].default_inversion else ""
             rows.append(
                 f"| {name} | `{inversion}`{marked} | {shown['psnr']:.2f} dB | {shown['perceptual']:.3f} |"
                 f" {shown['reconstruction_psnr']:.1f} dB |"

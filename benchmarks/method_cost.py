@@ -161,10 +161,10 @@ def processor() -> str:
 def _start(model: Model, clean: Tensor, name: str, steps: int) -> Inversion:
     """What the method starts from: its first inversion of the latents, or the latents themselves."""
     method, generator = METHODS[name], torch.Generator().manual_seed(0)
-    if not method.inversions:
+    if method.from_picture:
         timesteps = tuple(model.schedule.timesteps(steps))
         return Inversion("picture", torch.randn(clean.shape, generator=generator), timesteps, trajectory=clean[None])
-    entry = INVERSIONS[method.inversions[0]]
+    entry = INVERSIONS[method.default_inversion]
     scale = GUIDANCE if entry.source_guidance_scale is None else entry.source_guidance_scale
     made: Inversion = entry.function(
         model, clean, model.encode_prompt(SOURCE), guidance_scale=scale, num_inference_steps=steps, generator=generator

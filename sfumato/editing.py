@@ -260,23 +260,24 @@ def _choose_inversion(method: Method, name: str | None, inverted: Inversion | No
         InversionError: The method starts from the picture itself, and the inversion given holds none.
     """
     made = None if inverted is None else inverted.method
-    chosen = name or made or next(iter(method.inversions), "")
-    if chosen in method.inversions or chosen in ("", "drawn"):
-        return chosen if chosen in method.inversions else ""
-    if chosen == "picture" and method.inversions:
-        raise UsageError(
-            f"{method.name} needs an inversion, and what is given holds the picture's latents alone, as methods without"
-            f" one make it: leave it out, or give one of {', '.join(method.inversions)}"
-        )
-    if not method.inversions:
-        if chosen != "picture":
-            INVERSIONS[chosen]  # a name that is known
+    chosen = name or made or method.default_inversion
+    if chosen in ("", *STARTS):
+        if chosen == "picture" and not method.from_picture:
+            raise UsageError(
+                f"{method.name} needs an inversion, and what is given holds the picture's latents alone, as methods"
+                f" without one make it: leave it out, or give one of {', '.join(method.inversions)}"
+            )
+        return ""
+    entry = INVERSIONS[chosen]
+    if method.from_picture:
         if inverted is not None and inverted.trajectory is None and inverted.source_image is None:
             raise InversionError(
                 f"a {made} inversion without a trajectory holds no picture for {method.name}: give it too"
             )
         return ""
-    reason = method.refuses.get(chosen, f"{INVERSIONS[chosen].title} is not among those that it takes")
+    if chosen in method.inversions:
+        return chosen
+    reason = method.refuses.get(chosen, f"{entry.title} is not among those that it takes")
     takes = ", ".join(method.inversions)
     raise UsageError(f"{method.name} cannot start from inversion {chosen!r}: {reason}; it takes: {takes}")
 
@@ -284,7 +285,7 @@ def _choose_inversion(method: Method, name: str | None, inverted: Inversion | No
 def _unused_inversion(method: Method, name: str | None, inverted: Inversion | None) -> list[str]:
     """A note where a method that starts from the picture itself is given an inversion."""
     chosen = name or ("" if inverted is None or inverted.method in STARTS else inverted.method)
-    if method.inversions or not chosen:
+    if not method.from_picture or not chosen:
         return []
     what = f"inversion {chosen!r} is not run" if inverted is None else "only the latents of the inversion are used"
     return [f"{method.title} starts from the picture itself: {what}"]

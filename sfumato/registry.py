@@ -62,13 +62,28 @@ class Method(Entry):
     """An editing method as `METHODS` knows it.
 
     Attributes:
-        inversions: Names of the inversions that serve it, the default one first; empty: it starts from the picture
-            itself, of which any inversion holds the latents.
+        starts: Names of the inversions that it starts from, the default one first; empty: it starts from the picture
+            itself.
         refuses: Why each of the other inversions does not serve it, by its name.
     """
 
-    inversions: tuple[str, ...] = ()
+    starts: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def from_picture(self) -> bool:
+        """Whether it starts from the picture itself, so that it needs no inversion."""
+        return not self.starts
+
+    @property
+    def inversions(self) -> tuple[str, ...]:
+        """Names of the inversions that serve it, the default one first; any holds the latents of the picture itself."""
+        return self.starts or tuple(INVERSIONS)
+
+    @property
+    def default_inversion(self) -> str:
+        """The inversion to run where none is named; "" where none is needed."""
+        return next(iter(self.starts), "")
 
     @property
     def takes_mask(self) -> bool:
@@ -116,7 +131,7 @@ def method(
     inversions: tuple[str, ...] = ("ddim",),
     refuses: Mapping[str, str] | None = None,
 ) -> Callable[[Function], Function]:
-    """Registers the decorated function as an editing method; see `Method` for the fields."""
+    """Registers the decorated function as an editing method; see `Method` for the fields, `inversions` are `starts`."""
 
     def register(function: Function) -> Function:
         options = parameters(function)

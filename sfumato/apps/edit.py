@@ -166,7 +166,7 @@ def edit(
         if start is None and inversion in (None, known["inversion"]):
             inversion = inversion_then = known["inversion"] or None
     if inversion_settings or inversion is not None:
-        chosen = INVERSIONS[inversion or next(iter(entry.inversions), "")]
+        chosen = INVERSIONS[inversion or entry.default_inversion]
         inversion_options = parse_options(chosen, inversion_settings, flag="--set-inversion")
         if recipe is not None and inversion_then is not None:
             inversion_options = recipe.options(chosen, "inversion_options", inversion_options, "--set-inversion")

@@ -43,8 +43,8 @@ def edit_configurations(
     served = False
     for name in names:
         entry = METHODS[name]
-        if not inversions or not entry.inversions:
-            found.append(Configuration(name, next(iter(entry.inversions), "")))
+        if not inversions or entry.from_picture:
+            found.append(Configuration(name, entry.default_inversion))
             continue
         taken = [one for one in entry.inversions if (one not in SLOW if every else one in inversions)]
         served = served or bool(taken)

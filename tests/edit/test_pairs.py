@@ -16,9 +16,9 @@ from sfumato.registry import INVERSIONS, METHODS
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 STEPS = 2
 PAIRS = [(method, inversion) for method in METHODS for inversion in INVERSIONS]
-FROM_THE_PICTURE = [name for name in METHODS if not METHODS[name].inversions]
-REFUSED = [(m, i) for m, i in PAIRS if METHODS[m].inversions and i not in METHODS[m].inversions]
-SERVED = [(m, i) for m, i in PAIRS if i in METHODS[m].inversions]
+FROM_THE_PICTURE = [name for name in METHODS if METHODS[name].from_picture]
+REFUSED = [(m, i) for m, i in PAIRS if i not in METHODS[m].inversions]
+SERVED = [(m, i) for m, i in PAIRS if i in METHODS[m].starts]
 # Where the source comes back by construction: pinned, or replayed by an exact rule
 EXACT = {"direct", "bdia", "edit-friendly", "dpm-encoder"}
 QUICK: dict[str, dict[str, Any]] = {
