@@ -6,11 +6,22 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from threading import RLock
+
+_turn = RLock()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[list[str]]:
-    """Keeps diffusers and transformers from writing to the terminal; yields what they would have written."""
+    """Keeps diffusers and transformers from writing to the terminal; yields what they would have written.
+
+    One thread at a time: what is changed belongs to the process, and must be put back in the right order.
+    """
+    with _turn:
+        yield from _quiet()
+
+
+def _quiet() -> Iterator[list[str]]:
     import transformers.utils.logging as transformers_logging
     from diffusers.utils import logging as diffusers_logging
 
