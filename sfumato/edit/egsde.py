@@ -39,7 +39,7 @@ from sfumato.errors import UsageError
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, method
-from sfumato.samplers.draws import Generators, draw_noise, streams
+from sfumato.samplers.draws import Generators, draw_noise, for_branches, streams
 from sfumato.samplers.loop import Guide, Layout, OnStep, guided_output
 from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
@@ -128,7 +128,7 @@ def egsde(
     if experts:
         rows = Rows(
             model, edited.flatten(0, 1), source_prompt, [text for text in target_prompts for _ in clean], encoder,
-            generator=streams(generator, len(clean)) * len(branches),
+            generator=for_branches(streams(generator, len(clean)), len(branches)),
         )  # fmt: skip
         terms += experts_of(experts, rows)
     guide = energy_guide(clean, terms, start, generator=generator, noise=reference_noise) if terms else None

@@ -28,7 +28,7 @@ from sfumato.inversion.noise_maps import noise_map_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, method
-from sfumato.samplers.draws import Generators, draw_noise, streams
+from sfumato.samplers.draws import Generators, draw_noise, for_branches, streams
 from sfumato.samplers.loop import OnStep
 from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
@@ -116,7 +116,7 @@ def langevin_edit(
         negative_prompt: What guidance leads away from, with prompt "target".
         guidance_scale: Of the model with prompt "target"; else it draws unguided, as it encoded.
         source_guidance_scale: Of the picture that is drawn from noise; None: as `guidance_scale`.
-        generator: Draws the code and the noise of the Langevin steps.
+        generator: Draws the code and the noise of the Langevin steps, the same for all targets of an image.
         on_step: Called after every step of the sampler, in every round, with the edited branches.
         watch: Progress and cancellation.
         energy, encoder, prompt, start, num_langevin_steps, step_size, prior_weight, code_steps, strength, eta, views,
@@ -139,17 +139,18 @@ def langevin_edit(
     count, images = len(target_prompts), len(clean)
     texts = [text for text in target_prompts for _ in range(images)]  # (target, image) on one axis
     generators = streams(generator, images)
-    rows = Rows(model, clean.repeat(count, 1, 1, 1), source_prompt, texts, encoder, views, generators * count)
+    encoder_noise = draw_noise((steps - first, *clean.shape), generators, clean)
+    drawn = draw_noise((steps - first + 1, *clean.shape), generators, clean) if start == "drawn" else None
+    generators = for_branches(generators, count)
+    rows = Rows(model, clean.repeat(count, 1, 1, 1), source_prompt, texts, encoder, views, generators)
     energies = energies_of(energy, rows)
 
     told = {"none": "", "source": source_prompt, "target": source_prompt}[prompt]
     encoded = noise_map_inversion(
         model, clean, model.encode_prompt(told), draws="posterior", eta=eta, num_inference_steps=steps,
-        start_index=first, generator=generators, watch=watch,
+        start_index=first, noise=encoder_noise, watch=watch,
     )  # fmt: skip
-    code = code_of(encoded)
-    if start == "drawn":
-        code = draw_noise(code.shape, generators, code)
+    code = code_of(encoded) if drawn is None else drawn
     branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
     condition, negative = model.encode_prompt(told), None
     if prompt == "target":
@@ -169,7 +170,7 @@ def langevin_edit(
 
     found = langevin(
         code.repeat(1, count, 1, 1, 1), measured, energies, num_langevin_steps=num_langevin_steps,
-        step_size=step_size, prior_weight=prior_weight, generator=generators * count, watch=watch,
+        step_size=step_size, prior_weight=prior_weight, generator=generators, watch=watch,
         metric=WeightedSum(tuple(energies)) if keep == "best" else None,
     )  # fmt: skip
     edited = with_source(clean, found.images.unflatten(0, (count, images)), branches)

@@ -29,10 +29,21 @@ def streams(generator: Generators, images: int) -> list[torch.Generator | None]:
         return list(generator)
     if images == 1:
         return [generator]
-    ahead = torch.Generator(generator.device)
-    ahead.set_state(generator.get_state())
+    ahead = _copy(generator)
     seeds = torch.randint(2**62, (images - 1,), generator=ahead, device=ahead.device).tolist()
     return [generator, *(torch.Generator(generator.device).manual_seed(seed) for seed in seeds)]
+
+
+def for_branches(generators: Sequence[torch.Generator | None], branches: int) -> list[torch.Generator | None]:
+    """A generator for each row (branch, image): from now on every branch draws what the first one does."""
+    copies = [None if generator is None else _copy(generator) for _ in range(branches - 1) for generator in generators]
+    return [*generators, *copies]
+
+
+def _copy(generator: torch.Generator) -> torch.Generator:
+    copied = torch.Generator(generator.device)
+    copied.set_state(generator.get_state())
+    return copied
 
 
 def draw_noise(shape: Sequence[int], generator: Generators, like: Tensor) -> Tensor:

@@ -75,15 +75,19 @@ def test_a_batch_of_inversions_draws_as_single_runs_do(toy_model: Any, clean: Te
     assert not torch.allclose(both.noise[0] - clean[0], both.noise[1] - clean[1], atol=1e-2)
 
 
-def test_several_targets_of_an_image_do_not_change_with_the_batch(toy_model: Any, clean: Tensor) -> None:
-    def run(latents: Tensor, generators: list[torch.Generator]) -> Any:
+def test_the_targets_of_an_image_draw_as_each_would_alone(toy_model: Any, clean: Tensor) -> None:
+    targets = [TARGET, SOURCE]
+
+    def run(latents: Tensor, generators: list[torch.Generator], targets: list[str]) -> Any:
         source = inverted(toy_model, "picture", latents, generators)
-        options: dict[str, Any] = {"energy": "stay-near", "num_langevin_steps": 1, "start": "drawn"}
+        options: dict[str, Any] = {"energy": "stay-near", "num_langevin_steps": 2, "prompt": "target"}
         return METHODS["langevin"].function(
-            toy_model, source, source_prompt=SOURCE, target_prompts=[TARGET, SOURCE], generator=generators, **options
+            toy_model, source, source_prompt=SOURCE, target_prompts=targets, generator=generators, **options
         ).latents  # fmt: skip
 
-    close(run(clean, seeded()), [run(clean[[k]], [seeded()[k]]) for k in range(2)], axis=1)
+    both = run(clean, seeded(), targets)
+    close(both, [run(clean[[k]], [seeded()[k]], targets) for k in range(2)], axis=1)
+    close(both[1:], [run(clean, seeded(), [target])[1:] for target in targets], axis=0)
 
 
 def test_a_batch_of_translations_gives_what_single_runs_give(toy_model: Any, clean: Tensor) -> None:
