@@ -80,14 +80,15 @@ def folder_written_whole(path: str | os.PathLike[str], error: type[SfumatoError]
     files replace the old ones one by one, so that at no time a file is missing.
 
     Args:
-        path: Where to. The folder around it exists; its files have been written with `written_whole`.
+        path: Where to; the folder around it exists.
         error: What is raised, as in `written_whole`.
     """
     with _said(path, error):
         target = Path(path).resolve()
         with _part(target.parent, is_folder=True) as part:
             yield part
-            _flush(part)
+            for inside in [*part.rglob("*"), part]:
+                _flush(inside)
             if not target.exists():
                 part.rename(target)
             elif not _exchange(part, target):
@@ -283,9 +284,10 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _move_files(source: Path, target: Path) -> None:
-    names = {path.name for path in source.iterdir()}
+    names = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
     for name in sorted(names):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).replace(target / name)
-    for path in target.iterdir():
-        if path.name not in names:
+    for path in [*target.rglob("*")]:
+        if path.is_file() and path.relative_to(target) not in names:
             path.unlink()

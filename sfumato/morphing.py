@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
 
 import sfumato
 from sfumato.arguments import boundary
@@ -24,6 +23,7 @@ from sfumato.images import Fit, ImageSource, faded, lifted, to_images
 from sfumato.metrics.distance import Distance, PixelDistance
 from sfumato.models.base import Model
 from sfumato.morph.distances import PIXEL_NOTE, load_distance
+from sfumato.morph.drawing import drawing
 from sfumato.morph.legs import at_one_pace
 from sfumato.morph.path import Ends, Frames, MorphPath
 from sfumato.morph.spacing import SPACINGS, Spaced
@@ -32,7 +32,7 @@ from sfumato.picture import Picture, read_picture
 from sfumato.registry import MORPHS, MorphMethod, recorded
 from sfumato.results import MorphResult
 from sfumato.samplers.turns import taking_turns
-from sfumato.samplers.watch import Progress, Watch, progress_bar
+from sfumato.samplers.watch import Watch, progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,8 +41,6 @@ Number = TypeVar("Number", int, float)
 
 ENCODE_STEPS = 20
 """With `emoji` they bring the twelve bundled pictures back 2 to 4 dB nearer, in 1.3 s of one thread each."""
-DRAWS_A_FRAME = 6
-"""The most frames that a spacing draws for each that it keeps, where it is not told; what progress is shown against."""
 
 
 @boundary()
@@ -221,15 +219,6 @@ def morph(
     )
 
 
-def drawing(
-    model: Model, path: MorphPath, spacing: str, options: Mapping[str, Any], num_frames: int, *, watch: Watch
-) -> Frames:
-    """The frames of a path, each drawn once and told to the watch."""
-    most = num_frames if spacing == "even" else options.get("max_draws") or DRAWS_A_FRAME * num_frames
-    told = watch.during("drawing frames" if spacing == "even" else "drawing frames (at most)")
-    return Frames(replace(path, draw=_reporting(path.draw, most, told)), model.decode_latents, watch=told)
-
-
 def distance_notes(asked: str | Distance | None, measure: Distance) -> list[str]:
     """What to tell a user who left the choice of the distance to us."""
     return [PIXEL_NOTE] if asked is None and isinstance(measure, PixelDistance) else []
@@ -349,25 +338,6 @@ def _far_end(k: int, got: float, ceiling: float) -> str:
         else "describe it better, use more steps, or less guidance"
     )
     return f"picture {k + 1} does not come back in its frame (PSNR {got:.1f} dB): {remedy}"
-
-
-def _reporting(
-    draw: Callable[[Sequence[float]], Tensor], most: int, watch: Watch
-) -> Callable[[Sequence[float]], Tensor]:
-    """The same, telling how many frames were drawn so far."""
-    drawn = 0
-
-    def told(weights: Sequence[float]) -> Tensor:
-        nonlocal drawn
-        if watch.progress is not None and drawn == 0:
-            watch.progress(Progress(watch.stage, 0, most))
-        frames = draw(weights)
-        drawn += len(weights)
-        if watch.progress is not None:
-            watch.progress(Progress(watch.stage, drawn, max(most, drawn)))
-        return frames
-
-    return told
 
 
 def _numbered(watch: Watch, k: int, count: int) -> Watch:

@@ -21,9 +21,10 @@ from sfumato.metrics.distance import Distance
 from sfumato.models.base import Condition, Model, Tokenizer
 from sfumato.models.prompt_syntax import plain_text
 from sfumato.morph.distances import load_distance
+from sfumato.morph.drawing import drawing
 from sfumato.morph.path import MorphPath
 from sfumato.morph.spacing import SPACINGS
-from sfumato.morphing import distance_notes, drawing
+from sfumato.morphing import distance_notes
 from sfumato.registry import METHODS, Method, recorded
 from sfumato.results import EditResult, MorphResult
 from sfumato.samplers.turns import taking_turns

@@ -10,13 +10,14 @@ import copy
 import hashlib
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from sfumato.files import folder_written_whole
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -72,8 +73,7 @@ def export_pipeline(
         return copy.deepcopy(model).to("cpu", torch.float16).requires_grad_(False)
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".weights-") as scratch:
-        fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
+    with folder_written_whole(target) as fresh:
         pipeline = StableDiffusionPipeline(
             vae=half(autoencoder),
             text_encoder=half(text_encoder),
@@ -101,6 +101,3 @@ def export_pipeline(
             if file.is_file():
                 file.chmod(0o644)
         write_checksums(fresh)
-        if target.exists():
-            target.rename(old)
-        fresh.rename(target)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional
 
@@ -16,6 +16,7 @@ from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.pool import build_pool
 from sfumato.emoji.sheets import to_pixels
 from sfumato.emoji.world import STYLES, Concept, Scene
+from sfumato.files import write_whole
 
 
 class ResidualBlock(nn.Module):
@@ -149,10 +150,7 @@ def save_judge(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
         for key, value in model.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(state, partial, metadata)
-    partial.chmod(0o644)
-    partial.rename(path)
+    write_whole(path, save(state, metadata))
     write_checksums(path.parent)
 
 

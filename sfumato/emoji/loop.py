@@ -18,6 +18,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from sfumato.files import written_whole
+
 console = Console(highlight=False)
 
 
@@ -156,9 +158,8 @@ def train_loop(
             "step": step,
             "spent": spent,
         }
-        unfinished = checkpoint.with_suffix(".partial")
-        torch.save(state, unfinished)
-        unfinished.rename(checkpoint)
+        with written_whole(checkpoint) as part:
+            torch.save(state, part)
         log(average_figures or {})
 
     def log(figures: dict[str, float]) -> None:

@@ -19,6 +19,7 @@ from sfumato.emoji.world import (
     held_out_pairs,
     sample_scene,
 )
+from sfumato.files import written_whole
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,6 @@ def build_pool(
         for index, scene in enumerate(scenes):
             sprites[index] = renderer.sprite(scene, size)
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{random.SystemRandom().getrandbits(32):x}.npy")
-        np.save(partial, sprites)
-        partial.rename(file)
+        with written_whole(file) as part, part.open("wb") as stream:
+            np.save(stream, sprites)
     return Pool(np.load(file, mmap_mode="r"), scenes)
