@@ -163,7 +163,8 @@ class MorphResult:
         even_distances: The same at even weights, where they were measured on the way, else None.
         sources: The pictures as the model saw them.
         endpoint_psnr: Of the frame that stands for each source picture against it, dB.
-        ceiling_psnr: Of the autoencoder alone on each, dB: no end can be much better where frames are decoded latents.
+        ceiling_psnr: Of the autoencoder alone on each, dB: no end can be much better where frames are decoded latents;
+            infinite where nothing was encoded.
         recipe: Everything needed to repeat it; goes into saved files.
         cost: Network evaluations, seconds, peak memory.
         notes: What was done to the pictures, what the method and the spacing say, and warnings.

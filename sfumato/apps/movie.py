@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,15 +130,19 @@ def check_playing(
 
     Raises:
         UsageError: A value is out of range, or there are several holds, but not one for each image.
+        ImageError: Frames in between are asked for, and there is no ffmpeg.
     """
     from sfumato import checks
     from sfumato.images import Pace
+    from sfumato.images.ffmpeg import ffmpeg
 
     times: float | tuple[float, ...] = 0.5 if not hold else hold[0] if len(hold) == 1 else tuple(hold)
     pace = Pace(fps, times, bounce, easing.value)
     pace.check(path.suffix.lower())
     pace.played(len(images), loops=True, stops=range(len(images)), closed=images[0] == images[-1])
-    checks.whole("--inbetweens", inbetweens, low=0, high=31)
+    if checks.whole("--inbetweens", inbetweens, low=0, high=31):
+        ffmpeg()
+        replace(pace, fps=fps * (inbetweens + 1)).check(path.suffix.lower())
     checks.optional(lambda name, value: checks.whole(name, value, low=1, high=64))("--scale", scale)
     return Playing(pace, scale, inbetweens)
 
@@ -187,10 +192,11 @@ def report(result: MorphResult, path: Path, strip: Path | None, plot: Path | Non
 
     before = "" if result.even_distances is None else f" ({spread_of(result.even_distances):.2f} at even weights)"
     pairs = zip(result.endpoint_psnr, result.ceiling_psnr, strict=True)
-    ends = ", ".join(f"{got:.1f} dB ({best:.1f})" for got, best in pairs)
+    ends = ", ".join(f"{got:.1f} dB ({best:.1f})" for got, best in pairs) + " (the autoencoder alone)"
+    ends = ends if any(map(math.isfinite, result.ceiling_psnr)) else "exactly: nothing was encoded"
     rows = [("result", ", ".join(str(file) for file in (path, strip, plot) if file is not None))]
     rows.append(("frames", f"{len(result.images)}; largest step over mean {result.spread:.2f}{before}"))
-    rows += [("pictures come back", f"{ends} (the autoencoder alone)"), ("cost", str(result.cost))]
+    rows += [("pictures come back", ends), ("cost", str(result.cost))]
     table(rows)
     for text in result.notes:
         note(text)

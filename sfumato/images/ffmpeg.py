@@ -120,7 +120,10 @@ def stream_comment(path: Path) -> str | None:
         ImageError: There is no ffmpeg, or it cannot read the file.
     """
     kind = "matroska" if path.suffix.lower() == ".webm" else "mov"
-    command = [ffmpeg(), "-hide_banner", "-loglevel", "error", "-f", kind, "-i", f"file:{path}", "-f", "ffmetadata"]
+    command = [
+        ffmpeg(), "-hide_banner", "-loglevel", "error", "-protocol_whitelist", "file",
+        "-f", kind, "-i", f"file:{path}", "-f", "ffmetadata",
+    ]  # fmt: skip
     try:
         done = subprocess.run([*command, "-"], capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:

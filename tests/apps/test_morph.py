@@ -37,7 +37,7 @@ def morph(run: Any, toy: Path, cat: Path, dog: Path) -> Any:
 
 def test_morph_says_what_it_did(morph: Any) -> None:
     result = morph("-o", "out.gif", "--strip", "strip.png", "--plot", "plot.png", "-p", "a cat", "-p", "a dog")
-    for words in ("out.gif, strip.png, plot.png", "largest step over mean 1.00", "dB", "0 network evaluations"):
+    for words in ("out.gif, strip.png, plot.png", "largest step over mean 1.00", "exactly", "0 network evaluations"):
         assert words in result.stdout
     with Image.open("out.gif") as movie:
         assert (movie.size, getattr(movie, "n_frames", 1)) == ((256, 256), 5)
