@@ -272,8 +272,9 @@ class Recipe:
     def compare(self, model: Model) -> None:
         """Says what differs from then, so that the picture may differ too."""
         values = self.values
-        if model.name == values["model"] and model.revision != values["revision"]:
-            note(f"the model {model.name} has changed since: {values['revision']} then, {model.revision} now")
+        then, now = (revision.partition("+")[0] for revision in (values["revision"], model.revision))  # without parts
+        if model.name == values["model"] and then != now:
+            note(f"the model {model.name} has changed since: {then} then, {now} now")
         if values["sfumato"] != __version__:
             note(f"made with sfumato {values['sfumato']}, this is {__version__}; the picture may differ")
 

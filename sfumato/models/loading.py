@@ -105,7 +105,7 @@ def load_model(
         pipeline, found = load_folder(source, variant, chosen_dtype)
     else:
         pipeline, found = load_file(source, chosen_dtype, needs_vae=parts.vae is None)
-    notes = parts.apply(pipeline, str(name), chosen_dtype)
+    notes = parts.apply(pipeline, str(name))
     model = adapter_for(
         pipeline, name=str(name), revision=(commit or found) + parts.revision(), device=chosen_device,
         dtype=chosen_dtype, loras=[file.path.stem for file in parts.loras],

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from sfumato import checks
 from sfumato.errors import ModelError, UsageError
@@ -21,9 +21,6 @@ from sfumato.models.files import CONVERT, refuse_pickle, size_of
 from sfumato.models.lora import check_lora, lora_files
 from sfumato.models.lora_merge import merge_lora
 from sfumato.models.vae import check_vae, load_vae
-
-if TYPE_CHECKING:
-    import torch
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Lora: TypeAlias = "PathLike | tuple[PathLike, float]"
@@ -77,7 +74,7 @@ class Parts:
         marks += [f"+lora:{file.sha256[:16]}@{file.scale:g}" for file in self.loras]
         return "".join(marks)
 
-    def apply(self, pipeline: Any, name: str, dtype: torch.dtype | None) -> list[str]:
+    def apply(self, pipeline: Any, name: str) -> list[str]:
         """Changes a loaded pipeline; gives notes for the user.
 
         Raises:
@@ -87,7 +84,7 @@ class Parts:
             raise ModelError(f"{name} is an unconditional model: it takes no LoRA, no embedding and no other VAE")
         notes = []
         if self.vae is not None:
-            own, pipeline.vae = pipeline.vae, load_vae(self.vae.path, pipeline.vae, dtype)
+            own, pipeline.vae = pipeline.vae, load_vae(self.vae.path, pipeline.vae)
             factors = own.config.scaling_factor, pipeline.vae.config.scaling_factor
             if type(own) is type(pipeline.vae) and factors[0] != factors[1]:
                 notes.append(

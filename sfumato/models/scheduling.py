@@ -50,10 +50,17 @@ def read_scheduler(checked: Checked) -> dict[str, Any]:
 
 
 def build_scheduler(config: Mapping[str, Any]) -> Any:
-    """The diffusers scheduler of a config from `read_scheduler`."""
+    """The diffusers scheduler of a config from `read_scheduler`.
+
+    Raises:
+        ModelError: diffusers needs another package for it.
+    """
     import diffusers
 
-    return getattr(diffusers, config["_class_name"]).from_config(dict(config))
+    try:
+        return getattr(diffusers, config["_class_name"]).from_config(dict(config))
+    except ImportError as error:  # LMS needs scipy
+        raise ModelError(f"the scheduler {config['_class_name']} needs another package: {error}".strip()) from error
 
 
 def scheduler_class(pipeline: Any) -> str:

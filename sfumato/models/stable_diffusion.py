@@ -126,7 +126,7 @@ class StableDiffusion(Model):
         scale = torch.ones(rows) if condition.guidance is None else condition.guidance
         dim = int(self.unet.config.time_cond_proj_dim)
         half = dim // 2
-        frequencies = torch.exp(-math.log(10000.0) * torch.arange(half) / max(half - 1, 1)).to(self.device)
+        frequencies = torch.exp(torch.arange(half) * (-math.log(10000.0) / max(half - 1, 1))).to(self.device)
         angles = 1000.0 * (scale.to(self.device, torch.float32) - 1.0)[:, None] * frequencies
         embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
         return torch.nn.functional.pad(embedding, (0, dim - 2 * half)).to(self.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sfumato.errors import ModelError
 from sfumato.models.files import parse_json, read_header
@@ -13,9 +13,6 @@ from sfumato.models.folder import check_part, laid_out
 from sfumato.models.identify import refuse_foreign
 from sfumato.models.layout import CLASSES, INDEX
 from sfumato.models.quiet import quiet
-
-if TYPE_CHECKING:
-    import torch
 
 _BASE = "diffusion_pytorch_model"
 
@@ -46,13 +43,12 @@ def check_vae(path: Path) -> tuple[Path, list[Path]]:
     return path, [path]
 
 
-def load_vae(path: Path, own: Any, dtype: torch.dtype | None) -> Any:
+def load_vae(path: Path, own: Any) -> Any:
     """Loads an autoencoder in place of a model's own one.
 
     Args:
         path: From `check_vae`.
         own: The model's autoencoder; a single file takes its configuration, scaling factor included.
-        dtype: As for `load_model`.
 
     Raises:
         ModelError: It does not fit the model.
@@ -62,17 +58,16 @@ def load_vae(path: Path, own: Any, dtype: torch.dtype | None) -> Any:
         with quiet() as messages:
             import diffusers
 
-            options = {"torch_dtype": dtype, "local_files_only": True}
             if path.is_dir():
                 part = check_part(path, _BASE)
                 kind = parse_json(path / "config.json", part.configs["config.json"])["_class_name"]
                 with laid_out({"": part}) as folder:
-                    vae = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True, **options)
+                    vae = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True, local_files_only=True)
             else:
                 with tempfile.TemporaryDirectory(prefix="sfumato-") as folder:
                     config = {"_class_name": "AutoencoderKL", **_plain(own.config)}
                     (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
-                    vae = diffusers.AutoencoderKL.from_single_file(str(path), config=folder, **options)
+                    vae = diffusers.AutoencoderKL.from_single_file(str(path), config=folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{misfit} ({first[:300]})") from error

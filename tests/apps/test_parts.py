@@ -83,3 +83,16 @@ def test_every_command_takes_them(command: str, run: Run) -> None:
 def test_a_missing_lora_is_told_before_the_model_is_loaded(run: Run, toy: Path) -> None:
     said = run("generate", "a cat", "--model", toy, "--lora", "gone.safetensors:0.5", code=1).stderr
     assert "there is no LoRA file gone.safetensors" in said
+
+
+def test_a_hub_model_with_a_lora_keeps_its_commit() -> None:
+    from sfumato.apps.recipe import Recipe
+
+    commit = "0123456789" * 4
+    for revision, known in (
+        (commit, commit),
+        (f"{commit}+lora:ab@1", commit),
+        (f"{commit}0", None),
+        ("sha256:ab", None),
+    ):
+        assert Recipe(Path("a.png"), {"revision": revision}).commit == known

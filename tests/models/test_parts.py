@@ -201,6 +201,7 @@ def test_another_autoencoder_takes_the_place_of_the_models_own(sd: Path, tmp_pat
             torch.testing.assert_close(value, other.vae.state_dict()[key], msg=str(given))
         assert model.vae.config.scaling_factor == 0.18215
         assert set(model.parts) == {"vae"}
+    assert load_model(sd, device="cpu", dtype="bf16", vae=folder).vae.dtype == torch.bfloat16
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert load_model(sd, device="cpu", vae=str(folder)).parts["vae"] == {"path": str(folder), "sha256": digest}
 
