@@ -133,7 +133,8 @@ def test_costs_what_the_docstring_says(toy_model: Any, options: Any, rows: int) 
 
 def test_batches_equal_single_runs(toy_model: Any) -> None:
     source = friendly(toy_model, images=2)
-    whole = run(toy_model, source, TARGET, "a photo of a hat")
+    # at this quantile no value lies so close to the threshold that rounding decides
+    whole = run(toy_model, source, TARGET, "a photo of a hat", quantile=0.5)
     assert whole.branches == ("source", "target-1", "target-2")
     assert source.trajectory is not None
     assert source.noise_maps is not None
@@ -145,7 +146,7 @@ def test_batches_equal_single_runs(toy_model: Any) -> None:
             noise_maps=source.noise_maps[:, k : k + 1],
         )
         for row, target in enumerate((TARGET, "a photo of a hat"), start=1):
-            assert far(whole.latents[[0, row], k], run(toy_model, one, target).latents[:, 0]) < 1e-4
+            assert far(whole.latents[[0, row], k], run(toy_model, one, target, quantile=0.5).latents[:, 0]) < 1e-4
 
 
 def test_drawn_pictures(toy_model: Any) -> None:
