@@ -60,7 +60,8 @@ def written_whole(path: str | os.PathLike[str], error: type[SfumatoError] = Usag
         with _part(target.parent) as part:
             rights = part.stat().st_mode
             yield part
-            part.chmod(rights)
+            with contextlib.suppress(PermissionError):  # some file systems know no rights
+                part.chmod(rights)
             _flush(part)
             part.replace(target)
             _flush(target.parent)

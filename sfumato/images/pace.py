@@ -59,7 +59,7 @@ class Pace:
 
         Args:
             count: How many frames there are.
-            loops: After the last one shown the first follows by itself.
+            loops: After the last one shown the first follows by itself; else a bounce ends where it began.
             stops: Which frames are images that stand still, ascending; None: the first and the last.
             closed: The last frame shows what the first one shows: it is left out, so that the first one, which follows
                 it, is not there twice.

@@ -117,7 +117,7 @@ def save_movie(
         closed = len(frames) > 2 and shown[0].tobytes() == shown[-1].tobytes()
     timeline = pace.played(
         (len(frames) - 1) * times + 1,
-        loops=suffix not in FFMPEG_MOVIES,
+        loops=True,
         stops=[k * times for k in stops],
         closed=closed,
     )

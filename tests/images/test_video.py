@@ -161,7 +161,7 @@ def test_a_smooth_stream_is_fine_enough_to_show_it(tmp_path: Path) -> None:
 
 def test_held_ends_of_an_mp4(tmp_path: Path) -> None:
     path = save_movie(frames(count=3), tmp_path / "morph.mp4", pace=Pace(fps=10, hold=0.5, bounce=True))
-    assert len(decoded(path)) == 5 + 1 + 5 + 1 + 5
+    assert len(decoded(path)) == 5 + 1 + 5 + 1  # and then the first one again, once
 
 
 @pytest.mark.parametrize(

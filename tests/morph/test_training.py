@@ -25,10 +25,12 @@ PROMPTS = ["a cat", "a dog"]
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
-    """Ctrl-C raises, also where the tests run in the background of a shell, which makes processes deaf to it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Ctrl-C and SIGTERM raise, also where a shell runs the tests in the background, deaf to Ctrl-C."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def clean(images: int = 2, seed: int = 0) -> Tensor:
@@ -276,8 +278,9 @@ def test_an_interrupted_run_comes_to_the_same_numbers(
             assert torch.equal(found.condition.prompt_embeds, whole.condition.prompt_embeds)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_waits_for_the_end_of_an_update(
-    toy_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy_model: Model, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slot, whole = Slot(Store(tmp_path), "run"), tune(toy_model, clean())
     original, calls = torch.optim.AdamW.step, []
@@ -285,7 +288,7 @@ def test_ctrl_c_waits_for_the_end_of_an_update(
     def step(self: Any, *arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
-            interrupt()
+            signal.raise_signal(number)
         return original(self, *arguments)
 
     with monkeypatch.context() as patch:
@@ -295,7 +298,7 @@ def test_ctrl_c_waits_for_the_end_of_an_update(
     kept = slot.load()
     assert kept is not None
     assert kept[1] == {"done": 2, "iterations": 3}
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is signal.default_int_handler
     assert all_equal(tune(toy_model, clean(), slot=slot).lora, whole.lora)
 
 
