@@ -12,20 +12,27 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sfumato import checks
 from sfumato.attention.align import chunk_length, token_ids
 from sfumato.edit.sentences import Writer, template_sentences
 from sfumato.errors import DirectionError, UsageError
+from sfumato.json_input import check_fields
 from sfumato.models.base import Condition, Model
 from sfumato.tensorfile import Kind, is_kind, load_tensors, save_tensors
 
-_KIND = Kind("direction", "make one with `sfumato direction make` or Direction.save", "make it again", DirectionError)
+KIND = Kind("direction", "make one with `sfumato direction make` or Direction.save", "make it again", DirectionError)
+_FIELDS: Mapping[str, checks.Check] = {
+    **dict.fromkeys(("fingerprint", "source", "target", "name", "model"), checks.text),
+    "sentences": partial(checks.listed, check=partial(checks.whole, low=0), fewest=2, most=2),
+}
 _BATCH = 32
 MOST_SENTENCES = 100_000
 
@@ -70,7 +77,17 @@ class Direction:
             )
 
     def apply(self, condition: Condition, scale: float = 1.0) -> Condition:
-        """Adds it to every row of a condition, to the first chunk of long prompts."""
+        """Adds it to every row of a condition, to the first chunk of long prompts.
+
+        Raises:
+            DirectionError: The condition's embeddings have another shape.
+        """
+        wanted, ours = condition.prompt_embeds.shape, self.embeds.shape
+        if ours[1] > wanted[1] or ours[2] != wanted[2]:
+            raise DirectionError(
+                f"the direction {self.name!r} has {ours[1]} tokens of {ours[2]} channels, the model's embeddings"
+                f" {wanted[1]} of {wanted[2]}: make it again with this model"
+            )
         embeds = condition.prompt_embeds.clone()
         embeds[:, : self.embeds.shape[1]] += scale * self.embeds.to(embeds)
         pooled = condition.pooled_embeds
@@ -123,7 +140,7 @@ class Direction:
         """
         tensors = {"embeds": self.embeds} | ({} if self.pooled is None else {"pooled": self.pooled})
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("embeds", "pooled")}
-        return save_tensors(path, tensors, plain, _KIND)
+        return save_tensors(path, tensors, plain, KIND)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Direction:
@@ -132,17 +149,25 @@ class Direction:
         Raises:
             DirectionError: The file is missing, damaged, or no direction.
         """
-        tensors, plain = load_tensors(path, _KIND)
-        try:
-            pooled = tensors.get("pooled")
-            return cls(tensors["embeds"], pooled, **{**plain, "sentences": tuple(plain["sentences"])})
-        except (KeyError, TypeError) as error:
-            raise DirectionError(f"{path} is damaged ({error}): {_KIND.again}") from error
+        tensors, values = load_tensors(path, KIND)
+        what = f"the direction {path}"
+        plain = check_fields(values, _FIELDS, what=what, remedy=KIND.again, error=DirectionError)
+        for name, axes in (("embeds", 3), ("pooled", 2)):
+            tensor = tensors.get(name)
+            if tensor is None and name == "pooled":
+                continue
+            if tensor is None or tensor.ndim != axes or len(tensor) != 1 or not tensor.is_floating_point():
+                raise DirectionError(
+                    f"{what} is damaged ({name} is missing or no numbers of {axes} axes): {KIND.again}"
+                )
+            if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
+                raise DirectionError(f"{what} is damaged ({name} holds no finite numbers): {KIND.again}")
+        return cls(tensors["embeds"], tensors.get("pooled"), **{**plain, "sentences": tuple(plain["sentences"])})
 
     @staticmethod
     def is_one(path: str | os.PathLike[str]) -> bool:
         """Whether a file says that it holds a direction, damaged or not."""
-        return is_kind(path, _KIND)
+        return is_kind(path, KIND)
 
     def _with(self, other: Direction, factor: float, name: str) -> Direction:
         if self.fingerprint != other.fingerprint:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sfumato.edit.directions import Direction, direction_between, make_direction, mean_embedding
+from sfumato.edit.directions import KIND, Direction, direction_between, make_direction, mean_embedding
 from sfumato.edit.sentences import changed_words, read_sentences, template_sentences
 from sfumato.errors import DirectionError, UsageError
 from sfumato.models.base import Condition
+from sfumato.tensorfile import save_tensors
 
 CATS = ["a cat", "a photo of a cat on the house", "the cat face"]
 DOGS = ["a dog", "a photo of a dog"]
@@ -204,3 +205,26 @@ def test_rows_are_led_alike(toy_model: Any) -> None:
     way, both = few(toy_model, "cat", "dog"), toy_model.encode_prompt(["a cat", "a hat"])
     one = way.apply(Condition(both.prompt_embeds[1:]))
     assert torch.allclose(way.apply(both).prompt_embeds[1:], one.prompt_embeds)
+
+
+@pytest.mark.parametrize("change", ["name", "fingerprint", "sentences", "evil", "embeds", "infinite", "lacks"])
+def test_types_in_files_are_checked(change: str, toy_model: Any, tmp_path: Path) -> None:
+    way = few(toy_model, "cat", "dog")
+    wrong: dict[str, Any] = {"name": 5, "fingerprint": 5, "sentences": 5, "evil": 1}
+    tensors: dict[str, Any] = {"embeds": way.embeds}
+    plain = {name: getattr(way, name) for name in ("fingerprint", "source", "target", "name", "sentences", "model")}
+    if change in wrong:
+        plain[change] = wrong[change]
+    else:
+        tensors = {
+            "embeds": {"embeds": way.embeds[0]}, "infinite": {"embeds": way.embeds + float("inf")}, "lacks": {}
+        }[change]  # fmt: skip
+    path = save_tensors(tmp_path / "way.safetensors", tensors, plain, KIND)
+    with pytest.raises(DirectionError, match="the direction .* (is damaged|holds 'evil')"):
+        Direction.load(path)
+
+
+def test_a_direction_of_another_shape_is_refused(toy_model: Any) -> None:
+    way = few(toy_model, "cat", "dog")
+    with pytest.raises(DirectionError, match="77 tokens of 16 channels, the model's embeddings 77 of 32"):
+        replace(way, embeds=way.embeds[..., :16]).apply(toy_model.encode_prompt("a cat"))
