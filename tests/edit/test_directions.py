@@ -220,7 +220,7 @@ def test_types_in_files_are_checked(change: str, toy_model: Any, tmp_path: Path)
             "embeds": {"embeds": way.embeds[0]}, "infinite": {"embeds": way.embeds + float("inf")}, "lacks": {}
         }[change]  # fmt: skip
     path = save_tensors(tmp_path / "way.safetensors", tensors, plain, KIND)
-    with pytest.raises(DirectionError, match="the direction .* (is damaged|holds 'evil')"):
+    with pytest.raises(DirectionError, match=r"the direction .* (is damaged|holds 'evil')"):
         Direction.load(path)
 
 

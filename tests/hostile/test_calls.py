@@ -43,7 +43,7 @@ GENERATE = (
     "watch",
 )
 INVERT = ("image", "prompt", "method", *EDIT[4:13], "watch")
-LOAD = ("name", "device", "dtype", "revision", "variant", "loras")
+LOAD = ("name", "device", "dtype", "revision", "variant", "lora", "embeddings", "vae", "loras")
 
 
 def one_call(draw: random.Random, model: Any, image: Image.Image) -> tuple[str, Callable[[], Any]]:
