@@ -60,7 +60,12 @@ def _inverted(name: str, value: Any) -> Inversion:
 
 
 def _watch(name: str, value: Any) -> Watch:
-    return checks.instance(name, value, Watch, "a sfumato.Watch")
+    watch = checks.instance(name, value, Watch, "a sfumato.Watch")
+    for part in ("progress", "cancelled", "preview"):
+        if getattr(watch, part) is not None and not callable(getattr(watch, part)):
+            raise checks.refuse(f"{name}.{part}", "a function, or None", getattr(watch, part))
+    checks.whole(f"{name}.preview_every", watch.preview_every, low=1)
+    return watch
 
 
 def num_frames(name: str, value: Any) -> int:
@@ -148,8 +153,8 @@ def boundary(**own: Check) -> Callable[[Callable[Given, Returned]], Callable[Giv
     return decorate
 
 
-def check_arguments(verb: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for arguments that are handed on to another verb, which has the rest of them."""
+def check_arguments(verb: str, /, **arguments: Any) -> dict[str, Any]:
+    """The same for some arguments of a verb that is called later, when a model is loaded."""
     table = _TABLES[verb]
     return {name: table[name](name, value) if name in table else value for name, value in arguments.items()}
 

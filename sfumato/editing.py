@@ -86,7 +86,7 @@ def edit(
         guidance_scale: Strength of the target prompt, at least 1 (1 = off); None: the model's own choice.
         source_guidance_scale: Guidance of the source branch; None: what the inversion of a real picture needs for it
             to come back (1 for most), or what `inverted` was made for; as `guidance_scale` for a drawn picture.
-        seed: Of all draws.
+        seed: Of all draws; -1: a random one, which the recipe records.
         size: (width, height) in pixels; None: the picture's own.
         fit: What may be done when the picture does not fit the model: "crop", "pad" or "resize".
         background: Colour under transparent pixels.

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sfumato import checks
 from sfumato.errors import SfumatoError, UsageError
 
 try:
@@ -33,12 +34,16 @@ _swept: set[Path] = set()
 
 
 def at_home(path: str | os.PathLike[str]) -> Path:
-    """The path, `~` at its beginning being the home folder (of a user that is there)."""
-    path = Path(path)
+    """The path, `~` at its beginning being the home folder (of a user that is there).
+
+    Raises:
+        UsageError: It is no path.
+    """
+    found = Path(checks.path("path", path))
     try:
-        return path.expanduser()
+        return found.expanduser()
     except RuntimeError:
-        return path
+        return found
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def generate(
         num_inference_steps, guidance_scale: None: the model's own choice.
         eta: 0 = DDIM, 1 = DDPM, in [0, 1].
         seed: Of all draws of the first image; each further image has the next seed, so that it is the same whatever it
-            is drawn together with.
+            is drawn together with. -1: a random one, which the recipe records.
         size: (width, height) in pixels; None: what the model was trained at.
         watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
 

@@ -106,6 +106,6 @@ def invert(
     source_psnr, ceiling_psnr = image_psnr(reconstruction, source), image_psnr(ceiling, source)
     notes = [*told, *picture.notes]
     if source_psnr < LOW_PSNR:
-        notes.append(low_psnr_note(source_psnr, ceiling_psnr, guidance, suits))
+        notes.append(low_psnr_note(source_psnr, ceiling_psnr, guidance, entry.source_guidance_scale))
         warnings.warn(notes[-1], stacklevel=3)  # past the boundary
     return InvertResult(inversion, source, reconstruction, recipe, cost, source_psnr, ceiling_psnr, tuple(notes))

@@ -87,7 +87,7 @@ def morph(
             None: the best that is there.
         negative_prompt: What guidance leads away from.
         num_inference_steps, guidance_scale: None: the method's own choice, else the model's.
-        seed: Of all draws.
+        seed: Of all draws; -1: a random one, which the recipe records.
         size: (width, height) in pixels; None: the first picture's own.
         fit: What may be done when a picture does not fit the model or the first picture: "crop", "pad" or "resize".
         background: Colour under transparent pixels.

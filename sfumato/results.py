@@ -249,7 +249,7 @@ class MorphResult:
 def numbered_paths(path: str | os.PathLike[str], count: int) -> list[Path]:
     """Where `count` pictures go: the path itself, then NAME-2, NAME-3, ... beside it."""
     first = at_home(path)
-    return [first, *(first.with_stem(f"{first.stem}-{k}") for k in range(2, count + 1))]
+    return [first, *(first.parent / f"{first.stem}-{k}{first.suffix}" for k in range(2, count + 1))]
 
 
 def save_all(images: Sequence[Image.Image], path: str | os.PathLike[str], recipe: Mapping[str, Any]) -> Path:

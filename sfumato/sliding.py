@@ -77,7 +77,7 @@ def slider(
         UsageError: An argument is wrong, or the method cannot be varied so.
         SfumatoError: What `edit` raises.
     """
-    arguments = check_arguments("edit", arguments)
+    arguments = check_arguments("edit", **arguments)
     entry = METHODS[method]
     if method == "auto":
         raise UsageError("auto chooses anew for every frame: take one method, such as the one that it chose")

@@ -79,7 +79,12 @@ class TranslateResult:
         return as_png([self.image])
 
 
-@boundary(source_prompt=checks.text, target_prompt=checks.text, reconstruct_source=checks.flag)
+@boundary(
+    source_prompt=checks.text,
+    target_prompt=checks.text,
+    reconstruct_source=checks.flag,
+    **{name: checks.optional(check) for name, check in _CHECKS.items()},
+)
 def translate(
     model_a: Model,
     model_b: Model,
@@ -119,7 +124,7 @@ def translate(
         refine_strength: How far SDEdit with the second model goes afterwards, in [0, 1]; cycle-diffusion only. None: 0.
         refine_repeats: How often; None: once.
         reconstruct_source: Also draw what the first model gives back, for one more evaluation a step.
-        seed: Of all draws.
+        seed: Of all draws; -1: a random one, which the recipe records.
         size, fit, background, watch: See `edit`.
 
     Raises:

@@ -62,7 +62,7 @@ def edit(
         typer.Option(help="Guidance of the source's own branch.", show_default="1, as --guidance for a drawn picture"),
     ] = None,
     negative: Annotated[str | None, typer.Option(help="What to lead away from.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all draws.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all draws; -1: a random one.", show_default="0")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods NAME."),
@@ -142,6 +142,7 @@ def edit(
 
     with working("starting"):
         from sfumato import editing
+        from sfumato.arguments import check_arguments
         from sfumato.inversion.result import Inversion
         from sfumato.registry import INVERSIONS, METHODS
 
@@ -176,18 +177,8 @@ def edit(
     if source_guidance is None and not (drawn_then and image is not None):
         source_guidance = known.get("source_guidance_scale")
 
-    name, revision = (model or "emoji", revision) if recipe is None else recipe.model(model, revision, variant)
-    added = (lora, embedding, vae) if recipe is None else recipe.parts(lora, embedding, vae)
-    loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
-    if recipe is not None:
-        recipe.compare(loaded)
-        if size is None:
-            recipe.check_size(loaded)
-        if given is None and image is not None:
-            recipe.check_image(image, loaded)
-    result = editing.edit(
-        loaded,
-        image,
+    arguments = check_arguments(
+        "edit",
         source_prompt=source,
         target_prompt=targets,
         method=method_name,
@@ -206,6 +197,16 @@ def edit(
         **_masking(known.get("mask") or {}, mask, mask_words, mask_threshold, mask_feather, mask_invert, mask_pixels),
         **options,
     )
+    name, revision = (model or "emoji", revision) if recipe is None else recipe.model(model, revision, variant)
+    added = (lora, embedding, vae) if recipe is None else recipe.parts(lora, embedding, vae)
+    loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
+    if recipe is not None:
+        recipe.compare(loaded)
+        if size is None:
+            recipe.check_size(loaded)
+        if given is None and image is not None:
+            recipe.check_image(image, loaded)
+    result = editing.edit(loaded, image, **arguments)
     if recipe is not None:
         recipe.compare_mask(result.recipe["mask"])
     result.save(path)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sfumato.apps.console import cost_fields, print_json, table
+from sfumato.apps.console import cost_fields, print_json, table, working
 from sfumato.apps.options import (
     AsJson,
     Device,
@@ -39,7 +39,7 @@ def generate(
     guidance: Guidance = None,
     negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
     eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="0 is DDIM, 1 is DDPM.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of all draws; -1: a random one.")] = 0,
     size: Size = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -56,13 +56,12 @@ def generate(
     """
     size_pixels = parse_size(size)
     path = choose_output(output, prompt, ".png", count=count)
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
+    with working("starting"):
+        from sfumato import generating
+        from sfumato.arguments import check_arguments
 
-    from sfumato import generating
-
-    result = generating.generate(
-        loaded,
-        prompt,
+    arguments = check_arguments(
+        "generate",
         negative_prompt=negative,
         num_images=count,
         num_inference_steps=steps,
@@ -71,6 +70,8 @@ def generate(
         seed=seed,
         size=size_pixels,
     )
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
+    result = generating.generate(loaded, prompt, **arguments)
     result.save(path)
     paths = [str(name) for name in outputs(path, count)]
     if as_json:

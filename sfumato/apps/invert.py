@@ -74,14 +74,13 @@ def invert(
 
     with working("starting"):
         from sfumato import inverting
+        from sfumato.arguments import check_arguments
         from sfumato.images import save_image
         from sfumato.registry import INVERSIONS
 
     options = parse_options(INVERSIONS[inversion], settings)
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
-    result = inverting.invert(
-        loaded,
-        image,
+    arguments = check_arguments(
+        "invert",
         prompt=source,
         negative_prompt=negative,
         method=inversion,
@@ -93,6 +92,8 @@ def invert(
         encode_steps=encode_steps,
         **options,
     )
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
+    result = inverting.invert(loaded, image, **arguments)
     if reconstruction is not None:
         save_image(result.reconstruction, reconstruction, recipe=result.recipe)
     result.inversion.save(path)

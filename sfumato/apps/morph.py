@@ -55,7 +55,7 @@ def morph(
     steps: Steps = None,
     guidance: Guidance = None,
     negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of all draws; -1: a random one.")] = 0,
     size: Size = None,
     fit: Fit = None,
     encode_steps: EncodeSteps = 20,
@@ -100,7 +100,7 @@ def morph(
 
     with working("starting"):
         from sfumato import morphing
-        from sfumato.arguments import num_frames
+        from sfumato.arguments import check_arguments, num_frames
         from sfumato.morph.spacing import SPACINGS
         from sfumato.registry import MORPHS
 
@@ -110,30 +110,30 @@ def morph(
     spacing_name = spacing or entry.spacing
     spacing_options = parse_options(SPACINGS[spacing_name], spacing_settings, flag="--set-spacing")
     num_frames("--frames", frames)
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
     kept: Path | Literal[False] | None = False if no_store else store
+    arguments = check_arguments(
+        "morph",
+        prompts=prompt or None,
+        method=method,
+        num_frames=frames,
+        one_pace=one_pace,
+        spacing=spacing_name,
+        spacing_options=spacing_options,
+        distance=distance,
+        negative_prompt=negative,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=seed,
+        size=size_pixels,
+        fit=fit.value if fit is not None else None,
+        encode_steps=encode_steps,
+        store=kept,
+        alpha=alpha,
+        **options,
+    )
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
     try:
-        result = morphing.morph(
-            loaded,
-            *images,
-            prompts=prompt or None,
-            method=method,
-            num_frames=frames,
-            one_pace=one_pace,
-            spacing=spacing_name,
-            spacing_options=spacing_options,
-            distance=distance,
-            negative_prompt=negative,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            seed=seed,
-            size=size_pixels,
-            fit=fit.value if fit is not None else None,
-            encode_steps=encode_steps,
-            store=kept,
-            alpha=alpha,
-            **options,
-        )
+        result = morphing.morph(loaded, *images, **arguments)
     except (KeyboardInterrupt, Cancelled):
         if kept is not False:
             note(

@@ -70,7 +70,7 @@ def slider(
     steps: Steps = None,
     guidance: Guidance = None,
     negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of all draws; -1: a random one.")] = 0,
     size: Size = None,
     fit: Fit = None,
     fps: movie.Fps = 8.0,
@@ -105,7 +105,7 @@ def slider(
 
     with working("starting"):
         from sfumato import sliding
-        from sfumato.arguments import num_frames
+        from sfumato.arguments import check_arguments, num_frames
         from sfumato.morph.spacing import SPACINGS
         from sfumato.registry import METHODS
 
@@ -114,10 +114,8 @@ def slider(
     spacing_name = spacing or "uniform"
     spacing_options = parse_options(SPACINGS[spacing_name], spacing_settings, flag="--set-spacing")
     num_frames("--frames", frames)
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
-    result = sliding.slider(
-        loaded,
-        image,
+    arguments = check_arguments(
+        "slider",
         source_prompt=source,
         target_prompt=target,
         method=method,
@@ -135,6 +133,8 @@ def slider(
         fit=fit.value if fit is not None else None,
         **options,
     )
+    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
+    result = sliding.slider(loaded, image, **arguments)
     movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)
 

@@ -87,7 +87,7 @@ def translate(
     reconstruction: Annotated[
         Path | None, typer.Option(help="Also write what the source model gives back (of one picture).")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of all draws; -1: a random one.")] = 0,
     size: Size = None,
     fit: Fit = None,
     lora: Lora = None,
@@ -114,6 +114,7 @@ def translate(
 
     with working("starting"):
         from sfumato import translation
+        from sfumato.arguments import check_arguments
         from sfumato.images import save_image
 
     options: dict[str, Any] = {
@@ -128,7 +129,12 @@ def translate(
         "eta": eta,
         "refine_strength": refine_strength,
         "refine_repeats": refine_repeats,
+        "reconstruct_source": back is not None,
+        "seed": seed,
+        "size": pixels,
+        "fit": fit.value if fit is not None else None,
     }
+    options = check_arguments("translate", **options)
     translation.check_options(
         method.value, guidance, source_guidance, strength=strength, eta=eta, refine_strength=refine_strength,
         refine_repeats=refine_repeats,
@@ -141,10 +147,7 @@ def translate(
         model_b = load(target_model or source_model, device, dtype, revision=target_revision, added=added)
     results = []
     for image, path in zip(images, paths, strict=True):
-        result = translation.translate(
-            model_a, model_b, image, **options, reconstruct_source=back is not None, seed=seed, size=pixels,
-            fit=fit.value if fit is not None else None,
-        )  # fmt: skip
+        result = translation.translate(model_a, model_b, image, **options)
         result.save(path)
         if back is not None:
             assert result.reconstruction is not None

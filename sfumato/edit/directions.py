@@ -157,9 +157,7 @@ class Direction:
             if tensor is None and name == "pooled":
                 continue
             if tensor is None or tensor.ndim != axes or len(tensor) != 1 or not tensor.is_floating_point():
-                raise DirectionError(
-                    f"{what} is damaged ({name} is missing or no {axes}-axis numbers): {KIND.again}"
-                )
+                raise DirectionError(f"{what} is damaged ({name} is missing or no {axes}-axis numbers): {KIND.again}")
             if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
                 raise DirectionError(f"{what} is damaged ({name} holds no finite numbers): {KIND.again}")
         return cls(tensors["embeds"], tensors.get("pooled"), **{**plain, "sentences": tuple(plain["sentences"])})

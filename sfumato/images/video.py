@@ -48,7 +48,7 @@ def check_movie_path(path: str | os.PathLike[str]) -> Path:
             `path` is a folder that holds something else than frames; or the format needs ffmpeg, and there is none.
         UsageError: `path` is no path.
     """
-    path = at_home(checks.path("path", path))
+    path = at_home(path)
     if path.suffix and not path.is_dir():
         if path.suffix.lower() not in MOVIES:
             kinds = ", ".join(MOVIES)

@@ -12,7 +12,6 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from sfumato import checks
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import at_home, check_folder, written_whole
 from sfumato.images.alpha import flattened, with_alpha
@@ -38,7 +37,7 @@ def check_writable(path: str | os.PathLike[str], *, extensions: Sequence[str] = 
             a device.
         UsageError: `path` is no path.
     """
-    path = at_home(checks.path("path", path))
+    path = at_home(path)
     if path.suffix.lower() not in extensions:
         raise ImageError(f"cannot write {path}: the name must end in one of {', '.join(extensions)}")
     try:

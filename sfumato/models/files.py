@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sfumato.errors import ModelError
+from sfumato.json_input import read_json
 
 PICKLED: Final = (".ckpt", ".bin", ".pt", ".pth", ".pkl", ".pickle")
 CONVERT: Final = (
@@ -139,7 +140,7 @@ def read_header(path: Path) -> Header:
                 said = sniff(start)
                 raise ModelError(f"{path} is {said}" if said else broken)
             file.seek(8)
-            header = json.loads(file.read(length))
+            header = read_json(file.read(length), max_bytes=MAX_LIST)
         metadata = header.pop("__metadata__", None) or {}
         dtypes = {name: str(entry["dtype"]) for name, entry in header.items()}
         shapes = {name: tuple(int(side) for side in entry["shape"]) for name, entry in header.items()}
