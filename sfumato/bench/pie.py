@@ -178,7 +178,7 @@ class PieBench:
         try:
             found["lpips"] = Lpips("squeeze")
         except MissingNetworkError as error:
-            self._no_lpips = str(error)
+            self._no_lpips = str(error).partition(";")[0]  # without the other distances, which PIE-Bench has no use for
         return found
 
     def __getstate__(self) -> dict[str, Any]:
@@ -201,7 +201,8 @@ class PieBench:
         else:
             more: dict[str, Any] = {}
             if self.masks:
-                more["mask"] = Image.fromarray((mask * 255).astype(np.uint8)).resize(at_model.size)
+                white = Image.fromarray((mask * 255).astype(np.uint8)).resize(at_model.size)
+                more["mask"] = white.point(lambda value: 255 if value >= 128 else 0)  # grey would change a share
             if entry.get("blended_word") and "blend_words" in METHODS[configuration.method].parameters:
                 more["blend_words"] = entry["blended_word"].split()
             done = edited(model, at_model, *prompts, configuration, steps=self.steps, seed=self.seed, **more)

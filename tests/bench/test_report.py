@@ -89,6 +89,31 @@ def in_node(program: str) -> object:
 
 
 @needs_node
+def test_its_script_runs_without_a_browser(tmp_path: Path) -> None:
+    benchmark = Small()
+    rows = run(benchmark, benchmark.configurations([], []), tmp_path, load)
+    for row in rows:
+        if row["status"] == "error":
+            row["error"] = "MissingNetworkError: `pip install <lpips>` has it"
+    old = [{**row, "figures": dict.fromkeys(row["figures"], 9.0)} for row in rows]
+    page = write_report(
+        tmp_path, tmp_path / "r.html", rows, MEASURES, read_settings(tmp_path),
+        title="t", about="a", changes=compare(rows, old, MEASURES),
+    )  # fmt: skip
+    script = Path(__file__).with_name("page.js")
+    assert NODE is not None
+    done = subprocess.run([NODE, script, page], capture_output=True, text=True, check=True, timeout=60)
+    seen = json.loads(done.stdout)
+    assert seen["ready"] == "yes"
+    assert seen["board"][:3] == ["half", "1.79", "∞"]
+    ticks = [text for text in seen["plot"] if re.fullmatch(r"-?[\d.]+", text)]
+    assert len(set(ticks)) == len(ticks) >= 6
+    assert "MissingNetworkError: pip install <lpips> has it" in seen["problems"]
+    assert set(seen["code"]) == {"pip install <lpips>"}
+    assert "too few" in seen["changes"]
+
+
+@needs_node
 def test_the_report_rounds_as_the_terminal_does() -> None:
     values = (
         [k / 2**m for m in range(1, 8) for k in range(-200, 201)] + [0.1 * k for k in range(100)] + [1e-9, 12345.675]
