@@ -45,10 +45,12 @@ def word_weights(tokenizer: Tokenizer, source: str, target: str) -> WordWeights:
             carried[k] = weights_old[sources[0]]
     factors = torch.ones(chunk_length(tokenizer))
     for k, piece in enumerate(new):
-        if carried[k] == 0.0:  # nothing to multiply: its own weight is in the embedding
-            carried[k] = weights_new[k]
-        inside = [position for position in piece.positions if position < len(factors) - 1]
-        factors[inside] = weights_new[k] / carried[k] if carried[k] else 1.0
+        if carried[k] == 0.0 or any(position >= len(factors) - 1 for position in piece.positions):
+            carried[k] = weights_new[
+                k
+            ]  # nothing to multiply, or beyond the edited maps: its weight is in the embedding
+        else:
+            factors[list(piece.positions)] = weights_new[k] / carried[k]
     return WordWeights(factors, _written(read_prompt(target).text, new, carried))
 
 

@@ -6,7 +6,8 @@ r"""Weights in prompts, as A1111's web UI and its kin write them.
 A weight w acts on the embedding of each of its tokens, from the embedding that the empty prompt has at the same place
 (`reweighted` of `models/text.py`); so at 1 nothing changes and at 0 the word says nothing. The embedding's mean is not
 restored afterwards: it is close to 0, so that dividing by it can blow the embedding up. (A1111's web UI scales towards
-0 and restores the mean; ComfyUI does as we do.) Prompt-to-Prompt's methods scale a word's attention instead, see
+0 and restores the mean; ComfyUI does as we do.) SDXL's pooled embedding is that of the words without weights.
+Prompt-to-Prompt's methods scale a word's attention instead, see
 `attention/word_weights.py`.
 
 What a prompt cannot say here is refused with the remedy: `<lora:...>`, `embedding:...`, `BREAK`, `AND`, prompts that

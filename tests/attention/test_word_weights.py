@@ -61,6 +61,13 @@ def test_factors_are_relative_to_the_sources_weights(toy_model: Any) -> None:
     assert (found.factors != 1.0).nonzero().flatten().tolist() == [at["dog"], *big]
 
 
+def test_a_weight_beyond_the_edited_maps_stays_in_the_text(toy_model: Any) -> None:
+    words = " ".join(["cat"] * 80)
+    found = word_weights(toy_model.tokenizer, f"{words} hat", f"{words} (hat:1.5)")
+    assert bool((found.factors == 1.0).all())
+    assert found.prompt == f"{words} (hat:1.500000)"
+
+
 def test_escaped_brackets_are_words_of_the_prompt(tiny_model: Any) -> None:
     tokenizer = tiny_model.tokenizer
     assert align.token_indices(tokenizer, r"a (red:1.3) hat \(cat\)", "red") == [2]
