@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -101,6 +102,29 @@ def check_sizes(path: Path, content: bytes, headers: Iterable[Header]) -> None:
                 layers *= max([1, *(math.ceil(number) for number in numbers)])
         if blocks * layers > max(count, 1):
             raise _too_large(path, f"{blocks} blocks of {layers} layers", count, widest)
+
+
+def check_memory(name: str, headers: Iterable[Header], item_size: int) -> None:
+    """Refuses weights that this machine cannot hold, before any of them is read.
+
+    Args:
+        name: The model, for the message.
+        headers: Of its weight files.
+        item_size: Bytes that a number takes once it is loaded.
+
+    Raises:
+        ModelError: They are larger than the memory of the machine, as far as that is known.
+    """
+    needed = item_size * sum(math.prod(shape) for header in headers for shape in header.shapes.values())
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not known on this system
+        return
+    if needed > there > 0:
+        raise ModelError(
+            f"{name} needs {needed / 2**30:.0f} GB of memory, and this machine has {there / 2**30:.0f} GB; use dtype "
+            "fp16 or bf16, or a smaller model"
+        )
 
 
 def _too_large(path: Path, what: str, count: int, widest: int) -> ModelError:

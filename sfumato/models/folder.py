@@ -85,6 +85,10 @@ class Checked:
         return sorted(file for part in self.parts.values() for file in part.files)
 
     @property
+    def headers(self) -> list[Header]:
+        return [header for part in self.parts.values() for header in part.weights.values()]
+
+    @property
     def small_files(self) -> dict[str, bytes]:
         """Name below the folder to content, of index, configurations and vocabularies."""
         small = {INDEX: self.index}

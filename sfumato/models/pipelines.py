@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import ModelError, SfumatoError
 from sfumato.models import hub
-from sfumato.models.architecture import check_sizes
+from sfumato.models.architecture import check_memory, check_sizes
 from sfumato.models.files import Header, read_header
 from sfumato.models.folder import Checked, check_folder, parse_index, read_index
 from sfumato.models.identify import SUPPORTED, refuse_foreign
@@ -74,6 +74,7 @@ def load_folder(folder: Path, variant: str | None, dtype: torch.dtype | None) ->
     family = family_of([read_index(folder)["_class_name"]], str(folder))
     checked = check_folder(folder, variant)
     refuse_partial(str(folder), family, checked.parts)
+    check_memory(str(folder), checked.headers, _item_size(dtype))
     scheduler = read_scheduler(checked)
     with _reading(folder) as pipelines, checked.laid_out(family) as laid_out:
         options = _options(family, dtype) | {"scheduler": build_scheduler(scheduler)}
@@ -113,6 +114,7 @@ def load_file(file: Path, dtype: torch.dtype | None, *, needs_vae: bool = True) 
         if "config.json" in part.configs and not part.weights and (name != "vae" or has_vae):
             check_sizes(part_of(configuration, name) / "config.json", part.configs["config.json"], [header])
     refuse_partial(str(configuration), family, checked.parts)
+    check_memory(str(file), [header, *checked.headers], _item_size(dtype))
     scheduler = read_scheduler(checked)
     with _reading(file) as pipelines, checked.laid_out(family) as laid_out:
         options = _options(family, dtype) | {"scheduler": build_scheduler(scheduler)}
@@ -161,6 +163,10 @@ def _family_of_checkpoint(header: Header) -> str:
     raise ModelError(
         f"{header.path} lacks the text encoder (a refiner, or a network only); give the whole model. {SUPPORTED}"
     )
+
+
+def _item_size(dtype: torch.dtype | None) -> int:
+    return 4 if dtype is None else int(dtype.itemsize)
 
 
 def _dtype(dtype: torch.dtype | None) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """No file of a model folder runs, hangs, or is loaded unseen: what is loaded is what was checked."""
 
 import json
+import math
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sfumato.errors import ModelError
@@ -244,6 +247,25 @@ def test_a_folder_that_lacks_a_part_is_refused_by_name(copy: Path, value: Any) -
 def test_a_network_that_does_not_say_its_size_takes_the_usual_one(copy: Path) -> None:
     change(copy / "unet" / "config.json", sample_size=None)
     assert load_model(copy, device="cpu").sample_size == (512, 512)
+
+
+def test_weights_that_no_machine_holds_are_not_read(copy: Path) -> None:
+    with safe_open(copy / UNET, "pt") as file:
+        names = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    key, end, header = min(names), 0, {}
+    for name, shape in names.items():
+        sides = [1 << 20, 1 << 20] if name == key else shape
+        begin, end = end, end + 4 * math.prod(sides)
+        header[name] = {"dtype": "F32", "shape": sides, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with (copy / UNET).open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        try:
+            file.truncate(8 + len(text) + end)  # a hole of 4 TiB, of which nothing lies on the disk
+        except OSError:
+            pytest.skip("no files of that size on this system")
+    with pytest.raises(ModelError, match=r"copy needs 4\d{3} GB of memory, and this machine has \d+ GB"):
+        load_model(copy, device="cpu")
 
 
 def test_weights_are_floats(copy: Path) -> None:

@@ -65,6 +65,24 @@ def test_a_tiny_autoencoder_encodes_and_decodes_as_diffusers_does(copy: Path) ->
             torch.testing.assert_close(model.decode_latents(latents), vae.decode(latents).sample)
 
 
+def test_an_asymmetric_autoencoder_is_served() -> None:
+    from diffusers import AsymmetricAutoencoderKL
+
+    down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+    vae = AsymmetricAutoencoderKL(
+        down_block_types=down, up_block_types=up, down_block_out_channels=(8, 8, 8, 8),
+        up_block_out_channels=(8, 8, 8, 8), norm_num_groups=4, sample_size=64,
+    ).eval()  # fmt: skip
+    pipeline = toy_sd_pipeline()
+    pipeline.vae = vae
+    model = load_model(pipeline)
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = model.encode_image(pixels)
+    with torch.no_grad():
+        torch.testing.assert_close(latents, vae.encode(pixels).latent_dist.mode() * 0.18215)
+        torch.testing.assert_close(model.decode_latents(latents), vae.decode(latents / 0.18215).sample)
+
+
 # --- pipelines of other classes --------------------------------------------------------------------------------------
 
 
