@@ -39,7 +39,9 @@ def generate(
     guidance: Guidance = None,
     negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
     eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="0 is DDIM, 1 is DDPM.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of all draws; -1: a random one.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of all draws; further images take the seeds that follow. -1: a random one.")
+    ] = 0,
     size: Size = None,
     device: Device = None,
     dtype: Dtype = None,

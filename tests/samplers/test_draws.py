@@ -16,7 +16,7 @@ from sfumato.samplers.draws import draw_noise, streams
 SOURCE, TARGET, STEPS = "a photo of a cat", "a photo of a dog", 3
 QUICK: dict[str, dict[str, Any]] = {
     "auto": {"tries": 2, "draws": 1},
-    "cycle-diffusion": {"trials": 2, "try_guidance_scales": [2.0, 4.0]},
+    "cycle-diffusion": {"trials": 2},
     "diffedit": {"contrast_draws": 2},
     "egsde": {"experts": {"stay-near": 0.1}},
     "langevin": {"energy": {"stay-near": -0.05}, "num_langevin_steps": 2, "start": "drawn"},
