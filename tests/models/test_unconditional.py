@@ -30,14 +30,16 @@ def noise_of(seed: int = 3) -> Tensor:
 def test_it_draws_what_diffusers_draws(pipeline_class: Any, scheduler: Any, clip_sample: bool) -> None:
     pipeline = pipeline_class(unet=toy_unet(), scheduler=scheduler(clip_sample=clip_sample))
     pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
-        batch_size=2, num_inference_steps=5, generator=torch.Generator().manual_seed(1), output_type="np"
-    ).images
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in (1, 2)]  # one an image
+
+    theirs = pipeline(batch_size=2, num_inference_steps=5, generator=generators(), output_type="np").images
     model = UnconditionalDDPM.from_pipeline(pipeline, name="toy", revision="x")
-    generator = torch.Generator().manual_seed(1)
-    noise = torch.randn(2, 3, 16, 16, generator=generator)  # both draw in this order: x_T, then one a step
+    drawing = generators()
+    noise = torch.cat([torch.randn(1, 3, 16, 16, generator=one) for one in drawing])  # x_T first, then one a step
     ours = sample(
-        model, noise, {"sample": Branch(model.encode_prompt(""))}, num_inference_steps=5, generator=generator,
+        model, noise, {"sample": Branch(model.encode_prompt(""))}, num_inference_steps=5, generator=drawing,
         step_rule=ddpm_step if scheduler is DDPMScheduler else ddim_step,
     )[0]  # fmt: skip
     ours = (model.decode_latents(ours) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
