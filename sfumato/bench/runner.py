@@ -138,6 +138,17 @@ def check_comparable(earlier: Path, settings: Row, planned: set[tuple[str, str]]
         )
 
 
+def same_machine(earlier: Row, settings: Row) -> bool:
+    """Whether seconds and memory of two runs, by their settings, can be held against one another."""
+
+    def place(run: Row) -> list[object]:
+        known = run.get("environment")
+        environment = known if isinstance(known, dict) else {}
+        return [run.get("device"), run.get("workers"), *map(environment.get, ("processor", "gpu", "threads"))]
+
+    return place(earlier) == place(settings)
+
+
 def spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
     """The first cases of every kind in turn, at most `limit`, in the benchmark's own order."""
     if limit is None or limit >= len(cases):

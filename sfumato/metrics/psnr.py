@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf, log10
 from typing import Any
 
-from sfumato.metrics.values import checked_pair, checked_range
+from sfumato.metrics.values import checked_range, paired_values
 
 
 def mse(image: Any, reference: Any) -> float:
@@ -23,7 +23,7 @@ def mse(image: Any, reference: Any) -> float:
         ValueError: The shapes differ; or values that are none, not real numbers, NaN or infinite; or a PIL image of
             another mode.
     """
-    first, second = checked_pair(image, reference)
+    first, second = paired_values(image, reference)
     return float((first - second).square().mean())
 
 
@@ -45,6 +45,6 @@ def psnr(image: Any, reference: Any, *, data_range: float) -> float:
     Raises:
         ValueError: As `mse`; `data_range` is not positive and finite; or the values of one input are wider than it.
     """
-    first, second = checked_pair(image, reference, data_range=checked_range(data_range))
+    first, second = paired_values(image, reference, data_range=checked_range(data_range))
     error = float((first - second).square().mean())
     return inf if error == 0 else 20 * log10(data_range) - 10 * log10(error)

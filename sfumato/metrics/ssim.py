@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.metrics.values import checked_pair, checked_range
+from sfumato.metrics.values import checked_range, paired_values
 
 SIGMA = 1.5
 RADIUS = 5
@@ -54,7 +54,7 @@ def ssim_map(image: Any, reference: Any, *, data_range: float) -> Tensor:
     Raises:
         ValueError: As `ssim`.
     """
-    first, second = checked_pair(image, reference, data_range=checked_range(data_range))
+    first, second = paired_values(image, reference, data_range=checked_range(data_range))
     size = 2 * RADIUS + 1
     if first.ndim < 3 or min(first.shape[-2:]) < size:
         raise ValueError(

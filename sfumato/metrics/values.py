@@ -89,7 +89,7 @@ def checked_values(values: Any, name: str, *, data_range: float | None = None) -
     return tensor
 
 
-def checked_pair(image: Any, reference: Any, *, data_range: float | None = None) -> tuple[Tensor, Tensor]:
+def paired_values(image: Any, reference: Any, *, data_range: float | None = None) -> tuple[Tensor, Tensor]:
     """Gives both as `checked_values` does, of one shape.
 
     Raises:

@@ -18,7 +18,7 @@ import pytest
 
 from sfumato.bench.benchmark import Case, Configuration, Outcome
 from sfumato.bench.rows import LOCK, ROWS, SETTINGS, read_rows, read_settings, write_parquet
-from sfumato.bench.runner import run, spread
+from sfumato.bench.runner import run, same_machine, spread
 from sfumato.errors import Cancelled, ImageError, SfumatoError, UsageError
 from sfumato.files import locked
 from sfumato.samplers.watch import Progress, Watch
@@ -152,6 +152,14 @@ def test_cancelling_keeps_what_is_done(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         run(benchmark, benchmark.configurations(["whole"], []), tmp_path, load, watch=watch)
     assert len(read_rows(tmp_path)) == 2
+
+
+def test_seconds_of_another_machine_are_known_as_such(tmp_path: Path) -> None:
+    run(Small(count=1), [Configuration("whole")], tmp_path, load)
+    settings = read_settings(tmp_path)
+    assert same_machine(settings, settings)
+    others = [{"device": "cuda"}, {"workers": 2}, {"environment": {**settings["environment"], "processor": "another"}}]
+    assert not any(same_machine(settings | other, settings) for other in [*others, {"environment": None}])
 
 
 def test_a_limit_is_spread_over_the_kinds() -> None:
