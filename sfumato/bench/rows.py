@@ -62,7 +62,8 @@ def read_settings(folder: Path) -> Row:
         file = folder / SETTINGS
         if not file.is_file():
             raise FileNotFoundError("it is missing")
-        found = read_json(file.read_bytes())
+        with file.open("rb") as opened:
+            found = read_json(opened.read(MAX_BYTES + 1))
         if not isinstance(found, dict):
             raise JsonError("it is no object with names")
     except (OSError, JsonError) as error:
@@ -131,6 +132,8 @@ class RowFile:
                 " with it"
             )
         file = folder / ROWS
+        if file.exists() and not file.is_file():
+            raise UsageError(f"{file} is not a regular file: choose another folder")
         self.rows = read_rows(folder) if file.is_file() else []
         write_whole(folder / SETTINGS, json.dumps(dict(settings), indent=1) + "\n")
         try:

@@ -309,6 +309,21 @@ def test_a_line_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
         read_rows(tmp_path)
 
 
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    for name, message in ((ROWS, "not a regular file"), (SETTINGS, "")):
+        folder = tmp_path / name
+        folder.mkdir()
+        os.mkfifo(folder / name)
+        for read in (read_rows, read_settings):
+            with pytest.raises(UsageError, match="holds no benchmark run"):
+                read(folder)
+        if message:
+            with pytest.raises(UsageError, match=message):
+                run(Small(count=1), [Configuration("whole")], folder, load)
+        else:
+            assert len(run(Small(count=1), [Configuration("whole")], folder, load)) == 1  # a file takes its place
+
+
 @pytest.mark.parametrize("text", ["", "[]", "5", "[" * 100_000, '{"benchmark": NaN}', "\xff"])
 def test_settings_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
     run(Small(count=1), [Configuration("whole")], tmp_path, load)
