@@ -53,16 +53,10 @@ Given = Direction | str | Path
     when="One kind of thing is to become another, and the same edit is wanted for many pictures.",
     cost="6 evaluations and a backward pass a step (5 with the caption as the negative prompt, 3 at guidance 1), plus"
     " the inversion's for a real picture.",
-    inversions=(
-        "regularised-ddim",
-        "ddim",
-        "fixed-point",
-        "direct",
-        "negative-prompt",
-        "null-text",
-        "bdia",
-        "edit-friendly",
-        "dpm-encoder",
+    inversions=("regularised-ddim", "ddim", "fixed-point", "direct", "negative-prompt", "null-text", "bdia"),
+    refuses=dict.fromkeys(
+        ("dpm-encoder", "edit-friendly"),
+        "its noise maps hold the layout by themselves; pix2pix-zero replays steps without noise",
     ),
 )
 def pix2pix_zero(
@@ -161,7 +155,6 @@ def pix2pix_zero(
         source.noise,
         branches,
         timesteps=source.timesteps,
-        start_index=source.start_index,
         eta=source.eta,
         replay=source,
         controls=[guidance],
