@@ -216,7 +216,12 @@ def edit(
             tried = [to_images(model.decode_latents(latents))[0] for latents in kept]
             ceiling = None if clean is None else to_images(model.decode_latents(clean))[0]
 
-    notes = [*told, *([] if picture is None else picture.notes), *([] if masking is None else masking.notes)]
+    notes = [
+        *model.notes,
+        *told,
+        *([] if picture is None else picture.notes),
+        *([] if masking is None else masking.notes),
+    ]
     notes += [*edited.notes, *_unused_inversion(recipe_method, inversion, inverted)]
     if inverted is not None and source_guidance > 1.0 and negative_prompt != inverted.negative_prompt:
         notes.append(other_negative_note(inverted.negative_prompt, negative_prompt))

@@ -51,7 +51,7 @@ def generate(
         UsageError: An argument is out of range.
         SamplingError: The run broke down.
     """
-    notes = told_of_prompts(prompt=prompt, negative_prompt=negative_prompt)
+    notes = [*model.notes, *told_of_prompts(prompt=prompt, negative_prompt=negative_prompt)]
     steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
     guidance = model.guidance_scale if guidance_scale is None else guidance_scale
     generators = [seeded(seed, k) for k in range(num_images)]

@@ -104,7 +104,7 @@ def invert(
             reconstruction, ceiling = to_images(model.decode_latents(torch.cat([back[0], clean])))
     source = picture.fitted.image
     source_psnr, ceiling_psnr = image_psnr(reconstruction, source), image_psnr(ceiling, source)
-    notes = [*told, *picture.notes]
+    notes = [*model.notes, *told, *picture.notes]
     if source_psnr < LOW_PSNR:
         notes.append(low_psnr_note(source_psnr, ceiling_psnr, guidance, entry.source_guidance_scale))
         warnings.warn(notes[-1], stacklevel=3)  # past the boundary

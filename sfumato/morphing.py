@@ -171,7 +171,12 @@ def morph(
     ends = tuple(image_psnr(decoded[place], source) for place, source in zip(places, sources, strict=True))
     ceiling = tuple(image_psnr(image, source) for image, source in zip(ceilings, sources, strict=True))
     legs = [f"picture {k + 1} to {k + 2}: " if len(paths) > 1 else "" for k in range(len(paths))]
-    notes = [*told, *(note for picture in pictures for note in picture.notes), *distance_notes(distance, measure)]
+    notes = [
+        *model.notes,
+        *told,
+        *(note for picture in pictures for note in picture.notes),
+        *distance_notes(distance, measure),
+    ]
     for leg, path, found in zip(legs, paths, spacings, strict=True):
         notes += [leg + note for note in (*path.notes, *found.notes)]
     notes += [_far_end(k, got, best) for k, (got, best) in enumerate(zip(ends, ceiling, strict=True)) if got < LOW_PSNR]

@@ -199,7 +199,7 @@ def translate(
         faithfulness_psnr=_psnr(translated, source),
         reconstruction_psnr=None if back is None else _psnr(back, source),
         inversion=found.inversion,
-        notes=(*told, *picture.notes, *found.notes),
+        notes=(*dict.fromkeys((*model_a.notes, *model_b.notes)), *told, *picture.notes, *found.notes),
     )
 
 

@@ -11,7 +11,7 @@ from sfumato.errors import ModelError
 from sfumato.models.files import parse_json
 from sfumato.models.folder import Checked, parse_index
 from sfumato.models.layout import components, part_of
-from sfumato.scheduler_config import SCHEDULERS, Spacing, scheduler_of
+from sfumato.scheduler_config import SCHEDULERS, scheduler_of
 from sfumato.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -90,27 +90,30 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
         names: Hub id, folder or file that it came from.
         loras: Names of merged LoRA files.
     """
-    notes = []
     if scheduler not in _DDIM:
-        notes.append(f"the model's own scheduler {scheduler} is replaced: its noise levels are walked with DDIM")
-    told = [name for name in names if _FEW_STEPS.search(name)] + [
-        name for name in loras if _FEW_STEPS_LORA.search(name)
-    ]
+        model.notes += (f"the model's own scheduler {scheduler} is replaced: its noise levels are walked with DDIM",)
+    if model.tokenizer.max_words_tokens == 0:  # an unconditional model has no guidance to be distilled
+        return
+    told = [name for name in names if _FEW_STEPS.search(name)]
+    told += [name for name in loras if _FEW_STEPS_LORA.search(name)]
     reason = _few_step_scheduler(scheduler, model.schedule)
+    spacing = model.schedule.spacing
     if model.takes_guidance:
-        reason = "its guidance scale is an input of the network"
-    if reason is None and told and model.schedule.alphas_cumprod[-1] > 0:
+        reason = reason or "its guidance scale is an input of the network"
+        spacing = "lcm" if spacing == "leading" else spacing
+    elif reason is None and told and model.schedule.alphas_cumprod[-1] > 0:
         reason = f"by its name, {told[0]}"
-        spacing: Spacing = "lcm" if re.search("lcm|tcd", told[0], re.IGNORECASE) else "trailing"
+        spacing = "lcm" if re.search("lcm|tcd", told[0], re.IGNORECASE) else "trailing"
+    if reason is None:
+        return
+    if spacing != model.schedule.spacing:
         model.schedule = replace(model.schedule, spacing=spacing, final_alpha_bar=1.0)
-    if reason is not None:
-        model.few_steps = True
-        model.num_inference_steps = _step_count(model, told)
-        model.guidance_scale = LCM_GUIDANCE if model.takes_guidance else 1.0
-        steps = f"{model.num_inference_steps} step{'s' if model.num_inference_steps > 1 else ''}"
-        guidance = f"guidance {model.guidance_scale:g}{'' if model.takes_guidance else ' (off)'}"
-        notes.append(f"a few-step model ({reason}): {steps} and {guidance}, where you do not say otherwise")
-    model.notes = (*model.notes, *notes)
+    model.few_steps = True
+    model.num_inference_steps = _step_count(model, told)
+    model.guidance_scale = LCM_GUIDANCE if model.takes_guidance else 1.0
+    steps = f"{model.num_inference_steps} step{'s' if model.num_inference_steps > 1 else ''}"
+    guidance = f"guidance {model.guidance_scale:g}{'' if model.takes_guidance else ' (off)'}"
+    model.notes += (f"a few-step model ({reason}): {steps} and {guidance}, where you do not say otherwise",)
 
 
 def _few_step_scheduler(name: str, schedule: Schedule) -> str | None:

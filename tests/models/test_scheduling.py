@@ -146,6 +146,7 @@ def test_a_replaced_scheduler_is_told(sd: Path, tmp_path: Path, index: bool) -> 
         "the model's own scheduler PNDMScheduler is replaced: its noise levels are walked with DDIM",
     )
     assert model.schedule.final_alpha_bar == float(model.schedule.alphas_cumprod[0])  # the class's own default
+    assert generate(model, "a cat", size=(64, 64), num_inference_steps=1).notes == model.notes
     assert load_model(sd, device="cpu").notes == ()
 
 
@@ -240,6 +241,12 @@ def test_a_network_that_takes_its_guidance_is_told_it(lcm_pipeline: Any) -> None
     ours = model.predict(latents, 999, Condition(told.prompt_embeds, guidance=scales))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(model.predict(latents, 999, told), expected, atol=1e-2)
+
+
+def test_such_a_network_starts_at_its_own_timesteps_whatever_its_scheduler() -> None:
+    model = load_model(toy_sd_pipeline(time_cond_proj_dim=32))
+    assert model.schedule.timesteps(4) == [999, 759, 499, 259]
+    assert model.schedule.final_alpha_bar == 1.0
 
 
 def test_such_a_network_is_guided_in_one_row_a_step(lcm_pipeline: Any) -> None:
