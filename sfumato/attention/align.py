@@ -115,19 +115,21 @@ def replace_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: 
         return _released_replace_mapper(tokenizer, source, target)
     old, new = pieces_of(tokenizer, source), pieces_of(tokenizer, target)
     found = pairing(old, new)
-    if not found.is_swap and not found.kept:
+    counts = len(words_of(source)), len(words_of(target))
+    if not found.is_swap and not found.kept and counts[0] == counts[1]:
         raise UsageError(
             f"the prompts have no word in common, so nothing of the picture would be kept: {source!r}, {target!r};"
             " describe the whole picture in both, e.g. 'a cat on a sofa' and 'a dog on a sofa'"
         )
-    if not found.is_swap and len(old) == len(new):  # asked for all the same: word by word, as the paper has it
+    if (
+        not found.is_swap and found.kept and len(old) == len(new)
+    ):  # asked for all the same: word by word, as the paper has it
         found = Pairing((), tuple(((k,), (k,)) for k in range(len(old))), (), ())
     if not found.is_swap:
         alone = [f"{new[k].text!r} is added" for k in found.added] + [f"{old[k].text!r} removed" for k in found.removed]
         raise UsageError(
-            f"a word swap exchanges words for others, or needs equally many words, got {len(words_of(source))} and"
-            f" {len(words_of(target))}; here {', '.join(alone)}: {source!r}, {target!r}; use edit='refine' where words"
-            " are added or removed"
+            f"a word swap exchanges words for others, or needs equally many words, got {counts[0]} and {counts[1]};"
+            f" here {', '.join(alone)}: {source!r}, {target!r}; use edit='refine' where words are added or removed"
         )
     length = chunk_length(tokenizer)
     mapper = torch.zeros(length, length)

@@ -33,7 +33,7 @@ _OPEN, _CLOSE = {"(": ")", "[": "]"}, {")": "(", "]": "["}
 _NUMBER = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$")
 _LONGEST_NUMBER = 32
 _NETWORK = re.compile(r"<\s*(lora|lyco|lycoris|locon|hypernet)\s*:([^<>]*)>", re.IGNORECASE)
-_EMBEDDING = re.compile(r"\bembedding:\s*[\w./\\-]+", re.IGNORECASE)
+_EMBEDDING = re.compile(r"\bembedding:[\w./\\-]+", re.IGNORECASE)
 _KEYWORD = re.compile(r"(?<![\w\\])(BREAK|AND)(?!\w)")
 _NOTED = (
     (re.compile(r"(?<!\\)\|"), "'|' is read as a character: prompts are not alternated or mixed"),
@@ -43,7 +43,7 @@ _NOTED = (
     ),
     (re.compile(r"(?<!\w)__[\w/-]+__(?!\w)"), "__words__ are read as text: there are no wildcards"),
     (re.compile(r"(?<=[\w)])(\+\+|--)+(?=\s|,|$)"), "++ and -- are read as characters: a weight is written (cat:1.1)"),
-    (re.compile(r"\)[\d.]+"), "a number after a bracket is read as text: a weight is written (cat:1.3)"),
+    (re.compile(r"(?<!\\)\)\.?\d"), "a number after a bracket is read as text: a weight is written (cat:1.3)"),
 )
 
 

@@ -89,7 +89,10 @@ def test_what_may_be_meant_otherwise_is_noted(prompt: str, says: str) -> None:
     assert any(says in note for note in read_prompt(prompt).notes)
 
 
-@pytest.mark.parametrize("prompt", ["a cat and a break-dancer", "(cat:1.3)", r"Paris \(France\)", "12:30"])
+@pytest.mark.parametrize(
+    "prompt",
+    ["a cat and a break-dancer", "(cat:1.3)", r"Paris \(France\)", "12:30", "word embedding: a cat", "a (cat:1.2)."],
+)
 def test_plain_prompts_have_no_notes(prompt: str) -> None:
     assert read_prompt(prompt).notes == ()
 
