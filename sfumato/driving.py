@@ -97,9 +97,10 @@ def check_inverted(model: Model, inverted: Inversion, picture: Picture | None, t
     shape, embeds = (model.latent_channels, height, width), None
     if picture is not None:
         shape = model.latent_shape(picture.fitted.image.size[::-1])
-    if inverted.null_embeds is not None:
-        _, tokens, dim = model.encode_prompt("").prompt_embeds.shape
-        embeds = (tokens, dim)
+    if inverted.null_embeds is not None or inverted.null_pooled_embeds is not None:
+        empty = model.encode_prompt("")
+        pooled = 0 if empty.pooled_embeds is None else empty.pooled_embeds.shape[1]
+        embeds = (empty.prompt_embeds.shape[1], empty.prompt_embeds.shape[2], pooled)
     digest = "" if picture is None else picture.origin["sha256"]
     inverted.check(model=model.revision, timesteps=timesteps, picture=digest, latent_shape=shape, embeds_shape=embeds)
 

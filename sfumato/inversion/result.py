@@ -161,7 +161,7 @@ class Inversion:
         timesteps: tuple[int, ...],
         picture: str = "",
         latent_shape: tuple[int, int, int] | None = None,
-        embeds_shape: tuple[int, int] | None = None,
+        embeds_shape: tuple[int, int, int] | None = None,
     ) -> None:
         """Refuses a run that this inversion does not lead back from.
 
@@ -170,7 +170,8 @@ class Inversion:
             timesteps: Of the run.
             picture: SHA-256 of the image's pixels, where there is one.
             latent_shape: (channels, height, width) of the image's latents, where there is one, for the model.
-            embeds_shape: (tokens, dim) of one chunk of the model's text embeddings.
+            embeds_shape: Tokens and channels of one chunk of the model's text embeddings, and channels of the pooled
+                one (0: it has none).
 
         Raises:
             InversionError: It was made with another model, of another picture, on another grid, or holds several
@@ -199,8 +200,14 @@ class Inversion:
             tokens, dim = self.null_embeds.shape[-2:]
             if dim != embeds_shape[1] or tokens % embeds_shape[0]:
                 raise InversionError(
-                    f"the inversion's text embeddings have {dim} channels, the model's {embeds_shape[1]}"
+                    f"the inversion's text embeddings have {dim} channels, the model's {embeds_shape[1]}: invert again"
                 )
+        pooled = self.null_pooled_embeds
+        if embeds_shape is not None and pooled is not None and pooled.shape[1] != embeds_shape[2]:
+            raise InversionError(
+                f"the inversion's pooled embedding has {pooled.shape[1]} channels, the model's {embeds_shape[2]}:"
+                " invert again"
+            )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes one `.safetensors` file, whole or not at all.

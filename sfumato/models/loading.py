@@ -174,7 +174,7 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
         return torch.device(available[0])
     try:
         chosen = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise checks.refuse("device", f"one of {', '.join(there)}", device) from error
     if chosen.type not in there:
         raise checks.refuse("device", f"one of {', '.join(there)}", str(device))
