@@ -17,20 +17,10 @@ from safetensors.torch import load_file, save_file
 from sfumato.errors import ModelError
 from sfumato.models.folder import check_folder
 from sfumato.models.loading import load_model
-from tests.toy import toy_sd_folder, toy_sd_pipeline
+from tests.toy import toy_sd_pipeline
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 SHARDS = ("diffusion_pytorch_model-00001-of-00002.safetensors", "diffusion_pytorch_model-00002-of-00002.safetensors")
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_sd_folder(tmp_path_factory.mktemp("sd"))
-
-
-@pytest.fixture
-def copy(sd: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sd, tmp_path / "copy"))
 
 
 def change(file: Path, **values: Any) -> None:

@@ -12,12 +12,7 @@ from safetensors.torch import load_file, save_file
 from sfumato.errors import ModelError
 from sfumato.models.loading import load_model
 from tests.models.original_layout import original_checkpoint
-from tests.toy import toy_sd_folder, toy_sd_pipeline
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_sd_folder(tmp_path_factory.mktemp("sd"))
+from tests.toy import toy_sd_pipeline
 
 
 def by_peft(folder: Path, part: str = "unet", **options: Any) -> Path:

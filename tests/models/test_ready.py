@@ -12,17 +12,7 @@ from torch import nn
 import sfumato
 from sfumato.errors import ModelError
 from sfumato.models.loading import load_model
-from tests.toy import toy_sd_folder, toy_sd_pipeline, toy_sdxl_pipeline, toy_tokenizer
-
-
-@pytest.fixture(scope="module")
-def sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_sd_folder(tmp_path_factory.mktemp("sd"))
-
-
-@pytest.fixture
-def copy(sd: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sd, tmp_path / "copy"))
+from tests.toy import toy_sd_pipeline, toy_sdxl_pipeline, toy_tokenizer
 
 
 def tiny_autoencoder(seed: int = 0) -> Any:
