@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,26 @@ def test_like_neither_opens_nor_fetches_what_an_image_names(run: Any, edit: Any,
         assert "\x1b[2J" not in said
     run("edit", "--like", "stranger-1.png", "--model", toy, "-o", "again.png")
     assert pixels(Path("again.png")) == pixels(Path("first.png"))
+
+
+def test_like_repeats_with_a_model_of_the_cache(
+    run: Any, edit: Any, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    entry = tmp_path / "hub" / "models--owner--model"
+    shutil.copytree(toy, entry / "snapshots" / commit)
+    (entry / "refs").mkdir()
+    (entry / "refs" / "main").write_text(commit)
+    edit("-o", "first.png", "--model", "owner/model")
+    assert read_recipe("first.png")["revision"] == commit
+    run("edit", "--like", "first.png", "-o", "again.png")
+    assert pixels(Path("again.png")) == pixels(Path("first.png"))
+    shutil.rmtree(entry / "snapshots" / commit / "unet")
+    said = run("edit", "--like", "first.png", "-o", "again.png", code=2).stderr
+    assert "not opened or fetched by itself" in said
 
 
 def test_like_repeats_with_the_embedded_model(run: Any, edit: Any) -> None:
