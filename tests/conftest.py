@@ -1,6 +1,7 @@
 """What all tests share. Nothing here or in any test reaches for the network."""
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,10 @@ from tests.conformance.golden import COMMITTED
 from tests.conformance.tiny_sd import copy_tiny_sd
 
 torch.set_num_threads(1)
+
+# A shell lets what it runs in the background ignore Ctrl-C, and so do its children: the tests of Ctrl-C send one.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
