@@ -97,8 +97,14 @@ def indicator(tokenizer: Tokenizer, prompt: str, words: Sequence[str], *, releas
 
 
 def pairing_of(tokenizer: Tokenizer, source: str, target: str) -> Pairing:
-    """What the target keeps of the source's words, swaps, adds and removes."""
-    return pairing(pieces_of(tokenizer, source), pieces_of(tokenizer, target))
+    """What the target keeps of the source's words, swaps, adds and removes, of `edited_pieces`."""
+    return pairing(edited_pieces(tokenizer, source), edited_pieces(tokenizer, target))
+
+
+def edited_pieces(tokenizer: Tokenizer, prompt: str) -> list[Piece]:
+    """The prompt's pieces that begin within the first chunk, where attention is edited."""
+    last = chunk_length(tokenizer) - 1
+    return [piece for piece in pieces_of(tokenizer, prompt) if piece.positions and piece.positions[0] < last]
 
 
 def replace_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: bool = False) -> Tensor:
@@ -113,7 +119,7 @@ def replace_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: 
     """
     if released:
         return _released_replace_mapper(tokenizer, source, target)
-    old, new = pieces_of(tokenizer, source), pieces_of(tokenizer, target)
+    old, new = edited_pieces(tokenizer, source), edited_pieces(tokenizer, target)
     found = pairing(old, new)
     counts = len(words_of(source)), len(words_of(target))
     if not found.is_swap and not found.kept and counts[0] == counts[1]:
@@ -159,7 +165,7 @@ def refine_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: b
     if released:
         pairs = aligned([-1, *sources, -2][:length], [-1, *targets, -2][:length])
     else:
-        old, new = pieces_of(tokenizer, source), pieces_of(tokenizer, target)
+        old, new = edited_pieces(tokenizer, source), edited_pieces(tokenizer, target)
         pairs = [(0, 0), (i, j)]
         for s, t in pairing(old, new).kept:
             both = zip(old[s].positions, new[t].positions, strict=True)

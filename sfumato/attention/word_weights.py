@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.attention.align import chunk_length
-from sfumato.attention.pairing import pairing
+from sfumato.attention.align import chunk_length, pairing_of
 from sfumato.attention.words import Piece, pieces_of
 from sfumato.models.base import Tokenizer
 from sfumato.models.prompt_syntax import read_prompt, write_prompt
@@ -39,7 +38,7 @@ def word_weights(tokenizer: Tokenizer, source: str, target: str) -> WordWeights:
     old, new = pieces_of(tokenizer, source), pieces_of(tokenizer, target)
     weights_old, weights_new = _by_piece(source, old), _by_piece(target, new)
     carried = [1.0] * len(new)
-    found = pairing(old, new)
+    found = pairing_of(tokenizer, source, target)  # of the first pieces, so that indices agree
     for sources, targets in [*(((s,), (t,)) for s, t in found.kept), *found.swapped]:
         for k in targets:
             carried[k] = weights_old[sources[0]]

@@ -128,7 +128,8 @@ def _ends_by_bytes(
     size = getattr(tokenizer, "size", None)
     if size is None:
         return None
-    token_ends = {end: count for count, end in enumerate(accumulate(size(token) for token in ids), start=1)}
+    sizes = {token: size(token) for token in set(ids)}
+    token_ends = {end: count for count, end in enumerate(accumulate(sizes[token] for token in ids), start=1)}
     lengths = [len(unicodedata.normalize("NFC", part).lower().encode()) for _, part in parts]
     if sum(lengths) != next(reversed(token_ends), 0):
         return None

@@ -1,5 +1,6 @@
 """Words of two prompts are paired by what they are: swaps, phrases, moved words, tags, and scripts without spaces."""
 
+import time
 from typing import Any
 
 import pytest
@@ -125,6 +126,15 @@ def test_each_target_has_its_own_kind_of_edit(tiny_model: Any) -> None:
     assert isinstance(both, OneEach)
     for k, target in enumerate((swap, addition)):
         assert torch.equal(both(maps[:1], maps[1:])[[k]], edit_of(target)(maps[:1], maps[[k + 1]]))
+
+
+def test_the_longest_prompts_are_paired_at_once(toy_model: Any) -> None:
+    """Attention is edited in the first chunk alone, so that no more of a prompt is compared."""
+    start = time.monotonic()
+    for source, target in (("a b " * 2500, "b a " * 2500), ("猫犬" * 3000, "犬鳥" * 3000)):
+        with pytest.warns(UserWarning, match="attention is edited for its first 75 only"):
+            prompt_control(toy_model, source, [target], num_inference_steps=2, latent_size=(16, 16))
+    assert time.monotonic() - start < 15.0  # whole prompts took minutes
 
 
 def test_prompts_without_a_common_word_run_and_say_so(tiny_model: Any) -> None:
