@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -102,6 +103,28 @@ def check_sizes(path: Path, content: bytes, headers: Iterable[Header]) -> None:
                 layers *= max([1, *(math.ceil(number) for number in numbers)])
         if blocks * layers > max(count, 1):
             raise _too_large(path, f"{blocks} blocks of {layers} layers", count, widest)
+
+
+def check_types(path: Path, content: bytes, network: type) -> None:
+    """Refuses values of another type than the defaults of the class that is built from them.
+
+    Raises:
+        ModelError: Names the entry.
+    """
+    config = parse_json(path, content)
+    for name, parameter in inspect.signature(network).parameters.items():
+        if name in config and not _fits(parameter.default, config[name]):
+            raise ModelError(f"{path}: {name} must be like {parameter.default!r}, got {config[name]!r:.100}")
+
+
+def _fits(default: Any, value: Any) -> bool:
+    if isinstance(value, list) and not isinstance(default, tuple):
+        return all(_fits(default, entry) for entry in value)  # one for each level of the network
+    if value is None or default is None or default is inspect.Parameter.empty:
+        return True
+    if isinstance(default, (int, float)) and not isinstance(default, bool):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, list if isinstance(default, tuple) else type(default))
 
 
 def check_memory(name: str, headers: Iterable[Header], item_size: int) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import ModelError, SfumatoError
 from sfumato.models import hub
-from sfumato.models.architecture import check_memory, check_sizes
+from sfumato.models.architecture import check_memory, check_sizes, check_types
 from sfumato.models.files import Header, read_header
 from sfumato.models.folder import Checked, check_folder, parse_index, read_index
 from sfumato.models.identify import SUPPORTED, refuse_foreign
-from sfumato.models.layout import INDEX, UNUSED, components, part_of, parts_of
+from sfumato.models.layout import INDEX, UNUSED, components, has_weights, part_of, parts_of
 from sfumato.models.quiet import quiet
 from sfumato.models.scheduling import build_scheduler, read_scheduler
 from sfumato.models.weights import fingerprint
@@ -77,6 +77,7 @@ def load_folder(folder: Path, variant: str | None, dtype: torch.dtype | None) ->
     check_memory(str(folder), checked.headers, _item_size(dtype))
     scheduler = read_scheduler(checked)
     with _reading(folder) as pipelines, checked.laid_out(family) as laid_out:
+        _check_types(pipelines, checked)
         options = _options(family, dtype) | {"scheduler": build_scheduler(scheduler)}
         pipeline = getattr(pipelines, family).from_pretrained(
             laid_out, use_safetensors=True, local_files_only=True, **options
@@ -117,6 +118,7 @@ def load_file(file: Path, dtype: torch.dtype | None, *, needs_vae: bool = True) 
     check_memory(str(file), [header, *checked.headers], _item_size(dtype))
     scheduler = read_scheduler(checked)
     with _reading(file) as pipelines, checked.laid_out(family) as laid_out:
+        _check_types(pipelines, checked)
         options = _options(family, dtype) | {"scheduler": build_scheduler(scheduler)}
         if not has_vae:
             options["vae"] = _own_vae(pipelines, checked, laid_out / "vae", dtype)
@@ -132,6 +134,13 @@ def load_file(file: Path, dtype: torch.dtype | None, *, needs_vae: bool = True) 
         if "ztsnr" in header.shapes:
             pipeline.scheduler.register_to_config(rescale_betas_zero_snr=True)
     return pipeline, fingerprint(file.parent, checked.small_files, [file, *checked.weights])
+
+
+def _check_types(pipelines: Any, checked: Checked) -> None:
+    for name, (library, class_name) in components(parse_index(checked.folder, checked.index)).items():
+        if library == "diffusers" and has_weights(name):  # transformers checks its own
+            config = checked.parts[name].configs["config.json"]
+            check_types(part_of(checked.folder, name) / "config.json", config, getattr(pipelines, class_name))
 
 
 def _own_vae(pipelines: Any, checked: Checked, laid_out: Path, dtype: torch.dtype | None) -> Any:

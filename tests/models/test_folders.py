@@ -194,6 +194,11 @@ def test_networks_larger_than_their_weights_are_not_built(copy: Path, file: str,
         ("text_encoder/config.json", {"eos_token_id": []}),
         ("tokenizer/tokenizer_config.json", {"model_max_length": [[]]}),
         ("model_index.json", {"force_zeros_for_empty_prompt": []}),
+        ("vae/config.json", {"norm_num_groups": True}),
+        ("unet/config.json", {"norm_eps": ""}),
+        ("unet/config.json", {"flip_sin_to_cos": "yes"}),
+        ("unet/config.json", {"down_block_types": "DownBlock2D"}),
+        ("unet/config.json", {"attention_head_dim": [4, "4"]}),
     ],
 )
 def test_values_of_a_configuration_are_checked(copy: Path, file: str, values: dict[str, Any]) -> None:
@@ -210,7 +215,7 @@ def test_values_of_a_configuration_are_checked(copy: Path, file: str, values: di
         ("text_encoder/config.json", {"dtype": [1]}),
         ("unet/config.json", {"norm_num_groups": 0}),
         ("unet/config.json", {"down_block_types": ["Other"]}),
-        ("vae/config.json", {"act_fn": {}}),
+        ("vae/config.json", {"act_fn": "other"}),
     ],
 )
 def test_what_the_libraries_raise_is_told_in_one_line(copy: Path, file: str, values: dict[str, Any]) -> None:
