@@ -34,6 +34,8 @@ _MOST: Mapping[str, tuple[int, str]] = {
 """What a recipe may ask for by itself (numbers, entries, characters), and the option that says it is wanted."""
 _NETWORKS = ("encoder",)
 """Options that name a network, which would be opened or fetched."""
+MOST_PARTS = 64
+"""Likewise of the parts of an option that is a list or a table."""
 MOST_AREA = 4
 """Likewise how many times the pixels that the model was trained at, in --size."""
 
@@ -109,7 +111,8 @@ class Recipe:
         for key, value in entry.check_options(taken).items():
             default = entry.parameters[key].default
             most = max(100, 10 * default) if isinstance(default, int) else 100
-            if any(isinstance(part, int) and part > most for part in leaves(value)):
+            many = isinstance(value, list | tuple | dict) and len(value) > MOST_PARTS
+            if many or any(isinstance(part, int) and part > most for part in leaves(value)):
                 raise self._too_much(f"{key}={shown(value)}", f"{flag} {key}=...")
             if key in _NETWORKS and value not in (None, "emoji-clip"):
                 raise UsageError(

@@ -33,6 +33,11 @@ def with_recipe(like: str, name: str, **change: Any) -> None:
         ({"source_prompt": "a" * 1001}, ("--source", "a cat"), "source_prompt of 1001, more than an image may"),
         ({"negative_prompt": "a" * 1001}, ("--negative", "a"), "negative_prompt of 1001, more than an image may"),
         ({"size": [2048, 2048], "fit": "resize"}, ("--size", "64x64"), "2048x2048 pixels, more than an image may"),
+        (
+            {"method": "masactrl", "options": {"steps": [1] * 65}},
+            ("--method", "sdedit"),
+            "steps=[1, 1, 1, 1, 1, 1, ...]",
+        ),
         ({"options": {"self_replace_size": 161}}, ("--set", "self_replace_size=8"), "self_replace_size=161, more than"),
     ],
 )
