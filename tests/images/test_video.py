@@ -1,6 +1,7 @@
 """Moving pictures: what a player gets out of the files, and that a failure leaves nothing behind."""
 
 import io
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,11 @@ def test_every_frame_is_there_in_its_colour(tmp_path: Path, suffix: str) -> None
 @pytest.mark.parametrize(
     ("suffix", "alpha", "codec", "pixels"),
     [
-        (".mp4", False, "h264", "yuv420p(tv, bt709, progressive)"),
-        (".mov", False, "h264", "yuv420p(tv, bt709, progressive)"),
-        (".mov", True, "prores (4444)", "yuva444p12le(tv, bt709, progressive)"),
-        (".webm", False, "vp9", "yuv420p(tv, bt709, progressive)"),
-        (".webm", True, "vp9", "yuv420p(tv, bt709, progressive)"),  # and alpha in a stream beside it
+        (".mp4", False, "h264", r"yuv420p\(tv, bt709, progressive\)"),
+        (".mov", False, "h264", r"yuv420p\(tv, bt709, progressive\)"),
+        (".mov", True, "prores (4444)", r"yuva444p12le\((tv, )?bt709, progressive\)"),  # ffmpeg 7 tells no range
+        (".webm", False, "vp9", r"yuv420p\(tv, bt709, progressive\)"),
+        (".webm", True, "vp9", r"yuv420p\(tv, bt709, progressive\)"),  # and alpha in a stream beside it
     ],
 )
 def test_streams_say_matrix_primaries_and_transfer(
@@ -76,7 +77,7 @@ def test_streams_say_matrix_primaries_and_transfer(
     path = save_movie([*shown], tmp_path / f"morph{suffix}", pace=EVEN, scale=1)
     said = stream(path)  # one name for three that agree; else it says bt709/unknown/unknown
     assert said.startswith(codec)
-    assert f" {pixels}, 34x32" in said
+    assert re.search(f" {pixels}, 34x32", said)
     assert "10 fps" in said
     assert len(decoded(path)) == 5
 
