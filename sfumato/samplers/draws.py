@@ -29,8 +29,10 @@ def streams(generator: Generators, images: int) -> list[torch.Generator | None]:
         return list(generator)
     if images == 1:
         return [generator]
+    # by way of one number: the seeds of two calls must not be the same ones, shifted
     ahead = _copy(generator)
-    seeds = torch.randint(2**62, (images - 1,), generator=ahead, device=ahead.device).tolist()
+    base = int(torch.randint(2**62, (), generator=ahead, device=ahead.device))
+    seeds = torch.randint(2**62, (images - 1,), generator=torch.Generator().manual_seed(base)).tolist()
     return [generator, *(torch.Generator(generator.device).manual_seed(seed) for seed in seeds)]
 
 
