@@ -43,12 +43,16 @@ class EmojiDistance:
 
     Needs the shipped weights alone. Made for the 64 x 64 pictures of the emoji world: others are resized to that, and
     for photographs it is no judge.
+
+    Args:
+        network: Another dual encoder than the shipped one; None: the shipped one.
+        side: Side of the images that it was trained on, pixels.
     """
 
     name = "emoji"
 
-    def __init__(self) -> None:
-        self.network = _dual_encoder()
+    def __init__(self, network: DualEncoder | None = None, side: int = SIDE) -> None:
+        self.network, self.side = network or _dual_encoder(), side
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         """See `Distance`."""
@@ -62,8 +66,8 @@ class EmojiDistance:
     def _seen(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         """Activations of each stage, (batch, channels, height, width), and the embedding, (batch, 128)."""
         pixels = pixels.float()
-        if pixels.shape[2:] != (SIDE, SIDE):
-            pixels = F.interpolate(pixels, size=(SIDE, SIDE), mode="bicubic", antialias=True)
+        if pixels.shape[2:] != (self.side, self.side):
+            pixels = F.interpolate(pixels, size=(self.side, self.side), mode="bicubic", antialias=True)
         trunk = self.network.image.to(pixels.device).stages
         layers, activations = [], pixels
         for index, stage in enumerate(trunk):

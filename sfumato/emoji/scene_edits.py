@@ -6,19 +6,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sfumato.emoji.scenes import (
-    COLOURS,
-    SIZES,
-    TINTS,
-    Scene,
-    Telling,
-    World,
-    caption,
-    held_out,
-    moved,
-    sample_scene,
-)
+from sfumato.emoji.scene_captions import Telling, caption
+from sfumato.emoji.scene_sampling import sample_scene
+from sfumato.emoji.scenes import COLOURS, SIZES, TINTS, Scene, World, held_out, moved
 
+MOST_TRIES = 2_000
 PATTERN_WORDS = ("stripes", "dots", "checks", "gradient")
 
 
@@ -49,23 +41,32 @@ def draw_edits(world: World, seed: int, per_kind: int, kinds: Sequence[str] | No
         seed: Of all draws.
         per_kind: How many of each kind.
         kinds: Of `KINDS`; None for all.
+
+    Raises:
+        ValueError: The world is too small for a kind.
     """
     edits = []
     for kind in kinds or KINDS:
         generator = random.Random(f"{seed} {kind}")  # a kind's edits do not depend on the other kinds
-        number = 0
-        while number < per_kind:
-            edit = KINDS[kind](world, generator)
-            if edit is not None and edit.target not in held_out(world):
-                edits.append(replace(edit, kind=kind))
-                number += 1
+        edits += [replace(_drawn(world, kind, generator), kind=kind) for _ in range(per_kind)]
     return edits
 
 
-def _edit(source: Scene, target: Scene, things: Sequence[int] = (), **told: bool) -> SceneEdit:
+def _drawn(world: World, kind: str, generator: random.Random) -> SceneEdit:
+    for _ in range(MOST_TRIES):
+        edit = KINDS[kind](world, generator)
+        if edit is not None and edit.target not in held_out(world):
+            return edit
+    raise ValueError(f"a world of {len(world.concepts)} concepts has no edit of kind {kind!r}: take a larger one")
+
+
+def _edit(
+    source: Scene, target: Scene, things: Sequence[int] = (), *, style: bool = False, sizes: bool = False
+) -> SceneEdit:
     def words(scene: Scene) -> str:
         plain = scene.background.pattern == "plain"
-        return caption(scene, Telling(tuple(range(len(scene.things))), pattern=not plain, **told))
+        indices = tuple(range(len(scene.things)))
+        return caption(scene, Telling(indices, pattern=not plain, style=style, sizes=sizes))
 
     return SceneEdit("", source, target, words(source), words(target), tuple(things))
 
@@ -92,7 +93,7 @@ def _swap(near: bool) -> Callable[[World, random.Random], SceneEdit | None]:
     def change(world: World, generator: random.Random) -> SceneEdit | None:
         scene, index = _pair(world, generator), generator.randrange(2)
         target = _renamed(world, generator, scene, index, near=near)
-        return target and _edit(scene, target, [index])
+        return None if target is None else _edit(scene, target, [index])
 
     return change
 
@@ -100,8 +101,8 @@ def _swap(near: bool) -> Callable[[World, random.Random], SceneEdit | None]:
 def _swap_both(world: World, generator: random.Random) -> SceneEdit | None:
     scene = _pair(world, generator)
     first = _renamed(world, generator, scene, 0, near=False)
-    both = first and _renamed(world, generator, first, 1, near=False)
-    return both and _edit(scene, both, [0, 1])
+    both = None if first is None else _renamed(world, generator, first, 1, near=False)
+    return None if both is None else _edit(scene, both, [0, 1])
 
 
 def _recolour(world: World, generator: random.Random) -> SceneEdit | None:

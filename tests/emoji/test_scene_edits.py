@@ -60,6 +60,11 @@ def test_draws_of_one_kind_do_not_depend_on_the_others() -> None:
     assert draw_edits(WORLD, 3, 2, ["remove"]) == [e for e in draw_edits(WORLD, 3, 2) if e.kind == "remove"]
 
 
+def test_a_world_that_is_too_small_for_an_edit_is_refused() -> None:
+    with pytest.raises(ValueError, match="a world of 2 concepts has no edit of kind 'swap-near'"):
+        draw_edits(World(load_concepts()[:2]), 0, 1, ["swap-near"])
+
+
 def test_removing_a_thing_changes_its_pixels_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
     atlas: Atlas = toy_atlas(tmp_path_factory.mktemp("atlas"))
     edit = draw_edits(atlas.world, 0, 1, ["remove"])[0]

@@ -11,23 +11,19 @@ import pytest
 import torch
 
 from sfumato.emoji.render import Atlas, flake_places, recoloured, render, render_backgrounds
+from sfumato.emoji.scene_captions import Telling, caption, caption_words, joined, sample_telling
+from sfumato.emoji.scene_sampling import sample_scene
 from sfumato.emoji.scenes import (
     COLOURS,
     MOST_FLAKES,
     PATTERNS,
     Background,
     Scene,
-    Telling,
     Thing,
     World,
-    caption,
-    caption_words,
     held_out,
-    joined,
     load_concepts,
     moved,
-    sample_scene,
-    sample_telling,
 )
 from tests.emoji.toy_world import toy_atlas
 

@@ -1,4 +1,4 @@
-"""A toy world of scenes, made here: three shapes in two styles, no drawings of anybody, no network."""
+"""A toy world of scenes, made here: four shapes in two styles, no drawings of anybody, no network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from sfumato.emoji.render import COLUMNS, SIDE, Atlas
 
-CONCEPTS = (("square", "thing", True), ("disc", "thing", True), ("triangle", "plant", False))
+CONCEPTS = (("square", "thing", True), ("disc", "thing", True), ("triangle", "plant", False), ("ring", "thing", False))
 STYLES = ("noto", "flat")
 
 
@@ -25,6 +25,8 @@ def write_toy_atlas(path: Path) -> Path:
             pen.rectangle((8, 8, SIDE // 2, SIDE // 2), fill=(60, 60, 60, 255))  # so that turns and mirrors show
         elif name == "disc":
             pen.ellipse(box, fill=colour)
+        elif name == "ring":
+            pen.ellipse(box, outline=colour, width=16)
         else:
             pen.polygon([(SIDE // 2, 8), (8, SIDE - 9), (SIDE - 9, SIDE - 9)], fill=colour)
         sheet.paste(tile, (number % COLUMNS * SIDE, 0))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.render import Atlas, render
-from sfumato.emoji.scenes import SIZE, sample_scene
+from sfumato.emoji.scene_sampling import sample_scene
+from sfumato.emoji.scenes import SIZE
 from sfumato.emoji.sheets import save_sheet, to_images
 from sfumato.emoji.training.networks import Widths, build_autoencoder
 

@@ -15,17 +15,9 @@ from sfumato.emoji.export import export_pipeline
 from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.render import Atlas
 from sfumato.emoji.sampling import generate
-from sfumato.emoji.scenes import (
-    COLOURS,
-    Background,
-    Scene,
-    Telling,
-    Thing,
-    caption,
-    caption_words,
-    sample_scene,
-    sample_telling,
-)
+from sfumato.emoji.scene_captions import Telling, caption, caption_words, sample_telling
+from sfumato.emoji.scene_sampling import sample_scene
+from sfumato.emoji.scenes import COLOURS, Background, Scene, Thing
 from sfumato.emoji.sheets import save_sheet, to_images
 from sfumato.emoji.training.attention import (
     ROLES,

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from sfumato.emoji.scenes import Concept, Word, vocabulary
+from sfumato.emoji.scene_captions import Word, vocabulary
+from sfumato.emoji.scenes import Concept
 from sfumato.emoji.tokenizer import learn_tokenizer
 from sfumato.emoji.training.networks import MAX_TOKENS
 

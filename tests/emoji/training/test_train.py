@@ -10,13 +10,22 @@ import pytest
 import torch
 
 import sfumato
+from benchmarks import scene_quality
 from sfumato.emoji import loop
 from sfumato.emoji.render import render
+from sfumato.emoji.scene_captions import caption_words
 from sfumato.emoji.scene_judge import load_scene_judge
-from sfumato.emoji.scenes import Background, Scene, Thing, caption_words
+from sfumato.emoji.scenes import Background, Scene, Thing
 from sfumato.emoji.training import train
 from sfumato.emoji.training.tokenizer import Encoder, build_tokenizer
 from tests.emoji.toy_world import toy_atlas, write_toy_atlas
+
+BARS = (
+    *("autoencoder_psnr", "pair_concepts", "concept_top1", "tint", "relation", "background_within", "heldout_pair"),
+    *("heldout_tint", "style_top1", "attention_auc", "attention_auc_tint", "attention_auc_other", "reweight_rank"),
+    *("redraw_ratio", "kept_psnr"),
+)
+"""Keys of the figures that the model card's bars are held against."""
 
 
 @pytest.fixture
@@ -46,6 +55,10 @@ def test_one_command_trains_a_model_that_loads_and_draws(clock: None, tmp_path: 
     scene = Scene((Thing("disc"),), Background("blue"))
     seen = load_scene_judge(weights / "judge.safetensors").look(render([scene], toy_atlas(tmp_path))[0])
     assert seen[0].style in ("noto", "flat")
+    measures = [str(weights), f"--atlas={atlas}", "--count=2", "--scenes=4", "--steps=2", "--edits=1", "--reweight=1"]
+    measures += ["--methods", "prompt-to-prompt", "ddib"]
+    figures = scene_quality.main(measures)
+    assert {*BARS} <= {*figures}
     steps = (folder / "diffusion.jsonl").read_text()
     train.main(["diffusion=0.06", *command])
     resumed = (folder / "diffusion.jsonl").read_text().removeprefix(steps)
