@@ -57,7 +57,8 @@ class PromptGain:
     """How much better the source prompt explains latents than the target prompt: the model judges its own edit.
 
     Difference of the denoising errors under the two prompts, over the same noises at levels in the middle of the
-    schedule. Costs 2 evaluations a draw and image. One target prompt for all images, or one an image.
+    schedule. Costs 2 evaluations a draw and image. One target prompt for all images, or one an image. Where there is a
+    single generator it draws the same noises for all images.
 
     Reference: the diffusion classifier, Li et al., 2023, https://arxiv.org/abs/2303.16203, Eq. 5.
     """
@@ -80,7 +81,8 @@ class PromptGain:
 
     def __call__(self, images: Tensor) -> Tensor:
         if self.noise is None:  # the same for all candidates
-            self.noise = draw_noise((self.draws, *images.shape), self.generator, images)
+            shared = self.generator is None or isinstance(self.generator, torch.Generator)
+            self.noise = draw_noise((self.draws, *(images[:1] if shared else images).shape), self.generator, images)
         gains = []
         for t, noise in zip(self.timesteps, self.noise, strict=True):
             noisy = add_noise(images, noise, self.model.schedule.alpha_bar(t))

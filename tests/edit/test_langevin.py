@@ -194,7 +194,7 @@ def test_text_agreement_is_one_minus_cosine() -> None:
     assert float(own(images)[1]) == pytest.approx(1 - float(F.cosine_similarity(*encode(images), dim=0)))
     generator = torch.Generator().manual_seed(0)
     seen = TextAgreement(encode, encode(images)[:1], views=6, generator=generator)(images)
-    views = random_views(images.repeat_interleave(6, dim=0), torch.Generator().manual_seed(0))
+    views = random_views(images.repeat_interleave(6, dim=0), torch.Generator().manual_seed(0), views=6)
     expected = 1 - F.cosine_similarity(encode(views), encode(images)[:1], dim=-1).view(2, 6).mean(dim=1)
     torch.testing.assert_close(seen, expected)
     with pytest.raises(UsageError, match="do not fit"):
