@@ -23,7 +23,7 @@ from sfumato.inversion.noise_maps import noise_map_inversion
 from sfumato.inversion.result import Inversion
 from sfumato.metrics.text_agreement import directional_agreement
 from sfumato.models.base import Condition, Model
-from sfumato.samplers.draws import Generators, draw_noise
+from sfumato.samplers.draws import Generators, alike, draw_noise
 from sfumato.samplers.loop import OnStep
 from sfumato.samplers.shares import strength_notes
 from sfumato.samplers.watch import Watch
@@ -81,8 +81,8 @@ class PromptGain:
 
     def __call__(self, images: Tensor) -> Tensor:
         if self.noise is None:  # the same for all candidates
-            shared = self.generator is None or isinstance(self.generator, torch.Generator)
-            self.noise = draw_noise((self.draws, *(images[:1] if shared else images).shape), self.generator, images)
+            shape = alike((self.draws, *images.shape), self.generator)
+            self.noise = draw_noise(shape, self.generator, images)
         gains = []
         for t, noise in zip(self.timesteps, self.noise, strict=True):
             noisy = add_noise(images, noise, self.model.schedule.alpha_bar(t))

@@ -26,7 +26,7 @@ from sfumato.inversion.drawn import with_trajectory
 from sfumato.inversion.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, method
-from sfumato.samplers.draws import Generators, draw_noise
+from sfumato.samplers.draws import Generators, alike, draw_noise
 from sfumato.samplers.loop import Branch, OnStep, sample
 from sfumato.samplers.shares import first_step, strength_notes
 from sfumato.samplers.watch import Watch
@@ -87,7 +87,7 @@ def diffedit(
         negative_prompt: What guidance leads away from.
         guidance_scale: Of the edited branches; the mask's contrast is taken without guidance.
         source_guidance_scale: Of a drawn source; None: as the edited ones.
-        generator: Draws the noises of the mask.
+        generator: Draws the noises of the mask; a single one the same for all images.
         on_step: Called after every step, after the mask, with the source's known latents as branch 0.
         watch: Progress, previews, cancellation.
         strength, contrast_threshold, contrast_strength, contrast_draws: see their `Option`. The paper: strength 0.5 to
@@ -120,7 +120,7 @@ def diffedit(
     # Step 1: the mask
     if mask is None:
         if noise is None:
-            noise = draw_noise((contrast_draws, *clean.shape), generator, clean)
+            noise = draw_noise(alike((contrast_draws, *clean.shape), generator), generator, clean)
         at = source.timesteps[min(first_step(contrast_strength, steps), steps - 1)]
         prompts = model.encode_prompt([source_prompt, *target_prompts])
         inside = contrast(model, clean, prompts, noise, at, watch=watch) > contrast_threshold

@@ -42,6 +42,12 @@ def for_branches(generators: Sequence[torch.Generator | None], branches: int) ->
     return [*generators, *copies]
 
 
+def alike(shape: Sequence[int], generator: Generators) -> tuple[int, ...]:
+    """The shape to draw, (..., image, channels, height, width): from a single generator, the same for all images."""
+    shared = generator is None or isinstance(generator, torch.Generator)
+    return (*shape[:-4], 1 if shared else shape[-4], *shape[-3:])
+
+
 def _copy(generator: torch.Generator) -> torch.Generator:
     copied = torch.Generator(generator.device)
     copied.set_state(generator.get_state())
