@@ -16,7 +16,7 @@ from sfumato.emoji.render import render
 from sfumato.emoji.scene_captions import caption_words
 from sfumato.emoji.scene_judge import load_scene_judge
 from sfumato.emoji.scenes import Background, Scene, Thing
-from sfumato.emoji.training import train
+from sfumato.emoji.training import diffusion, train
 from sfumato.emoji.training.tokenizer import Encoder, build_tokenizer
 from tests.emoji.toy_world import toy_atlas, write_toy_atlas
 
@@ -35,7 +35,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: 0.6 * next(ticks)))
 
 
-def test_one_command_trains_a_model_that_loads_and_draws(clock: None, tmp_path: Path) -> None:
+def test_one_command_trains_a_model_that_loads_and_draws(
+    clock: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diffusion, "sheet_prompts", lambda atlas: ["a disc", "a square"])  # else most of the time
     atlas, folder = write_toy_atlas(tmp_path / "toy.png"), tmp_path / "work"
     command = [
         f"--atlas={atlas}",
