@@ -9,6 +9,7 @@ from sfumato.emoji.scenes import COLOURS, PATTERNS, SIZES, TINTS, Background, Sc
 
 COLOUR_JITTER = 8
 LARGEST_ANGLE = 25.0
+MOST_TRIES = 1_000
 
 
 def sample_scene(world: World, generator: random.Random, *, things: int | None = None, may: bool = False) -> Scene:
@@ -19,11 +20,15 @@ def sample_scene(world: World, generator: random.Random, *, things: int | None =
         generator: The only source of randomness.
         things: How many; None: one to three, mostly two.
         may: Whether combinations that are held out may come.
+
+    Raises:
+        ValueError: The world is too small.
     """
-    while True:
+    for _ in range(MOST_TRIES):
         scene = _any_scene(world, generator, things or generator.choices((1, 2, 3), (0.3, 0.6, 0.1))[0])
         if may or scene not in held_out(world):
             return scene
+    raise ValueError(f"a world of {len(world.concepts)} concepts leaves no such scene: all are held out")
 
 
 def _any_scene(world: World, generator: random.Random, count: int) -> Scene:

@@ -61,8 +61,11 @@ def test_draws_of_one_kind_do_not_depend_on_the_others() -> None:
 
 
 def test_a_world_that_is_too_small_for_an_edit_is_refused() -> None:
-    with pytest.raises(ValueError, match="a world of 2 concepts has no edit of kind 'swap-near'"):
+    with pytest.raises(ValueError, match="a world of 2 concepts leaves no such scene: all are held out"):
         draw_edits(World(load_concepts()[:2]), 0, 1, ["swap-near"])
+    animals = World(load_concepts()[:3])
+    with pytest.raises(ValueError, match="a world of 3 concepts has no edit of kind 'swap-far'"):
+        draw_edits(animals, 0, 1, ["swap-far"])
 
 
 def test_removing_a_thing_changes_its_pixels_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
