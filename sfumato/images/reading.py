@@ -101,8 +101,8 @@ def existing_file(source: str | os.PathLike[str]) -> Path:
     name = os.fspath(source)
     if re.match(r"(?i)[a-z][a-z0-9+.-]+://|data:", name):
         raise ImageError(f"{_short(name)} is an address, and addresses are not opened; download it and give the file")
-    path = at_home(name)
     try:
+        path = at_home(name)
         if path.is_dir():
             raise ImageError(f"{path} is a folder; give one picture file")
         if not path.exists():
@@ -113,7 +113,7 @@ def existing_file(source: str | os.PathLike[str]) -> Path:
             raise ImageError(f"{path} is empty (0 bytes); make or download it again")
     except ImageError:
         raise
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a null character
+    except (OSError, ValueError) as error:  # a name that is no path: too long, or with a null character
         raise ImageError(f"cannot read {_short(name)!r}: {getattr(error, 'strerror', None) or error}") from error
     return path
 
