@@ -23,6 +23,7 @@ from diffusers import AutoencoderKL
 from sfumato.emoji.data import cache_folder
 from sfumato.emoji.loop import Settings, console
 from sfumato.emoji.render import ATLAS, Atlas
+from sfumato.emoji.scenes import load_concepts
 from sfumato.emoji.training.networks import SIZES, Widths
 
 STAGES = ("autoencoder", "diffusion", "judge", "clip")
@@ -105,7 +106,8 @@ def run_stage(stage: str, plan: Plan, settings: Settings) -> None:
 def _tokenizer(plan: Plan) -> Any:
     from sfumato.emoji.training.tokenizer import build_tokenizer
 
-    return build_tokenizer(plan.atlas.world.concepts, plan.folder / "tokenizer")
+    # of all that the package can draw, so that a smaller world's weights can go on with a larger one
+    return build_tokenizer([*load_concepts(), *plan.atlas.world.concepts], plan.folder / "tokenizer")
 
 
 def _diffusion(plan: Plan, settings: Settings) -> None:
