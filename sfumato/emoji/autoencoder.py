@@ -14,28 +14,8 @@ from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.networks import build_autoencoder
 from sfumato.emoji.pool import build_pool
 from sfumato.emoji.sheets import save_sheet, to_images, to_pixels
+from sfumato.emoji.training.autoencoder import KL_WEIGHT, psnr, reconstruction_loss
 from sfumato.emoji.world import Concept
-
-KL_WEIGHT = 3e-4
-
-
-def reconstruction_loss(output: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """L1 of the pixels, plus L1 of their horizontal and vertical differences, which keeps edges sharp.
-
-    Args:
-        output: Reconstruction, (batch, 3, height, width).
-        pixels: Truth in [-1, 1], same shape.
-    """
-    error = output - pixels
-    across = error[..., 1:] - error[..., :-1]
-    down = error[..., 1:, :] - error[..., :-1, :]
-    return error.abs().mean() + 0.5 * (across.abs().mean() + down.abs().mean())
-
-
-def psnr(output: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio in dB of each image: (batch, 3, height, width) in [-1, 1] to (batch,)."""
-    error = (output.clamp(-1, 1) - pixels).square().flatten(1).mean(1) / 4
-    return -10 * error.clamp_min(1e-10).log10()
 
 
 def train_autoencoder(

@@ -8,34 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
-from transformers import CLIPTextModel
 
 from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
-from sfumato.emoji.networks import build_scheduler, build_text_encoder, build_unet
+from sfumato.emoji.networks import build_text_encoder, build_unet
 from sfumato.emoji.pool import Pool, build_pool
 from sfumato.emoji.sampling import generate, tokenize
 from sfumato.emoji.sheets import save_sheet, to_images, to_pixels
+from sfumato.emoji.training.diffusion import DROP_CAPTION, MIN_SNR, Denoiser
+from sfumato.emoji.training.networks import build_scheduler
 from sfumato.emoji.world import STYLES, Concept, Scene, caption, sample_caption
-
-MIN_SNR = 5.0
-DROP_CAPTION = 0.1
-
-
-class Denoiser(nn.Module):
-    """The two networks that are trained together.
-
-    Args:
-        unet: Predicts the noise.
-        text_encoder: Embeds the caption.
-    """
-
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
-        super().__init__()
-        self.unet = unet
-        self.text_encoder = text_encoder
 
 
 class LatentPool:

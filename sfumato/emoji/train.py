@@ -55,8 +55,8 @@ def run_stage(
     elif stage == "diffusion":
         from sfumato.emoji.diffusion import train_diffusion
         from sfumato.emoji.export import export_pipeline
-        from sfumato.emoji.networks import build_scheduler
         from sfumato.emoji.tokenizer import build_tokenizer
+        from sfumato.emoji.training.networks import build_scheduler
 
         if not (settings.folder / "autoencoder").is_dir():
             raise SystemExit(f"error: no finished autoencoder in {settings.folder}: run that stage first")

@@ -12,7 +12,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from sfumato.emoji import WEIGHTS, networks
 from sfumato.emoji.export import checksums, export_pipeline
-from sfumato.emoji.networks import Widths, build_autoencoder, build_scheduler, build_text_encoder, build_unet
+from sfumato.emoji.networks import Widths, build_autoencoder, build_text_encoder, build_unet
+from sfumato.emoji.training.networks import build_scheduler
 
 TOKENIZER_FILES = {"vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"}
 TOY = Widths((8, 16, 16), (16, 32, 32), 1, heads=2, text=32, text_layers=1)
