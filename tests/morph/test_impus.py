@@ -66,7 +66,7 @@ def test_the_ends_come_back_exactly(toy_model: Model) -> None:
     solved = prepare(toy_model, given, inversion="fixed-point", num_inference_steps=25)
     guessed = prepare(toy_model, given, inversion="ddim", num_inference_steps=25)
     error, plain = (float((draw(path, 0.0, 1.0) - given.latents).norm()) for path in (solved, guessed))
-    assert error < 0.025 * float(given.latents.norm()) < plain  # 0.019 and 1.26; torch 2.10: 0.023 and 1.12
+    assert error < 0.02 * float(given.latents.norm()) < plain
 
 
 def test_between_equal_pictures_nothing_moves(toy_model: Model) -> None:
