@@ -108,7 +108,7 @@ def train_diffusion(
     unet = build_unet(size)
     unet.set_attn_processor(AttnProcessor())  # on CPUs its backward pass beats the fused kernel's
     model = Denoiser(unet, build_text_encoder(size, tokenizer)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    scheduler = build_scheduler()
+    scheduler = build_scheduler("epsilon")
     alpha_bars = scheduler.alphas_cumprod.to(device)
     weights = (MIN_SNR * (1 - alpha_bars) / alpha_bars).clamp(max=1.0)  # min(snr, 5) / snr
 
@@ -144,7 +144,7 @@ def train_diffusion(
             "text_encoder": average.text_encoder,
             "unet": average.unet,
             "autoencoder": autoencoder,
-            "scheduler": build_scheduler(),
+            "scheduler": build_scheduler("epsilon"),
         }
         pixels = generate(prompts, **parts, num_inference_steps=20, device=device)
         save_sheet(to_images(pixels), settings.folder / f"diffusion-{step:06d}.png", columns=8)

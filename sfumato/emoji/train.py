@@ -69,7 +69,7 @@ def run_stage(
             text_encoder=model.text_encoder,
             unet=model.unet,
             autoencoder=autoencoder,
-            scheduler=build_scheduler(),
+            scheduler=build_scheduler("epsilon"),
         )
     elif stage == "classifier":
         from sfumato.emoji.judges import train_classifier

@@ -43,7 +43,7 @@ def test_a_new_training_writes_the_same_layout(tmp_path: Path, monkeypatch: pyte
         text_encoder=text_encoder,
         unet=build_unet(64),
         autoencoder=build_autoencoder(64),
-        scheduler=build_scheduler(),
+        scheduler=build_scheduler("epsilon"),
     )
     check_layout(tmp_path / "model")
     for name in TOKENIZER_FILES:

@@ -32,7 +32,8 @@ from sfumato.emoji.training.networks import Widths, build_scheduler, build_text_
 from sfumato.emoji.training.pool import MOST_THINGS, ScenePool, encode_scenes
 from sfumato.emoji.training.tokenizer import Encoder
 
-MIN_SNR = 5.0
+MOST_WEIGHT = 5.0
+"""Largest weight of an error of the clean latents."""
 DROP_CAPTION = 0.1
 SHARD = "15MB"
 """Largest size of a file of weights."""
@@ -64,7 +65,10 @@ def train_diffusion(
     renewed: float = 0.08,
     export_to: Path | None = None,
 ) -> Denoiser:
-    """Trains the text encoder and the UNet with noise prediction and min-SNR weights.
+    """Trains the text encoder and the UNet to predict the velocity.
+
+    With noise prediction, an error at high noise costs next to nothing, and colours and places, which are decided
+    there, are learned late; the velocity there is the clean latents.
 
     Args:
         atlas: The drawings of the world; combinations that are held out are not trained on.
@@ -88,7 +92,8 @@ def train_diffusion(
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     record_maps(model.unet)
     alpha_bars = build_scheduler().alphas_cumprod.to(device)
-    weights = (MIN_SNR * (1 - alpha_bars) / alpha_bars).clamp(max=1.0)  # min(snr, 5) / snr
+    # an error of the velocity weighs snr + 1 in the clean latents, at most 5: little noise is not all that is learned
+    weights = (MOST_WEIGHT * (1 - alpha_bars)).clamp(max=1.0)
 
     def loss_of_batch(worker: Worker) -> Tensor:
         mine, draw, network = range(worker.index, len(pool), worker.count), worker.random, worker.model
@@ -106,8 +111,9 @@ def train_diffusion(
         noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
         with autocast(device):
             embeds = network.text_encoder(ids.to(device))[0]
-            noise_pred = network.unet(noisy.contiguous(memory_format=torch.channels_last), t, embeds).sample
-        error = (noise_pred.float() - noise).square().mean(dim=(1, 2, 3))
+            velocity = network.unet(noisy.contiguous(memory_format=torch.channels_last), t, embeds).sample
+        target = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
+        error = (velocity.float() - target).square().mean(dim=(1, 2, 3))
         loss: Tensor = (weights[t] * error).mean()
         if attention_weight:
             looking = attention_loss(recorded_maps(network.unet), share.to(device), masks)

@@ -41,7 +41,7 @@ class Widths:
 
 SIZES: dict[str, Widths] = {
     "small": Widths(),
-    "large": Widths(unet=(96, 192, 384), text=192),
+    "large": Widths(unet=(64, 128, 256)),
     "toy": Widths((8, 8, 8), 4, (16, 16, 16), 1, 2, 16, 1),
 }
 """Name -> sizes: for two processor cores, for a GPU, for tests."""
@@ -63,7 +63,7 @@ def build_autoencoder(widths: Widths) -> AutoencoderKL:
 
 
 def build_unet(widths: Widths) -> UNet2DConditionModel:
-    """Builds the noise predictor, with self- and cross-attention at 16x16, 8x8 and in the middle."""
+    """Builds the velocity predictor, with self- and cross-attention at 16x16, 8x8 and in the middle."""
     deeper = len(widths.unet) - 1
     return UNet2DConditionModel(
         sample_size=LATENT_SIDE,
@@ -97,8 +97,8 @@ def build_text_encoder(widths: Widths, tokenizer: Any) -> CLIPTextModel:
     )
 
 
-def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule, with noise prediction."""
+def build_scheduler(prediction: str = "v_prediction") -> DDIMScheduler:
+    """Stable Diffusion's noise schedule; the network predicts the velocity, or the noise ("epsilon")."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -107,5 +107,5 @@ def build_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
-        prediction_type="epsilon",
+        prediction_type=prediction,
     )
