@@ -7,7 +7,7 @@ reports Spearman's rank correlation of amount and distance: of the mean distance
 pictures. The distance is `sfumato.emoji.perceptual.EmojiDistance`; beside it stand its two halves by themselves: the
 layers of the trunk compared place by place, and 1 - cosine of the embeddings. Concept change goes by steps: the same
 drawing, another drawing style of the same concept, another concept of the same subgroup, a concept of another group.
-Needs the emoji drawings (`python -m sfumato.emoji.data`).
+Needs the emoji drawings (`python -m sfumato.emoji.training.data`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from PIL import Image, ImageFilter
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from sfumato.emoji.data import Renderer
 from sfumato.emoji.perceptual import EmojiDistance
-from sfumato.emoji.sheets import to_images, to_pixels
+from sfumato.emoji.training.data import Renderer
+from sfumato.emoji.training.sheets import to_images, to_pixels
 from sfumato.emoji.world import STYLES, Concept, Scene, load_concepts, relatives
 
 Distort = Callable[[Tensor, float], Tensor]

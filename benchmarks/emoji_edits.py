@@ -10,7 +10,7 @@ A variant is a method and what differs from the model's defaults: options, `inve
 EmojiEdit, from another seed; pictures of the gallery are left out. `re-weight` is for methods with word weights.
 Columns: PSNR to the exact target; perceptual distance to it; PSNR to the source where the exact edit changes nothing
 (kept); PSNR to the target by kind of edit; network evaluations and seconds, the inversion's included. Needs the emoji
-drawings (`python -m sfumato.emoji.data`).
+drawings (`python -m sfumato.emoji.training.data`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sfumato.bench.editing import QUIET, price
 from sfumato.bench.emoji_edit import Judges
 from sfumato.bench.emoji_scenes import KINDS, TEST_SEED, EditCase, draw_cases
 from sfumato.emoji import EXAMPLES
-from sfumato.emoji.data import Renderer
+from sfumato.emoji.training.data import Renderer
 from sfumato.models.base import Model
 from sfumato.registry import METHODS
 

@@ -38,11 +38,12 @@ from skimage.color import rgb2lab
 import sfumato
 from sfumato.emoji import WEIGHTS
 from sfumato.emoji.autoencoder import psnr, reconstruct
-from sfumato.emoji.data import Renderer
+from sfumato.emoji.defaults import GUIDANCE_SCALE
 from sfumato.emoji.judges import load_classifier
 from sfumato.emoji.pool import build_pool
-from sfumato.emoji.sampling import generate
-from sfumato.emoji.sheets import save_sheet, to_images, to_pixels
+from sfumato.emoji.training.data import Renderer
+from sfumato.emoji.training.sampling import generate
+from sfumato.emoji.training.sheets import save_sheet, to_images, to_pixels
 from sfumato.emoji.world import (
     BACKGROUNDS,
     POSITIONS,
@@ -54,7 +55,6 @@ from sfumato.emoji.world import (
     held_out_pairs,
     load_concepts,
 )
-from sfumato.models.embedded import GUIDANCE_SCALE
 
 
 def border_distance(images: np.ndarray, scenes: list[Scene]) -> np.ndarray:

@@ -6,7 +6,7 @@
 Every registered inversion, with its default options, at guidance 1 and 7.5, on the embedded example pictures, one
 picture at a time: the inversion is timed, then replayed at the guidance it was made for and decoded. With --edits:
 what starting from `direct` in place of `ddim` does to the gallery's six edits, by every method that takes both
-(needs the emoji drawings, `python -m sfumato.emoji.data`). What is not run keeps the numbers of the last run.
+(needs the emoji drawings, `python -m sfumato.emoji.training.data`). What is not run keeps the numbers of the last run.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ import torch
 from PIL import Image
 
 import sfumato
-from sfumato.cost import measured
+from sfumato.api.cost import measured
 from sfumato.images import to_images, to_pixels
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
 from sfumato.registry import INVERSIONS, METHODS
-from sfumato.samplers.loop import Branch, sample
+from sfumato.sampling.loop import Branch, sample
 
 EXAMPLES = Path(sfumato.__file__).parent / "emoji" / "examples"
 GUIDANCE = (1.0, 7.5)

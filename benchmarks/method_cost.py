@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 import sfumato
-from sfumato.cost import Cost, measured
-from sfumato.inversion.result import Inversion
+from sfumato.api.cost import Cost, measured
+from sfumato.inversions.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import INVERSIONS, METHODS
 

@@ -5,7 +5,7 @@
 Pictures and changes are those of `benchmarks/emoji_distance.py`: scenes of the emoji world under rising amounts of
 blur, noise, shift, colour change and concept change. A metric whose network is not on this computer is a gap in the
 table. Sets of pictures are compared with the originals; morphs are made up, with a known fault. Needs the emoji
-drawings (`python -m sfumato.emoji.data`).
+drawings (`python -m sfumato.emoji.training.data`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from torch import Tensor
 from sfumato.emoji import WEIGHTS
 from sfumato.emoji.dual_encoder import load_dual_encoder
 from sfumato.emoji.perceptual import EfficientNetDistance, EfficientNetFeatures, EmojiDistance, EmojiFeatures
-from sfumato.emoji.sampling import tokenize
+from sfumato.emoji.training.sampling import tokenize
 from sfumato.emoji.world import Scene, caption
 from sfumato.errors import ModelError
+from sfumato.judges.clip import load_clip, load_dino
 from sfumato.metrics import (
     Distance,
     Dists,
@@ -52,7 +53,6 @@ from sfumato.metrics import (
     structure_distance,
     text_agreement,
 )
-from sfumato.models.judges import load_clip, load_dino
 
 Compare = Callable[[Tensor, Tensor], Tensor]
 """Originals and changed pictures to badness, (pictures,): larger is worse, whatever the metric's own direction."""

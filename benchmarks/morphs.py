@@ -8,7 +8,8 @@ else different; two groups. Options were chosen on the first four pairs and neve
 (`morphs_page.py`) reports the two apart. Each (pair, method) is prepared once and its frames drawn once, whichever
 spacing asks for them. Results are written after each, and what is written is not run again: a run that was stopped goes
 on, `--anew` starts over. The frames are kept, too, for what is measured over many morphs at once. Needs the emoji
-drawings (`python -m sfumato.emoji.data`); realism in the eyes of a network of photographs wants `sfumato[metrics]`.
+drawings (`python -m sfumato.emoji.training.data`); realism in the eyes of a network of photographs wants
+`sfumato[metrics]`.
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ from PIL import Image
 from torch import Tensor
 
 import sfumato
+from sfumato.api.encoding import encoded
+from sfumato.api.morph import ENCODE_STEPS, suited_guidance
 from sfumato.bench.sets import feature_networks
-from sfumato.emoji.data import Renderer
+from sfumato.emoji.training.data import Renderer
 from sfumato.emoji.world import BACKGROUNDS, STYLES, Scene, caption, load_concepts
-from sfumato.encoding import encoded
 from sfumato.images import to_images, to_pixels
+from sfumato.judges.distances import load_distance
 from sfumato.metrics.density_coverage import density_coverage
 from sfumato.metrics.features import features_of
 from sfumato.metrics.kernel import unbiased_mmd
 from sfumato.metrics.morph import directness, smoothness
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
-from sfumato.morph.distances import load_distance
-from sfumato.morph.path import Ends, Frames
-from sfumato.morph.spacing import SPACINGS
-from sfumato.morphing import ENCODE_STEPS, suited_guidance
+from sfumato.morphs.path import Ends, Frames
+from sfumato.morphs.spacings.base import SPACINGS
 from sfumato.registry import MORPHS
 
 

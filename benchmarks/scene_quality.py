@@ -42,17 +42,17 @@ import sfumato
 from sfumato.emoji.dual_encoder import load_dual_encoder
 from sfumato.emoji.perceptual import EmojiDistance
 from sfumato.emoji.render import ATLAS, Atlas, render
-from sfumato.emoji.sampling import generate
 from sfumato.emoji.scene_captions import Telling, caption
 from sfumato.emoji.scene_edits import SceneEdit, draw_edits
 from sfumato.emoji.scene_judge import SceneJudge, Seen, load_scene_judge
 from sfumato.emoji.scene_sampling import sample_scene
 from sfumato.emoji.scenes import COLOURS, SIZE, Background, Scene, Thing, held_out
-from sfumato.emoji.sheets import save_sheet, to_images
 from sfumato.emoji.training.attention import record_maps
 from sfumato.emoji.training.autoencoder import psnr, reconstruct
 from sfumato.emoji.training.diffusion import Denoiser, measure_attention
 from sfumato.emoji.training.judge import judged_rightly
+from sfumato.emoji.training.sampling import generate
+from sfumato.emoji.training.sheets import save_sheet, to_images
 from sfumato.emoji.training.tokenizer import Encoder
 from sfumato.images import to_pixels
 

@@ -21,8 +21,8 @@ import pyarrow
 from pyarrow import parquet
 
 from sfumato.bench.emoji_edit import MEASURES, REFERENCES
-from sfumato.bench.rows import PARQUET, read_settings
 from sfumato.bench.statistics import compare
+from sfumato.run.rows import PARQUET, read_settings
 
 PAGE = Path(__file__).with_name("benchmarks.md")
 DATA = Path(__file__).with_name("benchmarks") / "emoji-edit.parquet"

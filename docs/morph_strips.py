@@ -2,7 +2,7 @@
 
     python docs/morph_strips.py [--method impus] [--out docs]
 
-The pairs are those of benchmarks/morphs.py. Needs the emoji drawings (`python -m sfumato.emoji.data`).
+The pairs are those of benchmarks/morphs.py. Needs the emoji drawings (`python -m sfumato.emoji.training.data`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 import sfumato
-from sfumato.emoji.data import Renderer
+from sfumato.emoji.training.data import Renderer
 from sfumato.emoji.world import caption
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "morphs.py"

@@ -9,8 +9,6 @@ Nothing heavy is imported until it is used.
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -19,57 +17,46 @@ _HOMES = {
     "INVERSIONS": "sfumato.registry",
     "METHODS": "sfumato.registry",
     "MORPHS": "sfumato.registry",
-    "EditResult": "sfumato.results",
-    "GenerateResult": "sfumato.results",
-    "Inversion": "sfumato.inversion.result",
-    "InvertResult": "sfumato.results",
-    "MorphResult": "sfumato.results",
+    "EditResult": "sfumato.api.results",
+    "GenerateResult": "sfumato.api.results",
+    "Inversion": "sfumato.inversions.result",
+    "InvertResult": "sfumato.api.results",
+    "MorphResult": "sfumato.api.results",
     "SfumatoError": "sfumato.errors",
-    "TranslateResult": "sfumato.translation",
+    "TranslateResult": "sfumato.api.translate",
     "UsageError": "sfumato.errors",
-    "Watch": "sfumato.samplers.watch",
-    "edit": "sfumato.editing",
-    "generate": "sfumato.generating",
-    "invert": "sfumato.inverting",
+    "Watch": "sfumato.watch",
+    "edit": "sfumato.api.edit",
+    "generate": "sfumato.api.generate",
+    "invert": "sfumato.api.invert",
     "load_model": "sfumato.models.loading",
-    "morph": "sfumato.morphing",
-    "slider": "sfumato.sliding",
-    "translate": "sfumato.translation",
+    "morph": "sfumato.api.morph",
+    "slider": "sfumato.api.slider",
+    "translate": "sfumato.api.translate",
 }
 
 __all__ = [*_HOMES]
 
 if TYPE_CHECKING:
-    from sfumato.editing import edit as edit
+    from sfumato.api.edit import edit as edit
+    from sfumato.api.generate import generate as generate
+    from sfumato.api.invert import invert as invert
+    from sfumato.api.morph import morph as morph
+    from sfumato.api.results import EditResult as EditResult
+    from sfumato.api.results import GenerateResult as GenerateResult
+    from sfumato.api.results import InvertResult as InvertResult
+    from sfumato.api.results import MorphResult as MorphResult
+    from sfumato.api.slider import slider as slider
+    from sfumato.api.translate import TranslateResult as TranslateResult
+    from sfumato.api.translate import translate as translate
     from sfumato.errors import SfumatoError as SfumatoError
     from sfumato.errors import UsageError as UsageError
-    from sfumato.generating import generate as generate
-    from sfumato.inversion.result import Inversion as Inversion
-    from sfumato.inverting import invert as invert
+    from sfumato.inversions.result import Inversion as Inversion
     from sfumato.models.loading import load_model as load_model
-    from sfumato.morphing import morph as morph
     from sfumato.registry import INVERSIONS as INVERSIONS
     from sfumato.registry import METHODS as METHODS
     from sfumato.registry import MORPHS as MORPHS
-    from sfumato.results import EditResult as EditResult
-    from sfumato.results import GenerateResult as GenerateResult
-    from sfumato.results import InvertResult as InvertResult
-    from sfumato.results import MorphResult as MorphResult
-    from sfumato.samplers.watch import Watch as Watch
-    from sfumato.sliding import slider as slider
-    from sfumato.translation import TranslateResult as TranslateResult
-    from sfumato.translation import translate as translate
-
-
-class _Package(ModuleType):
-    """`edit` and `morph` are functions here and folders beside: importing a folder must not put it in its place."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+    from sfumato.watch import Watch as Watch
 
 
 def __getattr__(name: str) -> Any:

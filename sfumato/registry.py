@@ -1,8 +1,8 @@
 """Methods by name, and their options, each declared once: on the method's own function.
 
-A method is a function under `sfumato/edit/` decorated with `@method(...)`, or one under `sfumato/morph/` decorated with
-`@morph_method(...)`. Its keyword-only parameters annotated with `Option` are its options; the command line, the web
-page, batch runs and benchmarks read name, type, range, default and help from there through `METHODS` and `MORPHS`.
+A method is a function under `sfumato/edits/` decorated with `@method(...)`, or one under `sfumato/morphs/` decorated
+with `@morph_method(...)`. Its keyword-only parameters annotated with `Option` are its options; the command line, the
+web page, batch runs and benchmarks read name, type, range, default and help from there through `METHODS` and `MORPHS`.
 Nothing heavy is imported until one of them is first looked at.
 """
 
@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from sfumato.checks import shown
 from sfumato.errors import UsageError
-from sfumato.parameters import Option as Option  # recipes take it and their decorator from one place
-from sfumato.parameters import Parameter, parameters
+from sfumato.options import Option as Option  # recipes take it and their decorator from one place
+from sfumato.options import Parameter, parameters
 
 Function = Callable[..., Any]
 
@@ -108,7 +108,7 @@ class MorphMethod(Entry):
     """A morphing method as `MORPHS` knows it.
 
     Attributes:
-        spacing: How its frames' weights are chosen by default, a name in `sfumato.morph.spacing.SPACINGS`.
+        spacing: How its frames' weights are chosen by default, a name in `sfumato.morphs.spacings.base.SPACINGS`.
         guidance_scale, num_inference_steps: Where the user says nothing; None: the model's.
         encodes: Whether it needs latents of the images, by its options as far as they are given; where it does not,
             nothing is encoded.
@@ -251,6 +251,6 @@ class Registry(Mapping[str, Kind]):
         return isinstance(name, str) and name in self._load()
 
 
-METHODS: Registry[Method] = Registry("method", "sfumato.edit")
-INVERSIONS: Registry[InversionEntry] = Registry("inversion", "sfumato.inversion")
-MORPHS: Registry[MorphMethod] = Registry("morph method", "sfumato.morph")
+METHODS: Registry[Method] = Registry("method", "sfumato.edits")
+INVERSIONS: Registry[InversionEntry] = Registry("inversion", "sfumato.inversions")
+MORPHS: Registry[MorphMethod] = Registry("morph method", "sfumato.morphs")

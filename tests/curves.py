@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sfumato.morph.path import Frames, MorphPath
+from sfumato.morphs.path import Frames, MorphPath
 
 Points = Callable[[Tensor, Tensor], Tensor]
 

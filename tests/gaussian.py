@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.models.base import AttentionSite, Condition, Model
-from sfumato.schedules import Schedule
+from sfumato.models.schedules import Schedule
 
 
 def cosine_schedule(timesteps: int = 4096, **changes: Any) -> Schedule:

@@ -17,48 +17,23 @@ PACKAGE = Path(__file__).parents[1] / "sfumato"
 
 # A module or folder of the package imports its own tier and those before it; within a tier, no circles.
 TIERS = (
-    {
-        "errors",
-        "files",
-        "parameters",
-        "registry",
-        "images",
-        "schedules",
-        "scheduler_config",
-        "models",
-        "cost",
-        "tensorfile",
-    }
-    | {"checks", "json_input"},
-    {"samplers", "emoji"},
-    {"inversion", "attention"},
-    {"edit", "morph", "distill"},
-    {
-        "arguments",
-        "bench",
-        "driving",
-        "editing",
-        "encoding",
-        "generating",
-        "inverting",
-        "masking",
-        "morphing",
-        "picture",
-        "results",
-        "run",
-    }
-    | {"sliding", "translation"},
+    {"errors", "files", "options", "registry", "watch", "images", "models", "tensorfile", "checks", "json_input"},
+    {"sampling", "emoji", "judges"},
+    {"inversions", "attention", "conditions"},
+    {"guidance", "adaptation"},
+    {"edits", "morphs", "distill"},
+    {"api", "bench", "run"},
     {"apps"},
     {"__main__"},
 )
 # Stands by itself: imports nothing of the package, and all may import it.
 FREE = {"metrics"}
 # The package's own namespace re-exports names from everywhere, so only from here on may they be taken from it.
-FIRST_TIER_USING_NAMESPACE = next(rank for rank, tier in enumerate(TIERS) if "editing" in tier)
+FIRST_TIER_USING_NAMESPACE = next(rank for rank, tier in enumerate(TIERS) if "api" in tier)
 NAMESPACE_FOR_ALL = {"__version__"}
 
 HEAVY = {"diffusers", "transformers"}
-HEAVY_ALLOWED = ("sfumato.models", "sfumato.models.*", "sfumato.emoji.*")  # emoji/ builds and trains networks
+HEAVY_ALLOWED = ("sfumato.models", "sfumato.models.*", "sfumato.judges.*", "sfumato.emoji.*")  # they load networks
 
 
 def imported_names(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
@@ -101,7 +76,7 @@ def violations(package: Path) -> list[str]:
         for line, name in imported_names(ast.parse(path.read_text(encoding="utf-8")), module, is_package):
             where, (top, *rest) = f"{path}:{line}", name.split(".")
             if top in HEAVY and not any(fnmatch.fnmatchcase(module, pattern) for pattern in HEAVY_ALLOWED):
-                found.append(f"{where}: {module} imports {top}; only models/ may")
+                found.append(f"{where}: {module} imports {top}; only models/, judges/ and emoji/ may")
             if top != package.name or unit is None:
                 continue
 
@@ -145,11 +120,11 @@ def test_checker_accepts_the_order(tmp_path: Path) -> None:
             "__init__.py": "from sfumato.apps.cli import main",
             "errors.py": "import math",
             "models/loading.py": "import diffusers\nfrom sfumato import __version__\nfrom ..errors import ModelError",
-            "emoji/train.py": "import transformers\nfrom sfumato.samplers import sample",
-            "samplers/loop.py": "from sfumato import errors\nfrom .ddim import ddim_step",
-            "samplers/ddim.py": "from sfumato.metrics.psnr import psnr",
+            "emoji/train.py": "import transformers\nfrom sfumato.sampling import sample",
+            "sampling/loop.py": "from sfumato import errors\nfrom .ddim import ddim_step",
+            "sampling/ddim.py": "from sfumato.metrics.psnr import psnr",
             "metrics/psnr.py": "import torch",
-            "edit/method.py": "from sfumato.attention.align import words\nfrom sfumato.inversion import Inversion",
+            "edits/method.py": "from sfumato.conditions.align import words\nfrom sfumato.inversions import Inversion",
             "apps/cli.py": "import sfumato\nfrom sfumato import edit, load_model",
         },
     )
@@ -159,24 +134,24 @@ def test_checker_accepts_the_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "complaint"),
     [
-        ("samplers/loop.py", "from sfumato.edit.method import run", "the arrow runs from edit to samplers"),
-        ("samplers/loop.py", "import sfumato.attention.align", "the arrow runs from attention to samplers"),
-        ("samplers/loop.py", "from sfumato import inversion", "the arrow runs from inversion to samplers"),
-        ("samplers/deep/loop.py", "from ...morph import slerp", "the arrow runs from morph to samplers"),
-        ("samplers/__init__.py", "from ..morph import slerp", "the arrow runs from morph to samplers"),
-        ("schedules.py", "from .samplers import ddim", "the arrow runs from samplers to schedules"),
-        ("edit/method.py", "def run():\n    from sfumato.apps import cli", "the arrow runs from apps to edit"),
+        ("sampling/loop.py", "from sfumato.edits.method import run", "the arrow runs from edits to sampling"),
+        ("sampling/loop.py", "import sfumato.conditions.align", "the arrow runs from conditions to sampling"),
+        ("sampling/loop.py", "from sfumato import inversions", "the arrow runs from inversions to sampling"),
+        ("sampling/deep/loop.py", "from ...morphs import slerp", "the arrow runs from morphs to sampling"),
+        ("sampling/__init__.py", "from ..morphs import slerp", "the arrow runs from morphs to sampling"),
+        ("watch.py", "from .sampling import ddim", "the arrow runs from sampling to watch"),
+        ("edits/method.py", "def run():\n    from sfumato.apps import cli", "the arrow runs from apps to edits"),
         (
-            "edit/method.py",
-            "if TYPE_CHECKING:\n    from sfumato.editing import edit",
-            "the arrow runs from editing to edit",
+            "edits/method.py",
+            "if TYPE_CHECKING:\n    from sfumato.api.edit import edit",
+            "the arrow runs from api to edits",
         ),
         ("models/base.py", "import_module('sfumato.bench')", "the arrow runs from bench to models"),
         ("models/base.py", "importlib.import_module('..bench', __name__)", "the arrow runs from bench to models"),
-        ("edit/method.py", "from sfumato import load_model", "from the public face"),
+        ("edits/method.py", "from sfumato import load_model", "from the public face"),
         ("metrics/psnr.py", "from sfumato.images import read", "depends on nothing of the package"),
-        ("edit/method.py", "from diffusers import UNet2DConditionModel", "only models/ may"),
-        ("distill/fast.py", "def run():\n    import transformers.models.clip", "only models/ may"),
+        ("edits/method.py", "from diffusers import UNet2DConditionModel", "only models/, judges/ and emoji/ may"),
+        ("distill/fast.py", "def run():\n    import transformers.models.clip", "only models/, judges/ and emoji/ may"),
         ("surprise.py", "", "give 'surprise' a place"),
     ],
 )
@@ -189,7 +164,7 @@ def test_checker_catches(tmp_path: Path, file: str, text: str, complaint: str) -
 def test_checker_catches_a_circle(tmp_path: Path) -> None:
     package = plant(
         tmp_path,
-        {"inversion/a.py": "from sfumato.attention import b", "attention/b.py": "from ..inversion import a"},
+        {"inversions/a.py": "from sfumato.attention import b", "attention/b.py": "from ..inversions import a"},
     )
     (found,) = violations(package)
     assert found.startswith("a circle")

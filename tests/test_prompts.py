@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import sfumato
+from sfumato.api.slider import _Between
 from sfumato.errors import UsageError
-from sfumato.sliding import _Between
 
 LORA = "a cat <lora:fluffy:0.8>"
 Verb = Callable[[Any, str], Any]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from sfumato.errors import UsageError
-from sfumato.parameters import Option, Parameter, parameters
+from sfumato.options import Option, Parameter, parameters
 from sfumato.registry import INVERSIONS, METHODS, Registry, recorded
 
 
@@ -129,7 +129,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "__init__.py").write_text("")
     (folder / "registry.py").write_text(
         "from sfumato.registry import Entry, Registry\n"
-        "from sfumato.parameters import parameters\n"
+        "from sfumato.options import parameters\n"
         f"REGISTRY = Registry('method', {folder.name!r})\n"
         "def entry(function):\n"
         "    return Entry(function.__name__, function, '', '', '', '', '', parameters(function))\n"

@@ -31,7 +31,7 @@ def toy_ddpm_pipeline(seed: int = 0, scheduler: Any = None, **changes: Any) -> A
 
 def toy_ddpm(seed: int = 0, scheduler: Any = None, **changes: Any) -> Any:
     """The same behind the model protocol."""
-    from sfumato.models.unconditional import UnconditionalDDPM
+    from sfumato.models.pixel_ddpm import UnconditionalDDPM
 
     pipeline = toy_ddpm_pipeline(seed, scheduler, **changes)
     return UnconditionalDDPM.from_pipeline(pipeline, name=f"toy-{seed}", revision=f"toy-{seed}")

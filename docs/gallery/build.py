@@ -3,8 +3,8 @@
     python docs/gallery/build.py [--methods a,b] [--steps 50] [--out docs/gallery]
 
 Writes `gallery.png` (one row a method), `gallery.json` (every figure) and `table.md` (means). A method that is not run
-keeps its figures and pictures of an earlier run. Needs the emoji drawings (`python -m sfumato.emoji.data`) for the
-ground truth.
+keeps its figures and pictures of an earlier run. Needs the emoji drawings (`python -m sfumato.emoji.training.data`) for
+the ground truth.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from PIL import Image
 import sfumato
 from sfumato.apps.contact_sheet import Cell, Row, Words, draw_sheet
 from sfumato.emoji import EXAMPLES, WEIGHTS
-from sfumato.emoji.data import Renderer
+from sfumato.emoji.training.data import Renderer
 from sfumato.emoji.world import Scene
 from sfumato.metrics.psnr import psnr
 from sfumato.registry import METHODS

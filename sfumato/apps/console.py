@@ -26,7 +26,7 @@ from sfumato.files import caches_without_home
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sfumato.cost import Cost
+    from sfumato.api.cost import Cost
 
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")

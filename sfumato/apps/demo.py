@@ -121,7 +121,7 @@ def run_all(folder: Path, *, model: str = "emoji", steps: int | None = None, dev
 
 def run_edit(model: Model, edit: DemoEdit, caption: str, *, steps: int | None = None) -> EditResult:
     """Runs one edit on its bundled picture."""
-    from sfumato.editing import edit as run
+    from sfumato.api.edit import edit as run
     from sfumato.emoji import EXAMPLES
 
     source, target = edit.prompts(caption)

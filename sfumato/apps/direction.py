@@ -24,7 +24,7 @@ from sfumato.apps.options import (
 from sfumato.errors import DirectionError, UsageError
 
 if TYPE_CHECKING:
-    from sfumato.edit.directions import Direction
+    from sfumato.conditions.directions import Direction
 
 direction_app = typer.Typer(
     name="direction",
@@ -58,8 +58,8 @@ def make(
     Example: sfumato direction make cat dog -o cat2dog.safetensors
     """
     with working("starting"):
-        from sfumato.edit.directions import direction_between, make_direction
-        from sfumato.edit.sentences import read_sentences
+        from sfumato.conditions.directions import direction_between, make_direction
+        from sfumato.conditions.sentences import read_sentences
 
     for word, name in ((source, "SOURCE"), (target, "TARGET")):
         if not word.strip():
@@ -91,7 +91,7 @@ def list_(
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder")
     with working("looking"):
-        from sfumato.edit.directions import Direction
+        from sfumato.conditions.directions import Direction
 
         found: list[tuple[Path, Direction]] = []
         for path in sorted(folder.glob("*.safetensors")):
@@ -133,7 +133,7 @@ def show(
 ) -> None:
     """Show what a direction leads from and to, how far, and whose text encoder it belongs to."""
     with working("reading"):
-        from sfumato.edit.directions import Direction
+        from sfumato.conditions.directions import Direction
 
         way = Direction.load(file)
     fits: str | None = None

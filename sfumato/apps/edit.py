@@ -141,9 +141,9 @@ def edit(
     path = choose_output(output, stem, ".png", count=len(targets), inputs=(image, like, inverted))
 
     with working("starting"):
-        from sfumato import editing
-        from sfumato.arguments import check_arguments
-        from sfumato.inversion.result import Inversion
+        from sfumato.api.arguments import check_arguments
+        from sfumato.api.edit import edit as run
+        from sfumato.inversions.result import Inversion
         from sfumato.registry import INVERSIONS, METHODS
 
     start = Inversion.load(inverted) if inverted is not None else None
@@ -206,7 +206,7 @@ def edit(
             recipe.check_size(loaded)
         if given is None and image is not None:
             recipe.check_image(image, loaded)
-    result = editing.edit(loaded, image, **arguments)
+    result = run(loaded, image, **arguments)
     if recipe is not None:
         recipe.compare_mask(result.recipe["mask"])
     result.save(path)

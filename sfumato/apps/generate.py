@@ -59,8 +59,8 @@ def generate(
     size_pixels = parse_size(size)
     path = choose_output(output, prompt, ".png", count=count)
     with working("starting"):
-        from sfumato import generating
-        from sfumato.arguments import check_arguments
+        from sfumato.api.arguments import check_arguments
+        from sfumato.api.generate import generate as run
 
     arguments = check_arguments(
         "generate",
@@ -73,7 +73,7 @@ def generate(
         size=size_pixels,
     )
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
-    result = generating.generate(loaded, prompt, **arguments)
+    result = run(loaded, prompt, **arguments)
     result.save(path)
     paths = [str(name) for name in outputs(path, count)]
     if as_json:

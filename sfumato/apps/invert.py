@@ -73,8 +73,8 @@ def invert(
         choose_output(reconstruction, "", ".png", inputs=(image,))
 
     with working("starting"):
-        from sfumato import inverting
-        from sfumato.arguments import check_arguments
+        from sfumato.api.arguments import check_arguments
+        from sfumato.api.invert import invert as run
         from sfumato.images import save_image
         from sfumato.registry import INVERSIONS
 
@@ -93,7 +93,7 @@ def invert(
         **options,
     )
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
-    result = inverting.invert(loaded, image, **arguments)
+    result = run(loaded, image, **arguments)
     if reconstruction is not None:
         save_image(result.reconstruction, reconstruction, recipe=result.recipe)
     result.inversion.save(path)

@@ -11,11 +11,11 @@ import typer
 
 from sfumato.apps.console import print_json, stdout, table, working
 from sfumato.apps.options import AsJson
+from sfumato.emoji.defaults import METHOD_OPTIONS
 from sfumato.errors import UsageError
-from sfumato.models.embedded import METHOD_OPTIONS
 
 if TYPE_CHECKING:
-    from sfumato.parameters import Parameter
+    from sfumato.options import Parameter
     from sfumato.registry import Entry
 
 
@@ -27,7 +27,7 @@ def methods(
 ) -> None:
     """List methods, inversions, morphs and spacings, or show one with all its options."""
     with working("starting"):
-        from sfumato.morph.spacing import SPACINGS
+        from sfumato.morphs.spacings.base import SPACINGS
         from sfumato.registry import INVERSIONS, METHODS, MORPHS, unknown
 
         kinds: dict[str, Mapping[str, Entry]]

@@ -99,9 +99,9 @@ def morph(
     playing = movie.check_playing(path, fps, hold, bounce, easing, inbetweens, scale, images)
 
     with working("starting"):
-        from sfumato import morphing
-        from sfumato.arguments import check_arguments, num_frames
-        from sfumato.morph.spacing import SPACINGS
+        from sfumato.api import morph as morphing
+        from sfumato.api.arguments import check_arguments, num_frames
+        from sfumato.morphs.spacings.base import SPACINGS
         from sfumato.registry import MORPHS
 
     entry = MORPHS[method]

@@ -17,8 +17,8 @@ from sfumato.apps.options import choose_output
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
+    from sfumato.api.results import MorphResult
     from sfumato.images import Pace
-    from sfumato.results import MorphResult
 
 
 class Easing(StrEnum):
@@ -100,7 +100,7 @@ def check_distance(name: str | None) -> None:
     Raises:
         UsageError: It is unknown, with the closest one that is.
     """
-    from sfumato.morph.distances import DISTANCES
+    from sfumato.judges.distances import DISTANCES
     from sfumato.registry import unknown
 
     if name is not None and name not in DISTANCES:
@@ -188,7 +188,7 @@ def report(result: MorphResult, path: Path, strip: Path | None, plot: Path | Non
         }
         print_json(fields)
         return
-    from sfumato.morph.spacing import spread_of
+    from sfumato.morphs.spacings.base import spread_of
 
     before = "" if result.even_distances is None else f" ({spread_of(result.even_distances):.2f} at even weights)"
     pairs = zip(result.endpoint_psnr, result.ceiling_psnr, strict=True)

@@ -170,7 +170,7 @@ def parse_options(
 
 def outputs(first: Path, count: int = 1) -> list[Path]:
     """The files that `count` pictures go to: NAME, NAME-2, NAME-3."""
-    from sfumato.results import numbered_paths
+    from sfumato.api.results import numbered_paths
 
     return numbered_paths(first, count)
 

@@ -18,7 +18,7 @@ from sfumato.json_input import check_fields
 
 if TYPE_CHECKING:
     from sfumato.apps.options import Added
-    from sfumato.inversion.result import Inversion
+    from sfumato.inversions.result import Inversion
     from sfumato.models.base import Model
     from sfumato.registry import Entry
 
@@ -284,7 +284,7 @@ class Recipe:
 
 def _checks() -> dict[str, Check]:
     """What a recipe says, and how it is checked: as the arguments of `sfumato.edit` are."""
-    from sfumato.arguments import ARGUMENTS
+    from sfumato.api.arguments import ARGUMENTS
     from sfumato.models.parts import MAX_PARTS
 
     word = partial(checks.text, most=4_096)

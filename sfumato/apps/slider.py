@@ -32,7 +32,7 @@ from sfumato.apps.options import (
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
-    from sfumato.sliding import Vary
+    from sfumato.api.slider import Vary
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
@@ -104,9 +104,9 @@ def slider(
     playing = movie.check_playing(path, fps, hold, bounce, easing, inbetweens, scale)
 
     with working("starting"):
-        from sfumato import sliding
-        from sfumato.arguments import check_arguments, num_frames
-        from sfumato.morph.spacing import SPACINGS
+        from sfumato.api.arguments import check_arguments, num_frames
+        from sfumato.api.slider import slider as run
+        from sfumato.morphs.spacings.base import SPACINGS
         from sfumato.registry import METHODS
 
     options = parse_options(METHODS[method], settings)
@@ -134,7 +134,7 @@ def slider(
         **options,
     )
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
-    result = sliding.slider(loaded, image, **arguments)
+    result = run(loaded, image, **arguments)
     movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)
 

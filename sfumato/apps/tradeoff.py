@@ -11,7 +11,7 @@ from sfumato.apps.contact_sheet import Cell, Row, Words, draw_sheet
 from sfumato.images.ink import CHANGED, FAINT, INK, LINE, PAPER
 
 if TYPE_CHECKING:
-    from sfumato.results import EditResult, TriedEdit
+    from sfumato.api.results import EditResult, TriedEdit
 
 
 def tradeoff_sheet(result: EditResult) -> Image.Image:

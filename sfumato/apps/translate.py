@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Way(StrEnum):
-    """The methods of `sfumato.translation` as typer wants them."""
+    """The methods of `sfumato.api.translate` as typer wants them."""
 
     cycle_diffusion = "cycle-diffusion"
     ddib = "ddib"
@@ -113,8 +113,8 @@ def translate(
         back = choose_output(reconstruction, "", ".png", inputs=images)
 
     with working("starting"):
-        from sfumato import translation
-        from sfumato.arguments import check_arguments
+        from sfumato.api import translate as translation
+        from sfumato.api.arguments import check_arguments
         from sfumato.images import save_image
 
     options: dict[str, Any] = {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.errors import UsageError
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
 
 Threshold = float | tuple[float, float]
 """One share of the largest attention, or a pair: that of the pooled maps, and that of the subtracted ones."""

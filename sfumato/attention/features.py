@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sfumato.errors import ModelError
 from sfumato.models.base import AttentionSite, Model, sites_of_kind
-from sfumato.samplers.loop import Layout
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
+from sfumato.sampling.loop import Layout
 
 
 class InjectFeatures:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sfumato.attention.patch import CONDITIONAL, AttentionEdit
 from sfumato.models.base import AttentionSite
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
 
 
 class InjectSelfAttention(AttentionEdit):

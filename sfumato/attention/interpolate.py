@@ -16,8 +16,8 @@ from torch import Tensor
 from sfumato.attention.patch import BOTH, CONDITIONAL, Attend, AttentionEdit
 from sfumato.attention.record import Recorder, Row
 from sfumato.models.base import AttentionSite
-from sfumato.samplers.loop import Layout
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
+from sfumato.sampling.loop import Layout
 
 Kind = Literal["inner", "outer", "fused-inner", "fused-outer"]
 

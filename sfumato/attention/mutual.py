@@ -16,7 +16,7 @@ from torch import Tensor
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import BOTH, AttentionEdit
 from sfumato.models.base import AttentionSite
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
 
 Regions = Callable[[], Tensor | None]
 """Foreground of each branch: bool, (branch, image, height, width) at any resolution; None: not known yet."""

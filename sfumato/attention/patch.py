@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sfumato.errors import ModelError
 from sfumato.models.base import AttentionCall, AttentionSite, Model
-from sfumato.samplers.loop import Layout
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
+from sfumato.sampling.loop import Layout
 
 CONDITIONAL = ("cond",)
 BOTH = ("uncond", "cond")

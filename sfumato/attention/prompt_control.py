@@ -13,17 +13,17 @@ from typing import Annotated, Literal
 
 import torch
 
-from sfumato.attention import align
 from sfumato.attention.blend import LocalBlend, Threshold
 from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, MapEdit, OneEach, Refine, Replace, Reweight
 from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.attention.word_weights import word_weights
+from sfumato.conditions import align
 from sfumato.errors import UsageError
 from sfumato.models.base import Model, Tokenizer
 from sfumato.models.prompt_syntax import plain_text
 from sfumato.registry import Option
-from sfumato.samplers.shares import window_notes
+from sfumato.sampling.shares import window_notes
 
 Kind = Literal["auto", "replace", "refine", "none"]
 

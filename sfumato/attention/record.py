@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sfumato.attention.patch import BOTH, AttentionEdit
 from sfumato.models.base import AttentionSite
-from sfumato.samplers.loop import Layout
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
+from sfumato.sampling.loop import Layout
 
 
 class Row(NamedTuple):

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.attention.align import chunk_length, pairing_of
-from sfumato.attention.words import Piece, pieces_of
+from sfumato.conditions.align import chunk_length, pairing_of
+from sfumato.conditions.words import Piece, pieces_of
 from sfumato.models.base import Tokenizer
 from sfumato.models.prompt_syntax import read_prompt, write_prompt
 

@@ -9,7 +9,7 @@ from math import isfinite, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from sfumato.parameters import Option
+from sfumato.options import Option
 
 if TYPE_CHECKING:
     from PIL import Image

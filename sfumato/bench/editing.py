@@ -13,9 +13,9 @@ from sfumato.registry import INVERSIONS, METHODS
 if TYPE_CHECKING:
     from PIL import Image
 
+    from sfumato.api.results import EditResult
+    from sfumato.api.translate import TranslateResult
     from sfumato.models.base import Model
-    from sfumato.results import EditResult
-    from sfumato.translation import TranslateResult
 
 SLOW = {"null-text", "auto"}
 

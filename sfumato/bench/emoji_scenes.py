@@ -3,7 +3,7 @@
     python -m sfumato.bench.emoji_scenes
 
 renders `emoji_edit.png`, and `emoji_styles.png` (every concept in every style), anew; it needs `resvg-py` and the emoji
-drawings, see `sfumato.emoji.data`. The benchmarks read the shipped pictures and need neither.
+drawings, see `sfumato.emoji.training.data`. The benchmarks read the shipped pictures and need neither.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def render_atlas(cases: Sequence[EditCase]) -> Image.Image:
     """All sources and targets, rendered: two tiles a case, side by side, ten cases a row.
 
     Raises:
-        sfumato.emoji.data.DataError: The drawings cannot be had.
+        sfumato.emoji.training.data.DataError: The drawings cannot be had.
     """
-    from sfumato.emoji.data import Renderer
+    from sfumato.emoji.training.data import Renderer
 
     renderer, rows = Renderer(), -(-len(cases) // 10)
     atlas = Image.new("RGB", (20 * SIZE, rows * SIZE))
@@ -128,7 +128,7 @@ def style_scenes() -> list[list[Scene]]:
 
 def render_styles() -> Image.Image:
     """All of `style_scenes`, five a row, side by side in their styles."""
-    from sfumato.emoji.data import Renderer
+    from sfumato.emoji.training.data import Renderer
 
     renderer, scenes = Renderer(), style_scenes()
     rows = -(-len(scenes) // CONCEPTS_A_ROW)

@@ -26,24 +26,24 @@ import torch
 from PIL import Image
 
 from sfumato import checks
+from sfumato.api.cost import measured
+from sfumato.api.encoding import encoded
+from sfumato.api.morph import ENCODE_STEPS, suited_guidance, suited_steps
 from sfumato.bench.benchmark import Case, Configuration, Measure, NotApplicable, Outcome, Seed, Steps
 from sfumato.bench.data import path_inside, read_entries, read_objects
 from sfumato.bench.editing import QUIET
 from sfumato.bench.emoji_scenes import TEST_SEED, read_styles, style_scenes
 from sfumato.bench.sets import LEAST, feature_networks, set_features
-from sfumato.cost import measured
 from sfumato.emoji.world import STYLES, Concept, Scene, caption, load_concepts, relatives
-from sfumato.encoding import encoded
 from sfumato.errors import ImageError
 from sfumato.images import Fit, fit_image, load_image, to_images, to_pixels
 from sfumato.images.film_strip import film_strip
+from sfumato.judges.distances import load_distance
 from sfumato.metrics.frechet import frechet_distance
 from sfumato.metrics.morph import diffmorpher_measures, directness, perceptual_path_length, smoothness
 from sfumato.metrics.psnr import psnr
-from sfumato.morph.distances import load_distance
-from sfumato.morph.path import Ends, Frames
-from sfumato.morph.spacing import SPACINGS
-from sfumato.morphing import ENCODE_STEPS, suited_guidance, suited_steps
+from sfumato.morphs.path import Ends, Frames
+from sfumato.morphs.spacings.base import SPACINGS
 from sfumato.registry import MORPHS, Option
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Morphs:
         distance: Name of the distance, see `load_distance`; None: the best that is here.
         finite_differences: Whether IMPUS's PPL is measured too.
         steps, seed: Of every morph; None: each method's own number of steps.
-        encode_steps: Of the two pictures, see `sfumato.encoding`.
+        encode_steps: Of the two pictures, see `sfumato.api.encoding`.
 
     Raises:
         UsageError: `pairs.json` is missing or damaged.

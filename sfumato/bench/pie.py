@@ -30,18 +30,18 @@ from PIL import Image
 from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
 from sfumato.bench.data import path_inside, read_entries
 from sfumato.bench.editing import edit_configurations, edited, price
-from sfumato.bench.rows import short
 from sfumato.checks import shown
 from sfumato.errors import ImageError, ModelError, UsageError
 from sfumato.images import load_image, to_images, to_pixels
 from sfumato.json_input import JsonError, check_values
+from sfumato.judges.clip import CLIP, DINO
 from sfumato.metrics.lpips import Lpips
 from sfumato.metrics.masked import background_distance, background_mse, background_psnr, background_ssim
 from sfumato.metrics.structure import structure_distance
 from sfumato.metrics.text_agreement import text_agreement
 from sfumato.metrics.weights import MissingNetworkError
-from sfumato.models.judges import CLIP, DINO
 from sfumato.registry import METHODS
+from sfumato.run.rows import short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,7 +162,7 @@ class PieBench:
     @cached_property
     def _judges(self) -> dict[str, Any]:
         """CLIP, DINO and LPIPS, each None where its weights are not on this computer; nothing is fetched."""
-        from sfumato.models.judges import load_clip, load_dino
+        from sfumato.judges.clip import load_clip, load_dino
 
         found: dict[str, Any] = dict.fromkeys(("clip", "dino", "lpips"))
         named: dict[str, tuple[Callable[..., Any], str, str]] = {

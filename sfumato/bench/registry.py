@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from sfumato.bench.benchmark import Benchmark
 from sfumato.errors import UsageError
-from sfumato.parameters import Option, Parameter
+from sfumato.options import Option, Parameter
 from sfumato.registry import unknown
 
 

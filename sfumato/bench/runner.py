@@ -25,7 +25,10 @@ import torch
 
 import sfumato
 from sfumato.bench.benchmark import Benchmark, Case, Configuration, NotApplicable
-from sfumato.bench.rows import (
+from sfumato.errors import Cancelled, SfumatoError, UsageError
+from sfumato.images import save_image
+from sfumato.models.base import Model
+from sfumato.run.rows import (
     Row,
     RowFile,
     differences,
@@ -36,10 +39,7 @@ from sfumato.bench.rows import (
     short,
     write_parquet,
 )
-from sfumato.errors import Cancelled, SfumatoError, UsageError
-from sfumato.images import save_image
-from sfumato.models.base import Model
-from sfumato.samplers.watch import Watch
+from sfumato.watch import Watch
 
 FIXED = ("benchmark", "settings", "model", "revision", "dtype")
 Load = Callable[[], Model]

@@ -26,18 +26,18 @@ import torch
 from PIL import Image
 
 import sfumato
+from sfumato.api.translate import TranslationMethod
 from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
 from sfumato.bench.data import path_inside
 from sfumato.bench.editing import QUIET, edit_configurations, edited, price
 from sfumato.bench.emoji_scenes import read_styles, style_scenes
-from sfumato.bench.rows import short
 from sfumato.bench.sets import set_distances
 from sfumato.emoji.world import STYLES, caption
 from sfumato.errors import UsageError
 from sfumato.images import Fit, fit_image, load_image, to_images, to_pixels
 from sfumato.metrics.psnr import psnr
 from sfumato.metrics.ssim import ssim
-from sfumato.translation import TranslationMethod
+from sfumato.run.rows import short
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model

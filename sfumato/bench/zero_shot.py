@@ -130,7 +130,7 @@ class ZeroShot:
     def _judge(self) -> Any:
         if self.data is None:
             return _EmojiJudge()
-        from sfumato.models.judges import load_clip
+        from sfumato.judges.clip import load_clip
 
         return load_clip(self.judge, cached=True)
 
@@ -189,7 +189,7 @@ class ZeroShot:
 
 
 class _EmojiJudge:
-    """`emoji-clip` under the names of `sfumato.models.judges.ClipJudge`."""
+    """`emoji-clip` under the names of `sfumato.judges.clip.ClipJudge`."""
 
     def __init__(self) -> None:
         from sfumato.emoji.judge import EmojiClip

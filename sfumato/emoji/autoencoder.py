@@ -10,11 +10,11 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.networks import build_autoencoder
 from sfumato.emoji.pool import build_pool
-from sfumato.emoji.sheets import save_sheet, to_images, to_pixels
 from sfumato.emoji.training.autoencoder import KL_WEIGHT, psnr, reconstruction_loss
+from sfumato.emoji.training.loop import Settings, Worker, autocast, train_loop
+from sfumato.emoji.training.sheets import save_sheet, to_images, to_pixels
 from sfumato.emoji.world import Concept
 
 

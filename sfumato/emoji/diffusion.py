@@ -12,14 +12,16 @@ from diffusers import AutoencoderKL
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
-from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.networks import build_text_encoder, build_unet
 from sfumato.emoji.pool import Pool, build_pool
-from sfumato.emoji.sampling import generate, tokenize
-from sfumato.emoji.sheets import save_sheet, to_images, to_pixels
-from sfumato.emoji.training.diffusion import DROP_CAPTION, MIN_SNR, Denoiser
+from sfumato.emoji.training.diffusion import DROP_CAPTION, Denoiser
+from sfumato.emoji.training.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.training.networks import build_scheduler
+from sfumato.emoji.training.sampling import generate, tokenize
+from sfumato.emoji.training.sheets import save_sheet, to_images, to_pixels
 from sfumato.emoji.world import STYLES, Concept, Scene, caption, sample_caption
+
+MIN_SNR = 5.0
 
 
 class LatentPool:
@@ -149,7 +151,7 @@ def train_diffusion(
         pixels = generate(prompts, **parts, num_inference_steps=20, device=device)
         save_sheet(to_images(pixels), settings.folder / f"diffusion-{step:06d}.png", columns=8)
         if export_to is not None:
-            from sfumato.emoji.export import export_pipeline
+            from sfumato.emoji.training.export import export_pipeline
 
             export_pipeline(export_to, **parts)
 

@@ -20,11 +20,11 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sfumato.emoji.judges import Trunk, blur_and_noise, save_judge
-from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.networks import MAX_TOKENS
 from sfumato.emoji.pool import build_pool
-from sfumato.emoji.sampling import tokenize
-from sfumato.emoji.sheets import to_pixels
+from sfumato.emoji.training.loop import Settings, Worker, autocast, train_loop
+from sfumato.emoji.training.sampling import tokenize
+from sfumato.emoji.training.sheets import to_pixels
 from sfumato.emoji.world import Concept, caption, sample_caption
 
 WIDTH = 128

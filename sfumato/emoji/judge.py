@@ -18,16 +18,16 @@ from transformers import CLIPTokenizer
 from sfumato.emoji import WEIGHTS
 from sfumato.emoji.dual_encoder import DualEncoder, load_dual_encoder
 from sfumato.emoji.judges import Classifier, load_classifier
-from sfumato.emoji.sampling import tokenize
+from sfumato.emoji.training.sampling import tokenize
 from sfumato.emoji.world import STYLES
-from sfumato.models.quiet import quiet
+from sfumato.models.silence import quiet
 
 SIDE = 64
 """Side of the pictures that both were trained on."""
 
 
 class EmojiClip:
-    """The dual encoder `emoji-clip`, as `sfumato.edit.judges.DualEncoder` asks."""
+    """The dual encoder `emoji-clip`, as `sfumato.judges.encoders.DualEncoder` asks."""
 
     name = "emoji-clip"
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional
 
-from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.pool import build_pool
-from sfumato.emoji.sheets import to_pixels
+from sfumato.emoji.training.loop import Settings, Worker, autocast, train_loop
+from sfumato.emoji.training.sheets import to_pixels
 from sfumato.emoji.world import STYLES, Concept, Scene
 from sfumato.files import write_whole
 
@@ -143,7 +143,7 @@ def train_classifier(
 
 def save_judge(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     """Writes a judge as fp16 safetensors by way of a temporary file, and renews the folder's checksums."""
-    from sfumato.emoji.export import write_checksums
+    from sfumato.emoji.training.export import write_checksums
 
     state = {
         key: value.to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sfumato.emoji.data import Renderer, cache_folder, composite
+from sfumato.emoji.training.data import Renderer, cache_folder, composite
 from sfumato.emoji.world import (
     BACKGROUND_JITTER,
     BACKGROUNDS,

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from sfumato.emoji.data import fetch
 from sfumato.emoji.networks import MAX_TOKENS
+from sfumato.emoji.training.data import fetch
 from sfumato.emoji.world import BACKGROUNDS, OPENINGS, POSITIONS, STYLES, Concept
 
 START, END = "<|startoftext|>", "<|endoftext|>"

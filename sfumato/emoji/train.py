@@ -18,8 +18,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from sfumato.emoji import WEIGHTS
-from sfumato.emoji.data import DataError, cache_folder
-from sfumato.emoji.loop import Settings, console
+from sfumato.emoji.training.data import DataError, cache_folder
+from sfumato.emoji.training.loop import Settings, console
 from sfumato.emoji.world import Concept, load_concepts
 
 STAGES = ("autoencoder", "diffusion", "classifier", "clip")
@@ -40,7 +40,7 @@ def run_stage(
         stage: One of `STAGES`.
         concepts: The world's concepts.
         size: Side of the pictures in pixels, 64 or 128.
-        settings: See `sfumato.emoji.loop.Settings`.
+        settings: See `sfumato.emoji.training.loop.Settings`.
         out: Folder of the weights to write.
         start_from: Folder of a model whose autoencoder the first stage trains further; None for new weights.
 
@@ -54,8 +54,8 @@ def run_stage(
         autoencoder.save_pretrained(settings.folder / "autoencoder")
     elif stage == "diffusion":
         from sfumato.emoji.diffusion import train_diffusion
-        from sfumato.emoji.export import export_pipeline
         from sfumato.emoji.tokenizer import build_tokenizer
+        from sfumato.emoji.training.export import export_pipeline
         from sfumato.emoji.training.networks import build_scheduler
 
         if not (settings.folder / "autoencoder").is_dir():
@@ -89,7 +89,7 @@ def _main() -> None:
     parser.add_argument("--minutes", type=float, default=30, help="training time of this stage, resumed time included")
     parser.add_argument("--size", type=int, choices=(64, 128), default=64, help="side of the pictures in pixels")
     parser.add_argument(
-        "--concepts", help="list from `python -m sfumato.emoji.data --write-concepts`; default: shipped"
+        "--concepts", help="list from `python -m sfumato.emoji.training.data --write-concepts`; default: shipped"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)

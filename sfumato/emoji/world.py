@@ -1,7 +1,7 @@
 """The emoji world: concepts, drawing styles, backgrounds, placement, and the captions that name them.
 
 A `Scene` fixes a picture completely, so every edit of concept, style, background, position or size has an exact answer:
-render the changed scene (`sfumato.emoji.data.Renderer`). Nothing here needs the network or a heavy import.
+render the changed scene (`sfumato.emoji.training.data.Renderer`). Nothing here needs the network or a heavy import.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Scene:
 
 
 def load_concepts(path: str | Path | None = None) -> list[Concept]:
-    """Loads a list of concepts from a JSON file written by `python -m sfumato.emoji.data --write-concepts`.
+    """Loads a list of concepts from a JSON file written by `python -m sfumato.emoji.training.data --write-concepts`.
 
     Args:
         path: The file; None for the concepts of the shipped model.

@@ -16,7 +16,7 @@ from sfumato.metrics.values import checked_finite
 Protocol = Literal["strict", "pie-2023"]
 KeysNetwork = Callable[[Tensor], Tensor]
 """Normalised pictures (batch, 3, height, width) to the keys of one attention layer, (batch, tokens, dim), the heads
-side by side and the class token included: `sfumato.models.judges.load_dino`."""
+side by side and the class token included: `sfumato.judges.clip.load_dino`."""
 
 SHORT_SIDE, LONG_SIDE = 224, 480
 

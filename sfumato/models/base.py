@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.schedules import Schedule
+from sfumato.models.schedules import Schedule
 
 Kind = Literal["self", "cross", "joint"]
 Place = Literal["down", "mid", "up"]
@@ -180,6 +180,8 @@ class Model(ABC):
         vae_scale_factor: Pixels per latent, along one side.
         sample_size: (height, width) in pixels that the model was trained at.
         guidance_scale, num_inference_steps: What suits the model where the user says nothing.
+        distance, encoder: Names of the perceptual distance and of the dual encoder that suit its images; None: none of
+            its own.
         method_options, method_guidance: Likewise, options and guidance of methods and morphs by their name.
         few_steps: Whether it was distilled for a few steps: then the two lines above stand before what a method's
             paper says.
@@ -201,6 +203,8 @@ class Model(ABC):
     sample_size: tuple[int, int]
     guidance_scale: float = 7.5
     num_inference_steps: int = 50
+    distance: str | None = None
+    encoder: str | None = None
     method_options: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     method_guidance: Mapping[str, float] = MappingProxyType({})
     few_steps: bool = False

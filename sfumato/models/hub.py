@@ -13,7 +13,7 @@ from typing import Final
 from sfumato.errors import ModelError
 from sfumato.models.folder import check_folder, check_part, read_index
 from sfumato.models.layout import INDEX, wanted_files, wanted_of_network
-from sfumato.models.quiet import quiet
+from sfumato.models.silence import quiet
 
 SHORT_NAMES: Final[dict[str, str]] = {
     "sd14": "CompVis/stable-diffusion-v1-4",

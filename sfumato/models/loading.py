@@ -6,27 +6,29 @@ import hashlib
 import os
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sfumato import checks
 from sfumato.errors import ModelError, UsageError
-from sfumato.models import embedded, hub
+from sfumato.models import hub
 from sfumato.models.embeddings import learned_words
 from sfumato.models.files import PICKLED, refuse_pickle, size_of
 from sfumato.models.layout import INDEX, parts_of
 from sfumato.models.parts import Lora, PathLike, entries, read_parts
 from sfumato.models.pipelines import family_of, load_file, load_folder, refuse_partial
-from sfumato.models.quiet import quiet
 from sfumato.models.ready import check_networks, networks, plain
 from sfumato.models.scheduling import scheduler_class, suit
+from sfumato.models.silence import quiet
 
 if TYPE_CHECKING:
     import torch
 
     from sfumato.models.base import Model
 
-EMBEDDED: Final = "emoji"
+BUNDLED: Final = {"emoji": "sfumato.emoji.defaults"}
+"""Models that come with the package, and the module that says where each lies and what suits it."""
 
 _word = checks.optional(partial(checks.text, most=200, empty="leave it out, or name one"))
 
@@ -111,9 +113,11 @@ def load_model(
         dtype=chosen_dtype, loras=[file.path.stem for file in parts.loras],
     )  # fmt: skip
     model.notes, model.parts = (*model.notes, *notes), parts.recipe()
-    if name == EMBEDDED:
-        model.guidance_scale = embedded.GUIDANCE_SCALE
-        model.method_options, model.method_guidance = embedded.METHOD_OPTIONS, embedded.METHOD_GUIDANCE
+    if name in BUNDLED:
+        defaults = import_module(BUNDLED[name])
+        model.guidance_scale = defaults.GUIDANCE_SCALE
+        model.distance, model.encoder = defaults.DISTANCE, defaults.ENCODER
+        model.method_options, model.method_guidance = defaults.METHOD_OPTIONS, defaults.METHOD_GUIDANCE
     return model
 
 
@@ -136,9 +140,9 @@ def adapter_for(
     """
     import torch
 
+    from sfumato.models.pixel_ddpm import UnconditionalDDPM
     from sfumato.models.sdxl import StableDiffusionXL
     from sfumato.models.stable_diffusion import StableDiffusion
-    from sfumato.models.unconditional import UnconditionalDDPM
 
     adapters: dict[str, type[StableDiffusion] | type[UnconditionalDDPM]] = {
         "StableDiffusionPipeline": StableDiffusion,
@@ -215,7 +219,7 @@ def here(name: str, *, revision: str | None = None, variant: str | None = None) 
     Returns:
         The revision to load it with, so that the hub is not asked ("" for the embedded model); None if it is not here.
     """
-    if name == EMBEDDED:
+    if name in BUNDLED:
         return ""
     try:
         a_path = name not in hub.SHORT_NAMES and Path(name).exists()  # which would win over a hub id
@@ -227,13 +231,14 @@ def here(name: str, *, revision: str | None = None, variant: str | None = None) 
 
 def _locate(name: str | os.PathLike[str], *, revision: str | None, variant: str | None) -> tuple[Path, str | None]:
     """Gives the folder or file, and the commit where it came from the hub."""
-    if name == EMBEDDED:
-        path = Path(__file__).parents[1] / "emoji" / "weights"
+    bundled = isinstance(name, str) and name in BUNDLED
+    if bundled:
+        path: Path = import_module(BUNDLED[str(name)]).WEIGHTS
         if not (path / INDEX).is_file():
-            raise ModelError(f"this installation of sfumato lacks the embedded model ({path}); install it again")
+            raise ModelError(f"this installation of sfumato lacks the model {name} ({path}); install it again")
     else:
         path = _path(name)
-    if isinstance(name, str) and name != EMBEDDED and (name in hub.SHORT_NAMES or not path.exists()):
+    if isinstance(name, str) and not bundled and (name in hub.SHORT_NAMES or not path.exists()):
         if name not in hub.SHORT_NAMES and _looks_like_path(name):
             refuse_pickle(path)
             raise ModelError(f"there is no model file or folder {name}; check the path (current folder: {Path.cwd()})")

@@ -15,8 +15,8 @@ from sfumato.models.files import Header, read_header
 from sfumato.models.folder import Checked, check_folder, parse_index, read_index
 from sfumato.models.identify import SUPPORTED, refuse_foreign
 from sfumato.models.layout import INDEX, UNUSED, components, has_weights, part_of, parts_of
-from sfumato.models.quiet import quiet
 from sfumato.models.scheduling import build_scheduler, read_scheduler
+from sfumato.models.silence import quiet
 from sfumato.models.weights import fingerprint
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from sfumato.errors import ModelError
 from sfumato.models.files import parse_json
 from sfumato.models.folder import Checked, parse_index
 from sfumato.models.layout import components, part_of
-from sfumato.scheduler_config import SCHEDULERS, scheduler_of
-from sfumato.schedules import Schedule
+from sfumato.models.scheduler_config import SCHEDULERS, scheduler_of
+from sfumato.models.schedules import Schedule
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model

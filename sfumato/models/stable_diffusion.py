@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sfumato.errors import ModelError
 from sfumato.models.base import AttentionHook, AttentionSite, Condition, FeatureHook, Model, ProjectionHook
-from sfumato.models.processor import feature_hooked, hooked, projection_hooked, projections
+from sfumato.models.hooks import feature_hooked, hooked, projection_hooked, projections
+from sfumato.models.schedules import Schedule
 from sfumato.models.scheduling import schedule_of
 from sfumato.models.sites import attention_layers, sites_of
 from sfumato.models.text import ClipTokenizer, chunked_ids, fingerprint, reweighted
-from sfumato.schedules import Schedule
 
 
 class StableDiffusion(Model):

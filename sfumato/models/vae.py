@@ -12,7 +12,7 @@ from sfumato.models.files import parse_json, read_header
 from sfumato.models.folder import check_part, laid_out
 from sfumato.models.identify import refuse_foreign
 from sfumato.models.layout import CLASSES, INDEX
-from sfumato.models.quiet import quiet
+from sfumato.models.silence import quiet
 
 _BASE = "diffusion_pytorch_model"
 

@@ -246,7 +246,7 @@ def test_generate(run: Any, toy: Path) -> None:
 
 
 def test_methods_are_read_from_the_registry(run: Any) -> None:
-    from sfumato.morph.spacing import SPACINGS
+    from sfumato.morphs.spacings.base import SPACINGS
     from sfumato.registry import INVERSIONS, METHODS, MORPHS
 
     kinds = {"methods": METHODS, "inversions": INVERSIONS, "morphs": MORPHS, "spacings": SPACINGS}

@@ -137,7 +137,7 @@ def test_a_full_disk(morph: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_stopping_says_where_the_work_is(morph: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sfumato import morphing
+    from sfumato.api import morph as morphing
 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt

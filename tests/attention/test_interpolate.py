@@ -10,8 +10,8 @@ from sfumato.attention.interpolate import BetweenEnds, InterpolatedAttention, In
 from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.attention.record import Recorder
 from sfumato.models.base import AttentionCall
-from sfumato.samplers.loop import Branch, Layout, sample
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
+from sfumato.sampling.loop import Branch, Layout, sample
 
 STEP = Step(0, 1, -1, 0.9, 1.0, 1)
 LAYOUT = Layout(("uncond", "cond"), ("start", "frame", "end"), 1, (16, 16))

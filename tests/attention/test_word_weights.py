@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from sfumato.attention import align
 from sfumato.attention.cross import Reweight
 from sfumato.attention.prompt_control import prompt_control
 from sfumato.attention.word_weights import word_weights
-from sfumato.edit.edit_friendly import edit_friendly
-from sfumato.edit.prompt_to_prompt import prompt_to_prompt
-from sfumato.inversion.result import Inversion
+from sfumato.conditions import align
+from sfumato.edits.edit_friendly import edit_friendly
+from sfumato.edits.prompt_to_prompt import prompt_to_prompt
+from sfumato.inversions.result import Inversion
 
 SOURCE, TARGET = "a photo of a cat on the house", "a photo of a dog on the house"
 

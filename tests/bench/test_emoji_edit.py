@@ -55,7 +55,7 @@ def test_every_kind_changes_what_it_says() -> None:
 
 def test_the_shipped_pictures_are_the_scenes() -> None:
     pytest.importorskip("resvg_py")
-    from sfumato.emoji.data import DataError, Renderer
+    from sfumato.emoji.training.data import DataError, Renderer
 
     try:
         renderer = Renderer()

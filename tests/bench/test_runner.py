@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from sfumato.bench.benchmark import Case, Configuration, Outcome
-from sfumato.bench.rows import LOCK, ROWS, SETTINGS, read_rows, read_settings, write_parquet
 from sfumato.bench.runner import run, same_machine, spread
 from sfumato.errors import Cancelled, ImageError, SfumatoError, UsageError
 from sfumato.files import locked
-from sfumato.samplers.watch import Progress, Watch
+from sfumato.run.rows import LOCK, ROWS, SETTINGS, read_rows, read_settings, write_parquet
+from sfumato.watch import Progress, Watch
 from tests.bench.small import RevisedGaussian, Small, load
 
 ROOT = Path(__file__).parents[2]
@@ -337,7 +337,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.Monke
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sfumato.bench.rows.os.fsync", full)
+    monkeypatch.setattr("sfumato.run.rows.os.fsync", full)
     with pytest.raises(SfumatoError, match="No space left on device"):
         run(Small(count=3), [Configuration("whole")], tmp_path / "run", load)
     monkeypatch.undo()

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sfumato.attention import align
 from sfumato.attention.blend import LocalBlend
 from sfumato.attention.cross import CrossAttentionMaps
+from sfumato.conditions import align
 from sfumato.errors import UsageError
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
 from tests.conformance.golden import Case, compare
 from tests.conformance.registry import find_runner
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sfumato.emoji.data import PACKAGES
+from sfumato.emoji.training.data import PACKAGES
 from sfumato.emoji.world import STYLES
 
 SQUARE = '<path fill="#ff0000" d="M0 0h{half}v{size}H0z"/><path fill="#0000ff" d="M{half} 0h{half}v{size}H{half}z"/>'

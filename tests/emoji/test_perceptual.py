@@ -24,7 +24,7 @@ from sfumato.emoji.perceptual import (
     EmojiFeatures,
     efficientnet_input,
 )
-from sfumato.emoji.sheets import to_pixels
+from sfumato.emoji.training.sheets import to_pixels
 from sfumato.metrics import Distance, MissingNetworkError
 from sfumato.metrics.weights import package_folder
 

@@ -15,11 +15,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from sfumato.emoji import loop, networks, train
+from sfumato.emoji import networks, train
 from sfumato.emoji.diffusion import LatentPool
-from sfumato.emoji.loop import Settings, Worker, train_loop
 from sfumato.emoji.networks import WIDTHS, Widths, build_autoencoder, build_unet
 from sfumato.emoji.pool import Pool
+from sfumato.emoji.training import loop
+from sfumato.emoji.training.loop import Settings, Worker, train_loop
 from sfumato.emoji.world import Concept, Scene
 
 TOY = Widths((8, 16, 16), (16, 32, 32), 1, heads=2, text=32, text_layers=1)

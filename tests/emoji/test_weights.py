@@ -14,10 +14,10 @@ from PIL import Image
 import sfumato
 from sfumato.emoji import EXAMPLES, WEIGHTS
 from sfumato.emoji.dual_encoder import load_dual_encoder
-from sfumato.emoji.export import checksums
 from sfumato.emoji.judges import load_classifier
-from sfumato.emoji.sampling import generate, tokenize
-from sfumato.emoji.sheets import to_pixels
+from sfumato.emoji.training.export import checksums
+from sfumato.emoji.training.sampling import generate, tokenize
+from sfumato.emoji.training.sheets import to_pixels
 from sfumato.emoji.world import load_concepts
 
 

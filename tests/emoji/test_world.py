@@ -99,7 +99,8 @@ def test_examples_are_of_trained_pairs_and_say_what_they_show() -> None:
 
 def test_importing_the_world_and_the_data_loads_nothing_heavy() -> None:
     code = (
-        "import sys, sfumato.emoji.world, sfumato.emoji.data; print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
+        "import sys, sfumato.emoji.world, sfumato.emoji.training.data\n"
+        "print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

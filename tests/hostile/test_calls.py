@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import sfumato
-from sfumato.edit.directions import direction_between, make_direction
+from sfumato.conditions.directions import direction_between, make_direction
 from sfumato.registry import INVERSIONS, METHODS
 from tests.hostile.values import WHOLE, odd_value, outcome
 

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from sfumato.apps.cli import app
 from sfumato.bench.benchmark import Configuration
 from sfumato.bench.pie import PieBench
-from sfumato.bench.rows import read_rows
 from sfumato.errors import SfumatoError
+from sfumato.run.rows import read_rows
 from tests.hostile import files
 from tests.hostile.images import hostile_images, saved, subject
 from tests.hostile.values import WHOLE, outcome
@@ -82,7 +82,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     real, kept = loading.load_model, _MODELS
 
     def load(name: Any, **options: Any) -> Any:
-        if name != loading.EMBEDDED or any(options.get(part) for part in ("lora", "loras", "embeddings", "vae")):
+        if name not in loading.BUNDLED or any(options.get(part) for part in ("lora", "loras", "embeddings", "vae")):
             return real(name, **options)
         if name not in kept:
             kept[name] = real(name, **options)

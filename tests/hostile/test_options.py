@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sfumato.errors import SfumatoError
-from sfumato.morph.spacing import SPACINGS
+from sfumato.morphs.spacings.base import SPACINGS
 from sfumato.registry import INVERSIONS, METHODS, MORPHS
 from tests.hostile.values import VALUES, WHOLE, odd_text, odd_value, outcome
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sfumato.errors import ModelError, UsageError
 from sfumato.models import loading as loading_module
 from sfumato.models.loading import adapter_for, load_model, resolve_device, resolve_dtype
-from sfumato.models.quiet import quiet
+from sfumato.models.silence import quiet
 from tests.models.original_layout import original_checkpoint
 from tests.toy import toy_sd_pipeline, toy_sdxl_pipeline
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from sfumato import generate
-from sfumato.attention.align import token_indices
+from sfumato.conditions.align import token_indices
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.loading import load_model
 from tests.models.original_layout import original_checkpoint

@@ -13,10 +13,10 @@ from sfumato import generate
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import Condition
 from sfumato.models.loading import load_model
+from sfumato.models.scheduler_config import SCHEDULERS
+from sfumato.models.schedules import Schedule
 from sfumato.models.stable_diffusion import StableDiffusion
-from sfumato.samplers.loop import Branch, sample
-from sfumato.scheduler_config import SCHEDULERS
-from sfumato.schedules import Schedule
+from sfumato.sampling.loop import Branch, sample
 from tests.toy import toy_sd_folder, toy_sd_pipeline, toy_sdxl_folder
 
 LEVELS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

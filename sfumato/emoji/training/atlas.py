@@ -2,7 +2,7 @@
 
     python -m sfumato.emoji.training.atlas --concepts 24 --styles noto flat --out sprites.png
 
-Needs `resvg-py` and the emoji drawings, see `sfumato.emoji.data`.
+Needs `resvg-py` and the emoji drawings, see `sfumato.emoji.training.data`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from sfumato.emoji import world as old_world
-from sfumato.emoji.data import DataError, Drawings
 from sfumato.emoji.render import ATLAS, COLUMNS, SIDE
 from sfumato.emoji.scenes import STYLES, Concept, load_concepts
+from sfumato.emoji.training.data import DataError, Drawings
 
 MARGIN = 0.03
 """Empty border of a drawing, as a share of its side."""

@@ -9,12 +9,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.render import Atlas, render
 from sfumato.emoji.scene_sampling import sample_scene
 from sfumato.emoji.scenes import SIZE
-from sfumato.emoji.sheets import save_sheet, to_images
+from sfumato.emoji.training.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.training.networks import Widths, build_autoencoder
+from sfumato.emoji.training.sheets import save_sheet, to_images
 
 KL_WEIGHT = 3e-4
 CROP = 64

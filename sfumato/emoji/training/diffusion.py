@@ -11,14 +11,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from sfumato.emoji.export import export_pipeline
-from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.render import Atlas
-from sfumato.emoji.sampling import generate
 from sfumato.emoji.scene_captions import Telling, caption, caption_words, sample_telling
 from sfumato.emoji.scene_sampling import sample_scene
 from sfumato.emoji.scenes import COLOURS, Background, Scene, Thing
-from sfumato.emoji.sheets import save_sheet, to_images
 from sfumato.emoji.training.attention import (
     ROLES,
     attention_loss,
@@ -28,8 +24,12 @@ from sfumato.emoji.training.attention import (
     recorded_maps,
     word_maps,
 )
+from sfumato.emoji.training.export import export_pipeline
+from sfumato.emoji.training.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.training.networks import Widths, build_scheduler, build_text_encoder, build_unet
 from sfumato.emoji.training.pool import MOST_THINGS, ScenePool, encode_scenes
+from sfumato.emoji.training.sampling import generate
+from sfumato.emoji.training.sheets import save_sheet, to_images
 from sfumato.emoji.training.tokenizer import Encoder
 
 MOST_WEIGHT = 5.0

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.emoji.judges import blur_and_noise, save_judge
-from sfumato.emoji.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.render import Atlas, render
 from sfumato.emoji.scene_judge import CELLS, SceneJudge, Seen, judge_metadata
 from sfumato.emoji.scene_sampling import sample_scene
 from sfumato.emoji.scenes import COLOURS, PATTERNS, TINTS, Scene, World
+from sfumato.emoji.training.loop import Settings, Worker, autocast, train_loop
 
 COVERED = 0.5
 """A cell is a thing's where it covers this much of it; cells of which a tenth to a half is covered are not judged."""

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from sfumato.emoji.loop import autocast
 from sfumato.emoji.render import Atlas, render
 from sfumato.emoji.scene_sampling import sample_scene
 from sfumato.emoji.scenes import Scene
+from sfumato.emoji.training.loop import autocast
 from sfumato.emoji.training.networks import LATENT_SIDE, MAP_SIDE
 
 MOST_THINGS = 3

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 
-from sfumato.emoji.data import cache_folder
-from sfumato.emoji.loop import Settings, console
 from sfumato.emoji.render import ATLAS, Atlas
 from sfumato.emoji.scenes import load_concepts
+from sfumato.emoji.training.data import cache_folder
+from sfumato.emoji.training.loop import Settings, console
 from sfumato.emoji.training.networks import SIZES, Widths
 
 STAGES = ("autoencoder", "diffusion", "judge", "clip")

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.morph.beta_prior import Beta, explore
-from sfumato.morph.ruler import Ruler
-from sfumato.morph.spacing import SPACINGS, even_weights
+from sfumato.morphs.spacings.base import SPACINGS, even_weights
+from sfumato.morphs.spacings.beta import Beta, explore
+from sfumato.morphs.spacings.pair_distances import Ruler
 from tests.conformance.formula import curve
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner

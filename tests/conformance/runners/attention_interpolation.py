@@ -7,12 +7,12 @@ from torch import Tensor
 
 from sfumato.attention.interpolate import InterpolatedAttention
 from sfumato.attention.patch import AttentionControl
-from sfumato.inversion.result import Inversion
+from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.morph.attention_interpolation import interpolated_frames
-from sfumato.morph.beta_prior import Beta
-from sfumato.samplers.loop import Layout
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
+from sfumato.morphs.attention_interpolation import interpolated_frames
+from sfumato.morphs.spacings.beta import Beta
+from sfumato.sampling.loop import Layout
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.layers import attention_output

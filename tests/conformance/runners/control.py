@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.attention import align
 from sfumato.attention.blend import LocalBlend
+from sfumato.conditions import align
 from sfumato.models.base import Tokenizer
 from tests.conformance.golden import Case
 

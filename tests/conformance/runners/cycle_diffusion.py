@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.edit.candidates import best_of
-from sfumato.edit.cycle_diffusion import cycle_diffusion
-from sfumato.inversion.noise_maps import dpm_encoder
-from sfumato.inversion.result import Inversion
+from sfumato.edits.candidate_search import best_of
+from sfumato.edits.cycle_diffusion import cycle_diffusion
+from sfumato.inversions.noise_maps import dpm_encoder
+from sfumato.inversions.result import Inversion
 from sfumato.metrics import directional_agreement, mse, psnr, ssim, text_agreement
 from sfumato.models.base import Model
-from sfumato.samplers.loop import Branch, sample
+from sfumato.sampling.loop import Branch, sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.control import control_kind, control_outputs, pairs, step_outputs

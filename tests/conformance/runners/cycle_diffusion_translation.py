@@ -6,12 +6,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sfumato.edit.energies import Quadratic
-from sfumato.edit.langevin import code_decoder, energy_gradient, langevin
-from sfumato.edit.translate import reconstruct, translate
+from sfumato.edits.two_models import reconstruct, translate
+from sfumato.guidance.energies import Quadratic
+from sfumato.guidance.langevin import code_decoder, energy_gradient, langevin
 from sfumato.models.base import Model
-from sfumato.models.unconditional import UnconditionalDDPM
-from sfumato.schedules import Schedule
+from sfumato.models.pixel_ddpm import UnconditionalDDPM
+from sfumato.models.schedules import Schedule
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 

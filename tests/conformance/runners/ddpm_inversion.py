@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.edit.edit_friendly import edit_friendly
-from sfumato.inversion.noise_maps import edit_friendly_inversion
-from sfumato.inversion.result import Inversion
+from sfumato.edits.edit_friendly import edit_friendly
+from sfumato.inversions.noise_maps import edit_friendly_inversion
+from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.samplers.loop import Branch, sample
+from sfumato.sampling.loop import Branch, sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.control import control_kind, control_outputs, pairs, step_outputs

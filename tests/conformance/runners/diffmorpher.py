@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
+from sfumato.adaptation.lora import Lora, adapted
 from sfumato.attention.interpolate import InterpolatedSource
 from sfumato.attention.patch import AttentionControl
-from sfumato.inversion.ddim import ddim_inversion
+from sfumato.inversions.ddim import ddim_inversion
 from sfumato.models.base import Model
-from sfumato.morph.diffmorpher import Between, adaptive_normalisation
-from sfumato.morph.lora import Lora, adapted
-from sfumato.morph.slerp import slerp
-from sfumato.morph.spacing import reschedule
-from sfumato.samplers.loop import Layout
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
+from sfumato.morphs.diffmorpher import Between, adaptive_normalisation
+from sfumato.morphs.slerp import slerp
+from sfumato.morphs.spacings.base import reschedule
+from sfumato.sampling.loop import Layout
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.layers import attention_output

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.morph.spacing import even_weights, reschedule
+from sfumato.morphs.spacings.base import even_weights, reschedule
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from sfumato.inversion.ddim import ddim_inversion
+from sfumato.adaptation.fine_tune import fine_tune
+from sfumato.adaptation.lora import Lora, adapted
+from sfumato.adaptation.textual_inversion import textual_inversion
+from sfumato.adaptation.training import Denoising, Draws, leaves
+from sfumato.inversions.ddim import ddim_inversion
 from sfumato.models.base import Condition, Model
-from sfumato.morph.fine_tune import fine_tune
-from sfumato.morph.impus import Adapted
-from sfumato.morph.inverted import mixed_condition
-from sfumato.morph.lora import Lora, adapted
-from sfumato.morph.rppd import path_diversity
-from sfumato.morph.slerp import slerp
-from sfumato.morph.textual_inversion import textual_inversion
-from sfumato.morph.training import Denoising, Draws, leaves
+from sfumato.morphs.between_inversions import mixed_condition
+from sfumato.morphs.impus import Adapted
+from sfumato.morphs.rppd import path_diversity
+from sfumato.morphs.slerp import slerp
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 

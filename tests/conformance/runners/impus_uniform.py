@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.morph.spacing import SPACINGS
+from sfumato.morphs.spacings.base import SPACINGS
 from tests.conformance.formula import curve
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner

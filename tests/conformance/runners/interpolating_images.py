@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sfumato.models.base import Model
-from sfumato.morph.branching import noise_stacks, tree
+from sfumato.morphs.interpolating_images import noise_stacks, tree
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.edit.masactrl import masactrl
-from sfumato.edit.result import Edited
-from sfumato.inversion.ddim import ddim_inversion
-from sfumato.inversion.result import Inversion
+from sfumato.edits.masactrl import masactrl
+from sfumato.edits.result import Edited
+from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.samplers.loop import Branch, sample
+from sfumato.sampling.loop import Branch, sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 

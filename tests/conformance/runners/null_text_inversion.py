@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.edit.prompt_to_prompt import prompt_to_prompt
-from sfumato.inversion.null_text import null_text_inversion
+from sfumato.edits.prompt_to_prompt import prompt_to_prompt
+from sfumato.inversions.null_text import null_text_inversion
 from sfumato.models.base import Model
-from sfumato.samplers.loop import Branch, sample
+from sfumato.sampling.loop import Branch, sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.control import (

@@ -4,13 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.attention.map_guidance import Pull
 from sfumato.attention.record import Row
-from sfumato.edit.directions import Direction, direction_between, mean_embedding
-from sfumato.edit.pix2pix_zero import pix2pix_zero
-from sfumato.inversion.regularised_ddim import Move, regularised_ddim_inversion, regularised_walk, released_moves
-from sfumato.inversion.result import Inversion
-from sfumato.inversion.white_noise import auto_correlation, gaussian_divergence, regularised
+from sfumato.conditions.directions import Direction, direction_between, mean_embedding
+from sfumato.edits.pix2pix_zero import pix2pix_zero
+from sfumato.guidance.attention_maps import Pull
+from sfumato.inversions.regularised_ddim import Move, regularised_ddim_inversion, regularised_walk, released_moves
+from sfumato.inversions.result import Inversion
+from sfumato.inversions.white_noise import auto_correlation, gaussian_divergence, regularised
 from sfumato.models.base import Model
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner

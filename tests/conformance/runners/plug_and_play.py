@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.edit.plug_and_play import injections, plug_and_play, translation_rows
-from sfumato.inversion.ddim import ddim_inversion
+from sfumato.edits.plug_and_play import injections, plug_and_play, translation_rows
+from sfumato.inversions.ddim import ddim_inversion
 from sfumato.models.base import Model
-from sfumato.samplers.loop import Branch, Layout, sample
-from sfumato.schedules import Step
+from sfumato.models.schedules import Step
+from sfumato.sampling.loop import Branch, Layout, sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 

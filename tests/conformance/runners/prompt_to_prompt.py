@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.attention import align
-from sfumato.edit.prompt_to_prompt import prompt_to_prompt
-from sfumato.inversion.result import Inversion
+from sfumato.conditions import align
+from sfumato.edits.prompt_to_prompt import prompt_to_prompt
+from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.samplers.loop import Branch, sample
+from sfumato.sampling.loop import Branch, sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.control import (

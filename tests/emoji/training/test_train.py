@@ -11,12 +11,11 @@ import torch
 
 import sfumato
 from benchmarks import scene_quality
-from sfumato.emoji import loop
 from sfumato.emoji.render import render
 from sfumato.emoji.scene_captions import caption_words
 from sfumato.emoji.scene_judge import load_scene_judge
 from sfumato.emoji.scenes import Background, Scene, Thing
-from sfumato.emoji.training import diffusion, train
+from sfumato.emoji.training import diffusion, loop, train
 from sfumato.emoji.training.tokenizer import Encoder, build_tokenizer
 from tests.emoji.toy_world import toy_atlas, write_toy_atlas
 

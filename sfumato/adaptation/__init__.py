@@ -1,0 +1,1 @@
+"""What is fitted to images: weights, low-rank matrices and embeddings, and where they are stored."""

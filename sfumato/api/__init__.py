@@ -1,0 +1,1 @@
+"""The public verbs: what surrounds a method, once for all of them."""

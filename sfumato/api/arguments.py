@@ -1,0 +1,177 @@
+"""The public boundary: what the arguments of `edit`, `morph`, `generate`, `invert`, `slider` and `translate` may be.
+
+An argument means the same in every verb, so one table of names and checks serves them all, and recipes in images, too.
+They are checked before any work, and the verb gets the values as the checks give them: numpy's numbers as Python's, a
+random seed for -1, one prompt or several as a list.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from sfumato import checks
+from sfumato.checks import Check, optional
+from sfumato.errors import UsageError
+from sfumato.images.fitting import FITS
+from sfumato.inversions.result import Inversion
+from sfumato.models.base import Model
+from sfumato.registry import unknown
+from sfumato.watch import Watch
+
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
+
+MAX_FRAMES = 10_000
+MAX_IMAGES = 1_000
+MAX_TARGETS = 100
+FEWEST_FRAMES = 3
+
+_name = partial(checks.text, most=200)
+_steps = optional(partial(checks.whole, low=1))
+_source = partial(checks.text, empty="say what the image shows, e.g. 'a cat face'")
+_target = partial(checks.text, empty="say what the image shall show, e.g. 'a dog face'")
+
+
+def one_or_several(check: Check, *, empty: str = "give at least one", most: int = checks.MAX_LIST) -> Check:
+    """A check of one text or a list of texts, which gives a list."""
+
+    def several(name: str, value: Any) -> list[Any]:
+        if isinstance(value, str):
+            return [check(name, value)]
+        found = checks.listed(name, value, check, most=most)
+        if not found:
+            raise UsageError(f"{name} is empty: {empty}")
+        return found
+
+    return several
+
+
+def _model(name: str, value: Any) -> Model:
+    return checks.instance(name, value, Model, "a model from sfumato.load_model")  # type: ignore[type-abstract]
+
+
+def _inverted(name: str, value: Any) -> Inversion:
+    return checks.instance(name, value, Inversion, "an Inversion (from sfumato.invert, or Inversion.load)")
+
+
+def _watch(name: str, value: Any) -> Watch:
+    watch = checks.instance(name, value, Watch, "a sfumato.Watch")
+    for part in ("progress", "cancelled", "preview"):
+        if getattr(watch, part) is not None and not callable(getattr(watch, part)):
+            raise checks.refuse(f"{name}.{part}", "a function, or None", getattr(watch, part))
+    checks.whole(f"{name}.preview_every", watch.preview_every, low=1)
+    return watch
+
+
+def num_frames(name: str, value: Any) -> int:
+    """Frames of a morph or slider, both ends counted."""
+    try:
+        return checks.whole(name, value, low=FEWEST_FRAMES, high=MAX_FRAMES)
+    except UsageError:
+        wanted = f"at least {FEWEST_FRAMES} (both ends are frames) and at most {MAX_FRAMES}, a whole number"
+        raise checks.refuse(name, wanted, value) from None
+
+
+def _store(name: str, value: Any) -> str | os.PathLike[str] | bool:
+    return value if value is False else checks.path(name, value)
+
+
+ARGUMENTS: Mapping[str, Check] = {
+    "model": _model,
+    "model_a": _model,
+    "model_b": _model,
+    "watch": optional(_watch),
+    # texts
+    "prompt": checks.text,
+    "prompts": optional(one_or_several(checks.text)),
+    "source_prompt": _source,
+    "target_prompt": one_or_several(
+        _target, empty="say what the image shall show, e.g. 'a dog face'", most=MAX_TARGETS
+    ),
+    "negative_prompt": checks.text,
+    # what runs, and how long
+    "method": _name,
+    "inversion": optional(_name),
+    "inversion_options": optional(checks.table),
+    "inverted": optional(_inverted),
+    "spacing": optional(_name),
+    "spacing_options": optional(checks.table),
+    "num_inference_steps": _steps,
+    "encode_steps": partial(checks.whole, low=0),
+    "guidance_scale": optional(checks.guidance),
+    "source_guidance_scale": optional(checks.guidance),
+    "seed": checks.seed,
+    "num_frames": num_frames,
+    "num_images": partial(checks.whole, low=1, high=MAX_IMAGES),
+    "one_pace": checks.flag,
+    "alpha": checks.flag,
+    "store": optional(_store),
+    # images
+    "size": optional(checks.size),
+    "fit": optional(partial(checks.choice, allowed=FITS)),
+    "background": checks.colour,
+    "mask_words": optional(one_or_several(partial(checks.text, empty="give words of the source prompt"))),
+    "mask_threshold": partial(checks.number, above=0.0, below=1.0),
+    "mask_feather": partial(checks.number, low=0.0),
+    "mask_invert": checks.flag,
+    "mask_pixels": checks.flag,
+}
+
+
+_TABLES: dict[str, Mapping[str, Check]] = {}
+
+
+def boundary(**own: Check) -> Callable[[Callable[Given, Returned]], Callable[Given, Returned]]:
+    """Makes a function a public verb: its arguments are checked by `ARGUMENTS`, and by `own` where it differs.
+
+    A call that does not fit the signature is a UsageError, too.
+    """
+
+    def decorate(verb: Callable[Given, Returned]) -> Callable[Given, Returned]:
+        signature = inspect.signature(verb)
+        table = _TABLES[verb.__name__] = {**ARGUMENTS, **own}
+
+        @functools.wraps(verb)
+        def checked(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise UsageError(_misfit(verb.__name__, signature, kwargs, error)) from error
+            for name, value in bound.arguments.items():
+                if name in table:
+                    bound.arguments[name] = table[name](name, value)
+            _check_negative_prompt(bound.arguments)
+            return verb(*bound.args, **bound.kwargs)
+
+        return checked
+
+    return decorate
+
+
+def check_arguments(verb: str, /, **arguments: Any) -> dict[str, Any]:
+    """The same for some arguments of a verb that is called later, when a model is loaded."""
+    table = _TABLES[verb]
+    return {name: table[name](name, value) if name in table else value for name, value in arguments.items()}
+
+
+def _check_negative_prompt(arguments: Mapping[str, Any]) -> None:
+    """Refuses a negative prompt for a network that takes its guidance scale as an input, and has no place for one."""
+    for name in ("model", "model_a", "model_b"):
+        model = arguments.get(name)
+        if isinstance(model, Model) and model.takes_guidance and (arguments.get("negative_prompt") or "").strip():
+            raise UsageError(
+                f"negative_prompt: {model.name} takes its guidance scale as an input (LCM) and cannot be told a"
+                " negative prompt; leave it out"
+            )
+
+
+def _misfit(verb: str, signature: inspect.Signature, kwargs: Mapping[str, Any], error: TypeError) -> str:
+    for name in kwargs:
+        if name not in signature.parameters:
+            return unknown("argument", name, list(signature.parameters), of=f" of {verb}")
+    return f"{verb}: {error}"

@@ -1,0 +1,156 @@
+"""What the public drivers share: drawn noise, a stamped inversion, how well a picture came back."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.api.source_image import Picture
+from sfumato.inversions.result import Inversion, content_key
+from sfumato.metrics.psnr import psnr
+from sfumato.models.base import Model
+from sfumato.models.prompt_syntax import prompt_notes
+from sfumato.registry import INVERSIONS
+from sfumato.sampling.draws import draw_noise
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LOW_PSNR = 20.0
+"""A source that comes back worse than this, dB, is a warning."""
+
+
+def told_of_prompts(**prompts: str | Sequence[str] | None) -> list[str]:
+    """Checks prompts, by the name of the argument, and warns of what was read otherwise than it may be meant.
+
+    Raises:
+        UsageError: A prompt says something that prompts cannot say here.
+    """
+    notes = prompt_notes(prompts)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return notes
+
+
+def seeded(seed: int, k: int = 0) -> torch.Generator:
+    """A generator with the k-th seed after `seed`; after the largest comes 0."""
+    following = seed + k
+    return torch.Generator().manual_seed(following if following < 2**64 else following - 2**64)
+
+
+def drawn_noise(model: Model, generators: Sequence[torch.Generator], size: tuple[int, int] | None) -> Tensor:
+    """Standard normal latents, an image a generator, drawn on the CPU so that a seed means the same everywhere."""
+    shape = model.latent_shape((size[1], size[0]) if size else None)
+    return draw_noise((len(generators), *shape), generators, torch.empty(0))
+
+
+def inverted_picture(
+    model: Model,
+    clean: Tensor,
+    picture: Picture,
+    name: str,
+    prompt: str,
+    *,
+    negative_prompt: str,
+    seed: int,
+    encode_steps: int = 0,
+    **options: Any,
+) -> Inversion:
+    """Runs an inversion and stamps it with all that it was made from, which its content key is of, and the image."""
+    negative = model.encode_prompt(negative_prompt)
+    found: Inversion = INVERSIONS[name].function(
+        model, clean, model.encode_prompt(prompt), negative=negative, **options
+    )
+    plain = {key: value for key, value in options.items() if isinstance(value, int | float | str | bool | None)}
+    plain |= {"method": name, "prompt": prompt, "negative_prompt": negative_prompt, "seed": seed}
+    plain |= {"encode_steps": encode_steps} if encode_steps else {}
+    key = content_key(picture.fitted.image.tobytes(), model.revision, plain)
+    return replace(
+        found,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        guidance_scale=options["guidance_scale"],
+        seed=seed,
+        source_image=torch.from_numpy(np.array(picture.fitted.image)),
+        model=model.revision,
+        picture=picture.origin["sha256"],
+        key=key,
+    )
+
+
+def image_psnr(image: Image.Image, reference: Image.Image) -> float:
+    """PSNR of two PIL pictures of one size, dB."""
+    return psnr(np.asarray(image), np.asarray(reference), data_range=255)
+
+
+def check_inverted(model: Model, inverted: Inversion, picture: Picture | None, timesteps: tuple[int, ...]) -> None:
+    """Refuses an inversion that does not lead back to the image with this model on this grid, see `Inversion.check`."""
+    inverted.check_tensors()
+    height, width = inverted.noise.shape[2:]
+    shape, embeds = (model.latent_channels, height, width), None
+    if picture is not None:
+        shape = model.latent_shape(picture.fitted.image.size[::-1])
+    if inverted.null_embeds is not None or inverted.null_pooled_embeds is not None:
+        empty = model.encode_prompt("")
+        pooled = 0 if empty.pooled_embeds is None else empty.pooled_embeds.shape[1]
+        embeds = (empty.prompt_embeds.shape[1], empty.prompt_embeds.shape[2], pooled)
+    digest = "" if picture is None else picture.origin["sha256"]
+    inverted.check(model=model.revision, timesteps=timesteps, picture=digest, latent_shape=shape, embeds_shape=embeds)
+
+
+def against_source(
+    reconstruction: Image.Image, ceiling: Image.Image | None, picture: Picture | None, *, drawn: bool
+) -> tuple[Image.Image, float, float, list[str]]:
+    """The source image, the PSNR of its reconstruction and of the autoencoder alone against it, dB, and what to say.
+
+    Args:
+        reconstruction: The source branch of a run, decoded.
+        ceiling: The clean latents, decoded, where there are any.
+        picture: The image itself, where there is one.
+        drawn: The model drew the source, so that it is its own reconstruction.
+    """
+    if picture is not None:
+        source = picture.fitted.image
+        best = math.nan if ceiling is None else image_psnr(ceiling, source)
+        return source, image_psnr(reconstruction, source), best, []
+    if drawn:
+        return reconstruction, math.inf, math.inf, []
+    if ceiling is None:
+        unknown = "the inversion holds neither its image nor a trajectory: how well the source comes back is not known"
+        return reconstruction, math.nan, math.nan, [f"{unknown}; give the image, too"]
+    told = "the inversion does not hold its image: PSNR is measured against what the autoencoder makes of its latents"
+    return ceiling, image_psnr(reconstruction, ceiling), math.nan, [f"{told}; give the image, too"]
+
+
+def other_negative_note(made_with: str, given: str) -> str:
+    """Words for a negative prompt that is not the inversion's, where it acts on the source branch, too."""
+    return (
+        f"the inversion was made with the negative prompt {made_with!r}, not {given!r}: the source comes back less"
+        " well; leave yours out, or invert with it"
+    )
+
+
+def low_psnr_note(source_psnr: float, ceiling_psnr: float, guidance: float, suits: float | None) -> str:
+    """Words for a source that does not come back, with what to try.
+
+    Args:
+        source_psnr, ceiling_psnr: Of the source branch and of the autoencoder alone, dB.
+        guidance: Of the source branch.
+        suits: What the inversion was made for; None: any.
+    """
+    if ceiling_psnr < LOW_PSNR + 1.0:
+        remedy = (
+            f"the model's autoencoder only reaches {ceiling_psnr:.1f} dB here: use a larger picture or another model"
+        )
+    elif suits is not None and guidance != suits:
+        remedy = f"source_guidance_scale={guidance:g} makes the replay drift: use {suits:g}"
+    else:
+        remedy = "describe the picture better in the source prompt, or use more steps"
+    return f"the source picture does not come back (PSNR {source_psnr:.1f} dB): {remedy}"

@@ -1,0 +1,84 @@
+"""The public driver `generate`: draws pictures from text."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+import sfumato
+from sfumato import checks
+from sfumato.api.arguments import boundary
+from sfumato.api.common import drawn_noise, seeded, told_of_prompts
+from sfumato.api.cost import measured
+from sfumato.api.results import GenerateResult
+from sfumato.images import to_images
+from sfumato.models.base import Model
+from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.turns import taking_turns
+from sfumato.watch import Watch, progress_bar
+
+
+@boundary(eta=partial(checks.number, low=0.0, high=1.0))
+def generate(
+    model: Model,
+    prompt: str,
+    *,
+    negative_prompt: str = "",
+    num_images: int = 1,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    eta: float = 0.0,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    watch: Watch | None = None,
+) -> GenerateResult:
+    """Draws pictures from text.
+
+    Args:
+        model: From `load_model`.
+        prompt: What to draw.
+        negative_prompt: What guidance leads away from.
+        num_images: How many, in one batch, at least 1.
+        num_inference_steps, guidance_scale: None: the model's own choice.
+        eta: 0 = DDIM, 1 = DDPM, in [0, 1].
+        seed: Of all draws of the first image; each further image has the next seed, so that it is the same whatever it
+            is drawn together with. -1: a random one, which the recipe records.
+        size: (width, height) in pixels; None: what the model was trained at.
+        watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
+
+    Raises:
+        UsageError: An argument is out of range.
+        SamplingError: The run broke down.
+    """
+    notes = [*model.notes, *told_of_prompts(prompt=prompt, negative_prompt=negative_prompt)]
+    steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
+    guidance = model.guidance_scale if guidance_scale is None else guidance_scale
+    generators = [seeded(seed, k) for k in range(num_images)]
+    recipe = {
+        "command": "generate",
+        "sfumato": sfumato.__version__,
+        **model.recipe,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "num_images": num_images,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "eta": eta,
+        "seed": seed,
+        "size": list(size) if size else None,
+    }
+    with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
+        condition = model.encode_prompt([prompt, negative_prompt])
+        latents = sample(
+            model,
+            drawn_noise(model, generators, size),
+            {"sample": Branch(condition[[0]], condition[[1]], guidance)},
+            num_inference_steps=steps,
+            eta=eta,
+            generator=generators,
+            watch=watching.during("drawing"),
+        )
+        with torch.no_grad():
+            images = to_images(model.decode_latents(latents[0]))
+    return GenerateResult(tuple(images), recipe, cost, tuple(notes))

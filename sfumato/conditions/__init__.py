@@ -1,0 +1,1 @@
+"""What the network is told: the words of prompts, and directions between embeddings."""

@@ -1,0 +1,313 @@
+"""Which token of one prompt answers to which token of another, and which tokens a word is made of.
+
+Used by Prompt-to-Prompt (Hertz et al., 2022, https://arxiv.org/abs/2208.01626). Positions count the start token as 0
+and stay within one chunk of the text encoder, `length` positions.
+
+Differs from the authors' code, whose behaviour `released=True` gives: a word is looked up without regard to case and
+punctuation around it, phrases are allowed, and a word that is not there is an error instead of an edit that does
+nothing; runs of spaces count as one; words are paired by what they are and not by their number (`pairing`), so that a
+word can be swapped for a phrase; in a word swap everything after the last changed word is aligned with its own source
+token (theirs reads a neighbour where token counts differ); padding answers to padding.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sfumato.conditions.pairing import Pairing, aligned, pairing
+from sfumato.conditions.words import Piece, occurrences, pieces_of
+from sfumato.errors import UsageError
+from sfumato.models.base import Tokenizer
+from sfumato.models.prompt_syntax import plain_text
+
+Bounds = float | tuple[float, float]
+DEFAULT = "default_"
+
+
+def chunk_length(tokenizer: Tokenizer) -> int:
+    """Positions of one chunk, start and end token counted."""
+    return tokenizer.max_words_tokens + 2
+
+
+def words_of(prompt: str, *, released: bool = False) -> list[str]:
+    """The prompt's words: split at white space (released: the prompt as it is, at every single space)."""
+    return prompt.split(" ") if released else plain_text(prompt).split()
+
+
+def token_ids(tokenizer: Tokenizer, prompt: str, *, released: bool = False) -> list[int]:
+    """Tokens of the prompt's words, start and end token left out (released: of the prompt as it is)."""
+    return tokenizer.ids(prompt if released else plain_text(prompt))
+
+
+def word_positions(tokenizer: Tokenizer, prompt: str, *, released: bool = False) -> list[list[int]]:
+    """Token positions of each word of the prompt, in order."""
+    words, ids = words_of(prompt, released=released), token_ids(tokenizer, prompt, released=released)
+    found: list[list[int]] = [[] for _ in words]
+    if not released:
+        for piece in pieces_of(tokenizer, prompt):
+            found[piece.word] += piece.positions
+        return found
+    # Walk over the decoded tokens; a word is complete once as many characters were seen as it has
+    word, seen = 0, 0
+    for position, token_id in enumerate(ids, start=1):
+        if word == len(words):
+            break
+        found[word].append(position)
+        seen += len(tokenizer.text(token_id))
+        if seen >= len(words[word]):
+            word, seen = word + 1, 0
+    return found
+
+
+def token_indices(tokenizer: Tokenizer, prompt: str, word: str, *, released: bool = False) -> list[int]:
+    """Token positions of every occurrence of a word or phrase, punctuation around it left out.
+
+    Raises:
+        UsageError: The word is not in the prompt; lists the prompt's words.
+    """
+    if released:
+        words, positions = words_of(prompt, released=True), word_positions(tokenizer, prompt, released=True)
+        return [p for text, at in zip(words, positions, strict=True) if text == word for p in at]
+    return positions_in(pieces_of(tokenizer, prompt), prompt, word)
+
+
+def positions_in(pieces: Sequence[Piece], prompt: str, word: str) -> list[int]:
+    """The same from the pieces of the prompt, without a tokenizer."""
+    found = [p for place in occurrences(pieces, word) for p in place]
+    if not found:
+        words = words_of(prompt)
+        raise UsageError(f"{word!r} is not in the prompt {prompt!r}; its words: {', '.join(words) or 'none'}")
+    return found
+
+
+def indicator(tokenizer: Tokenizer, prompt: str, words: Sequence[str], *, released: bool = False) -> Tensor:
+    """1 at the tokens of the words, (length,), 0 elsewhere.
+
+    Raises:
+        UsageError: A word is not in the prompt.
+    """
+    row = torch.zeros(chunk_length(tokenizer))
+    for word in words:
+        row[_inside(token_indices(tokenizer, prompt, word, released=released), len(row), word)] = 1.0
+    return row
+
+
+def pairing_of(tokenizer: Tokenizer, source: str, target: str) -> Pairing:
+    """What the target keeps of the source's words, swaps, adds and removes, of `edited_pieces`."""
+    return pairing(edited_pieces(tokenizer, source), edited_pieces(tokenizer, target))
+
+
+def edited_pieces(tokenizer: Tokenizer, prompt: str) -> list[Piece]:
+    """The prompt's pieces that begin within the first chunk, where attention is edited."""
+    last = chunk_length(tokenizer) - 1
+    return [piece for piece in pieces_of(tokenizer, prompt) if piece.positions and piece.positions[0] < last]
+
+
+def replace_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: bool = False) -> Tensor:
+    """Word swap: weight of each source token in each target token, (length source, length target).
+
+    A kept word pairs its tokens one to one. Swapped words, one or many, spread each of their n_s source tokens evenly
+    over their n_t target tokens, or one to one when the counts agree.
+
+    Raises:
+        UsageError: Words are added or removed (released: the prompts differ in their number of words), or prompts of
+            several words have none in common.
+    """
+    if released:
+        return _released_replace_mapper(tokenizer, source, target)
+    old, new = edited_pieces(tokenizer, source), edited_pieces(tokenizer, target)
+    found = pairing(old, new)
+    counts = len(words_of(source)), len(words_of(target))
+    if not found.is_swap and not found.kept and counts[0] == counts[1]:
+        raise UsageError(
+            f"the prompts have no word in common, so nothing of the picture would be kept: {source!r}, {target!r};"
+            " describe the whole picture in both, e.g. 'a cat on a sofa' and 'a dog on a sofa'"
+        )
+    if (
+        not found.is_swap and found.kept and len(old) == len(new)
+    ):  # asked for all the same: word by word, as the paper has it
+        found = Pairing((), tuple(((k,), (k,)) for k in range(len(old))), (), ())
+    if not found.is_swap:
+        alone = [f"{new[k].text!r} is added" for k in found.added] + [f"{old[k].text!r} removed" for k in found.removed]
+        raise UsageError(
+            f"a word swap exchanges words for others, or needs equally many words, got {counts[0]} and {counts[1]};"
+            f" here {', '.join(alone)}: {source!r}, {target!r}; use edit='refine' where words are added or removed"
+        )
+    length = chunk_length(tokenizer)
+    mapper = torch.zeros(length, length)
+    mapper[0, 0] = 1.0
+    runs = [*(((s,), (t,)) for s, t in found.kept), *found.swapped]
+    for run, other in runs:
+        rows = [p for k in run for p in old[k].positions if p < length - 1]
+        columns = [p for k in other for p in new[k].positions if p < length - 1]
+        share = torch.eye(len(rows)) if len(rows) == len(columns) else torch.tensor(1.0 / max(len(columns), 1))
+        mapper[torch.tensor(rows, dtype=torch.long)[:, None], torch.tensor(columns, dtype=torch.long)] = share
+    i, j = (min(len(token_ids(tokenizer, prompt)) + 1, length - 1) for prompt in (source, target))
+    padding = min(length - i, length - j)
+    mapper[i : i + padding, j : j + padding] = torch.eye(padding)
+    mapper[-1, j + padding :] = 1.0  # a shorter target has more padding than the source: it reads the last of it
+    return mapper
+
+
+def refine_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: bool = False) -> tuple[Tensor, Tensor]:
+    """Refinement: the source position of each target token, (length,), -1 where new; and 1 where aligned, (length,).
+
+    What the target keeps of the source is aligned, see `pairing`; a swapped word counts as new. Released: tokens are
+    aligned whatever words they are of, in order, see `pairing.aligned`.
+    """
+    length = chunk_length(tokenizer)
+    sources, targets = (token_ids(tokenizer, prompt, released=released) for prompt in (source, target))
+    i, j = (min(len(ids) + 1, length - 1) for ids in (sources, targets))  # the end tokens
+    if released:
+        pairs = aligned([-1, *sources, -2][:length], [-1, *targets, -2][:length])
+    else:
+        old, new = edited_pieces(tokenizer, source), edited_pieces(tokenizer, target)
+        pairs = [(0, 0), (i, j)]
+        for s, t in pairing(old, new).kept:
+            both = zip(old[s].positions, new[t].positions, strict=True)
+            pairs += [(p, q) for p, q in both if p < length - 1 and q < length - 1]
+    mapper, known = torch.full((length,), -1), torch.zeros(length)
+    for p, q in pairs:
+        mapper[q], known[q] = p, 1.0
+    tail = torch.arange(j + 1, length)
+    mapper[tail] = tail if released else (tail - j + i).clamp(max=length - 1)
+    known[tail] = 1.0
+    return mapper, known
+
+
+def _released_replace_mapper(tokenizer: Tokenizer, source: str, target: str) -> Tensor:
+    """The authors': words paired by position, and after the last changed word a neighbour where token counts differ."""
+    source_words, target_words = words_of(source, released=True), words_of(target, released=True)
+    if len(source_words) != len(target_words):
+        raise UsageError(
+            f"a word swap as released needs prompts with equally many words, got {len(source_words)} and"
+            f" {len(target_words)}: {source!r}, {target!r}; use edit='refine' where words are added or removed"
+        )
+    length = chunk_length(tokenizer)
+    mapper = torch.zeros(length, length)
+    source_at = word_positions(tokenizer, source, released=True)
+    target_at = word_positions(tokenizer, target, released=True)
+    changed = [
+        (s, t)
+        for a, b, s, t in zip(source_words, target_words, source_at, target_at, strict=True)
+        if a != b and s and t
+    ]
+    i = j = 0
+    for s, t in changed:
+        while i < s[0] and i < length and j < length:  # up to the changed word, one to one
+            mapper[i, j] = 1.0
+            i, j = i + 1, j + 1
+        rows, columns = s[0], t[0]
+        block = torch.eye(len(s)) if len(s) == len(t) else torch.full((len(s), len(t)), 1.0 / len(t))
+        fitting = mapper[rows : rows + len(s), columns : columns + len(t)]
+        fitting.copy_(block[: fitting.shape[0], : fitting.shape[1]])
+        i, j = rows + len(s), columns + len(t)
+    while i < length and j < length:
+        mapper[j if changed else i, j] = 1.0
+        i, j = i + 1, j + 1
+    return mapper
+
+
+def replace_schedule(
+    tokenizer: Tokenizer,
+    targets: Sequence[str],
+    num_inference_steps: int,
+    cross_replace_steps: Bounds | Mapping[str, Bounds],
+    *,
+    released: bool = False,
+) -> Tensor:
+    """Weight of the injected cross-attention, (steps + 1, targets, length): 1 from row int(start (N + 1)) to int(end
+    (N + 1)).
+
+    The extra row is the authors': their default scheduler made N + 1 network calls. It shifts the bounds (0.8 of 50
+    steps ends after 40, 0.5 after 25), and with DDIM the last row is never reached.
+
+    Args:
+        tokenizer: The model's.
+        targets: Edited prompts.
+        num_inference_steps: N.
+        cross_replace_steps: A share of the run (0 to b), a pair (start, end), or such per word of the edited prompts
+            with "default_" for all others ((0, 1) if missing).
+        released: Look words up as the authors' code does.
+
+    Raises:
+        UsageError: A bound is outside [0, 1], or a named word is in none of the edited prompts.
+    """
+    table = dict(cross_replace_steps) if isinstance(cross_replace_steps, Mapping) else {DEFAULT: cross_replace_steps}
+    rows = num_inference_steps + 1
+    alpha = torch.zeros(rows, len(targets), chunk_length(tokenizer))
+
+    def fill(bounds: Bounds, target: int, columns: slice | list[int]) -> None:
+        start, end = share_of_run(bounds, "cross_replace_steps")
+        window = torch.zeros(rows, 1)
+        window[int(start * rows) : int(end * rows)] = 1.0
+        alpha[:, target, columns] = window
+
+    for target in range(len(targets)):
+        fill(table.get(DEFAULT, (0.0, 1.0)), target, slice(None))
+    for word, bounds in table.items():
+        if word == DEFAULT:
+            continue
+        for target, at in _occurrences(tokenizer, targets, word, released=released):
+            fill(bounds, target, _inside(at, alpha.shape[-1], word))
+    return alpha
+
+
+def equalizer(
+    tokenizer: Tokenizer, targets: Sequence[str], weights: Mapping[str, float], *, released: bool = False
+) -> Tensor:
+    """Factor on each token's attention, (targets, length): the word's weight at its tokens, 1 elsewhere.
+
+    Raises:
+        UsageError: A word is in none of the edited prompts.
+    """
+    factors = torch.ones(len(targets), chunk_length(tokenizer))
+    for word, weight in weights.items():
+        for target, at in _occurrences(tokenizer, targets, word, released=released):
+            factors[target, _inside(at, factors.shape[1], word)] = weight
+    return factors
+
+
+def share_of_run(bounds: Bounds, name: str) -> tuple[float, float]:
+    """A bound as (start, end): a bare number b means (0, b).
+
+    Raises:
+        UsageError: A bound is outside [0, 1], or the end lies before the start.
+    """
+    start, end = (0.0, float(bounds)) if isinstance(bounds, int | float) else (float(bounds[0]), float(bounds[1]))
+    if not 0.0 <= start <= end <= 1.0:
+        raise UsageError(
+            f"{name} must be a share of the run in [0, 1], or (start, end) with start <= end, got {bounds}"
+        )
+    return start, end
+
+
+def _occurrences(
+    tokenizer: Tokenizer, prompts: Sequence[str], word: str, *, released: bool
+) -> list[tuple[int, list[int]]]:
+    """(prompt, token positions) for each prompt that holds the word."""
+    found, refused = [], None
+    for index, prompt in enumerate(prompts):
+        try:
+            found.append((index, token_indices(tokenizer, prompt, word, released=released)))
+        except UsageError as error:
+            refused = error
+    if not found and refused is not None:
+        raise refused
+    return found
+
+
+def _inside(positions: list[int], length: int, word: str) -> list[int]:
+    """The positions that lie in the first chunk; warns about the others."""
+    inside = [p for p in positions if p < length - 1]
+    if len(inside) < len(positions):
+        warnings.warn(
+            f"{word!r} lies beyond the first {length - 2} tokens of its prompt, where attention is not edited;"
+            " move it further to the front",
+            stacklevel=2,
+        )
+    return inside

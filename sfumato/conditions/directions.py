@@ -1,0 +1,259 @@
+"""Edit directions: what to add to the embedding of a prompt so that it says "dog" where it said "cat".
+
+Source: Parmar et al., 2023, https://arxiv.org/abs/2302.03027, section 3.1: the mean text embedding of many sentences
+with the target word, less that of many sentences with the source word, token position by token position, padding
+included.
+
+Differs from the authors' code: any source of sentences; blank lines are no sentences; saved as safetensors under the
+fingerprint of the text encoder, and refused on another one; directions can be added, scaled and chained.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfumato import checks
+from sfumato.conditions.align import chunk_length, token_ids
+from sfumato.conditions.sentences import Writer, template_sentences
+from sfumato.errors import DirectionError, UsageError
+from sfumato.json_input import check_fields
+from sfumato.models.base import Condition, Model
+from sfumato.tensorfile import Kind, is_kind, load_tensors, save_tensors
+
+KIND = Kind("direction", "make one with `sfumato direction make` or Direction.save", "make it again", DirectionError)
+_FIELDS: Mapping[str, checks.Check] = {
+    **dict.fromkeys(("fingerprint", "source", "target", "name", "model"), checks.text),
+    "sentences": partial(checks.listed, check=partial(checks.whole, low=0), fewest=2, most=2),
+}
+_BATCH = 32
+MOST_SENTENCES = 100_000
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A difference of text embeddings, and whose embeddings they are.
+
+    Attributes:
+        embeds: (1, tokens of one chunk, dim), float32.
+        pooled: Difference of the pooled embeddings, (1, dim), for model families that use one, else None.
+        fingerprint: Of the text encoder, see `Model.text_fingerprint`.
+        source, target: The words that it leads from and to; "" where arithmetic left no such words.
+        name: In words, such as "cat -> dog".
+        sentences: How many were averaged on either side; (0, 0) where arithmetic made it.
+        model: Name of the model that it was made with.
+    """
+
+    embeds: Tensor
+    pooled: Tensor | None
+    fingerprint: str
+    source: str
+    target: str
+    name: str
+    sentences: tuple[int, int] = (0, 0)
+    model: str = ""
+
+    def __str__(self) -> str:
+        return f"direction {self.name} ({self.fingerprint})"
+
+    def check(self, model: Model) -> None:
+        """Refuses a model with another text encoder.
+
+        Raises:
+            DirectionError: Its fingerprint differs.
+        """
+        if self.fingerprint != model.text_fingerprint:
+            raise DirectionError(
+                f"the direction {self.name!r} belongs to the text encoder of {self.model or 'another model'}"
+                f" ({self.fingerprint}), not to that of {model.name} ({model.text_fingerprint or 'none'}): make it"
+                " again with this model"
+            )
+
+    def apply(self, condition: Condition, scale: float = 1.0) -> Condition:
+        """Adds it to every row of a condition, to the first chunk of long prompts.
+
+        Raises:
+            DirectionError: The condition's embeddings have another shape.
+        """
+        wanted, ours = condition.prompt_embeds.shape, self.embeds.shape
+        if ours[1] > wanted[1] or ours[2] != wanted[2]:
+            raise DirectionError(
+                f"the direction {self.name!r} has {ours[1]} tokens of {ours[2]} channels, the model's embeddings"
+                f" {wanted[1]} of {wanted[2]}: make it again with this model"
+            )
+        embeds = condition.prompt_embeds.clone()
+        embeds[:, : self.embeds.shape[1]] += scale * self.embeds.to(embeds)
+        pooled = condition.pooled_embeds
+        if pooled is not None and self.pooled is not None:
+            pooled = pooled + scale * self.pooled.to(pooled)
+        return Condition(embeds, pooled)
+
+    def __add__(self, other: Direction) -> Direction:
+        """Both at once.
+
+        Raises:
+            DirectionError: They belong to different text encoders.
+        """
+        return self._with(other, 1.0, f"{self.name} + {other.name}")
+
+    def __sub__(self, other: Direction) -> Direction:
+        """This one without the other; raises as the sum does."""
+        return self._with(other, -1.0, f"{self.name} - ({other.name})")
+
+    def __mul__(self, factor: float) -> Direction:
+        """The same, stronger, weaker or turned round."""
+        factor = checks.number("factor", factor)
+        return self._made(factor * self.embeds, _times(factor, self.pooled), name=f"{factor:g} ({self.name})")
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Direction:
+        """The way back."""
+        back = f"{self.target} -> {self.source}" if self.source and self.target else f"-({self.name})"
+        return self._made(-self.embeds, _times(-1.0, self.pooled), self.target, self.source, back)
+
+    def then(self, other: Direction) -> Direction:
+        """Chains cat -> dog and dog -> horse to cat -> horse.
+
+        Raises:
+            DirectionError: The other does not start where this one ends, or belongs to another text encoder.
+        """
+        if not self.target or self.target != other.source:
+            raise DirectionError(
+                f"{other.name!r} does not start where {self.name!r} ends: add them with + if you mean it"
+            )
+        whole = self + other
+        return self._made(whole.embeds, whole.pooled, self.source, other.target, f"{self.source} -> {other.target}")
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes one `.safetensors` file, whole or not at all.
+
+        Raises:
+            DirectionError: The folder does not exist or cannot be written, or the name ends otherwise.
+        """
+        tensors = {"embeds": self.embeds} | ({} if self.pooled is None else {"pooled": self.pooled})
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("embeds", "pooled")}
+        return save_tensors(path, tensors, plain, KIND)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Direction:
+        """Reads what `save` wrote.
+
+        Raises:
+            DirectionError: The file is missing, damaged, or no direction.
+        """
+        tensors, values = load_tensors(path, KIND)
+        what = f"the direction {path}"
+        plain = check_fields(values, _FIELDS, what=what, remedy=KIND.again, error=DirectionError)
+        for name, axes in (("embeds", 3), ("pooled", 2)):
+            tensor = tensors.get(name)
+            if tensor is None and name == "pooled":
+                continue
+            if tensor is None or tensor.ndim != axes or len(tensor) != 1 or not tensor.is_floating_point():
+                raise DirectionError(f"{what} is damaged ({name} is missing or no {axes}-axis numbers): {KIND.again}")
+            if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
+                raise DirectionError(f"{what} is damaged ({name} holds no finite numbers): {KIND.again}")
+        return cls(tensors["embeds"], tensors.get("pooled"), **{**plain, "sentences": tuple(plain["sentences"])})
+
+    @staticmethod
+    def is_one(path: str | os.PathLike[str]) -> bool:
+        """Whether a file says that it holds a direction, damaged or not."""
+        return is_kind(path, KIND)
+
+    def _with(self, other: Direction, factor: float, name: str) -> Direction:
+        if self.fingerprint != other.fingerprint:
+            raise DirectionError(f"{self.name!r} and {other.name!r} belong to different text encoders")
+        pooled = _times(factor, other.pooled)
+        if self.pooled is not None and pooled is not None:
+            pooled = self.pooled + pooled
+        return self._made(self.embeds + factor * other.embeds, pooled, name=name)
+
+    def _made(
+        self, embeds: Tensor, pooled: Tensor | None, source: str = "", target: str = "", name: str = ""
+    ) -> Direction:
+        return Direction(embeds, pooled, self.fingerprint, source, target, name, model=self.model)
+
+
+def make_direction(model: Model, source: str, target: str, *, write: Writer | None = None) -> Direction:
+    """Makes a direction between two words or phrases.
+
+    Args:
+        model: Whose text encoder is used.
+        source, target: Such as "cat" and "dog".
+        write: Writes the sentences for each; None: `template_sentences`.
+
+    Raises:
+        UsageError: A word is empty, or no sentence was written.
+    """
+    for word, name in ((source, "source"), (target, "target")):
+        checks.text(f"the {name} word of a direction", word, empty="give a word, such as 'cat'")
+    if write is not None and not callable(write):
+        raise checks.refuse("write", "a function from a word to sentences", write)
+    writer = write or template_sentences
+    return direction_between(model, list(writer(source)), list(writer(target)), source=source, target=target)
+
+
+def direction_between(
+    model: Model,
+    source_sentences: Sequence[str],
+    target_sentences: Sequence[str],
+    *,
+    source: str = "",
+    target: str = "",
+) -> Direction:
+    """Mean embedding of the target sentences less that of the source sentences.
+
+    Args:
+        model: Whose text encoder is used.
+        source_sentences, target_sentences: At least one each; the banks may differ in size.
+        source, target: What they are about, for the direction's name.
+
+    Raises:
+        UsageError: A bank is empty or holds a blank sentence.
+    """
+    checks.instance("model", model, Model, "a model from sfumato.load_model")  # type: ignore[type-abstract]
+    for word, title in ((source, "source"), (target, "target")):
+        checks.text(title, word)
+    from_mean, from_pooled = mean_embedding(model, source_sentences)
+    to_mean, to_pooled = mean_embedding(model, target_sentences)
+    pooled = None if from_pooled is None or to_pooled is None else to_pooled - from_pooled
+    counts = (len(source_sentences), len(target_sentences))
+    name = f"{source or 'source'} -> {target or 'target'}"
+    return Direction(to_mean - from_mean, pooled, model.text_fingerprint, source, target, name, counts, model.name)
+
+
+def mean_embedding(model: Model, sentences: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+    """Mean of the sentences' embeddings, (1, tokens, dim), and of the pooled ones, (1, dim) or None; float32, CPU.
+
+    A sentence longer than one chunk of the text encoder is cut there, with a warning.
+
+    Raises:
+        UsageError: There is no sentence, or a blank one.
+    """
+    sentences = checks.listed("the sentences of a direction", sentences, checks.text, most=MOST_SENTENCES)
+    if not sentences or not all(sentence.strip() for sentence in sentences):
+        raise UsageError(f"a bank needs sentences, none of them blank; got {len(sentences)}")
+    tokens = chunk_length(model.tokenizer)
+    if any(len(token_ids(model.tokenizer, sentence)) > tokens - 2 for sentence in sentences):
+        warnings.warn(f"sentences longer than {tokens - 2} tokens are cut there", stacklevel=2)
+    total: Tensor | float = 0.0
+    pooled: Tensor | float = 0.0
+    for start in range(0, len(sentences), _BATCH):
+        condition = model.encode_prompt(sentences[start : start + _BATCH])
+        total = total + condition.prompt_embeds[:, :tokens].double().sum(dim=0, keepdim=True).cpu()
+        if condition.pooled_embeds is not None:
+            pooled = pooled + condition.pooled_embeds.double().sum(dim=0, keepdim=True).cpu()
+    assert isinstance(total, Tensor), "there is at least one batch"
+    mean = (total / len(sentences)).float()
+    return mean, (pooled / len(sentences)).float() if isinstance(pooled, Tensor) else None
+
+
+def _times(factor: float, tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else factor * tensor

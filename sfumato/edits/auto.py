@@ -1,0 +1,211 @@
+"""`auto`: tries a few methods and strengths on one shared inversion, and returns the knee of what they trade.
+
+Every edit trades how well it took against how much of the rest was kept. Both are measured here by the model itself, so
+no other network is needed: how well the target prompt explains the result better than the source prompt does (the
+difference of the two denoising errors, as in the diffusion classifier, Li et al., 2023,
+https://arxiv.org/abs/2303.16203, Eq. 5), and how far the latents moved. The knee is the candidate with the largest gain
+over the straight line between "nothing changed" and "everything changed" (Satopaa et al., 2011, "Finding a kneedle in a
+haystack").
+
+Ours; no paper's method.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from sfumato.edits.result import Candidate, Edited
+from sfumato.errors import InversionError, ModelError, SfumatoError, UsageError
+from sfumato.guidance.prompt_gain import PromptGain
+from sfumato.inversions.result import Inversion
+from sfumato.models.base import Model
+from sfumato.registry import METHODS, Option, method
+from sfumato.sampling.draws import Generators
+from sfumato.sampling.loop import OnStep
+from sfumato.watch import Watch
+
+
+@dataclass(frozen=True)
+class Try:
+    """One candidate to run: a method with options."""
+
+    method: str
+    options: Mapping[str, Any]
+
+
+# From the strictest to the freest, methods alternating, so that a small budget already spans the range. What cannot
+# start from the inversion at hand is passed over.
+TRIES = (
+    Try("prompt-to-prompt", {"cross_replace_steps": 0.8, "self_replace_steps": 0.4}),
+    Try("edit-friendly", {}),
+    Try("prompt-to-prompt", {"cross_replace_steps": 0.3, "self_replace_steps": 0.1}),
+    Try("ledits", {}),
+    Try("cycle-diffusion", {}),
+    Try("plug-and-play", {}),
+    Try("masactrl", {}),
+    Try("prompt-to-prompt", {"cross_replace_steps": 0.6, "self_replace_steps": 0.7}),
+    Try("prompt-to-prompt", {"cross_replace_steps": 0.5, "self_replace_steps": 0.2}),
+    Try("diffedit", {}),
+    Try("prompt-to-prompt", {"cross_replace_steps": 0.1, "self_replace_steps": 0.0}),
+)
+
+
+@method(
+    "auto",
+    title="Automatic choice",
+    paper="none: a search over the methods here, scored by the model (diffusion classifier, Li et al., 2023)",
+    summary="Tries several methods and strengths on one inversion; returns the best trade of change against keeping.",
+    when="You know none of these names, or want to see what this picture allows before choosing.",
+    cost="The inversion once; then 4 evaluations a step and 16 for scoring, for each try.",
+    inversions=(
+        "edit-friendly",
+        "direct",
+        "ddim",
+        "fixed-point",
+        "bdia",
+        "regularised-ddim",
+        "null-text",
+        "negative-prompt",
+        "dpm-encoder",
+    ),
+)
+def auto(
+    model: Model,
+    source: Inversion,
+    *,
+    source_prompt: str,
+    target_prompts: Sequence[str],
+    negative_prompt: str = "",
+    guidance_scale: float = 7.5,
+    source_guidance_scale: float | None = None,
+    generator: Generators = None,
+    on_step: Sequence[OnStep] = (),
+    watch: Watch | None = None,
+    tries: Annotated[int, Option("how many candidates to try at most", low=2, high=len(TRIES))] = 5,
+    seconds: Annotated[
+        float | None, Option("start no further candidate after this many seconds (two are always tried)", low=0)
+    ] = None,
+    draws: Annotated[int, Option("noises to average the score over", low=1)] = 8,
+    mask: Tensor | None = None,
+) -> Edited:
+    """Edits from given noise, latent to latent.
+
+    Args:
+        model: Any model with cross-attention on text.
+        source: Noise and grid to start from; shared by all tries.
+        source_prompt: What the picture shows.
+        target_prompts: One edited prompt.
+        negative_prompt, guidance_scale, source_guidance_scale, generator, on_step, watch: As in every recipe.
+        tries, seconds, draws: see their `Option`.
+        mask: Given to every method that has a mask of its own: where the edit may change the picture.
+
+    Returns:
+        The chosen edit; `candidates` holds all, in the order tried.
+
+    Raises:
+        UsageError: More than one target prompt, or no method can serve.
+        ModelError: The model can honour none of them.
+    """
+    if len(target_prompts) != 1:
+        raise UsageError(f"auto takes one target prompt, got {len(target_prompts)}: run it once for each")
+    watch = watch or Watch()
+    begun = time.monotonic()
+    found: list[_Tried] = []
+    refused: SfumatoError | None = None
+    energy = PromptGain(model, source_prompt, target_prompts[0], draws=draws, generator=generator)
+    planned = [attempt for attempt in TRIES if _serves(attempt, source)][:tries]
+    for number, attempt in enumerate(planned, start=1):
+        if seconds is not None and len(found) >= 2 and time.monotonic() - begun > seconds:
+            break
+        try:
+            entry = METHODS[attempt.method]
+            edited = entry.function(
+                model,
+                source,
+                source_prompt=source_prompt,
+                target_prompts=target_prompts,
+                negative_prompt=negative_prompt,
+                guidance_scale=guidance_scale,
+                source_guidance_scale=source_guidance_scale,
+                generator=generator,
+                on_step=on_step,
+                watch=watch.during(f"try {number} of {len(planned)}: {attempt.method}"),
+                **({"mask": mask} if mask is not None and entry.takes_mask else {}),
+                **{**model.method_options.get(attempt.method, {}), **attempt.options},
+            )
+        except (
+            UsageError,
+            ModelError,
+            InversionError,
+        ) as error:  # this picture, model or step count is not for that method
+            refused = error
+            continue
+        found.append(_Tried(attempt, edited, energy(edited.latents[0]) - energy(edited.latents[1])))
+
+    if not found:
+        raise refused or UsageError(f"no method can start from inversion {source.method!r}")
+    candidates = tuple(tried.candidate for tried in found)
+    changes, gains = torch.stack([t.change for t in found]), torch.stack([t.gain for t in found])  # (try, image)
+    chosen = [found[knee(changes[:, k].tolist(), gains[:, k].tolist())].edited for k in range(changes.shape[1])]
+    return replace(_joined(chosen), candidates=candidates)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """An edit, and how much better it fits the target prompt than the source does, (image,)."""
+
+    attempt: Try
+    edited: Edited
+    gain: Tensor
+
+    @property
+    def change(self) -> Tensor:
+        """Relative distance of the latents from the source's, (image,)."""
+        source, target = self.edited.latents[:2].flatten(2)
+        change: Tensor = (target - source).norm(dim=1) / source.norm(dim=1)
+        return change
+
+    @property
+    def candidate(self) -> Candidate:
+        agreement, change = float(self.gain.mean()), float(self.change.mean())
+        return Candidate(self.attempt.method, self.attempt.options, agreement, change, self.edited.latents[1])
+
+
+def _joined(chosen: Sequence[Edited]) -> Edited:
+    """One result of the edits that were chosen for each image; maps and masks where all have them alike."""
+
+    def each(values: Sequence[Tensor | None]) -> Tensor | None:
+        there = [value[:, [k]] for k, value in enumerate(values) if value is not None]
+        alike = len(there) == len(values) and len({value.shape for value in there}) == 1
+        return torch.cat(there, dim=1) if alike else None
+
+    latents = torch.cat([edited.latents[:, [k]] for k, edited in enumerate(chosen)], dim=1)
+    notes = tuple(dict.fromkeys(note for edited in chosen for note in edited.notes))
+    maps, masks = each([edited.maps for edited in chosen]), each([edited.mask for edited in chosen])
+    return Edited(latents, chosen[0].branches, maps, masks, notes=notes)
+
+
+def knee(change: Sequence[float], agreement: Sequence[float]) -> int:
+    """Index of the candidate with the largest gain over the diagonal, both axes scaled so that the largest is 1.
+
+    The unedited picture is the origin: change 0, agreement 0. When no candidate took (all agreements <= 0), the one
+    with the highest agreement.
+    """
+    most_change, most_agreement = max(change), max(agreement)
+    if most_agreement <= 0 or most_change <= 0:
+        return max(range(len(agreement)), key=lambda k: agreement[k])
+    return max(range(len(change)), key=lambda k: agreement[k] / most_agreement - change[k] / most_change)
+
+
+def _serves(attempt: Try, source: Inversion) -> bool:
+    """Whether the method exists and can start from this inversion; from drawn noise, by the steps of the others."""
+    if attempt.method not in METHODS:
+        return False
+    start = "ddim" if source.method == "drawn" else source.method
+    return start in METHODS[attempt.method].inversions

@@ -1,0 +1,166 @@
+"""CycleDiffusion (Wu and De la Torre, 2022), https://arxiv.org/abs/2210.05559: zero-shot editing of real pictures.
+
+A stochastic sampler carries a code of Gaussian noises to a picture. The DPM-Encoder finds a code of the given picture
+under the source prompt; the same code under the target prompt is the edit. Leaving out steps at the noisy end, and a
+small eta, hold the edit closer to the picture.
+
+Differs from the authors' code (github.com/ChenWu98/cycle-diffusion): the whole grid is encoded, so that one inversion
+serves every strength (at the same noise level the draws have the same distribution); one code and one strength, where
+the paper reports the best of 540 candidates (`trials`, `try_strengths`, `try_guidance_scales`); the last step is
+encoded whatever the step count. Attention control is that of the author's public demo: shares of all steps, counted
+from the first executed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from sfumato.attention.prompt_control import CrossReplaceSteps, SelfReplaceSize, SelfReplaceSteps
+from sfumato.edits.candidate_search import search
+from sfumato.edits.noise_map_replay import (
+    WITHOUT_NOISE_MAPS,
+    AttentionControlKind,
+    Control,
+    DrawnEta,
+    SkipSteps,
+    Strength,
+    replay_edit,
+    start_notes,
+    start_of,
+    with_noise_maps,
+)
+from sfumato.edits.result import Edited
+from sfumato.errors import UsageError
+from sfumato.guidance.energies import WeightedSum
+from sfumato.guidance.energies_by_name import Rows, Spec, check_energy, energies_of, names
+from sfumato.inversions.result import Inversion
+from sfumato.judges.encoders import ENCODER_HELP
+from sfumato.models.base import Model
+from sfumato.registry import Option, method
+from sfumato.sampling.draws import Generators
+from sfumato.sampling.loop import OnStep
+from sfumato.watch import Watch
+
+
+@method(
+    "cycle-diffusion",
+    title="CycleDiffusion",
+    paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
+    summary="Finds the random draws that make the picture, and uses the same draws under the target prompt.",
+    when="Real pictures and edits that keep pose and composition: the picture comes back exactly, without optimising.",
+    cost="2 evaluations a step that is run and target, plus the inversion's; 4 with attention control and one target;"
+    " a search multiplies this by its candidates.",
+    inversions=("dpm-encoder", "edit-friendly"),
+    refuses={
+        **WITHOUT_NOISE_MAPS,
+        "ddim": "it keeps no noise maps; at eta 0 the code is the noise alone, which holds too little",
+    },
+)
+def cycle_diffusion(
+    model: Model,
+    source: Inversion,
+    *,
+    source_prompt: str,
+    target_prompts: Sequence[str],
+    negative_prompt: str = "",
+    guidance_scale: float = 5.0,
+    source_guidance_scale: float | None = None,
+    generator: Generators = None,
+    on_step: Sequence[OnStep] = (),
+    watch: Watch | None = None,
+    strength: Strength = 0.8,
+    skip_steps: SkipSteps = None,
+    attention_control: AttentionControlKind = "none",
+    cross_replace_steps: CrossReplaceSteps = 0.8,
+    self_replace_steps: SelfReplaceSteps = 0.4,
+    self_replace_size: SelfReplaceSize = 16,
+    eta: DrawnEta = 0.1,
+    trials: Annotated[
+        int, Option("search: how many times to draw; the best of all is kept (the paper: 15)", low=1)
+    ] = 1,
+    try_strengths: Annotated[
+        Sequence[float] | None, Option("search: these strengths in place of one (the paper: 6 of them)", low=0, high=1)
+    ] = None,
+    try_guidance_scales: Annotated[
+        Sequence[float] | None,
+        Option("search: these guidance scales in place of one (the paper: 1, 1.5, 2, 3, 4, 5)", low=1, high=100),
+    ] = None,
+    energy: Annotated[
+        Spec | None,
+        Option(
+            f"search: what ranks the candidates, a name or a table of names and weights: {names('rank')}; none:"
+            " prompt-gain. The paper ranks by directional-agreement",
+            check=check_energy("rank"),
+        ),
+    ] = None,
+    encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
+    released: Annotated[bool, Option("align words as the code of the author's demo does, its bug included")] = False,
+) -> Edited:
+    """Edits from an inversion with noise maps, latent to latent.
+
+    Costs 2 network evaluations a target for each executed step (1 when nothing is guided), and 1 at the end for the
+    source (2 when its inversion was guided); with attention control 2 (1 + targets) for each executed step. A drawn
+    picture costs 2 a step more. A search: see `search`.
+
+    Args:
+        model: Any model.
+        source: A DPM-Encoder inversion; drawn noise in an `Inversion` for a picture that the model draws.
+        source_prompt: What the picture shows.
+        target_prompts: One or more edited prompts, done in one batch; a search takes one.
+        negative_prompt: What guidance leads away from, in all branches.
+        guidance_scale: Of the edited branches; the paper: the best of 1 to 5.
+        source_guidance_scale: That of the inversion (the paper: 1); None: as it was.
+        generator: Draws the noise maps of a drawn picture, and those of further trials.
+        on_step: Called after every step.
+        watch: Progress, previews, cancellation.
+        energy: Ranks the candidates of a search: by name, or an object that judges pictures (`energies.Energy`).
+        strength, skip_steps, attention_control, cross_replace_steps, self_replace_steps, self_replace_size, eta,
+            trials, try_strengths, try_guidance_scales, encoder, released: see their `Option`. The paper: the best of
+            strengths 0.5 to 0.85; the author's demo 0.7; diffusers 0.8, as here.
+
+    Returns:
+        Branches "source", "target" ("target-1", ... when several). `distances` says how far they part at each step (the
+        paper's section 2.3 bounds it); of a search, `candidates` holds all instead.
+
+    Raises:
+        InversionError: The inversion has no noise maps for so many steps, or was made at another guidance or prompt.
+        UsageError: An option is out of range; prompts do not fit one another; a search for several targets.
+        ModelError: The model has no attention layers that could be controlled.
+    """
+    searching = trials > 1 or try_strengths is not None or try_guidance_scales is not None
+    start = start_of(source, strength, skip_steps)
+    if searching and len(target_prompts) != 1:
+        raise UsageError(f"a search takes one target prompt, got {len(target_prompts)}: run it once for each")
+    if energy is not None and not searching:
+        raise UsageError(
+            "energy ranks the candidates of a search: also give trials, try_strengths or try_guidance_scales"
+        )
+    control = None
+    if attention_control != "none":
+        control = Control(attention_control, cross_replace_steps, self_replace_steps, self_replace_size, released)
+    own = source.guidance_scale if source.noise_maps is not None else guidance_scale
+    code = with_noise_maps(
+        model, source, source_prompt=source_prompt, negative_prompt=negative_prompt,
+        source_guidance_scale=own if source_guidance_scale is None else source_guidance_scale, eta=eta,
+        generator=generator, watch=watch,
+    )  # fmt: skip
+    if searching:
+        executed = (len(source.timesteps) - start) / len(source.timesteps)
+        rank = None
+        if energy is not None:
+            rows = Rows(
+                model, code.clean, source_prompt, list(target_prompts) * len(code.clean), encoder, generator=generator
+            )
+            rank = WeightedSum(tuple(energies_of(energy, rows, "rank")))
+        return search(
+            model, code, source_prompt=source_prompt, target_prompt=target_prompts[0], negative_prompt=negative_prompt,
+            trials=trials, strengths=[executed] if try_strengths is None else try_strengths,
+            guidance_scales=[guidance_scale] if try_guidance_scales is None else try_guidance_scales,
+            energy=rank, control=control, generator=generator, on_step=on_step, watch=watch,
+        )  # fmt: skip
+    return replay_edit(
+        model, code, source_prompt=source_prompt, target_prompts=target_prompts, negative_prompt=negative_prompt,
+        guidance_scales=[guidance_scale] * len(target_prompts), start_index=start, control=control,
+        notes=start_notes(source, strength, skip_steps), on_step=on_step, watch=watch,
+    )  # fmt: skip

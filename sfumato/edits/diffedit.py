@@ -1,0 +1,185 @@
+"""DiffEdit (Couairon et al., 2022), https://arxiv.org/abs/2210.11427.
+
+Where the noise predicted under the source prompt and under the target prompt differ, the picture has to change; the
+rest is kept. That contrast, averaged over several draws, is made a mask (step 1); the picture is encoded by DDIM up to
+a share of the schedule (step 2) and decoded under the target prompt, everything outside the mask being set back to the
+encoded latents after each step (step 3).
+
+Differs from the paper: the inversion may be told the source prompt (the paper encodes without text); "extreme values"
+are those above three times the mean contrast; outside the mask the result has exactly the picture's latents. At the
+16x16 latents of the embedded model a mask at the paper's threshold is too small (docs/benchmarks.md): that model has
+its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from sfumato.edits.branches import target_branches, unused_embeddings, with_source
+from sfumato.edits.result import Edited
+from sfumato.errors import UsageError
+from sfumato.inversions.result import Inversion
+from sfumato.inversions.sampled_source import with_trajectory
+from sfumato.models.base import Condition, Model
+from sfumato.models.schedules import Step, add_noise
+from sfumato.registry import Option, method
+from sfumato.sampling.draws import Generators, alike, draw_noise
+from sfumato.sampling.loop import Branch, OnStep, sample
+from sfumato.sampling.shares import first_step, strength_notes
+from sfumato.watch import Watch
+
+EXTREME = 3.0
+"""Contrast above this many times its mean is cut off, so that single positions do not set the scale."""
+
+
+@method(
+    "diffedit",
+    title="DiffEdit",
+    paper="Couairon et al., 2022, https://arxiv.org/abs/2210.11427",
+    summary="Finds by itself where the prompts disagree about the picture, and repaints there alone.",
+    when="One thing is exchanged for another and everything around it must stay as it is.",
+    cost="2 evaluations a step that is run (1 at guidance 1), 2 a draw for the mask, plus the inversion's.",
+    inversions=("direct", "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt"),
+    refuses={
+        "edit-friendly": "it decodes without noise, which latents with fresh noise at every step do not fit",
+        "dpm-encoder": "it decodes without noise, which latents with fresh noise at every step do not fit",
+    },
+)
+def diffedit(
+    model: Model,
+    source: Inversion,
+    *,
+    source_prompt: str,
+    target_prompts: Sequence[str],
+    negative_prompt: str = "",
+    guidance_scale: float = 7.5,
+    source_guidance_scale: float | None = None,
+    generator: Generators = None,
+    on_step: Sequence[OnStep] = (),
+    watch: Watch | None = None,
+    strength: Annotated[
+        float, Option("share of the steps that is run: small stays close to the picture, 0 is itself", low=0, high=1)
+    ] = 0.8,
+    contrast_threshold: Annotated[
+        float, Option("how much of the largest contrast counts as inside; small: a large mask", low=0, high=1)
+    ] = 0.5,
+    contrast_strength: Annotated[
+        float, Option("how noisy the picture is made to find the mask, as share of the steps", low=0, high=1)
+    ] = 0.5,
+    contrast_draws: Annotated[int, Option("noises to average the mask over", low=1)] = 10,
+    noise: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Edited:
+    """Edits from given noise, latent to latent.
+
+    Costs, for each image, contrast_draws (1 + targets) network evaluations for the mask, and 2 targets for each of the
+    int(strength steps) steps that are run, half of that at guidance 1; for a drawn source those of drawing it.
+
+    Args:
+        model: Any model.
+        source: An inversion that keeps its trajectory, or drawn noise in an `Inversion`.
+        source_prompt: What the picture shows.
+        target_prompts: One or more edited prompts, done in one batch, each with its own mask.
+        negative_prompt: What guidance leads away from.
+        guidance_scale: Of the edited branches; the mask's contrast is taken without guidance.
+        source_guidance_scale: Of a drawn source; None: as the edited ones.
+        generator: Draws the noises of the mask; a single one the same for all images.
+        on_step: Called after every step, after the mask, with the source's known latents as branch 0.
+        watch: Progress, previews, cancellation.
+        strength, contrast_threshold, contrast_strength, contrast_draws: see their `Option`. The paper: strength 0.5 to
+            0.8, and 0.5 for both contrasts.
+        noise: The mask's draws instead of the generator's, the same for all images, (draws, channels, height, width).
+        mask: Where the edit may change the picture, instead of finding it, above 0.5: (edit, image, height, width), or
+            one for all edits and images.
+
+    Returns:
+        Branches "source" (the picture's own latents) and "target" ("target-1", ... when several), and the masks.
+
+    Raises:
+        UsageError: An option out of range; a mask or noise of another shape.
+        InversionError: The inversion does not hold the timesteps that are run.
+    """
+    steps, (channels, height, width) = len(source.timesteps), source.noise.shape[-3:]
+    start = first_step(strength, steps)
+    branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
+    shape = (len(branches), source.noise.shape[0], height, width)
+    if mask is not None and tuple(mask.shape) not in (shape, (1, 1, height, width)):
+        raise UsageError(f"mask must be (edit, image, height, width) = {shape}, got {tuple(mask.shape)}")
+    if noise is not None and tuple(noise.shape[1:]) != (channels, height, width):
+        raise UsageError(f"noise must be (draws, {channels}, {height}, {width}), got {tuple(noise.shape)}")
+
+    condition = model.encode_prompt([source_prompt, negative_prompt])
+    own = guidance_scale if source_guidance_scale is None else source_guidance_scale
+    source = with_trajectory(model, source, Branch(condition[[0]], condition[[1]], own), watch=watch)
+    clean = source.clean.to(model.device)
+
+    # Step 1: the mask
+    if mask is None:
+        if noise is None:
+            noise = draw_noise(alike((contrast_draws, *clean.shape), generator), generator, clean)
+        at = source.timesteps[min(first_step(contrast_strength, steps), steps - 1)]
+        prompts = model.encode_prompt([source_prompt, *target_prompts])
+        inside = contrast(model, clean, prompts, noise, at, watch=watch) > contrast_threshold
+    else:
+        inside = (mask.to(clean.device) > 0.5).expand(shape)
+    if start == steps:
+        whole = clean.expand(1 + len(branches), *clean.shape)
+        return Edited(whole, ("source", *branches), mask=inside, notes=unused_embeddings(source, "DiffEdit"))
+
+    # Steps 2 and 3: from the encoded latents, the rest set back to them after every step
+    def blend(latents: Tensor, step: Step) -> Tensor:
+        known = source.latents_at(max(step.t_prev, -1)).to(latents)[None]
+        latents = torch.where(inside[:, :, None], latents, known)
+        for hook in on_step:
+            latents = hook(torch.cat([known, latents]), step)[1:]
+        return latents
+
+    edited = sample(
+        model,
+        source.latents_at(source.timesteps[start]),
+        branches,
+        timesteps=source.timesteps,
+        start_index=start,
+        on_step=[blend],
+        watch=watch,
+    )
+    notes = (*unused_embeddings(source, "DiffEdit"), *strength_notes(strength, steps))
+    return with_source(clean, edited, branches, mask=inside, notes=notes)
+
+
+@torch.no_grad()
+def contrast(
+    model: Model, clean: Tensor, prompts: Condition, noise: Tensor, t: int, *, watch: Watch | None = None
+) -> Tensor:
+    """How far the predictions under each target prompt are from those under the source prompt, in [0, 1].
+
+    Mean over draws and channels of the absolute difference, extreme values cut off, scaled to [0, 1] in each picture;
+    0 everywhere where the predictions agree.
+
+    Reference: Couairon et al., 2022, section 3.2, step 1.
+
+    Args:
+        model: Any model.
+        clean: (image, channels, height, width).
+        prompts: The source's row, then one a target.
+        noise: (draws, channels, height, width), or with an axis of images before the channels.
+        t: Timestep that the picture is brought to.
+        watch: Progress and cancellation.
+
+    Returns:
+        (edit, image, height, width).
+    """
+    images, branches = len(clean), len(prompts)
+    total = clean.new_zeros(branches - 1, *clean.shape)
+    for draw in (watch or Watch()).during("finding the mask").over(list(noise)):
+        latents = add_noise(clean, draw.to(clean), model.schedule.alpha_bar(t)).repeat(branches, 1, 1, 1)
+        output = model.predict_noise(latents, t, prompts.repeat(images)).unflatten(0, (branches, images))
+        total = total + (output[1:] - output[:1]).abs()
+    heat = total.mean(dim=2) / len(noise)
+    heat = heat.minimum(EXTREME * heat.mean(dim=(-2, -1), keepdim=True))
+    low, high = heat.amin(dim=(-2, -1), keepdim=True), heat.amax(dim=(-2, -1), keepdim=True)
+    return (heat - low) / (high - low).clamp(min=1e-12)

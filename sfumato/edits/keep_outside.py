@@ -1,0 +1,67 @@
+"""Holding an edit to the image outside a mask, whatever the method.
+
+During the run all that lies outside is set, after every step, to the image's own latents at that noise level: those
+that its inversion went through, or the clean ones with noise. Any grey counts as inside there, so that a soft mask
+weakens nothing step by step. The one blend by the mask's greys comes at the end, with the clean latents (`blended`): a
+share of 0.5 keeps half, however many steps were run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfumato.inversions.result import Inversion
+from sfumato.models.schedules import Step, add_noise
+
+
+@dataclass(frozen=True)
+class KeepOutside:
+    """An `on_step` hook that keeps the image outside a mask.
+
+    Attributes:
+        weight: How much of the edit shows, at latent size, (1, 1, height, width), in [0, 1]; above 0 is inside.
+        clean: The image's latents, (image, channels, height, width).
+        source: What its latents at the levels of the run are read from; where it holds them not, they are made of
+            `clean` and its noise.
+        targets: How many edited branches a run without a source branch has.
+    """
+
+    weight: Tensor
+    clean: Tensor
+    source: Inversion
+    targets: int
+
+    @property
+    def inside(self) -> Tensor:
+        """Where anything may change, (1, 1, height, width), 0 or 1: what a method with a mask of its own is given."""
+        return (self.weight > 0.0).to(self.weight)
+
+    def __call__(self, latents: Tensor, step: Step) -> Tensor:
+        """Latents of all branches, (branch, image, channels, height, width), the edited ones held to the image."""
+        sources = 0 if len(latents) == self.targets else 1
+        inside = (self.weight > 0.0).to(latents.device)
+        edited = torch.where(inside, latents[sources:], self._image_at(step).to(latents))
+        return torch.cat([latents[:sources], edited])
+
+    def blended(self, latents: Tensor, *, soft: bool = True) -> Tensor:
+        """Edited clean latents, (rows, channels, height, width), blended into the image once.
+
+        Args:
+            latents: Of one image, a row an edit.
+            soft: By the greys; otherwise all that is inside is taken as it is.
+        """
+        weight = (self.weight if soft else self.inside).to(latents)
+        # both ends exactly: outside the very latents of the image, inside those of the edit
+        blend = torch.lerp(self.clean.to(latents), latents, weight)
+        return torch.where(weight == 0.0, self.clean.to(latents), torch.where(weight == 1.0, latents, blend))
+
+    def _image_at(self, step: Step) -> Tensor:
+        """The image's latents after the step, (image, channels, height, width)."""
+        if step.t_prev < 0:
+            return self.clean
+        if self.source.holds(step.t_prev):
+            return self.source.latents_at(step.t_prev)
+        return add_noise(self.clean, self.source.noise.to(self.clean), step.alpha_bar_prev)

@@ -1,0 +1,244 @@
+"""MasaCtrl (Cao et al., 2023), https://arxiv.org/abs/2304.08465.
+
+Source and target are denoised together. After a few steps, in the decoder's finer layers, the target's self-attention
+asks with its own queries but reads the source's keys and values: layout and pose come from the target prompt, the look
+from the source. Cross-attention is never touched.
+
+Differs from the authors' code (github.com/TencentARC/MasaCtrl, whose numbers `pin_source=False` gives): before every
+network call the source's latents are those of its inversion (theirs: an argument that is off, though the published
+figures used it); works without guidance, where theirs silently does nothing; steps and layers are never counted, so no
+number of steps is built in; masked attention is one fused call; masks from words add up over the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from sfumato.attention.cross import CrossAttentionMaps
+from sfumato.attention.mutual import MutualSelfAttention, Regions, WordRegions
+from sfumato.attention.patch import AttentionControl, AttentionEdit
+from sfumato.conditions import align
+from sfumato.edits.result import Edited
+from sfumato.errors import ModelError, UsageError
+from sfumato.inversions.result import Inversion
+from sfumato.models.base import Model, sites_of_kind
+from sfumato.registry import Option, method
+from sfumato.sampling.draws import Generators
+from sfumato.sampling.loop import Branch, OnStep, sample
+from sfumato.sampling.pin import PinSource
+from sfumato.watch import Watch
+
+NO_LAYOUT = (
+    "start_step is 4 of every 50 steps: of {} it is 0, so the source's layout stays: use 13 steps or more, or give"
+    " start_step to let the target's own layout form first"
+)
+
+
+@method(
+    "masactrl",
+    title="MasaCtrl",
+    paper="Cao et al., 2023, https://arxiv.org/abs/2304.08465",
+    summary="Changes pose or layout to the target prompt while the look of the source is carried over.",
+    when="The same thing should do something else (sit, jump, face left); not where the layout must stay.",
+    cost="4 evaluations a step with one target (2 at guidance 1), plus the inversion's for a real picture.",
+    inversions=(
+        "direct",
+        "ddim",
+        "fixed-point",
+        "negative-prompt",
+        "null-text",
+        "edit-friendly",
+        "dpm-encoder",
+        "regularised-ddim",
+        "bdia",
+    ),
+)
+def masactrl(
+    model: Model,
+    source: Inversion,
+    *,
+    source_prompt: str,
+    target_prompts: Sequence[str],
+    negative_prompt: str = "",
+    guidance_scale: float = 7.5,
+    source_guidance_scale: float | None = None,
+    generator: Generators = None,
+    on_step: Sequence[OnStep] = (),
+    watch: Watch | None = None,
+    start_step: Annotated[
+        int | None,
+        Option("first step that reads the source; before it the target's layout forms; none: 4 of every 50", low=0),
+    ] = None,
+    start_layer: Annotated[
+        int | None,
+        Option(
+            "first self-attention layer that reads the source, counted as they run from 0; none: the decoder from half"
+            " the latents' resolution on (10 of 16 in Stable Diffusion 1.x)",
+            low=0,
+        ),
+    ] = None,
+    steps: Annotated[Sequence[int] | None, Option("these steps instead of all from start_step on", low=0)] = None,
+    layers: Annotated[Sequence[int] | None, Option("these layers instead of all from start_layer on", low=0)] = None,
+    union: Annotated[bool, Option("the target reads its own keys and values beside the source's")] = False,
+    foreground_words: Annotated[
+        str | Sequence[str] | None,
+        Option(
+            "things read things and surroundings surroundings: the thing's word, or one a prompt, the source's first"
+        ),
+    ] = None,
+    foreground_threshold: Annotated[
+        float, Option("how much of the words' attention counts as inside", low=0, high=1)
+    ] = 0.1,
+    foreground_mask: Annotated[
+        bool,
+        Option("the mask given outlines the thing, before and after: things read things, as by foreground_words"),
+    ] = False,
+    pin_source: Annotated[
+        bool, Option("take the source's latents of every step from the inversion, so that they do not drift")
+    ] = True,
+    mask: Tensor | None = None,
+    masks: Tensor | None = None,
+) -> Edited:
+    """Edits from given noise, latent to latent.
+
+    Costs 2 (1 + targets) network evaluations a step and image, half of it when nothing is guided.
+
+    Args:
+        model: Any model with self-attention in its decoder.
+        source: Noise and grid to start from: an inversion of a real picture, or drawn noise in an `Inversion`.
+        source_prompt: What the picture shows; the authors use "" for real pictures, in the inversion and here.
+        target_prompts: One or more edited prompts, done in one batch.
+        negative_prompt: What guidance leads away from, in all branches.
+        guidance_scale: Of the edited branches.
+        source_guidance_scale: Of the source branch; None: as the edited ones.
+        generator: Not used: nothing is drawn but what the inversion holds.
+        on_step: Called after every step.
+        watch: Progress, previews, cancellation.
+        start_step, start_layer, steps, layers, union, foreground_words, foreground_threshold, foreground_mask,
+            pin_source: see their `Option`.
+        mask: Where the edit may change the picture, (1, 1, height, width), above 0.5; read with foreground_mask only,
+            as a region that may change need not be the outline of a thing.
+        masks: Foreground of each branch, source first, instead of foreground_words: (branch, image, height, width),
+            above 0.5 inside.
+
+    Returns:
+        Branches "source", "target" ("target-1", ... when several); maps when foreground_words are given.
+
+    Raises:
+        UsageError: A step or layer that the run or the model does not have; words or masks that do not fit.
+        ModelError: The model has no self-attention layer to act on.
+    """
+    targets = list(target_prompts)
+    prompts, timesteps = [source_prompt, *targets], source.timesteps
+    names = ("source", *(["target"] if len(targets) == 1 else [f"target-{k + 1}" for k in range(len(targets))]))
+    size = (source.noise.shape[-2], source.noise.shape[-1])
+
+    maps = CrossAttentionMaps().choose(model.attention_sites(size)) if foreground_words is not None else None
+    if foreground_mask and mask is None:
+        raise UsageError("foreground_mask needs a mask: give one, or name the thing with foreground_words")
+    if foreground_mask and mask is not None:
+        masks = mask.expand(len(prompts), source.noise.shape[-4], -1, -1)
+    regions = _regions(model, prompts, source.noise.shape[-4], foreground_words, maps, foreground_threshold, masks)
+    edits: list[AttentionEdit] = [] if maps is None else [maps]
+    first = 4 * len(timesteps) // 50 if start_step is None else start_step
+    chosen = _chosen(steps, first, len(timesteps), "step")
+    if chosen:
+        edits.append(
+            MutualSelfAttention(layer_names(model, size, layers, start_layer), chosen, union=union, regions=regions)
+        )
+
+    condition = model.encode_prompt([*prompts, negative_prompt])
+    own = guidance_scale if source_guidance_scale is None else source_guidance_scale
+    branches = {
+        name: Branch(condition[[k]], condition[[-1]], guidance_scale if k else own) for k, name in enumerate(names)
+    }
+    # BDIA's steps look back at latents that known ones would replace, and bring the source back by themselves
+    pinned = pin_source and source.trajectory is not None and source.correction is None
+    latents = sample(
+        model,
+        source.noise,
+        branches,
+        timesteps=timesteps,
+        start_index=source.start_index,
+        eta=source.eta,
+        replay=source,
+        controls=[AttentionControl(edits)],
+        before_step=[PinSource(source.latents_at, timesteps[source.start_index :])] if pinned else [],
+        on_step=on_step,
+        watch=watch,
+    )
+    average = None if maps is None else maps.average
+    if steps is None and start_step is None and first == 0:
+        return Edited(latents, names, average, notes=(NO_LAYOUT.format(len(timesteps)),))
+    return Edited(latents, names, average)
+
+
+def layer_names(
+    model: Model, latent_size: tuple[int, int], layers: Sequence[int] | None, start_layer: int | None
+) -> list[str]:
+    """Self-attention layers by module path, from positions in execution order.
+
+    Raises:
+        UsageError: A position that the model does not have.
+        ModelError: The model has no layer of the default choice.
+    """
+    sites = list(sites_of_kind(model.attention_sites(latent_size), "self"))
+    if layers is None and start_layer is None:
+        # Layers 10 to 15 of Stable Diffusion 1.x at 512 px: the decoder's at 32x32 and 64x64
+        fine = [s.layer_name for s in sites if s.place == "up" and 2 * s.resolution[0] >= latent_size[0]]
+        if not fine:
+            raise ModelError(f"{model.name!r} has no self-attention in its decoder to act on: choose layers")
+        return fine
+    return [sites[k].layer_name for k in _chosen(layers, start_layer or 0, len(sites), "layer")]
+
+
+def _chosen(given: Sequence[int] | None, start: int, count: int, kind: str) -> list[int]:
+    """Positions from `start` on, or those given.
+
+    Raises:
+        UsageError: One is not in [0, count).
+    """
+    asked = [start] if given is None else list(given)
+    for position in asked:
+        if not 0 <= position < count:
+            raise UsageError(f"{kind} {position} does not exist: there are {count}, counted from 0")
+    return list(range(start, count)) if given is None else asked
+
+
+def _regions(
+    model: Model,
+    prompts: Sequence[str],
+    images: int,
+    words: str | Sequence[str] | None,
+    maps: CrossAttentionMaps | None,
+    threshold: float,
+    masks: Tensor | None,
+) -> Regions | None:
+    """The foreground of each branch, from masks or words.
+
+    Raises:
+        UsageError: They do not fit the branches, or both are given.
+    """
+    if masks is not None:
+        if maps is not None:
+            raise UsageError("give foreground_words or a mask of the foreground, not both")
+        if masks.ndim != 4 or tuple(masks.shape[:2]) != (len(prompts), images):
+            raise UsageError(
+                f"masks must be (branch, image, height, width) with {len(prompts)} branches and {images} images,"
+                f" got {tuple(masks.shape)}"
+            )
+        inside = masks > 0.5
+        return lambda: inside
+    if words is None or maps is None:
+        return None
+    one_each = [words] * len(prompts) if isinstance(words, str) else list(words)
+    if len(one_each) != len(prompts):
+        raise UsageError(
+            f"foreground_words needs one word for all, or one for each of {len(prompts)} prompts; got {one_each}"
+        )
+    rows = [align.indicator(model.tokenizer, p, [w]) for p, w in zip(prompts, one_each, strict=True)]
+    return WordRegions(maps, torch.stack(rows), threshold)

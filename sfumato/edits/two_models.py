@@ -1,0 +1,225 @@
+"""Unpaired image-to-image translation with two models that never saw each other.
+
+- `translate`: CycleDiffusion (Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559): the DPM-Encoder finds the
+  noises with which the first model draws the picture, and the second model draws with the same noises. Then, where
+  asked for, SDEdit with the second model mends the rest.
+- `bridge`: DDIB (Su et al., 2022, https://arxiv.org/abs/2203.08382): DDIM to noise with the first model, and back with
+  the second.
+
+The models may be of pixels without text (then prompts mean nothing), or of text, such as a base model and its
+fine-tune. Each has its own latents, which must agree in shape; the further they are from being the same latents, the
+nearer to 1 the strength must be, where what passes from one to the other is noise alone.
+
+Differs from CycleDiffusion's code: any grid starts at its own first timestep (theirs at `T_es - 1`, right for 1000
+steps only). As there, the step from t = 0 to the picture holds no noise in a schedule that ends at level 1, so even the
+first model gives the picture back only nearly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+from torch import Tensor
+
+from sfumato.edits.sdedit import renoised
+from sfumato.errors import ModelError, UsageError
+from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.noise_maps import noise_map_inversion
+from sfumato.inversions.result import Inversion
+from sfumato.models.base import Model
+from sfumato.sampling.draws import Generators
+from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.shares import first_step, strength_notes
+from sfumato.watch import Watch
+
+SAME_LEVEL = 0.02
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A translation, and what it went through.
+
+    Attributes:
+        latents: Of the second model, (image, channels, height, width).
+        unrefined: The same before refinement.
+        inversion: What leads back to the picture with the first model.
+        notes: Where a strength is less than one step.
+    """
+
+    latents: Tensor
+    unrefined: Tensor
+    inversion: Inversion
+    notes: tuple[str, ...] = ()
+
+
+def translate(
+    model_a: Model,
+    model_b: Model,
+    latents: Tensor,
+    *,
+    source_prompt: str = "",
+    target_prompt: str = "",
+    negative_prompt: str = "",
+    source_guidance_scale: float = 1.0,
+    guidance_scale: float = 1.0,
+    num_inference_steps: int = 100,
+    strength: float = 0.85,
+    eta: float = 0.1,
+    refine_strength: float = 0.0,
+    refine_eta: float = 1.0,
+    refine_repeats: int = 1,
+    noise: Tensor | None = None,
+    refine_noise: Tensor | None = None,
+    generator: Generators = None,
+    watch: Watch | None = None,
+) -> Translated:
+    """CycleDiffusion: encodes with the first model, decodes with the second, refines with the second.
+
+    Costs one evaluation of each model a step that is run (int(strength steps) of all), two where guided; and one of the
+    second a step of each refinement (int(refine_strength steps)), two where guided.
+
+    Args:
+        model_a: The model that the picture belongs to.
+        model_b: The model that it shall belong to.
+        latents: Of the first model, (image, channels, height, width).
+        source_prompt, target_prompt, negative_prompt: For models of text.
+        source_guidance_scale, guidance_scale: Of the first model and the second.
+        num_inference_steps: Steps of the grid.
+        strength: Share of them to run, in (0, 1]; less keeps more of the picture. Authors: 0.85 on animal faces.
+        eta: Stochasticity, in (0, 1].
+        refine_strength: How far SDEdit goes afterwards, in [0, 1]; 0: not at all. Authors: 0.1 (cats) and 0.15 (wild).
+        refine_eta, refine_repeats: See `sdedit`.
+        noise: Draws of the encoder, see `noise_map_inversion`; None: drawn.
+        refine_noise: Draws of the refinement, see `renoised`.
+        generator: Draws what is not given.
+        watch: Progress and cancellation.
+
+    Raises:
+        UsageError: An option out of range, latents of another shape, or noise levels of the models that do not agree at
+            the step where the run starts.
+        ModelError: The models' latents have different shapes.
+    """
+    grid = model_b.schedule.timesteps(num_inference_steps)
+    start = first_step(strength, num_inference_steps, at_least=1)
+    refine_start = first_step(refine_strength, num_inference_steps)
+    check_pair(model_a, model_b, latents, num_inference_steps, start)
+    watch = watch or Watch()
+    condition = model_a.encode_prompt([source_prompt, negative_prompt])
+    inversion = noise_map_inversion(
+        model_a, latents, condition[[0]], draws="posterior", eta=eta, negative=condition[[1]],
+        guidance_scale=source_guidance_scale, num_inference_steps=num_inference_steps, start_index=start, noise=noise,
+        generator=generator, watch=watch,
+    )  # fmt: skip
+    branch = target_branch(model_b, target_prompt, negative_prompt, guidance_scale)
+    drawn = sample(
+        model_b, inversion.noise, branch, timesteps=grid, start_index=start, eta=eta, replay=inversion,
+        watch=watch.during("translating"),
+    )  # fmt: skip
+    refined = drawn
+    if refine_start < num_inference_steps:
+        refined = renoised(
+            model_b, drawn, branch, timesteps=grid, start_index=refine_start, eta=refine_eta, repeats=refine_repeats,
+            noise=refine_noise, generator=generator, watch=watch.during("refining"),
+        )  # fmt: skip
+    notes = strength_notes(strength, num_inference_steps)
+    notes += strength_notes(refine_strength, num_inference_steps, name="refine_strength")
+    return Translated(refined[0], drawn[0], inversion, notes)
+
+
+def bridge(
+    model_a: Model,
+    model_b: Model,
+    latents: Tensor,
+    *,
+    source_prompt: str = "",
+    target_prompt: str = "",
+    negative_prompt: str = "",
+    guidance_scale: float = 1.0,
+    num_inference_steps: int = 100,
+    strength: float = 1.0,
+    watch: Watch | None = None,
+) -> Translated:
+    """DDIB: deterministic, so that the way back leads to where one came from, up to the solver's error.
+
+    Costs one evaluation of each model a step that is run (two of the second where guided).
+
+    Args:
+        model_a, model_b, latents, source_prompt, target_prompt, negative_prompt, guidance_scale, num_inference_steps,
+            strength, watch: See `translate`; here the whole way is the default, as in the paper.
+
+    Raises:
+        UsageError, ModelError: As `translate`.
+    """
+    grid = model_b.schedule.timesteps(num_inference_steps)
+    start = first_step(strength, num_inference_steps, at_least=1)
+    check_pair(model_a, model_b, latents, num_inference_steps, start)
+    watch = watch or Watch()
+    inversion = ddim_inversion(
+        model_a,
+        latents,
+        model_a.encode_prompt(source_prompt),
+        timesteps=model_a.schedule.timesteps(num_inference_steps)[start:],
+        watch=watch,
+    )
+    branch = target_branch(model_b, target_prompt, negative_prompt, guidance_scale)
+    drawn = sample(model_b, inversion.noise, branch, timesteps=grid[start:], watch=watch.during("translating"))
+    return Translated(drawn[0], drawn[0], inversion, strength_notes(strength, num_inference_steps))
+
+
+def reconstruct(
+    model: Model,
+    inversion: Inversion,
+    *,
+    prompt: str = "",
+    negative_prompt: str = "",
+    guidance_scale: float = 1.0,
+    watch: Watch | None = None,
+) -> Tensor:
+    """The picture as the first model gives it back, (image, channels, height, width); arguments as when encoding."""
+    return sample(
+        model,
+        inversion.noise,
+        target_branch(model, prompt, negative_prompt, guidance_scale),
+        timesteps=inversion.timesteps,
+        start_index=inversion.start_index,
+        eta=inversion.eta,
+        replay=inversion,
+        watch=watch,
+    )[0]
+
+
+def target_branch(model: Model, prompt: str, negative_prompt: str, guidance_scale: float) -> dict[str, Branch]:
+    """The one branch of a run under one prompt."""
+    condition = model.encode_prompt([prompt, negative_prompt])
+    return {"target": Branch(condition[[0]], condition[[1]], guidance_scale)}
+
+
+def check_pair(model_a: Model, model_b: Model, latents: Tensor, num_inference_steps: int, start_index: int) -> None:
+    """Refuses two models between which noise does not pass.
+
+    Raises:
+        ModelError: Their latents have different shapes.
+        UsageError: The latents are not the first model's, or the run starts amid noise levels that differ. (At full
+            strength each starts from what it takes for pure noise.)
+    """
+    if latents.ndim != 4 or latents.shape[1] != model_a.latent_channels:
+        raise UsageError(
+            f"latents must be (image, {model_a.latent_channels}, height, width) for {model_a.name}, got"
+            f" {tuple(latents.shape)}"
+        )
+    shape_a = (model_a.latent_channels, model_a.vae_scale_factor)
+    shape_b = (model_b.latent_channels, model_b.vae_scale_factor)
+    if shape_a != shape_b:
+        raise ModelError(
+            f"{model_a.name} has latents of {shape_a[0]} channels at 1/{shape_a[1]} of the picture's size,"
+            f" {model_b.name} of {shape_b[0]} at 1/{shape_b[1]}: translate between models whose latents have one shape"
+        )
+    level_a, level_b = (
+        model.schedule.steps(num_inference_steps)[start_index].alpha_bar for model in (model_a, model_b)
+    )
+    if start_index > 0 and abs(sqrt(level_a) - sqrt(level_b)) > SAME_LEVEL:
+        raise UsageError(
+            f"at the first step {model_a.name} expects alpha_bar {level_a:.3g} and {model_b.name} {level_b:.3g}, so the"
+            " noisy picture of one is not one of the other: use strength 1, or models with the same noise schedule"
+        )

@@ -1,0 +1,1 @@
+"""What pushes a run beside classifier-free guidance."""

@@ -1,0 +1,287 @@
+"""`Inversion`: what a replay needs, in memory and in one `.safetensors` file keyed by content."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato import checks
+from sfumato.errors import InversionError
+from sfumato.json_input import check_fields
+from sfumato.sampling.bdia import BidirectionalStep
+from sfumato.tensorfile import Kind, content_hash, load_tensors, save_tensors
+
+_KIND = Kind("inversion", "make one with `sfumato invert` or Inversion.save", "invert again", InversionError)
+_TENSORS = (
+    "noise", "trajectory", "noise_maps", "null_embeds", "null_pooled_embeds", "correction", "residuals", "source_image"
+)  # fmt: skip
+_SHARE = partial(checks.number, low=0.0, high=1.0)
+_FIELDS: Mapping[str, checks.Check] = {
+    "method": partial(checks.text, most=200, empty="it says which inversion it is"),
+    "timesteps": partial(checks.listed, check=partial(checks.whole, low=0, high=10**6), fewest=1, most=10_000),
+    "gamma": _SHARE,
+    "pinned": checks.flag,
+    "eta": _SHARE,
+    "prompt": checks.text,
+    "negative_prompt": checks.text,
+    "guidance_scale": checks.guidance,
+    "seed": checks.optional(partial(checks.whole, low=checks.SEEDS[0], high=checks.SEEDS[1])),
+    "model": checks.text,
+    "picture": checks.text,
+    "key": checks.text,
+    "start_index": partial(checks.whole, low=0),
+}
+_NEW = ("negative_prompt", "seed")  # which earlier files do not have
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """What leads back to an image: inverted once, edited many times. `sample(replay=...)` consumes it.
+
+    Attributes:
+        method: Which inversion made it.
+        noise: x_T, (image, channels, height, width).
+        timesteps: Its grid, noisiest first.
+        trajectory: Latents x_0 ... x_T, (steps + 1, image, channels, height, width), or None.
+        noise_maps: Noise consumed by each step in sampling order, (steps, image, channels, height, width), or None.
+        null_embeds: Embedding in place of the empty prompt's, in sampling order, (steps, image, tokens, dim), or None.
+        null_pooled_embeds: The pooled embedding that goes with it, (image, dim), or None: as it is.
+        correction: First correction of BDIA's step rule, (image, channels, height, width), or None.
+        residuals: How far each step missed while inverting, one entry an iteration, in sampling order,
+            (steps, image, iterations), NaN where none was run; what is measured, the inversion says. Or None.
+        gamma: Weight of the look back in BDIA's step rule; 0: the replay takes DDIM steps.
+        pinned: The replay sets the source branch to the trajectory after every step.
+        eta: Stochasticity that the noise maps belong to.
+        source_image: The fitted image itself, (height, width, 3) uint8, or None where it was not kept.
+        prompt, negative_prompt: That it was made with.
+        guidance_scale: Guidance that it was made with.
+        seed: Of the draws that it was made with, or None where that is not known.
+        model: Revision of the model.
+        picture: SHA-256 of the fitted picture's pixels, or "" for latents given directly.
+        key: Content hash of image, model and options, see `content_key`.
+        start_index: First step that it leads back from; `noise` is at that step's level, and the trajectory ends there.
+        file: Where it was loaded from, or None; not kept in files.
+    """
+
+    method: str
+    noise: Tensor
+    timesteps: tuple[int, ...]
+    trajectory: Tensor | None = None
+    noise_maps: Tensor | None = None
+    null_embeds: Tensor | None = None
+    null_pooled_embeds: Tensor | None = None
+    correction: Tensor | None = None
+    residuals: Tensor | None = None
+    source_image: Tensor | None = None
+    gamma: float = 0.0
+    pinned: bool = False
+    eta: float = 0.0
+    prompt: str = ""
+    negative_prompt: str = ""
+    guidance_scale: float = 1.0
+    seed: int | None = None
+    model: str = ""
+    picture: str = ""
+    key: str = ""
+    start_index: int = 0
+    file: str | None = field(default=None, compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that it holds: equal for two inversions exactly where their replays are."""
+        return content_hash(self._tensors, json.dumps(self._fields))
+
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
+
+    @property
+    def _fields(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_TENSORS, "file")}
+
+    @property
+    def clean(self) -> Tensor:
+        """The picture's own latents x_0, (image, channels, height, width).
+
+        Raises:
+            InversionError: The inversion keeps no trajectory.
+        """
+        return self.latents_at(-1)
+
+    def holds(self, t: int) -> bool:
+        """Whether its trajectory has latents at timestep t of its grid."""
+        encoded = self.timesteps[self.start_index :]
+        return self.trajectory is not None and len(self.trajectory) == len(encoded) + 1 and t in encoded
+
+    def latents_at(self, t: int) -> Tensor:
+        """Latents at timestep t of the trajectory, (image, channels, height, width); t = -1 is the clean image.
+
+        Raises:
+            InversionError: The inversion holds no such timestep, or no trajectory.
+        """
+        if self.trajectory is None:
+            raise InversionError(f"a {self.method} inversion keeps no trajectory")
+        if t == -1:
+            return self.trajectory[0]
+        if t not in self.timesteps[self.start_index :]:
+            raise InversionError(
+                f"the inversion holds no latents at timestep {t}; sample on its own grid of {len(self.timesteps)} steps"
+            )
+        return self.trajectory[len(self.timesteps) - self.timesteps.index(t)]
+
+    def step_rule(self, start_index: int) -> BidirectionalStep | None:
+        """The rule that replays it, new for each run; None: any.
+
+        Raises:
+            InversionError: An exact inversion shall be replayed from a later step than its first.
+        """
+        if self.correction is None:
+            return None
+        if start_index > 0:
+            raise InversionError(
+                f"an exact inversion ({self.method}) is replayed from its first step on, not from step"
+                f" {start_index + 1}: run all steps, or take another inversion"
+            )
+        return BidirectionalStep(self.gamma, self.correction)
+
+    def check(
+        self,
+        *,
+        model: str,
+        timesteps: tuple[int, ...],
+        picture: str = "",
+        latent_shape: tuple[int, int, int] | None = None,
+        embeds_shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        """Refuses a run that this inversion does not lead back from.
+
+        Args:
+            model: The model's revision.
+            timesteps: Of the run.
+            picture: SHA-256 of the image's pixels, where there is one.
+            latent_shape: (channels, height, width) of the image's latents, where there is one, for the model.
+            embeds_shape: Tokens and channels of one chunk of the model's text embeddings, and channels of the pooled
+                one (0: it has none).
+
+        Raises:
+            InversionError: It was made with another model, of another picture, on another grid, or holds several
+                images.
+        """
+        if self.picture and picture and self.picture != picture:
+            raise InversionError("the inversion was made of another picture: invert this one")
+        if self.model and self.model != model:
+            raise InversionError(
+                f"the inversion was made with model {self.model}, not {model}: invert again with this model"
+            )
+        if self.timesteps != timesteps:
+            raise InversionError(
+                f"the inversion has {len(self.timesteps)} steps ({self.timesteps[0]} ... {self.timesteps[-1]}), the run"
+                f" {len(timesteps)} ({timesteps[0]} ... {timesteps[-1]}): use num_inference_steps={len(self.timesteps)}"
+                " or invert again"
+            )
+        if len(self.noise) != 1:
+            raise InversionError(f"the inversion is of {len(self.noise)} images: invert one")
+        shape = tuple(self.noise.shape[1:])
+        if latent_shape is not None and shape != latent_shape:
+            raise InversionError(
+                f"the inversion's noise has shape {shape}, the image's latents {latent_shape}: invert again"
+            )
+        if embeds_shape is not None and self.null_embeds is not None:
+            tokens, dim = self.null_embeds.shape[-2:]
+            if dim != embeds_shape[1] or tokens % embeds_shape[0]:
+                raise InversionError(
+                    f"the inversion's text embeddings have {dim} channels, the model's {embeds_shape[1]}: invert again"
+                )
+        pooled = self.null_pooled_embeds
+        if embeds_shape is not None and pooled is not None and pooled.shape[1] != embeds_shape[2]:
+            raise InversionError(
+                f"the inversion's pooled embedding has {pooled.shape[1]} channels, the model's {embeds_shape[2]}:"
+                " invert again"
+            )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes one `.safetensors` file, whole or not at all.
+
+        Raises:
+            InversionError: The folder does not exist or cannot be written, or the name ends otherwise.
+        """
+        return save_tensors(path, self._tensors, self._fields, _KIND)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Inversion:
+        """Reads what `save` wrote.
+
+        Raises:
+            InversionError: The file is missing, damaged, or no sfumato inversion.
+        """
+        tensors, values = load_tensors(path, _KIND)
+        plain = check_fields(
+            values, _FIELDS, optional=_NEW, what=f"the inversion {path}", remedy=_KIND.again, error=InversionError
+        )
+        foreign = sorted(tensors.keys() - set(_TENSORS))
+        if foreign or "noise" not in tensors:
+            what = f"unknown tensor {checks.shown(foreign[0])}" if foreign else "no noise"
+            raise InversionError(f"{path} is damaged ({what}): {_KIND.again}")
+        found = cls(**{**plain, "timesteps": tuple(plain["timesteps"]), **tensors, "file": os.fspath(path)})
+        found.check_tensors()
+        return found
+
+    def check_tensors(self) -> None:
+        """Refuses tensors whose shapes do not fit one another, or that are not finite numbers.
+
+        Raises:
+            InversionError: Names the tensor.
+        """
+        noise, steps = self.noise, len(self.timesteps)
+        if not isinstance(noise, Tensor) or noise.ndim != 4 or noise.numel() == 0:
+            raise InversionError(
+                f"the inversion is damaged (noise is no (image, channels, height, width)): {_KIND.again}"
+            )
+        if not 0 <= self.start_index < steps or any(a <= b for a, b in itertools.pairwise(self.timesteps)):
+            raise InversionError(f"the inversion is damaged (its timesteps do not fall): {_KIND.again}")
+        images, grid = len(noise), tuple(noise.shape)
+        wanted: dict[str, tuple[int | None, ...]] = {
+            "noise": grid,
+            "trajectory": (1 if self.method == "picture" else steps - self.start_index + 1, *grid),
+            "noise_maps": (steps, *grid),
+            "null_embeds": (steps, images, None, None),
+            "null_pooled_embeds": (images, None),
+            "correction": grid,
+            "residuals": (None, images, None),
+            "source_image": (None, None, 3),
+        }
+        for name, tensor in self._tensors.items():
+            shape = wanted[name]
+            fits = tensor.ndim == len(shape) and all(
+                side in (None, there) for side, there in zip(shape, tensor.shape, strict=True)
+            )
+            if not fits:
+                raise InversionError(
+                    f"the inversion is damaged ({name} has shape {tuple(tensor.shape)}): {_KIND.again}"
+                )
+            right = tensor.dtype == torch.uint8 if name == "source_image" else tensor.is_floating_point()
+            if not right or (name != "residuals" and not bool(torch.isfinite(tensor).all())):
+                raise InversionError(f"the inversion is damaged ({name} holds no finite numbers): {_KIND.again}")
+
+    def to(self, device: Any) -> Inversion:
+        """The same with its tensors on a device."""
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self._tensors.items()}
+        return replace(self, **moved)
+
+
+def content_key(image: bytes, model: str, options: Mapping[str, Any]) -> str:
+    """Hash that two inversions share exactly when image, model and options agree; 16 hexadecimal digits."""
+    digest = hashlib.sha256(image)
+    digest.update(model.encode())
+    digest.update(json.dumps(options, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,213 @@
+r"""AID (He et al., 2024), https://arxiv.org/abs/2403.17924: attention interpolation between two prompts; and PAID, the
+same under a guide prompt. Nothing is trained.
+
+Rows start, frames and end are sampled together. In the first steps every attention layer of a frame at weight c reads
+the keys and values of both ends (`attention/interpolate.py` has the four forms), so frames are made of what the ends
+are made of; its noise lies between theirs on the great circle, its embedding on the straight line, or is the guide
+prompt's.
+
+Pictures: the authors start from drawn noise. Here the ends are inverted, and their rows are set to the inversion's
+latents after every step, so what frames read is the pictures' own. Guidance runs as a tent over the weights, from
+`end_guidance_scale` (1, at which inverted noise leads back) at the ends to `guidance_scale` in the middle: so frames
+leave the ends without a jump, and those between are as sharp as guidance makes them. Stochastic inversions are made at
+the ends' guidance and replayed with noise maps between those of the ends.
+
+Differs from the authors' code: whole-tensor slerp (`released` walks every latent row by itself); the ends are run once,
+not once a frame, and their keys and values are kept, 4 GiB at most (beyond that the ends are rows of every draw, which
+gives the same numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.adaptation.store import Store
+from sfumato.attention.interpolate import END, START, InterpolatedAttention, Kind
+from sfumato.attention.patch import AttentionControl
+from sfumato.attention.record import Recorder
+from sfumato.errors import UsageError
+from sfumato.inversions.result import Inversion
+from sfumato.metrics.distance import Distance
+from sfumato.models.base import Condition, Model
+from sfumato.models.schedules import Step
+from sfumato.morphs.between_inversions import (
+    KEPT_AT_MOST,
+    as_branches,
+    between,
+    draw_between,
+    inverted_ends,
+    mixed_condition,
+    tent,
+)
+from sfumato.morphs.path import Ends, MorphPath
+from sfumato.morphs.slerp import slerp
+from sfumato.registry import INVERSIONS, Option, morph_method
+from sfumato.sampling.loop import Branch, OnStep, sample
+from sfumato.sampling.shares import window_notes
+from sfumato.watch import Watch
+
+
+@morph_method(
+    "attention-interpolation",
+    title="Attention interpolation (AID, PAID)",
+    paper="He et al., 2024, https://arxiv.org/abs/2403.17924",
+    summary="Frames read the attention keys and values of both pictures, so that every step is made of what they show.",
+    when="Two pictures of different things, without training.",
+    cost="4 evaluations a step to prepare, then 2 a step and frame.",
+    spacing="beta",
+)
+def attention_interpolation(
+    model: Model,
+    ends: Ends,
+    *,
+    negative_prompt: str = "",
+    guidance_scale: float = 7.5,
+    num_inference_steps: int = 50,
+    distance: Distance,
+    generator: torch.Generator,
+    store: Store | None = None,
+    watch: Watch | None = None,
+    kind: Annotated[
+        Kind,
+        Option("inner blends the two, outer lets them stand side by side; fused also reads the frame's own"),
+    ] = "fused-outer",
+    warmup_ratio: Annotated[
+        float, Option("share of the steps, from the noisy end, with interpolated attention", low=0, high=1)
+    ] = 0.5,
+    guide_prompt: Annotated[
+        str | None, Option("what all frames between shall show; none: the mean of both prompts")
+    ] = None,
+    inversion: Annotated[
+        Literal["ddim", "fixed-point", "regularised-ddim", "dpm-encoder", "edit-friendly"],
+        Option("how the pictures are carried to noise"),
+    ] = "ddim",
+    end_guidance_scale: Annotated[
+        float | None,
+        Option("guidance at the two ends; none: 1, or the middle's where the inversion allows it", low=1, high=100),
+    ] = None,
+    released: Annotated[bool, Option("walk the noise along each latent row by itself, as the authors' code")] = False,
+) -> MorphPath:
+    """Prepares frames whose attention lies between that of both pictures.
+
+    Args:
+        model: Any model with attention.
+        ends: The two pictures.
+        negative_prompt: What guidance leads away from.
+        guidance_scale: In the middle of the morph.
+        num_inference_steps: Steps of the inversion and of every frame.
+        distance, store: Not used.
+        generator: Draws what a stochastic inversion draws.
+        watch: Progress and cancellation.
+        kind, warmup_ratio, guide_prompt, inversion, end_guidance_scale, released: see their `Option`.
+
+    Raises:
+        UsageError: The guide prompt is empty.
+    """
+    if guide_prompt is not None and not guide_prompt.strip():
+        raise UsageError("guide_prompt is empty: say what the frames shall show, or leave it out")
+    corrects = INVERSIONS[inversion].source_guidance_scale not in (None, 1.0)
+    at_ends = end_guidance_scale or (guidance_scale if corrects else 1.0)
+    found, prompts = inverted_ends(
+        model, ends, inversion, negative_prompt=negative_prompt, guidance_scale=at_ends,
+        num_inference_steps=num_inference_steps, generator=generator, watch=watch,
+    )  # fmt: skip
+    negative = model.encode_prompt(negative_prompt)
+    guide = None if guide_prompt is None else model.encode_prompt(guide_prompt)
+    warmup_steps, quiet = int(warmup_ratio * num_inference_steps), Watch(cancelled=watch.cancelled if watch else None)
+    keeps = 0 < _kept_bytes(model, prompts, found.noise, warmup_steps) <= KEPT_AT_MOST
+    kept = Recorder(spill=True) if keeps else None
+
+    def run(weights: Sequence[float]) -> Tensor:
+        return interpolated_frames(
+            model, found, prompts, weights, negative=negative, guide=guide, guidance_scale=guidance_scale,
+            end_guidance_scale=at_ends, kind=kind, warmup_steps=warmup_steps, released=released, kept=kept, watch=quiet,
+        )  # fmt: skip
+
+    return MorphPath(draw_between(run, kept=keeps), notes=window_notes(num_inference_steps, warmup_ratio=warmup_ratio))
+
+
+def interpolated_frames(
+    model: Model,
+    ends: Inversion,
+    prompts: Condition,
+    weights: Sequence[float],
+    *,
+    negative: Condition,
+    guide: Condition | None = None,
+    guidance_scale: float,
+    end_guidance_scale: float | None = None,
+    kind: Kind = "fused-outer",
+    warmup_steps: int,
+    released: bool = False,
+    kept: Recorder | None = None,
+    watch: Watch | None = None,
+) -> Tensor:
+    """Samples frames in one batch, the two ends first and last among them, or kept from an earlier run.
+
+    Args:
+        model: Any model with attention.
+        ends: Noise and grid of the two ends, its images: inverted pictures, or drawn noise in an `Inversion`.
+        prompts: Of the two ends, two rows.
+        weights: Of the rows: 0.0 first and 1.0 last, or, where `kept` was filled by such a run, frames alone.
+        negative: What guidance leads away from, one row.
+        guide: Told to all frames in place of the mixed prompt, one row.
+        guidance_scale: In the middle.
+        end_guidance_scale: At the ends; None: as in the middle.
+        kind: Form of the attention.
+        warmup_steps: Steps with interpolated attention.
+        released: Walk the noise along each latent row by itself.
+        kept: Keys and values of the ends.
+        watch: Progress and cancellation.
+
+    Returns:
+        Clean latents, one a weight, (row, channels, height, width).
+    """
+    at_ends = guidance_scale if end_guidance_scale is None else end_guidance_scale
+    told, branches = mixed_condition(prompts, weights), {}
+    for k, weight in enumerate(weights):
+        name = {0.0: START, 1.0: END}.get(weight, f"frame-{k}")
+        condition = told[[k]] if guide is None or name in (START, END) else guide
+        branches[name] = Branch(condition, negative, tent(weight, guidance_scale, at_ends))
+    replay = as_branches(between(ends, weights))
+    noise = replay.noise
+    if released:
+        first, second = ends.noise.split(1)
+        noise = torch.stack([slerp(first, second, weight, dims=(-1,)) for weight in weights])
+    controls = [AttentionControl([InterpolatedAttention(kind, weights, warmup_steps, kept=kept)])]
+    latents = sample(
+        model,
+        noise,
+        branches,
+        timesteps=ends.timesteps,
+        start_index=ends.start_index,
+        eta=ends.eta,
+        replay=replay,
+        controls=controls if warmup_steps > 0 else [],
+        on_step=[_ends_pinned_to(ends)] if ends.trajectory is not None and START in branches else [],
+        watch=watch,
+    )
+    return latents[:, 0]
+
+
+def _kept_bytes(model: Model, prompts: Condition, noise: Tensor, steps: int) -> int:
+    """Size of both ends' keys and values at the steps with interpolated attention."""
+    widths, tokens = model.attention_projections(), prompts.prompt_embeds.shape[1]
+    sites = model.attention_sites((noise.shape[-2], noise.shape[-1]))
+    each = sum(
+        widths[f"{site.layer_name}.to_k"][1] * (tokens if site.kind == "cross" else site.num_queries) for site in sites
+    )
+    return 4 * each * steps * model.dtype.itemsize
+
+
+def _ends_pinned_to(ends: Inversion) -> OnStep:
+    """Sets the first and the last branch to the latents of the two inversions after every step."""
+
+    def pin(latents: Tensor, step: Step) -> Tensor:
+        known = ends.latents_at(max(step.t_prev, -1)).to(latents)
+        return torch.cat([known[None, :1], latents[1:-1], known[None, 1:]])
+
+    return pin

@@ -1,0 +1,168 @@
+"""The two end pictures carried to noise, and what lies between their two inversions.
+
+Both ends are inverted in one batch, each under its own prompt. A frame replays a mixture of the two: noise and noise
+maps along the great circle, embeddings and corrections along the straight line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import UsageError
+from sfumato.inversions.result import Inversion
+from sfumato.models.base import Condition, Model
+from sfumato.morphs.path import Draw, Ends
+from sfumato.morphs.slerp import slerp
+from sfumato.registry import INVERSIONS
+from sfumato.watch import Watch
+
+InversionName = Literal[
+    "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt", "dpm-encoder", "edit-friendly"
+]
+"""Inversions whose replay needs nothing of the picture but what can be mixed."""
+
+
+def inverted_ends(
+    model: Model,
+    ends: Ends,
+    name: str,
+    *,
+    negative_prompt: str,
+    guidance_scale: float,
+    num_inference_steps: int,
+    generator: torch.Generator,
+    watch: Watch | None = None,
+) -> tuple[Inversion, Condition]:
+    """Inverts both pictures; the images of the inversion are the two ends.
+
+    Args:
+        model: Any model.
+        ends: The pictures and their prompts.
+        name: Of an inversion.
+        negative_prompt: What guidance leads away from.
+        guidance_scale: Of the replay; an inversion that corrects for guidance is made for it.
+        num_inference_steps: Steps of the run.
+        generator: Draws what a stochastic inversion draws.
+        watch: Progress and cancellation.
+
+    Returns:
+        The inversion, and the two prompts' conditions.
+    """
+    condition = model.encode_prompt(list(ends.prompts))
+    found: Inversion = INVERSIONS[name].function(
+        model,
+        ends.latents,
+        condition,
+        negative=model.encode_prompt(negative_prompt),
+        guidance_scale=guidance_scale,
+        num_inference_steps=num_inference_steps,
+        generator=generator,
+        watch=(watch or Watch()).during("inverting"),
+    )
+    return found, condition
+
+
+def between(inversion: Inversion, weights: Sequence[float]) -> Inversion:
+    """What frames between two inverted pictures replay; the images of the result are the frames.
+
+    Args:
+        inversion: Its two images are the ends.
+        weights: Of the frames, in [0, 1].
+    """
+
+    def walked(tensor: Tensor | None) -> Tensor | None:  # (..., image, channels, height, width)
+        return None if tensor is None else torch.cat([_slerped(tensor, weight) for weight in weights], dim=-4)
+
+    def mixed(tensor: Tensor | None, axis: int) -> Tensor | None:
+        if tensor is None:
+            return None
+        first, second = tensor.split(1, dim=axis)
+        return torch.cat([torch.lerp(first, second, weight) for weight in weights], dim=axis)
+
+    noise = walked(inversion.noise)
+    assert noise is not None
+    return replace(
+        inversion,
+        noise=noise,
+        trajectory=None,
+        residuals=None,
+        noise_maps=walked(inversion.noise_maps),
+        null_embeds=mixed(inversion.null_embeds, 1),
+        null_pooled_embeds=mixed(inversion.null_pooled_embeds, 0),
+        correction=mixed(inversion.correction, 0),
+    )
+
+
+def as_branches(inversion: Inversion) -> Inversion:
+    """The same with its images as the branches of a run of one image: an attention edit tells branches apart.
+
+    Raises:
+        UsageError: It keeps null embeddings, which a run has for all branches alike.
+    """
+    if inversion.null_embeds is not None:
+        raise UsageError(
+            f"a {inversion.method} inversion keeps null embeddings, which frames cannot share: take another"
+        )
+
+    def split(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.unsqueeze(-4)
+
+    return replace(
+        inversion,
+        noise=inversion.noise[:, None],
+        noise_maps=split(inversion.noise_maps),
+        correction=split(inversion.correction),
+    )
+
+
+def _slerped(tensor: Tensor, weight: float) -> Tensor:
+    """The walk from image 0 to image 1, each picture's tensor one vector at every step."""
+    first, second = tensor.split(1, dim=-4)
+    return slerp(first, second, weight, dims=(-3, -2, -1))
+
+
+def mixed_condition(condition: Condition, weights: Sequence[float]) -> Condition:
+    """Embeddings on the straight line between two, one row a weight; `condition` has the two rows."""
+
+    def mix(tensor: Tensor) -> Tensor:
+        parts = torch.tensor(weights, dtype=tensor.dtype, device=tensor.device)
+        return torch.lerp(tensor[:1], tensor[1:], parts.view(-1, *[1] * (tensor.ndim - 1)))
+
+    pooled = condition.pooled_embeds
+    return Condition(mix(condition.prompt_embeds), None if pooled is None else mix(pooled))
+
+
+def tent(weight: float, middle: float, at_ends: float) -> float:
+    """A straight line from `at_ends` at weight 0 up to `middle` at 0.5, and down again to 1."""
+    return middle - abs(2.0 * weight - 1.0) * (middle - at_ends)
+
+
+KEPT_AT_MOST = 4 * 2**30
+"""Bytes that the two ends may leave behind for their frames."""
+
+
+def draw_between(run: Callable[[Sequence[float]], Tensor], *, kept: bool) -> Draw:
+    """Turns runs of rows, the ends among them or kept from an earlier run, into frames by their weights.
+
+    Args:
+        run: From the weights of the rows of a run to their latents; 0.0 first and 1.0 last are the ends.
+        kept: Whether a run of the ends alone leaves behind what later runs read; it is made now. Otherwise both ends
+            are rows of every run.
+    """
+    ends = run([0.0, 1.0]) if kept else None
+
+    def draw(weights: Sequence[float]) -> Tensor:
+        middle = [weight for weight in dict.fromkeys(weights) if 0.0 < weight < 1.0]
+        if ends is None:
+            drawn = dict(zip([0.0, *middle, 1.0], run([0.0, *middle, 1.0]), strict=True))
+        else:
+            drawn = dict(zip([0.0, 1.0], ends, strict=True))
+            drawn |= dict(zip(middle, run(middle), strict=True)) if middle else {}
+        return torch.stack([drawn[weight] for weight in weights])
+
+    return draw

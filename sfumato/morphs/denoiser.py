@@ -1,0 +1,57 @@
+"""Steps of frames that are not inverted but noised: from any place of the grid, each frame told its own embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sfumato.models.base import Condition, Model
+from sfumato.morphs.slerp import slerp
+from sfumato.sampling.ddim import ddim_step
+from sfumato.sampling.loop import Layout, guidance_halves, guided_output
+
+
+class Denoiser:
+    """DDIM steps of frames between two pictures.
+
+    Args:
+        model: Any model.
+        prompts: What both pictures show, two rows; a frame is told a point of the great circle between them.
+        negative: What guidance leads away from, one row.
+        guidance_scale: Of all frames.
+        timesteps: The grid, noisiest first.
+
+    Attributes:
+        model: The same.
+        steps: By position on the grid, cleanest first.
+    """
+
+    def __init__(
+        self, model: Model, prompts: Condition, negative: Condition, guidance_scale: float, timesteps: Sequence[int]
+    ) -> None:
+        empty, tokens = model.encode_prompt(""), max(c.prompt_embeds.shape[1] for c in (prompts, negative))
+        self.model, self.steps = model, model.schedule.steps(timesteps=timesteps)[::-1]
+        self._guidance_scale, self._halves = guidance_scale, guidance_halves(model, guidance_scale != 1.0)
+        self._prompts, self._negative = prompts.padded(tokens, empty), negative.padded(tokens, empty)
+
+    def told(self, weights: Sequence[float]) -> Condition:
+        """The rows of a batch of frames at these weights."""
+
+        def walk(tensor: Tensor) -> Tensor:
+            return torch.cat([slerp(tensor[:1], tensor[1:], weight) for weight in weights])
+
+        pooled = self._prompts.pooled_embeds
+        rows = Condition(walk(self._prompts.prompt_embeds), None if pooled is None else walk(pooled))
+        return rows if len(self._halves) == 1 else Condition.cat([self._negative.expand(len(weights)), rows])
+
+    @torch.no_grad()
+    def __call__(self, latents: Tensor, position: int, told: Condition) -> Tensor:
+        """Frames, (frame, channels, height, width), one step cleaner than at a position on the grid."""
+        model, step = self.model, self.steps[position]
+        layout = Layout(self._halves, ("frames",), len(latents), (latents.shape[-2], latents.shape[-1]))
+        scales = torch.tensor([self._guidance_scale]).to(latents)
+        output = guided_output(model, latents[None], step.t, told, scales, layout)[0]
+        noise_pred, x0_pred = model.schedule.noise_and_x0(output, latents, step.alpha_bar)
+        return ddim_step(latents, noise_pred, step.alpha_bar, step.alpha_bar_prev, x0_pred=x0_pred)

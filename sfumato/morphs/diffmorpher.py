@@ -1,0 +1,259 @@
+r"""DiffMorpher (Zhang et al., 2024), https://arxiv.org/abs/2312.07409: an adapter for each picture, and everything
+between the two interpolated.
+
+1. An adapter is fitted to each picture under its own prompt.
+2. Each picture is inverted under its own adapter, without guidance.
+3. A frame at weight w starts from the noise between the two on the great circle, its channels' means and deviations set
+   between theirs (AdaIN); is told the embedding between the two prompts'; runs under the adapter whose *factors* lie
+   between; and in the first steps takes the keys and values of the decoder's self-attention from the mixed layer inputs
+   of the two ends, projected under its own adapter.
+4. Weights of even pace come from spacing "reschedule", this method's default.
+
+Differs from the authors' code:
+
+- The share of steps with mixed keys and values is taken of the steps that are run; theirs counts as of 50 (`released`).
+- Latents are the autoencoder's mean, where theirs are a new sample in every training step.
+- The ends are run once; their layer inputs are kept at the steps that read them, 4 GiB at most. Beyond that, and under
+  guidance, they are rows of every draw, which gives the same numbers.
+- Guidance, which the authors do not use, is 1; a larger one runs as a tent over the weights, 1 at the ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.adaptation.fine_tune import fine_tune
+from sfumato.adaptation.lora import Lora, RowAdapters, adapted, widest_rank
+from sfumato.adaptation.store import Store
+from sfumato.adaptation.training import Draws
+from sfumato.attention.interpolate import END, START, InterpolatedSource
+from sfumato.attention.patch import AttentionControl
+from sfumato.attention.record import Recorder
+from sfumato.metrics.distance import Distance
+from sfumato.models.base import AttentionSite, Condition, Model
+from sfumato.morphs.between_inversions import KEPT_AT_MOST, draw_between, mixed_condition, tent
+from sfumato.morphs.path import Ends, MorphPath, adaptation_key
+from sfumato.morphs.slerp import slerp
+from sfumato.registry import INVERSIONS, Option, morph_method
+from sfumato.sampling.loop import Branch, Control, sample
+from sfumato.watch import Watch
+
+
+@morph_method(
+    "diffmorpher",
+    title="DiffMorpher",
+    paper="Zhang et al., 2024, https://arxiv.org/abs/2312.07409",
+    summary="Fits an adapter to each picture, then mixes adapters, noise, embeddings and attention.",
+    when="Two pictures of like layout; frames keep what both show, and half a minute of training is fine.",
+    cost="400 evaluations with a backward pass and 4 a step to prepare, then 1 a step and frame.",
+    spacing="reschedule",
+    guidance_scale=1.0,
+)
+def diffmorpher(
+    model: Model,
+    ends: Ends,
+    *,
+    negative_prompt: str = "",
+    guidance_scale: float = 1.0,
+    num_inference_steps: int = 50,
+    distance: Distance,
+    generator: torch.Generator,
+    store: Store | None = None,
+    watch: Watch | None = None,
+    lora_rank: Annotated[int, Option("rank of each picture's adapter", low=1, high=1024)] = 16,
+    lora_steps: Annotated[int, Option("training steps of each adapter; 0 trains none", low=0)] = 200,
+    lora_rate: Annotated[float, Option("learning rate of the adapters", low=1e-8, high=1)] = 2e-4,
+    lora_weight: Annotated[
+        float | None,
+        Option("one mixture of the two adapters for all frames, instead of each frame's own", low=0, high=1),
+    ] = None,
+    attention_share: Annotated[
+        float, Option("share of the steps whose keys and values are mixed of both ends (lambda)", low=0, high=1)
+    ] = 0.6,
+    own_attention: Annotated[float, Option("part of a frame's own in these keys and values", low=0, high=1)] = 0.0,
+    adain: Annotated[bool, Option("set the noise's means and deviations between those of both ends")] = True,
+    inversion: Annotated[
+        Literal["ddim", "fixed-point", "regularised-ddim"], Option("how the pictures are carried to noise")
+    ] = "ddim",
+    released: Annotated[bool, Option("count attention_share as of 50 steps, as the authors' code does")] = False,
+) -> MorphPath:
+    """Trains both adapters, inverts both pictures, and prepares the frames between.
+
+    Args:
+        model: Any model with self-attention in its decoder.
+        ends: The two pictures.
+        negative_prompt: What guidance leads away from, where there is any.
+        guidance_scale: In the middle of the morph; 1 at its ends.
+        num_inference_steps: Steps of the inversion and of every frame.
+        distance: Not used.
+        generator: Draws the adapters' start, and timesteps and noises of the training.
+        store: Keeps the adapters.
+        watch: Progress and cancellation.
+        lora_rank, lora_steps, lora_rate, lora_weight, attention_share, own_attention, adain, inversion, released: see
+            their `Option`.
+    """
+    condition = model.encode_prompt(list(ends.prompts))
+    rank = min(lora_rank, widest_rank(model))
+    loras = _adapters(model, ends, condition, rank, lora_steps, lora_rate, generator, store, watch)
+    noise, timesteps = [], tuple(model.schedule.timesteps(num_inference_steps))
+    for k, lora in enumerate(loras):
+        with adapted(model, lora):
+            found = INVERSIONS[inversion].function(
+                model, ends.latents[[k]], condition[[k]], timesteps=timesteps, generator=generator,
+                watch=watch,
+            )  # fmt: skip
+        noise.append(found.noise)
+    steps = ceil(attention_share * (50 if released else num_inference_steps) - 1e-9)
+    between = Between(
+        torch.cat(noise), condition, loras, timesteps, adain=adain, lora_weight=lora_weight,
+        attention_steps=min(steps, num_inference_steps), own_attention=own_attention,
+    )  # fmt: skip
+    # With guidance the ends' unconditional halves are read too, which a run of the ends alone has not
+    keeps = guidance_scale == 1.0 and 0 < between.kept_bytes(model) <= KEPT_AT_MOST
+    kept = Recorder(spill=True) if keeps else None
+    negative, quiet = model.encode_prompt(negative_prompt), Watch(cancelled=watch.cancelled if watch else None)
+
+    def run(weights: Sequence[float]) -> Tensor:
+        return between.frames(model, weights, negative=negative, guidance_scale=guidance_scale, kept=kept, watch=quiet)
+
+    narrow = f"the adapters have rank {rank}, not {lora_rank}: the model's layers allow no more"
+    return MorphPath(
+        draw_between(run, kept=keeps), notes=() if rank == lora_rank else (narrow,), record={"lora_rank": rank}
+    )
+
+
+@dataclass(frozen=True)
+class Between:
+    """Two inverted pictures with their adapters: all that a frame is interpolated from.
+
+    Attributes:
+        noise: Of both pictures, (2, channels, height, width).
+        prompts: Of both, two rows.
+        loras: Of both.
+        timesteps: The grid, noisiest first.
+        adain: Whether the noise's means and deviations are interpolated.
+        lora_weight: One mixture of the adapters for all frames, ends included; None: each frame's own.
+        attention_steps: The first steps, whose keys and values are mixed of both ends.
+        own_attention: Part of the frame's own in them, in [0, 1].
+    """
+
+    noise: Tensor
+    prompts: Condition
+    loras: tuple[Lora, Lora]
+    timesteps: tuple[int, ...]
+    adain: bool = True
+    lora_weight: float | None = None
+    attention_steps: int = 0
+    own_attention: float = 0.0
+
+    def frames(
+        self,
+        model: Model,
+        weights: Sequence[float],
+        *,
+        negative: Condition | None = None,
+        guidance_scale: float = 1.0,
+        kept: Recorder | None = None,
+        watch: Watch | None = None,
+    ) -> Tensor:
+        """Samples frames in one batch, the two ends first and last among them, or kept from an earlier run.
+
+        Args:
+            model: Any model with self-attention in its decoder.
+            weights: Of the rows: 0.0 first and 1.0 last, or, where `kept` was filled by such a run, frames alone.
+            negative: What guidance leads away from, one row.
+            guidance_scale: In the middle; 1 at the ends.
+            kept: Layer inputs of the ends.
+            watch: Progress and cancellation.
+
+        Returns:
+            Clean latents, one a weight, (row, channels, height, width).
+        """
+        told, branches = mixed_condition(self.prompts, weights), {}
+        for k, weight in enumerate(weights):
+            name = {0.0: START, 1.0: END}.get(weight, f"frame-{k}")
+            branches[name] = Branch(told[[k]], negative, tent(weight, guidance_scale, 1.0))
+        loras = [self.lora_at(weight) for weight in weights]
+        controls: list[Control] = [RowAdapters({"uncond": loras, "cond": loras})]
+        if self.attention_steps > 0:
+            layers = [site.layer_name for site in self.decoder(model)]
+            mixed = InterpolatedSource(layers, weights, self.attention_steps, own_share=self.own_attention, kept=kept)
+            controls.append(AttentionControl([mixed]))
+        noise = torch.stack([self.noise_at(weight) for weight in weights])
+        return sample(model, noise, branches, timesteps=self.timesteps, controls=controls, watch=watch)[:, 0]
+
+    def decoder(self, model: Model) -> list[AttentionSite]:
+        """The self-attention whose keys and values are mixed."""
+        sites = model.attention_sites((self.noise.shape[-2], self.noise.shape[-1]))
+        return [site for site in sites if site.kind == "self" and site.place == "up"]
+
+    def kept_bytes(self, model: Model) -> int:
+        """Size of both ends' layer inputs at the steps with mixed keys and values."""
+        widths = model.attention_projections()
+        each = sum(widths[f"{site.layer_name}.to_k"][0] * site.num_queries for site in self.decoder(model))
+        return 2 * each * self.attention_steps * model.dtype.itemsize
+
+    def noise_at(self, weight: float) -> Tensor:
+        """Noise that a frame starts from, (1, channels, height, width)."""
+        first, second = self.noise.split(1)
+        walked = slerp(first, second, weight)
+        return adaptive_normalisation(walked, first, second, weight) if self.adain else walked
+
+    def lora_at(self, weight: float) -> Lora:
+        """The adapter that a frame runs under."""
+        return self.loras[0].lerp(self.loras[1], weight if self.lora_weight is None else self.lora_weight)
+
+
+def adaptive_normalisation(noise: Tensor, first: Tensor, second: Tensor, weight: float) -> Tensor:
+    r"""Gives every channel of a noise the mean and deviation between those of two others (AdaIN).
+
+    .. math:: \frac{x - \mu(x)}{\sqrt{v(x) + \varepsilon}}\,\sigma_w + \mu_w, \qquad
+              \mu_w = (1 - w)\mu_0 + w\mu_1,\ \sigma_w = (1 - w)\sigma_0 + w\sigma_1
+
+    v is the biased variance and sigma the root of the unbiased one plus epsilon, 1e-5, so an end returns itself up to
+    these constants. In float64.
+
+    Reference: Zhang et al., 2024, https://arxiv.org/abs/2312.07409, section 3.2; Huang & Belongie, 2017,
+    https://arxiv.org/abs/1703.06868.
+
+    Args:
+        noise, first, second: (image, channels, height, width).
+        weight: 0 = first, 1 = second.
+    """
+    epsilon, plane = 1e-5, (-2, -1)
+
+    def moments(tensor: Tensor) -> tuple[Tensor, Tensor]:
+        tensor = tensor.double()
+        return tensor.mean(plane, keepdim=True), (tensor.var(plane, keepdim=True) + epsilon).sqrt()
+
+    (mean_0, std_0), (mean_1, std_1) = moments(first), moments(second)
+    centred = noise.double() - noise.double().mean(plane, keepdim=True)
+    whitened = centred / (noise.double().var(plane, correction=0, keepdim=True) + epsilon).sqrt()
+    styled: Tensor = whitened * torch.lerp(std_0, std_1, weight) + torch.lerp(mean_0, mean_1, weight)
+    return styled.to(noise.dtype)
+
+
+def _adapters(
+    model: Model, ends: Ends, condition: Condition, rank: int, steps: int, rate: float, generator: torch.Generator,
+    store: Store | None, watch: Watch | None,
+) -> tuple[Lora, Lora]:  # fmt: skip
+    """One adapter a picture, trained or from the store."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    fresh = [Lora.fresh(model, rank, generator=torch.Generator().manual_seed(seed)) for _ in ends.prompts]
+    draws = Draws(seed, shared=True)  # both pictures see the same draws, so equal pictures get equal adapters
+    slot = None
+    if store is not None:
+        options = {"method": "diffmorpher", "rank": rank, "steps": steps, "rate": rate, "seed": seed}
+        slot = store.slot(adaptation_key(model, ends, "lora", options))
+    trained = fine_tune(
+        model, ends.latents, condition, fresh, iterations=steps, draws=draws, learning_rate=rate, slot=slot,
+        watch=(watch or Watch()).during("training adapters"),
+    )  # fmt: skip
+    first, second = trained.loras
+    return first, second

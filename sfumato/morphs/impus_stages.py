@@ -1,0 +1,196 @@
+"""The stages that prepare an IMPUS morph (`impus.py`): embeddings, rank, adapters and noise, each kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.adaptation.fine_tune import fine_tune
+from sfumato.adaptation.lora import Lora, adapted, clamped_rank
+from sfumato.adaptation.store import Slot, Store
+from sfumato.adaptation.textual_inversion import textual_inversion
+from sfumato.adaptation.training import Draws
+from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.fixed_point import fixed_point_inversion
+from sfumato.inversions.result import Inversion
+from sfumato.metrics.distance import Distance
+from sfumato.models.base import Condition, Model
+from sfumato.morphs.path import Ends, adaptation_key
+from sfumato.morphs.rppd import PathDiversity, Rule, path_diversity
+from sfumato.watch import Watch
+
+SOLVED = 1e-3  # relative residual of a step of the fixed-point inversion: 60 dB
+FAR_FROM_NORMAL = 0.3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the paper and a processor's patience differ; the names are those of the options."""
+
+    text_iterations: int
+    text_draws: int
+    text_learning_rate: float
+    lora_iterations: int
+    lora_learning_rate: float
+    end_guidance_scale: float
+    inversion: Literal["ddim", "fixed-point"]
+    inversion_steps: int | None
+
+
+SETTINGS = {
+    "paper": Settings(
+        text_iterations=2500,
+        text_draws=1,
+        text_learning_rate=2e-3,
+        lora_iterations=150,
+        lora_learning_rate=1e-3,
+        end_guidance_scale=1.5,
+        inversion="ddim",
+        inversion_steps=250,
+    ),
+    "quick": Settings(
+        text_iterations=60,
+        text_draws=2,
+        text_learning_rate=1e-2,
+        lora_iterations=30,
+        lora_learning_rate=3e-4,
+        end_guidance_scale=1.0,
+        inversion="fixed-point",
+        inversion_steps=None,
+    ),
+}
+
+
+class Stages:
+    """The stages of the preparation, each kept in the store by all that it depends on.
+
+    Attributes:
+        record, notes: What was found, for the recipe and for the user.
+    """
+
+    def __init__(
+        self, model: Model, ends: Ends, chosen: Settings, distance: Distance, negative_prompt: str,
+        guidance_scale: float, num_inference_steps: int, draws: Sequence[Draws],
+        store: Store | None, watch: Watch,
+    ) -> None:  # fmt: skip
+        self.model, self.ends, self.chosen, self.distance, self.watch = model, ends, chosen, distance, watch
+        self.guidance_scale, self.steps = guidance_scale, num_inference_steps
+        self.draws, self.store = draws, store
+        self.negative = model.encode_prompt(negative_prompt)
+        self.record: dict[str, object] = {}
+        self.notes: list[str] = []
+        self._negative_prompt = negative_prompt
+        self._text: dict[str, Any] = {}
+
+    def embeddings(self, prompts: Sequence[str], placeholder: str | None, learned: Tensor | None) -> Condition:
+        """Two rows."""
+        chosen, draws = self.chosen, self.draws[0]
+        self._text = {
+            "start": list(prompts),
+            "placeholder": placeholder,
+            "iterations": chosen.text_iterations,
+            "learning_rate": chosen.text_learning_rate,
+            "draws": [draws.seed, draws.count],
+        }
+        found = textual_inversion(
+            self.model, self.ends.latents, self.model.encode_prompt(prompts), iterations=chosen.text_iterations,
+            learning_rate=chosen.text_learning_rate, draws=draws, learned=learned,
+            slot=self._slot("embeddings", self._text),
+            watch=self.watch.during("learning the embeddings"),
+        )  # fmt: skip
+        self.record["start_prompts"] = list(prompts)
+        return found.condition
+
+    def inverted(self, text: Condition, lora: Lora | None) -> Tensor:
+        """Noise of both pictures, (2, channels, height, width)."""
+        steps, watch = self.chosen.inversion_steps or self.steps, self.watch.during("inverting")
+        found: Inversion
+        with adapted(self.model, lora):
+            if self.chosen.inversion == "ddim":
+                found = ddim_inversion(self.model, self.ends.latents, text, num_inference_steps=steps, watch=watch)
+            else:
+                found = fixed_point_inversion(
+                    self.model, self.ends.latents, text, num_inference_steps=steps, tolerance=SOLVED, watch=watch
+                )
+        return found.noise
+
+    def rank(self, text: Condition, rule: Rule) -> int:
+        """By the rule, not yet clamped."""
+        ends_scale = self.chosen.end_guidance_scale
+        key = {
+            "text": self._text,
+            "negative": self._negative_prompt,
+            "guidance": [self.guidance_scale, ends_scale],
+            "steps": [self.steps, self.chosen.inversion, self.chosen.inversion_steps],
+            "distance": self.distance.name,
+        }
+        slot = self._slot("path-diversity", key)
+        found = None if slot is None else PathDiversity.kept(slot)
+        if found is None:
+            found = path_diversity(
+                self.model, self.inverted(text, None), text, self._clamped_distance, negative=self.negative,
+                guidance_scale=self.guidance_scale, end_guidance_scale=ends_scale,
+                num_inference_steps=self.steps, watch=self.watch,
+            )  # fmt: skip
+            if slot is not None:
+                found.keep(slot)
+        rank = found.rank(rule)
+        self.record |= {"rppd": found.rppd(rule), "rank_rule": rule, "rank_asked": rank}
+        return rank
+
+    @property
+    def _clamped_distance(self) -> Distance:
+        """The distance of decoded images, which may pass [-1, 1] a little where distances take no others."""
+        distance = self.distance
+
+        class Clamped:
+            name = distance.name
+
+            def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+                return distance(first.clamp(-1.0, 1.0), second.clamp(-1.0, 1.0))
+
+        return Clamped()
+
+    def clamped(self, rank: int) -> int:
+        rank, note = clamped_rank(self.model, rank, chosen=True)
+        self.notes += [note] if note else []
+        self.record["rank"] = rank
+        return rank
+
+    def adapter(self, stage: str, told: Condition, rank: int, iterations: int, *, draws: int) -> Lora | None:
+        """One adapter for both pictures; None where none is asked for."""
+        if rank == 0 or iterations == 0:
+            return None
+        drawn = self.draws[draws]
+        key = {
+            "told": self._negative_prompt if told is self.negative else self._text,
+            "rank": rank,
+            "iterations": iterations,
+            "learning_rate": self.chosen.lora_learning_rate,
+            "draws": [drawn.seed, drawn.count],
+        }
+        found = fine_tune(
+            self.model, self.ends.latents, told,
+            [Lora.fresh(self.model, rank, generator=torch.Generator().manual_seed(drawn.seed - 1))],
+            iterations=iterations, learning_rate=self.chosen.lora_learning_rate, draws=drawn,
+            slot=self._slot("adapter", key), watch=self.watch.during(stage),
+        )  # fmt: skip
+        return found.lora
+
+    def notes_of(self, noise: Tensor) -> tuple[str, ...]:
+        """All notes, and one where an inversion did not come to standard normal noise."""
+        variances = noise.flatten(1).var(dim=1).tolist()
+        self.record["variances"] = [round(variance, 4) for variance in variances]
+        told = "the noise of a picture has variance {} where 1 is normal, so frames may turn out {}"
+        if low := [f"{variance:.2f}" for variance in variances if variance < 1.0 - FAR_FROM_NORMAL]:
+            self.notes.append(told.format(", ".join(low), "soft: take inversion=fixed-point, or more steps"))
+        if high := [f"{variance:.2f}" for variance in variances if variance > 1.0 + FAR_FROM_NORMAL]:
+            self.notes.append(told.format(", ".join(high), "overdone: take fewer encode_steps"))
+        return tuple(self.notes)
+
+    def _slot(self, part: str, key: dict[str, Any]) -> Slot | None:
+        return None if self.store is None else self.store.slot(adaptation_key(self.model, self.ends, part, key))

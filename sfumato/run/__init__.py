@@ -1,0 +1,1 @@
+"""Rows of a long run on disk, whatever is run."""

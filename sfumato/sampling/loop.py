@@ -1,0 +1,330 @@
+"""The sampling loop: every edit and every morph is this loop with other branches, controls and hooks.
+
+A run has named branches (source and target, or the frames of a morph) and a batch of images. Rows of a network call are
+(guidance, branch, image); what a control or a hook sees keeps these as separate axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sfumato.errors import SamplingError, UsageError
+from sfumato.models.base import Condition, Model
+from sfumato.models.schedules import Neighbour, Step
+from sfumato.sampling.bdia import BidirectionalStep
+from sfumato.sampling.ddim import ddim_std, ddim_step
+from sfumato.sampling.draws import Generators, draw_noise
+from sfumato.sampling.pin import PinSource
+from sfumato.watch import Watch
+
+Scale = float | Callable[[Step], float]
+OnStep = Callable[[Tensor, Step], Tensor]
+Guide = Callable[["Model", Tensor, Step, Condition, Tensor, "Layout"], Tensor | tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What one branch of a run sees.
+
+    Attributes:
+        condition: Its prompt; one row, or one row an image.
+        negative: What guidance leads away from; None: the empty prompt.
+        guidance_scale: w in uncond + w (cond - uncond); 1 = off; may depend on the step.
+    """
+
+    condition: Condition
+    negative: Condition | None = None
+    guidance_scale: Scale = 1.0
+
+    def scale(self, step: Step) -> float:
+        return self.guidance_scale(step) if callable(self.guidance_scale) else self.guidance_scale
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The axes behind the rows of a run's network calls.
+
+    Attributes:
+        guidance: ("uncond", "cond"), or ("cond",) where no branch is guided.
+        branches: Names, in order.
+        images: Images in the batch.
+        latent_size: (height, width) of the latents.
+    """
+
+    guidance: tuple[str, ...]
+    branches: tuple[str, ...]
+    images: int
+    latent_size: tuple[int, int]
+
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        return len(self.guidance), len(self.branches), self.images
+
+
+class Control(Protocol):
+    """Something installed in the network for the length of a run."""
+
+    def installed(self, model: Model, layout: Layout) -> AbstractContextManager[Any]:
+        """Patches the model inside the block, and leaves it as found."""
+
+    def at_step(self, step: Step) -> None:
+        """Told before the network call of each step."""
+
+
+class Replay(Protocol):
+    """What a run may take from an inversion.
+
+    Attributes:
+        noise_maps: Noise consumed by each step of the grid, (steps, image, channels, height, width), or None.
+        null_embeds: Embedding in place of the empty prompt's at each step, (steps, image, tokens, dim), or None.
+        null_pooled_embeds: The pooled embedding that goes with it, (image, dim), or None: as it is.
+        pinned: Whether branch 0 is set to known latents after every step.
+    """
+
+    @property
+    def noise_maps(self) -> Tensor | None: ...
+
+    @property
+    def null_embeds(self) -> Tensor | None: ...
+
+    @property
+    def null_pooled_embeds(self) -> Tensor | None: ...
+
+    @property
+    def pinned(self) -> bool: ...
+
+    def latents_at(self, t: int) -> Tensor:
+        """Known latents at timestep t, (image, channels, height, width), the clean ones at -1."""
+
+    def step_rule(self, start_index: int) -> Callable[..., Tensor] | None:
+        """The rule that replays it from that step on, new for each run; None: any."""
+
+
+def sample(
+    model: Model,
+    noise: Tensor,
+    branches: Mapping[str, Branch],
+    *,
+    num_inference_steps: int | None = None,
+    timesteps: Sequence[int] | None = None,
+    neighbour: Neighbour = "grid",
+    start_index: int = 0,
+    eta: float = 0.0,
+    step_rule: Callable[..., Tensor] | None = None,
+    generator: Generators = None,
+    replay: Replay | None = None,
+    controls: Sequence[Control] = (),
+    before_step: Sequence[OnStep] = (),
+    on_step: Sequence[OnStep] = (),
+    guide: Guide | None = None,
+    watch: Watch | None = None,
+    differentiable: bool = False,
+) -> Tensor:
+    """Walks all branches from noise to clean latents together.
+
+    Args:
+        model: Any model.
+        noise: What the run starts from, (image, channels, height, width) for all branches alike, or with a leading
+            branch axis.
+        branches: Name to Branch, in order.
+        num_inference_steps, timesteps, neighbour: The grid, see `Schedule.steps`; default: the model's own step count.
+        start_index: First step to execute, in [0, steps): latents given then belong to that step's level.
+        eta: Stochasticity of DDIM, in [0, 1].
+        step_rule: Called like `ddim_step`; None: the replay's own, where it has one, else `ddim_step`.
+        generator: Draws the noise of stochastic steps, one draw a step, shared by all branches; one for each image.
+        replay: Takes noise maps, null embeddings, a pinned source and the step rule from there instead.
+        controls: Installed for the length of the run and told every step.
+        before_step, on_step: Called in turn with the latents, (branch, image, channels, height, width), before the
+            network call of every step and after the step; what they return goes on.
+        guide: Makes the guided network output in place of `guided_output`, with the same arguments but the step for t:
+            other networks or adapters for the two halves, guidance by gradients. It may return the output and the
+            latents that the step shall start from.
+        watch: Progress, previews, cancellation.
+        differentiable: Keep the graph through the whole run.
+
+    Returns:
+        Latents after the last step, (branch, image, channels, height, width), float32 (float64 for float64 noise).
+
+    Raises:
+        UsageError: Arguments that do not fit one another.
+        SamplingError: Latents became NaN or infinite; names the step and the likely cause.
+        Cancelled: The watch asked to stop.
+    """
+    steps = model.schedule.steps(
+        num_inference_steps if timesteps is not None or num_inference_steps else model.num_inference_steps,
+        timesteps=timesteps,
+        neighbour=neighbour,
+    )
+    if not 0 <= start_index < len(steps):
+        raise UsageError(f"start_index must be in [0, {len(steps) - 1}], got {start_index}")
+    latents = _spread(noise, len(branches)).to(model.device)
+    latents = latents if latents.dtype == torch.float64 else latents.float()
+    images = latents.shape[1]
+    guided = any(branch.scale(step) != 1.0 for branch in branches.values() for step in steps[start_index:])
+    # A guide, and an embedding in the empty prompt's place, need both halves whatever the network takes
+    own = guide is None and (replay is None or replay.null_embeds is None)
+    halves = guidance_halves(model, guided) if own or not guided else ("uncond", "cond")
+    layout = Layout(halves, tuple(branches), images, (latents.shape[-2], latents.shape[-1]))
+    conditions = _Conditions(model, list(branches.values()), layout, replay)
+    step_rule = _step_rule(step_rule, replay, start_index, eta)
+    if replay is not None and replay.pinned:
+        on_step = [PinSource(replay.latents_at, [step.t for step in steps]).after, *on_step]
+    watch = watch or Watch()
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(differentiable))
+        for control in controls:
+            stack.enter_context(control.installed(model, layout))
+        for step in watch.over(steps[start_index:]):
+            for control in controls:
+                control.at_step(step)
+            for hook in before_step:
+                latents = hook(latents, step)
+            scales = torch.tensor([branch.scale(step) for branch in branches.values()]).to(latents)
+            condition = conditions.at(step)
+            if guide is None:
+                model_output = guided_output(model, latents, step.t, condition, scales, layout)
+            else:
+                made = guide(model, latents, step, condition, scales, layout)
+                model_output, latents = made if isinstance(made, tuple) else (made, latents)
+            noise_pred, x0_pred = model.schedule.noise_and_x0(model_output, latents, step.alpha_bar)
+            watch.show(step.index, x0_pred)
+            draw = _step_noise(step, eta, step_rule, replay, generator, latents)
+            latents = step_rule(
+                latents, noise_pred, step.alpha_bar, step.alpha_bar_prev, x0_pred=x0_pred, noise=draw,
+                **({"eta": eta} if step_rule is ddim_step else {}),
+            )  # fmt: skip
+            for hook in on_step:
+                latents = hook(latents, step)
+            _check_finite(latents, step, model)
+    return latents
+
+
+def guidance_halves(model: Model, guided: bool) -> tuple[str, ...]:
+    """Halves of a network call: ("uncond", "cond") for classifier-free guidance, else ("cond",).
+
+    A network that takes the guidance scale as an input needs no unconditional half.
+    """
+    return ("uncond", "cond") if guided and not model.takes_guidance else ("cond",)
+
+
+def guided_output(
+    model: Model, latents: Tensor, t: int, condition: Condition, scales: Tensor, layout: Layout
+) -> Tensor:
+    """Network output after classifier-free guidance, shaped like the latents (branch, image, channels, height, width).
+
+    One network call on rows (guidance, branch, image). Without an unconditional half a network that takes the guidance
+    scale as an input is told it.
+
+    Reference: Ho & Salimans, 2022, https://arxiv.org/abs/2207.12598, Eq. 6, with w = 1 meaning off.
+
+    Args:
+        model: Any model.
+        latents: (branch, image, channels, height, width).
+        t: Timestep told to the network.
+        condition: One row for each (guidance, branch, image).
+        scales: Guidance scale of each branch, (branch,).
+        layout: The axes.
+    """
+    rows = latents.flatten(0, 1).repeat(len(layout.guidance), 1, 1, 1)
+    if model.takes_guidance and layout.guidance == ("cond",):
+        condition = replace(condition, guidance=scales.repeat_interleave(layout.images))
+    return combined(model.predict(rows, t, condition).unflatten(0, layout.axes), scales)
+
+
+def combined(output: Tensor, scales: Tensor) -> Tensor:
+    """uncond + w (cond - uncond) of outputs (guidance, branch, image, ...) at scales (branch,), or cond alone."""
+    cond = output[-1]
+    if len(output) == 1:
+        return cond
+    uncond = output[0]
+    return uncond + scales.view(-1, 1, 1, 1, 1) * (cond - uncond)
+
+
+class _Conditions:
+    """The condition rows (guidance, branch, image) of each step; only null embeddings change between steps."""
+
+    def __init__(self, model: Model, branches: list[Branch], layout: Layout, replay: Replay | None) -> None:
+        empty = model.encode_prompt("")
+        negatives = [branch.negative or empty for branch in branches]
+        given = [branch.condition for branch in branches]
+        tokens = max(condition.prompt_embeds.shape[1] for condition in [*negatives, *given])
+
+        def rows(conditions: list[Condition]) -> Condition:
+            return Condition.cat([condition.padded(tokens, empty).expand(layout.images) for condition in conditions])
+
+        self._cond = rows(given)
+        self._uncond = rows(negatives) if len(layout.guidance) == 2 else None
+        self._null_embeds = None if replay is None else replay.null_embeds
+        self._branches, self._tokens, self._empty = len(branches), tokens, empty
+        pooled = None if replay is None else replay.null_pooled_embeds
+        if pooled is not None and self._uncond is not None:
+            self._uncond = replace(self._uncond, pooled_embeds=pooled.to(empty.prompt_embeds).repeat(len(branches), 1))
+
+    def at(self, step: Step) -> Condition:
+        if self._uncond is None:
+            return self._cond
+        uncond = self._uncond
+        if self._null_embeds is not None:
+            embeds = self._null_embeds[step.index].to(uncond.prompt_embeds)  # (image, tokens, dim)
+            uncond = uncond.with_embeds(embeds.repeat(self._branches, 1, 1)).padded(self._tokens, self._empty)
+        return Condition.cat([uncond, self._cond])
+
+
+def _spread(noise: Tensor, branches: int) -> Tensor:
+    """Noise with a branch axis, (branch, image, channels, height, width)."""
+    if noise.ndim == 4:
+        return noise.expand(branches, *noise.shape)
+    if noise.ndim != 5 or noise.shape[0] != branches:
+        raise UsageError(
+            f"noise must be (image, channels, height, width), or start with an axis of {branches} branches;"
+            f" got {tuple(noise.shape)}"
+        )
+    return noise
+
+
+def _step_rule(
+    asked: Callable[..., Tensor] | None, replay: Replay | None, start_index: int, eta: float
+) -> Callable[..., Tensor]:
+    """The rule of a run: the one asked for, the one that the replay needs, or DDIM's."""
+    needed = None if replay is None else replay.step_rule(start_index)
+    if needed is not None and (asked is not None or eta > 0.0):
+        raise UsageError("this inversion is replayed by its own step rule, without noise: give no step_rule and no eta")
+    return asked or needed or ddim_step
+
+
+def _step_noise(
+    step: Step,
+    eta: float,
+    step_rule: Callable[..., Tensor],
+    replay: Replay | None,
+    generator: Generators,
+    latents: Tensor,
+) -> Tensor | None:
+    """The draw that a stochastic step consumes, (image, channels, height, width), shared by the branches."""
+    if isinstance(step_rule, BidirectionalStep) or (
+        step_rule is ddim_step and ddim_std(step.alpha_bar, step.alpha_bar_prev, eta) == 0.0
+    ):
+        return None
+    if replay is not None and replay.noise_maps is not None:
+        return replay.noise_maps[step.index].to(latents)
+    return draw_noise(latents.shape[1:], generator, latents)
+
+
+def _check_finite(latents: Tensor, step: Step, model: Model) -> None:
+    if not bool(torch.isfinite(latents).all()):
+        cause = (
+            "half precision overflowed: load the model with dtype='fp32' or 'bf16'"
+            if model.dtype == torch.float16
+            else "the guidance scale or an option of the edit is too strong: lower it"
+        )
+        raise SamplingError(
+            f"latents became NaN or infinite at step {step.index + 1} of {step.num_inference_steps} (t={step.t});"
+            f" likely cause: {cause}"
+        )

@@ -1,0 +1,98 @@
+"""Inversions on disk: round trip, damage, foreign files, and runs that they do not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sfumato.errors import InversionError
+from sfumato.inversions.result import Inversion, content_key
+
+
+def example() -> Inversion:
+    return Inversion(
+        method="ddim",
+        noise=torch.randn(1, 4, 8, 8),
+        timesteps=(601, 301, 1),
+        trajectory=torch.randn(4, 1, 4, 8, 8),
+        prompt="a cat “quoted”",
+        model="rev",
+        key="abc",
+    )
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    before = example()
+    after = Inversion.load(before.save(tmp_path / "cat.safetensors"))
+    assert torch.equal(after.noise, before.noise)
+    assert after.trajectory is not None
+    assert before.trajectory is not None
+    assert torch.equal(after.trajectory, before.trajectory)
+    assert (after.timesteps, after.prompt, after.model, after.key, after.noise_maps) == (
+        before.timesteps, before.prompt, "rev", "abc", None,
+    )  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.safetensors"]  # nothing left beside it
+
+
+def test_latents_by_timestep() -> None:
+    inversion = example()
+    assert inversion.trajectory is not None
+    assert torch.equal(inversion.latents_at(601), inversion.trajectory[3])
+    assert torch.equal(inversion.latents_at(1), inversion.trajectory[1])
+    assert torch.equal(inversion.latents_at(-1), inversion.trajectory[0])
+    with pytest.raises(InversionError, match="no latents at timestep 500"):
+        inversion.latents_at(500)
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    path = example().save(tmp_path / "cat.safetensors")
+    whole = path.read_bytes()
+    for damaged in (whole[:-5], whole[:40], b"", b"no tensors here", whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(damaged)
+        with pytest.raises(InversionError, match="damaged"):
+            Inversion.load(path)
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    save_file({"noise": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(InversionError, match="no sfumato inversion"):
+        Inversion.load(tmp_path / "foreign.safetensors")
+    with pytest.raises(InversionError, match="no inversion at"):
+        Inversion.load(tmp_path / "missing.safetensors")
+    path = example().save(tmp_path / "cat.safetensors")
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, metadata=metadata | {"fields": json.dumps({"method": "ddim"})})
+    with pytest.raises(InversionError, match="damaged"):
+        Inversion.load(path)
+
+
+def test_bad_targets_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InversionError, match=r"\.safetensors"):
+        example().save(tmp_path / "cat.bin")
+    with pytest.raises(InversionError, match="does not exist"):
+        example().save(tmp_path / "missing" / "cat.safetensors")
+
+
+def test_runs_that_do_not_fit_are_refused() -> None:
+    inversion = example()
+    inversion.check(model="rev", timesteps=(601, 301, 1))
+    with pytest.raises(InversionError, match="made with model rev, not other"):
+        inversion.check(model="other", timesteps=(601, 301, 1))
+    with pytest.raises(InversionError, match="num_inference_steps=3"):
+        inversion.check(model="rev", timesteps=(501, 1))
+
+
+def test_content_key_depends_on_all_of_it() -> None:
+    keys = {
+        content_key(b"image", "model", {"steps": 50}),
+        content_key(b"other", "model", {"steps": 50}),
+        content_key(b"image", "other", {"steps": 50}),
+        content_key(b"image", "model", {"steps": 51}),
+    }
+    assert len(keys) == 4
+    assert content_key(b"image", "model", {"a": 1, "b": 2}) == content_key(b"image", "model", {"b": 2, "a": 1})

@@ -1,0 +1,41 @@
+"""Two toy pictures, and methods run on them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.metrics.distance import PixelDistance
+from sfumato.morphs.path import Ends, MorphPath
+from sfumato.registry import MORPHS
+
+PROMPTS = ("a photo of a cat", "a red dog")
+STEPS = 4
+WEIGHTS = (0.0, 0.3, 0.5, 1.0)
+
+
+def toy_ends(*, equal: bool = False) -> Ends:
+    generator = torch.Generator().manual_seed(3)
+    pixels, latents = torch.rand(2, 3, 128, 128, generator=generator) * 2 - 1, torch.zeros(2, 4, 16, 16)
+    latents = 0.5 * torch.randn(latents.shape, generator=generator)
+    if equal:
+        return Ends(pixels[:1].repeat(2, 1, 1, 1), latents[:1].repeat(2, 1, 1, 1), (PROMPTS[0], PROMPTS[0]))
+    return Ends(pixels, latents, PROMPTS)
+
+
+def path_of(model: Any, name: str, ends: Ends | None = None, **options: Any) -> MorphPath:
+    given = {"guidance_scale": 1.0, "num_inference_steps": STEPS} | options
+    found: MorphPath = MORPHS[name].function(
+        model, ends or toy_ends(), distance=PixelDistance(), generator=torch.Generator().manual_seed(5), **given
+    )
+    return found
+
+
+def drawn(path: MorphPath, weights: Sequence[float] = WEIGHTS) -> Tensor:
+    with torch.no_grad():
+        return path.draw(weights)
+
+
+def far(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
