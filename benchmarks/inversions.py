@@ -39,7 +39,8 @@ from sfumato.images import to_images, to_pixels
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
 from sfumato.registry import INVERSIONS, METHODS
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 
 EXAMPLES = Path(sfumato.__file__).parent / "emoji" / "examples"
 GUIDANCE = (1.0, 7.5)

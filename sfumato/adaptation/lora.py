@@ -16,7 +16,7 @@ from torch import Tensor
 from sfumato.errors import UsageError
 from sfumato.models.base import Model, ProjectionHook
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Layout
+from sfumato.sampling.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from sfumato.api.cost import measured
 from sfumato.api.results import GenerateResult
 from sfumato.images import to_images
 from sfumato.models.base import Model
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 

@@ -17,7 +17,8 @@ from sfumato.api.source_image import read_picture
 from sfumato.images import Fit, ImageSource, to_images
 from sfumato.models.base import Model
 from sfumato.registry import INVERSIONS
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from sfumato.errors import ModelError
 from sfumato.models.base import AttentionSite, Model, sites_of_kind
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Layout
+from sfumato.sampling.layout import Layout
 
 
 class InjectFeatures:

@@ -17,7 +17,7 @@ from sfumato.attention.patch import BOTH, CONDITIONAL, Attend, AttentionEdit
 from sfumato.attention.record import Recorder, Row
 from sfumato.models.base import AttentionSite
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Layout
+from sfumato.sampling.layout import Layout
 
 Kind = Literal["inner", "outer", "fused-inner", "fused-outer"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from sfumato.errors import ModelError
 from sfumato.models.base import AttentionCall, AttentionSite, Model
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Layout
+from sfumato.sampling.layout import Layout
 
 CONDITIONAL = ("cond",)
 BOTH = ("uncond", "cond")

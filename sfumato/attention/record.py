@@ -12,7 +12,7 @@ from torch import Tensor
 from sfumato.attention.patch import BOTH, AttentionEdit
 from sfumato.models.base import AttentionSite
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Layout
+from sfumato.sampling.layout import Layout
 
 
 class Row(NamedTuple):

@@ -11,7 +11,7 @@ from sfumato.edits.result import Edited
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.sampled_source import with_trajectory
 from sfumato.models.base import Model
-from sfumato.sampling.loop import Branch
+from sfumato.sampling.layout import Branch
 from sfumato.watch import Watch
 
 

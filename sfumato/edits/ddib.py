@@ -20,7 +20,8 @@ from sfumato.inversions.sampled_source import with_trajectory
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
 from sfumato.sampling.draws import Generators
-from sfumato.sampling.loop import Branch, OnStep, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import OnStep, sample
 from sfumato.sampling.shares import first_step, strength_notes
 from sfumato.watch import Watch
 

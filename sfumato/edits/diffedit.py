@@ -28,7 +28,8 @@ from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step, add_noise
 from sfumato.registry import Option, method
 from sfumato.sampling.draws import Generators, alike, draw_noise
-from sfumato.sampling.loop import Branch, OnStep, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import OnStep, sample
 from sfumato.sampling.shares import first_step, strength_notes
 from sfumato.watch import Watch
 

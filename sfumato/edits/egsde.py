@@ -41,7 +41,9 @@ from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Schedule, Step, add_noise
 from sfumato.registry import Option, method
 from sfumato.sampling.draws import Generators, draw_noise, for_branches, streams
-from sfumato.sampling.loop import Guide, Layout, OnStep, guided_output
+from sfumato.sampling.guidance import guided_output
+from sfumato.sampling.layout import Layout
+from sfumato.sampling.loop import Guide, OnStep
 from sfumato.sampling.shares import first_step, strength_notes
 from sfumato.watch import Watch
 

@@ -50,7 +50,8 @@ from sfumato.models.base import Condition, Model, Tokenizer
 from sfumato.models.schedules import Step
 from sfumato.registry import Option, method
 from sfumato.sampling.draws import Generators
-from sfumato.sampling.loop import Branch, Layout, OnStep, sample
+from sfumato.sampling.layout import Branch, Layout
+from sfumato.sampling.loop import OnStep, sample
 from sfumato.sampling.rows import Row, Rows
 from sfumato.sampling.shares import first_step, strength_notes
 from sfumato.watch import Watch

@@ -28,7 +28,8 @@ from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model, sites_of_kind
 from sfumato.registry import Option, method
 from sfumato.sampling.draws import Generators
-from sfumato.sampling.loop import Branch, OnStep, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import OnStep, sample
 from sfumato.sampling.pin import PinSource
 from sfumato.watch import Watch
 

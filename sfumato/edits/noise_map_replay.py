@@ -22,7 +22,8 @@ from sfumato.models.base import Model
 from sfumato.models.schedules import Step
 from sfumato.registry import Option
 from sfumato.sampling.draws import Generators, draw_noise
-from sfumato.sampling.loop import Branch, OnStep, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import OnStep, sample
 from sfumato.sampling.pin import PinSource
 from sfumato.sampling.shares import first_step, strength_notes
 from sfumato.watch import Watch

@@ -39,7 +39,8 @@ from sfumato.models.base import Model
 from sfumato.models.prompt_syntax import plain_text, read_prompt
 from sfumato.registry import Option, method
 from sfumato.sampling.draws import Generators
-from sfumato.sampling.loop import Branch, OnStep, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import OnStep, sample
 from sfumato.watch import Watch
 
 Given = Direction | str | Path

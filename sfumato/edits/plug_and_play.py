@@ -32,7 +32,8 @@ from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
 from sfumato.registry import Option, method
 from sfumato.sampling.draws import Generators
-from sfumato.sampling.loop import Branch, Control, Layout, OnStep, sample
+from sfumato.sampling.layout import Branch, Control, Layout
+from sfumato.sampling.loop import OnStep, sample
 from sfumato.sampling.pin import PinSource
 from sfumato.sampling.rows import Row, Rows
 from sfumato.sampling.shares import window_notes

@@ -23,7 +23,8 @@ from sfumato.models.base import Model
 from sfumato.models.schedules import add_noise
 from sfumato.registry import Option, method
 from sfumato.sampling.draws import Generators, draw_noise
-from sfumato.sampling.loop import Branch, Guide, OnStep, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import Guide, OnStep, sample
 from sfumato.sampling.shares import first_step, strength_notes
 from sfumato.watch import Watch
 

@@ -29,7 +29,8 @@ from sfumato.inversions.noise_maps import noise_map_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
 from sfumato.sampling.draws import Generators
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from sfumato.sampling.shares import first_step, strength_notes
 from sfumato.watch import Watch
 

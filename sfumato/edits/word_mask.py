@@ -13,7 +13,7 @@ from sfumato.attention.patch import AttentionControl
 from sfumato.conditions.align import indicator
 from sfumato.models.base import Model
 from sfumato.models.schedules import add_noise
-from sfumato.sampling.loop import Layout
+from sfumato.sampling.layout import Layout
 
 
 @torch.no_grad()

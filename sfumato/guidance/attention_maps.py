@@ -20,7 +20,8 @@ from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder, RecordMaps, Row
 from sfumato.models.base import AttentionSite, Condition, Model
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Layout, combined
+from sfumato.sampling.guidance import combined
+from sfumato.sampling.layout import Layout
 
 Update = Literal["paper", "released"]
 

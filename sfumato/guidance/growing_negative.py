@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Layout, combined
+from sfumato.sampling.guidance import combined
+from sfumato.sampling.layout import Layout
 
 NegativeGrowth = Literal["none", "linear", "exponential", "constant"]
 

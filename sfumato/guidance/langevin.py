@@ -28,7 +28,9 @@ from sfumato.guidance.energies import Energy, evaluated, total
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.sampling.draws import Generators, draw_noise
-from sfumato.sampling.loop import Branch, OnStep, guided_output, sample
+from sfumato.sampling.guidance import guided_output
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import OnStep, sample
 from sfumato.watch import Watch
 
 Decode = Callable[[Tensor], Tensor]

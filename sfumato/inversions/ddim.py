@@ -21,7 +21,8 @@ from sfumato.models.base import Condition, Model
 from sfumato.registry import Option, inversion
 from sfumato.sampling.ddim import ddim_step
 from sfumato.sampling.draws import Generators
-from sfumato.sampling.loop import Layout, guidance_halves, guided_output
+from sfumato.sampling.guidance import guidance_halves, guided_output
+from sfumato.sampling.layout import Layout
 from sfumato.watch import Watch
 
 Told = Annotated[

@@ -34,7 +34,8 @@ from sfumato.models.schedules import Step, add_noise
 from sfumato.registry import Option, inversion
 from sfumato.sampling.ddim import ddim_std, ddim_step
 from sfumato.sampling.draws import Generators, draw_noise
-from sfumato.sampling.loop import Layout, guidance_halves, guided_output
+from sfumato.sampling.guidance import guidance_halves, guided_output
+from sfumato.sampling.layout import Layout
 from sfumato.sampling.shares import first_step
 from sfumato.watch import Watch
 

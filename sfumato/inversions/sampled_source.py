@@ -10,7 +10,8 @@ from torch import Tensor
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from sfumato.watch import Watch
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from sfumato.models.base import Condition, Model
-from sfumato.sampling.loop import Layout, guidance_halves, guided_output
+from sfumato.sampling.guidance import guidance_halves, guided_output
+from sfumato.sampling.layout import Layout
 
 
 class SourceBranch:

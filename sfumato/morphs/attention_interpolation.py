@@ -46,7 +46,8 @@ from sfumato.morphs.between_inversions import (
 from sfumato.morphs.path import Ends, MorphPath
 from sfumato.morphs.slerp import slerp
 from sfumato.registry import INVERSIONS, Option, morph_method
-from sfumato.sampling.loop import Branch, OnStep, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import OnStep, sample
 from sfumato.sampling.shares import window_notes
 from sfumato.watch import Watch
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from sfumato.models.base import Condition, Model
 from sfumato.morphs.slerp import slerp
 from sfumato.sampling.ddim import ddim_step
-from sfumato.sampling.loop import Layout, guidance_halves, guided_output
+from sfumato.sampling.guidance import guidance_halves, guided_output
+from sfumato.sampling.layout import Layout
 
 
 class Denoiser:

@@ -41,7 +41,8 @@ from sfumato.morphs.between_inversions import KEPT_AT_MOST, draw_between, mixed_
 from sfumato.morphs.path import Ends, MorphPath, adaptation_key
 from sfumato.morphs.slerp import slerp
 from sfumato.registry import INVERSIONS, Option, morph_method
-from sfumato.sampling.loop import Branch, Control, sample
+from sfumato.sampling.layout import Branch, Control
+from sfumato.sampling.loop import sample
 from sfumato.watch import Watch
 
 

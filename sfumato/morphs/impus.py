@@ -56,7 +56,8 @@ from sfumato.morphs.path import Ends, MorphPath
 from sfumato.morphs.rppd import Rule
 from sfumato.morphs.slerp import slerp
 from sfumato.registry import Option, morph_method
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from sfumato.watch import Watch
 
 

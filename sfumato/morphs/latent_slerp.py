@@ -24,7 +24,8 @@ from sfumato.models.base import Model
 from sfumato.morphs.between_inversions import InversionName, between, inverted_ends, mixed_condition
 from sfumato.morphs.path import Ends, MorphPath
 from sfumato.registry import Option, morph_method
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from sfumato.watch import Watch
 
 

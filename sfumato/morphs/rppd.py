@@ -21,7 +21,8 @@ from sfumato.metrics.morph import lora_rank, relative_perceptual_path_diversity
 from sfumato.models.base import Condition, Model
 from sfumato.morphs.between_inversions import mixed_condition
 from sfumato.morphs.slerp import slerp
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from sfumato.watch import Watch
 
 Rule = Literal["released", "corrected"]

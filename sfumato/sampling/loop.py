@@ -7,9 +7,8 @@ A run has named branches (source and target, or the frames of a morph) and a bat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,90 +19,13 @@ from sfumato.models.schedules import Neighbour, Step
 from sfumato.sampling.bdia import BidirectionalStep
 from sfumato.sampling.ddim import ddim_std, ddim_step
 from sfumato.sampling.draws import Generators, draw_noise
+from sfumato.sampling.guidance import guidance_halves, guided_output
+from sfumato.sampling.layout import Branch, Control, Layout, Replay
 from sfumato.sampling.pin import PinSource
 from sfumato.watch import Watch
 
-Scale = float | Callable[[Step], float]
 OnStep = Callable[[Tensor, Step], Tensor]
 Guide = Callable[["Model", Tensor, Step, Condition, Tensor, "Layout"], Tensor | tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Branch:
-    """What one branch of a run sees.
-
-    Attributes:
-        condition: Its prompt; one row, or one row an image.
-        negative: What guidance leads away from; None: the empty prompt.
-        guidance_scale: w in uncond + w (cond - uncond); 1 = off; may depend on the step.
-    """
-
-    condition: Condition
-    negative: Condition | None = None
-    guidance_scale: Scale = 1.0
-
-    def scale(self, step: Step) -> float:
-        return self.guidance_scale(step) if callable(self.guidance_scale) else self.guidance_scale
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The axes behind the rows of a run's network calls.
-
-    Attributes:
-        guidance: ("uncond", "cond"), or ("cond",) where no branch is guided.
-        branches: Names, in order.
-        images: Images in the batch.
-        latent_size: (height, width) of the latents.
-    """
-
-    guidance: tuple[str, ...]
-    branches: tuple[str, ...]
-    images: int
-    latent_size: tuple[int, int]
-
-    @property
-    def axes(self) -> tuple[int, int, int]:
-        return len(self.guidance), len(self.branches), self.images
-
-
-class Control(Protocol):
-    """Something installed in the network for the length of a run."""
-
-    def installed(self, model: Model, layout: Layout) -> AbstractContextManager[Any]:
-        """Patches the model inside the block, and leaves it as found."""
-
-    def at_step(self, step: Step) -> None:
-        """Told before the network call of each step."""
-
-
-class Replay(Protocol):
-    """What a run may take from an inversion.
-
-    Attributes:
-        noise_maps: Noise consumed by each step of the grid, (steps, image, channels, height, width), or None.
-        null_embeds: Embedding in place of the empty prompt's at each step, (steps, image, tokens, dim), or None.
-        null_pooled_embeds: The pooled embedding that goes with it, (image, dim), or None: as it is.
-        pinned: Whether branch 0 is set to known latents after every step.
-    """
-
-    @property
-    def noise_maps(self) -> Tensor | None: ...
-
-    @property
-    def null_embeds(self) -> Tensor | None: ...
-
-    @property
-    def null_pooled_embeds(self) -> Tensor | None: ...
-
-    @property
-    def pinned(self) -> bool: ...
-
-    def latents_at(self, t: int) -> Tensor:
-        """Known latents at timestep t, (image, channels, height, width), the clean ones at -1."""
-
-    def step_rule(self, start_index: int) -> Callable[..., Tensor] | None:
-        """The rule that replays it from that step on, new for each run; None: any."""
 
 
 def sample(
@@ -204,47 +126,6 @@ def sample(
                 latents = hook(latents, step)
             _check_finite(latents, step, model)
     return latents
-
-
-def guidance_halves(model: Model, guided: bool) -> tuple[str, ...]:
-    """Halves of a network call: ("uncond", "cond") for classifier-free guidance, else ("cond",).
-
-    A network that takes the guidance scale as an input needs no unconditional half.
-    """
-    return ("uncond", "cond") if guided and not model.takes_guidance else ("cond",)
-
-
-def guided_output(
-    model: Model, latents: Tensor, t: int, condition: Condition, scales: Tensor, layout: Layout
-) -> Tensor:
-    """Network output after classifier-free guidance, shaped like the latents (branch, image, channels, height, width).
-
-    One network call on rows (guidance, branch, image). Without an unconditional half a network that takes the guidance
-    scale as an input is told it.
-
-    Reference: Ho & Salimans, 2022, https://arxiv.org/abs/2207.12598, Eq. 6, with w = 1 meaning off.
-
-    Args:
-        model: Any model.
-        latents: (branch, image, channels, height, width).
-        t: Timestep told to the network.
-        condition: One row for each (guidance, branch, image).
-        scales: Guidance scale of each branch, (branch,).
-        layout: The axes.
-    """
-    rows = latents.flatten(0, 1).repeat(len(layout.guidance), 1, 1, 1)
-    if model.takes_guidance and layout.guidance == ("cond",):
-        condition = replace(condition, guidance=scales.repeat_interleave(layout.images))
-    return combined(model.predict(rows, t, condition).unflatten(0, layout.axes), scales)
-
-
-def combined(output: Tensor, scales: Tensor) -> Tensor:
-    """uncond + w (cond - uncond) of outputs (guidance, branch, image, ...) at scales (branch,), or cond alone."""
-    cond = output[-1]
-    if len(output) == 1:
-        return cond
-    uncond = output[0]
-    return uncond + scales.view(-1, 1, 1, 1, 1) * (cond - uncond)
 
 
 class _Conditions:

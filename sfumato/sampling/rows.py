@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Control, Layout
+from sfumato.sampling.layout import Control, Layout
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from torch import Tensor
 from sfumato.adaptation.lora import Lora, RowAdapters, adapted, clamped_rank, widest_rank
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import Model
-from sfumato.sampling.loop import Branch, Layout, sample
+from sfumato.sampling.layout import Branch, Layout
+from sfumato.sampling.loop import sample
 
 
 def random_lora(model: Model, rank: int, seed: int) -> Lora:

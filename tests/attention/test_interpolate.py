@@ -11,7 +11,8 @@ from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.attention.record import Recorder
 from sfumato.models.base import AttentionCall
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Branch, Layout, sample
+from sfumato.sampling.layout import Branch, Layout
+from sfumato.sampling.loop import sample
 
 STEP = Step(0, 1, -1, 0.9, 1.0, 1)
 LAYOUT = Layout(("uncond", "cond"), ("start", "frame", "end"), 1, (16, 16))

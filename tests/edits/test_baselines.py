@@ -18,7 +18,8 @@ from sfumato.inversions.bdia import bdia_inversion
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.schedules import Schedule
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.gaussian import GaussianModel, cosine_schedule
 
 SOURCE, TARGET, OTHER = "a photo of a cat", "a photo of a dog", "a red house"

@@ -13,7 +13,8 @@ from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.schedules import add_noise
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 

@@ -14,7 +14,8 @@ from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.result import Inversion
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from sfumato.sampling.rows import Row, Rows
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"

@@ -17,7 +17,8 @@ from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import AttentionCall
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Branch, Layout, sample
+from sfumato.sampling.layout import Branch, Layout
+from sfumato.sampling.loop import sample
 
 SOURCE, TARGET = "a photo of a cat", "a red cat on the house"
 STEP = Step(0, 1, -1, 0.9, 1.0, 1)

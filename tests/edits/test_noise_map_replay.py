@@ -15,7 +15,8 @@ from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import dpm_encoder, edit_friendly_inversion
 from sfumato.inversions.result import Inversion
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 
 SOURCE, TARGET = "a photo of a cat on the house", "a photo of a dog on the house"
 STEPS = 3

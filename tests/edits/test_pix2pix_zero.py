@@ -21,7 +21,8 @@ from sfumato.guidance.attention_maps import Pull
 from sfumato.inversions.regularised_ddim import regularised_ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.registry import INVERSIONS, METHODS
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.gaussian import GaussianModel, cosine_schedule
 
 SOURCE, TARGET = "a photo of a cat on the house", "a photo of a dog on the house"
@@ -100,7 +101,7 @@ def test_guidance_brings_the_maps_closer(toy_model: Any, guidance_scale: float, 
 def _map_distance(model: Any, begin: Inversion, latents: Tensor, condition: Any) -> float:
     """Distance of the conditional maps at `latents` from the source's at the beginning, written out without recipe."""
     from sfumato.attention.record import RecordMaps
-    from sfumato.sampling.loop import Layout
+    from sfumato.sampling.layout import Layout
 
     step, recorders = model.schedule.steps(timesteps=begin.timesteps)[0], []
     for x, text in ((begin.noise, model.encode_prompt(SOURCE)), (latents, condition)):

@@ -15,7 +15,8 @@ from sfumato.errors import InversionError, ModelError
 from sfumato.guidance.growing_negative import negative_shares
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
-from sfumato.sampling.loop import Branch, Layout, sample
+from sfumato.sampling.layout import Branch, Layout
+from sfumato.sampling.loop import sample
 
 SOURCE, TARGET = "a photo of a cat", "a red dog on the house"
 

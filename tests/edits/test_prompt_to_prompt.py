@@ -14,7 +14,8 @@ from sfumato.edits.result import Edited
 from sfumato.errors import ModelError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
-from sfumato.sampling.loop import Branch, Layout, sample
+from sfumato.sampling.layout import Branch, Layout
+from sfumato.sampling.loop import sample
 
 SOURCE, TARGET = "a photo of a cat on the house", "a photo of a dog on the house"
 MODELS = ["toy_model", "toy_velocity_model", "toy_xl_model"]

@@ -12,7 +12,8 @@ from sfumato.inversions.bdia import bdia_inversion
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.stable_diffusion import StableDiffusion
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.gaussian import GaussianModel, cosine_schedule
 from tests.inversions.test_deterministic import MODELS, SOURCE, clean
 from tests.toy import toy_sd_pipeline

@@ -10,7 +10,8 @@ from torch import Tensor
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
 from sfumato.registry import INVERSIONS
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 
 SOURCE = "a photo of a cat on the house"
 STEPS = 4

@@ -8,7 +8,8 @@ from torch import Tensor
 from sfumato.edits.prompt_to_prompt import prompt_to_prompt
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.direct import direct_inversion
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.inversions.test_deterministic import SOURCE, clean
 
 TARGET = "a photo of a dog on the house"

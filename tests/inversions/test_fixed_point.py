@@ -9,7 +9,8 @@ from torch import Tensor
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.fixed_point import fixed_point_inversion
 from sfumato.inversions.result import Inversion
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.gaussian import GaussianModel, cosine_schedule
 from tests.inversions.test_deterministic import MODELS, SOURCE, clean
 

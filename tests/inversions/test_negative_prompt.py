@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.negative_prompt import negative_prompt_inversion
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.inversions.test_deterministic import MODELS, SOURCE, clean
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.noise_maps import Draws, dpm_encoder, edit_friendly_inversion, noise_map_inversion
 from sfumato.inversions.result import Inversion
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.gaussian import GaussianModel, cosine_schedule
 
 DRAWS: tuple[Draws, ...] = ("posterior", "independent")

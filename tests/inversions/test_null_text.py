@@ -12,7 +12,8 @@ from sfumato.inversions import null_text
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.null_text import null_text_inversion
 from sfumato.inversions.result import Inversion
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.inversions.test_deterministic import MODELS, SOURCE, clean
 
 pytestmark = pytest.mark.filterwarnings("ignore:null-text inversion does not")

@@ -17,7 +17,8 @@ from sfumato.inversions.white_noise import (
     pyramid_levels,
     regularised,
 )
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.gaussian import GaussianModel, cosine_schedule
 
 

@@ -10,7 +10,8 @@ from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import AttentionCall
 from sfumato.models.sdxl import StableDiffusionXL
 from sfumato.models.stable_diffusion import StableDiffusion
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.toy import toy_sd_pipeline, toy_sdxl_pipeline
 
 PROMPT, NEGATIVE = "a photo of a cat with a hat", "a house"

@@ -15,7 +15,8 @@ from sfumato.models.base import AttentionCall
 from sfumato.models.pixel_ddpm import UnconditionalDDPM
 from sfumato.sampling.ddim import ddim_step
 from sfumato.sampling.ddpm import ddpm_step
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.toy_unconditional import toy_ddpm, toy_ddpm_pipeline, toy_unet
 
 

@@ -16,7 +16,8 @@ from sfumato.models.loading import load_model
 from sfumato.models.scheduler_config import SCHEDULERS
 from sfumato.models.schedules import Schedule
 from sfumato.models.stable_diffusion import StableDiffusion
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.toy import toy_sd_folder, toy_sd_pipeline, toy_sdxl_folder
 
 LEVELS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

@@ -9,7 +9,8 @@ from sfumato.inversions.ddim import ddim_inversion
 from sfumato.models.base import Condition
 from sfumato.morphs.between_inversions import between, inverted_ends, tent
 from sfumato.morphs.slerp import slerp
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.morphs.toy_ends import PROMPTS, STEPS, drawn, far, path_of, toy_ends
 
 

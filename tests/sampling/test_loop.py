@@ -11,7 +11,8 @@ from sfumato.errors import Cancelled, SamplingError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.sampling.ddpm import ddpm_step
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from sfumato.watch import Progress, Watch
 from tests.gaussian import GaussianModel, cosine_schedule
 

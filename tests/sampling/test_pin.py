@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sfumato.errors import InversionError
 from sfumato.inversions.result import Inversion
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from sfumato.sampling.pin import PinSource
 
 TIMESTEPS = (751, 501, 251, 1)

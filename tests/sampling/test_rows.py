@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from sfumato.sampling.loop import Layout
+from sfumato.sampling.layout import Layout
 from sfumato.sampling.rows import Row, Rows
 
 

@@ -12,7 +12,7 @@ from sfumato.models.base import Model
 from sfumato.models.schedules import Step
 from sfumato.morphs.attention_interpolation import interpolated_frames
 from sfumato.morphs.spacings.beta import Beta
-from sfumato.sampling.loop import Layout
+from sfumato.sampling.layout import Layout
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.layers import attention_output

@@ -12,7 +12,8 @@ from sfumato.inversions.noise_maps import dpm_encoder
 from sfumato.inversions.result import Inversion
 from sfumato.metrics import directional_agreement, mse, psnr, ssim, text_agreement
 from sfumato.models.base import Model
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.control import control_kind, control_outputs, pairs, step_outputs

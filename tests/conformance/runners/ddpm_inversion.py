@@ -10,7 +10,8 @@ from sfumato.edits.edit_friendly import edit_friendly
 from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.control import control_kind, control_outputs, pairs, step_outputs

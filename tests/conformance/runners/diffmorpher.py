@@ -12,7 +12,7 @@ from sfumato.models.schedules import Step
 from sfumato.morphs.diffmorpher import Between, adaptive_normalisation
 from sfumato.morphs.slerp import slerp
 from sfumato.morphs.spacings.base import reschedule
-from sfumato.sampling.loop import Layout
+from sfumato.sampling.layout import Layout
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.layers import attention_output

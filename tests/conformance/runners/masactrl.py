@@ -10,7 +10,8 @@ from sfumato.edits.result import Edited
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from sfumato.edits.prompt_to_prompt import prompt_to_prompt
 from sfumato.inversions.null_text import null_text_inversion
 from sfumato.models.base import Model
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.control import (

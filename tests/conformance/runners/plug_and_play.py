@@ -10,7 +10,8 @@ from sfumato.edits.plug_and_play import injections, plug_and_play, translation_r
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.models.base import Model
 from sfumato.models.schedules import Step
-from sfumato.sampling.loop import Branch, Layout, sample
+from sfumato.sampling.layout import Branch, Layout
+from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 

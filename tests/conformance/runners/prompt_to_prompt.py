@@ -9,7 +9,8 @@ from sfumato.conditions import align
 from sfumato.edits.prompt_to_prompt import prompt_to_prompt
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.sampling.loop import Branch, sample
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.control import (

@@ -1,0 +1,51 @@
+"""Classifier-free guidance: one network call for all branches of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from sfumato.models.base import Condition, Model
+from sfumato.sampling.layout import Layout
+
+
+def guidance_halves(model: Model, guided: bool) -> tuple[str, ...]:
+    """Halves of a network call: ("uncond", "cond") for classifier-free guidance, else ("cond",).
+
+    A network that takes the guidance scale as an input needs no unconditional half.
+    """
+    return ("uncond", "cond") if guided and not model.takes_guidance else ("cond",)
+
+
+def guided_output(
+    model: Model, latents: Tensor, t: int, condition: Condition, scales: Tensor, layout: Layout
+) -> Tensor:
+    """Network output after classifier-free guidance, shaped like the latents (branch, image, channels, height, width).
+
+    One network call on rows (guidance, branch, image). Without an unconditional half a network that takes the guidance
+    scale as an input is told it.
+
+    Reference: Ho & Salimans, 2022, https://arxiv.org/abs/2207.12598, Eq. 6, with w = 1 meaning off.
+
+    Args:
+        model: Any model.
+        latents: (branch, image, channels, height, width).
+        t: Timestep told to the network.
+        condition: One row for each (guidance, branch, image).
+        scales: Guidance scale of each branch, (branch,).
+        layout: The axes.
+    """
+    rows = latents.flatten(0, 1).repeat(len(layout.guidance), 1, 1, 1)
+    if model.takes_guidance and layout.guidance == ("cond",):
+        condition = replace(condition, guidance=scales.repeat_interleave(layout.images))
+    return combined(model.predict(rows, t, condition).unflatten(0, layout.axes), scales)
+
+
+def combined(output: Tensor, scales: Tensor) -> Tensor:
+    """uncond + w (cond - uncond) of outputs (guidance, branch, image, ...) at scales (branch,), or cond alone."""
+    cond = output[-1]
+    if len(output) == 1:
+        return cond
+    uncond = output[0]
+    return uncond + scales.view(-1, 1, 1, 1, 1) * (cond - uncond)
