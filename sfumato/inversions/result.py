@@ -18,7 +18,7 @@ from torch import Tensor
 from sfumato import checks
 from sfumato.errors import InversionError
 from sfumato.json_input import check_fields
-from sfumato.sampling.bdia import BidirectionalStep
+from sfumato.sampling.bdia import BDIA
 from sfumato.tensorfile import Kind, content_hash, load_tensors, save_tensors
 
 _KIND = Kind("inversion", "make one with `sfumato invert` or Inversion.save", "invert again", InversionError)
@@ -56,10 +56,10 @@ class Inversion:
         noise_maps: Noise consumed by each step in sampling order, (steps, image, channels, height, width), or None.
         null_embeds: Embedding in place of the empty prompt's, in sampling order, (steps, image, tokens, dim), or None.
         null_pooled_embeds: The pooled embedding that goes with it, (image, dim), or None: as it is.
-        correction: First correction of BDIA's step rule, (image, channels, height, width), or None.
+        correction: First correction of the stepper BDIA, (image, channels, height, width), or None.
         residuals: How far each step missed while inverting, one entry an iteration, in sampling order,
             (steps, image, iterations), NaN where none was run; what is measured, the inversion says. Or None.
-        gamma: Weight of the look back in BDIA's step rule; 0: the replay takes DDIM steps.
+        gamma: Weight of the look back of the stepper BDIA; 0: the replay takes DDIM steps.
         pinned: The replay sets the source branch to the trajectory after every step.
         eta: Stochasticity that the noise maps belong to.
         source_image: The fitted image itself, (height, width, 3) uint8, or None where it was not kept.
@@ -139,20 +139,10 @@ class Inversion:
             )
         return self.trajectory[len(self.timesteps) - self.timesteps.index(t)]
 
-    def step_rule(self, start_index: int) -> BidirectionalStep | None:
-        """The rule that replays it, new for each run; None: any.
-
-        Raises:
-            InversionError: An exact inversion shall be replayed from a later step than its first.
-        """
-        if self.correction is None:
-            return None
-        if start_index > 0:
-            raise InversionError(
-                f"an exact inversion ({self.method}) is replayed from its first step on, not from step"
-                f" {start_index + 1}: run all steps, or take another inversion"
-            )
-        return BidirectionalStep(self.gamma, self.correction)
+    @property
+    def stepper(self) -> BDIA | None:
+        """What replays it; None: any."""
+        return None if self.correction is None else BDIA(self.gamma, self.correction)
 
     def check(
         self,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sfumato.errors import ModelError
 
-Prediction = Literal["epsilon", "v_prediction", "sample"]
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Spacing = Literal["leading", "trailing", "linspace", "lcm"]
 
 REMEDY: Final = (
@@ -126,7 +126,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     distilled = _number(config, "original_inference_steps", 50, low=1, high=len(alphas_cumprod))
     return {
         "alphas_cumprod": alphas_cumprod,
-        "prediction_type": _one_of(config, "prediction_type", "epsilon", get_args(Prediction)),
+        "prediction_type": _one_of(config, "prediction_type", "epsilon", get_args(PredictionType)),
         "final_alpha_bar": 1.0 if _ends_clean(config, scheduler) else float(alphas_cumprod[0]),
         "spacing": spacing,
         "steps_offset": int(offset),

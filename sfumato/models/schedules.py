@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError, UsageError
-from sfumato.models.scheduler_config import Prediction, Spacing, read_config
+from sfumato.models.scheduler_config import PredictionType, Spacing, read_config
 
 Neighbour = Literal["grid", "stride"]
 
@@ -48,6 +48,19 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What the network says of noisy latents, after guidance: both parts, so that no level divides by zero.
+
+    Attributes:
+        x0: Predicted clean latents, (..., channels, height, width).
+        eps: Predicted noise, likewise.
+    """
+
+    x0: Tensor
+    eps: Tensor
+
+
+@dataclass(frozen=True)
 class Schedule:
     """The noise levels of one trained model, (num_train_timesteps,) in float64, and how runs are laid over them.
 
@@ -63,7 +76,7 @@ class Schedule:
     """
 
     alphas_cumprod: Tensor
-    prediction_type: Prediction = "epsilon"
+    prediction_type: PredictionType = "epsilon"
     final_alpha_bar: float = 1.0
     spacing: Spacing = "leading"
     steps_offset: int = 0

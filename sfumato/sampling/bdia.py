@@ -7,14 +7,21 @@ before, so these can be had back exactly from the two that followed (`inversions
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from sfumato.errors import UsageError
+from sfumato.errors import InversionError, UsageError
+from sfumato.models.schedules import Prediction, Step
 from sfumato.sampling.ddim import ddim_step
 
+Before = tuple[Tensor, float]
+"""Latents of one step before, (..., channels, height, width), and their level alpha_bar."""
 
-class BidirectionalStep:
-    r"""A step rule of the sampling loop, called like `ddim_step`; it remembers, so each run needs a new one.
+
+@dataclass(frozen=True, eq=False)
+class BDIA:
+    r"""A stepper of the sampling loop with one step of memory.
 
     .. math:: z_{i-1} = D_{i \to i-1}(z_i) + \gamma\,\bigl(z_{i+1} - D_{i \to i+1}(z_i)\bigr)
 
@@ -22,37 +29,49 @@ class BidirectionalStep:
     one. The first step has no z_{i+1}: there the second term, the correction, is given.
 
     Reference: Zhang et al., 2023, section 4 (the update of BDIA-DDIM), with its terms collected.
+
+    Attributes:
+        gamma: Weight of the look back, in (0, 1].
+        correction: Of the first step, broadcastable to the latents.
+
+    Raises:
+        UsageError: gamma is outside (0, 1].
     """
 
-    def __init__(self, gamma: float, correction: Tensor) -> None:
-        """Takes the weight of the look back, in (0, 1], and the first step's correction, shaped like the latents.
+    gamma: float
+    correction: Tensor
+
+    def __post_init__(self) -> None:
+        check_gamma(self.gamma)
+
+    def init(self, latents: Tensor, first: Step) -> Before | None:
+        """Nothing comes before the first step.
 
         Raises:
-            UsageError: gamma is outside (0, 1].
+            InversionError: The run starts at a later step, for which the correction does not hold.
         """
-        check_gamma(gamma)
-        self.gamma, self._correction = gamma, correction
-        self._before: tuple[Tensor, float] | None = None
+        if first.index > 0:
+            raise InversionError(
+                "an exact inversion (bdia) is replayed from its first step on, not from step"
+                f" {first.index + 1}: run all steps, or take another inversion"
+            )
+        return None
 
-    def __call__(
-        self,
-        latents: Tensor,
-        noise_pred: Tensor,
-        alpha_bar: float,
-        alpha_bar_prev: float,
-        *,
-        noise: Tensor | None = None,
-        x0_pred: Tensor | None = None,
-    ) -> Tensor:
-        """Latents at `alpha_bar_prev`; see `ddim_step`. `noise` is not used: the step is deterministic."""
-        if self._before is None:
-            correction = self._correction.to(latents)
+    def stochastic(self, step: Step) -> bool:
+        return False
+
+    def step(
+        self, latents: Tensor, prediction: Prediction, step: Step, state: Before | None, z: Tensor | None
+    ) -> tuple[Tensor, Before]:
+        def towards(alpha_bar: float) -> Tensor:
+            return ddim_step(latents, prediction.eps, step.alpha_bar, alpha_bar, x0_pred=prediction.x0)
+
+        if state is None:
+            correction = self.correction.to(latents)
         else:
-            before, alpha_bar_before = self._before
-            back = ddim_step(latents, noise_pred, alpha_bar, alpha_bar_before, x0_pred=x0_pred)
-            correction = self.gamma * (before - back)
-        self._before = latents, alpha_bar
-        return ddim_step(latents, noise_pred, alpha_bar, alpha_bar_prev, x0_pred=x0_pred) + correction
+            before, alpha_bar_before = state
+            correction = self.gamma * (before - towards(alpha_bar_before))
+        return towards(step.alpha_bar_prev) + correction, (latents, step.alpha_bar)
 
 
 def check_gamma(gamma: float) -> None:

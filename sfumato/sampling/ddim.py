@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
 
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.models.schedules import x0_from_noise
+from sfumato.models.schedules import Prediction, Step, x0_from_noise
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """`ddim_step` as a stepper of the sampling loop.
+
+    Attributes:
+        eta: Stochasticity, in [0, 1]; 0 = DDIM, 1 = DDPM.
+
+    Raises:
+        UsageError: eta is outside [0, 1].
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_eta(self.eta)
+
+    def init(self, latents: Tensor, first: Step) -> None:
+        """Remembers nothing."""
+
+    def stochastic(self, step: Step) -> bool:
+        return ddim_std(step.alpha_bar, step.alpha_bar_prev, self.eta) > 0.0
+
+    def step(
+        self, latents: Tensor, prediction: Prediction, step: Step, state: None, z: Tensor | None
+    ) -> tuple[Tensor, None]:
+        levels = step.alpha_bar, step.alpha_bar_prev
+        return ddim_step(latents, prediction.eps, *levels, eta=self.eta, noise=z, x0_pred=prediction.x0), None
 
 
 def ddim_step(
@@ -63,9 +93,14 @@ def ddim_std(alpha_bar: float, alpha_bar_prev: float, eta: float) -> float:
     Raises:
         UsageError: eta is outside [0, 1].
     """
-    if not 0.0 <= eta <= 1.0:
-        raise UsageError(f"eta must be in [0, 1], got {eta:g}")
+    check_eta(eta)
     if eta == 0.0:
         return 0.0
     variance = (1.0 - alpha_bar_prev) / (1.0 - alpha_bar) * (1.0 - alpha_bar / alpha_bar_prev)
     return eta * sqrt(max(variance, 0.0))
+
+
+def check_eta(eta: float) -> None:
+    """Raises UsageError when eta is outside [0, 1]."""
+    if not 0.0 <= eta <= 1.0:
+        raise UsageError(f"eta must be in [0, 1], got {eta:g}")

@@ -6,15 +6,39 @@ the noise is the forward process's own, the other choice of section 3.2.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
 from typing import Literal
 
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.models.schedules import x0_from_noise
+from sfumato.models.schedules import Prediction, Step, x0_from_noise
 
 Variance = Literal["posterior", "beta"]
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """`ddpm_step` as a stepper of the sampling loop.
+
+    Attributes:
+        variance: Of the noise that a step adds, see `ddpm_step`.
+    """
+
+    variance: Variance = "posterior"
+
+    def init(self, latents: Tensor, first: Step) -> None:
+        """Remembers nothing."""
+
+    def stochastic(self, step: Step) -> bool:
+        return step.alpha_bar_prev < 1.0
+
+    def step(
+        self, latents: Tensor, prediction: Prediction, step: Step, state: None, z: Tensor | None
+    ) -> tuple[Tensor, None]:
+        levels, variance = (step.alpha_bar, step.alpha_bar_prev), self.variance
+        return ddpm_step(latents, prediction.eps, *levels, noise=z, variance=variance, x0_pred=prediction.x0), None
 
 
 def ddpm_step(

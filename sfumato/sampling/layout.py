@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
+from sfumato.sampling.stepper import Stepper
 
 Scale = float | Callable[[Step], float]
 
@@ -72,6 +73,7 @@ class Replay(Protocol):
         null_embeds: Embedding in place of the empty prompt's at each step, (steps, image, tokens, dim), or None.
         null_pooled_embeds: The pooled embedding that goes with it, (image, dim), or None: as it is.
         pinned: Whether branch 0 is set to known latents after every step.
+        stepper: What replays it; None: any.
     """
 
     @property
@@ -86,8 +88,8 @@ class Replay(Protocol):
     @property
     def pinned(self) -> bool: ...
 
+    @property
+    def stepper(self) -> Stepper[Any] | None: ...
+
     def latents_at(self, t: int) -> Tensor:
         """Known latents at timestep t, (image, channels, height, width), the clean ones at -1."""
-
-    def step_rule(self, start_index: int) -> Callable[..., Tensor] | None:
-        """The rule that replays it from that step on, new for each run; None: any."""

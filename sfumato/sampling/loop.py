@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sfumato.errors import SamplingError, UsageError
 from sfumato.models.base import Condition, Model
-from sfumato.models.schedules import Neighbour, Step
-from sfumato.sampling.bdia import BidirectionalStep
-from sfumato.sampling.ddim import ddim_std, ddim_step
+from sfumato.models.schedules import Neighbour, Prediction, Step
+from sfumato.sampling.ddim import DDIM
 from sfumato.sampling.draws import Generators, draw_noise
 from sfumato.sampling.guidance import guidance_halves, guided_output
 from sfumato.sampling.layout import Branch, Control, Layout, Replay
 from sfumato.sampling.pin import PinSource
+from sfumato.sampling.stepper import Stepper
 from sfumato.watch import Watch
 
 OnStep = Callable[[Tensor, Step], Tensor]
@@ -38,7 +39,7 @@ def sample(
     neighbour: Neighbour = "grid",
     start_index: int = 0,
     eta: float = 0.0,
-    step_rule: Callable[..., Tensor] | None = None,
+    stepper: Stepper[Any] | None = None,
     generator: Generators = None,
     replay: Replay | None = None,
     controls: Sequence[Control] = (),
@@ -58,9 +59,9 @@ def sample(
         num_inference_steps, timesteps, neighbour: The grid, see `Schedule.steps`; default: the model's own step count.
         start_index: First step to execute, in [0, steps): latents given then belong to that step's level.
         eta: Stochasticity of DDIM, in [0, 1].
-        step_rule: Called like `ddim_step`; None: the replay's own, where it has one, else `ddim_step`.
+        stepper: What to step by; None: the replay's own, where it has one, else `DDIM(eta)`.
         generator: Draws the noise of stochastic steps, one draw a step, shared by all branches; one for each image.
-        replay: Takes noise maps, null embeddings, a pinned source and the step rule from there instead.
+        replay: Takes noise maps, null embeddings, a pinned source and the stepper from there instead.
         controls: Installed for the length of the run and told every step.
         before_step, on_step: Called in turn with the latents, (branch, image, channels, height, width), before the
             network call of every step and after the step; what they return goes on.
@@ -94,7 +95,8 @@ def sample(
     halves = guidance_halves(model, guided) if own or not guided else ("uncond", "cond")
     layout = Layout(halves, tuple(branches), images, (latents.shape[-2], latents.shape[-1]))
     conditions = _Conditions(model, list(branches.values()), layout, replay)
-    step_rule = _step_rule(step_rule, replay, start_index, eta)
+    stepper = _stepper(stepper, replay, eta)
+    state = stepper.init(latents, steps[start_index])
     if replay is not None and replay.pinned:
         on_step = [PinSource(replay.latents_at, [step.t for step in steps]).after, *on_step]
     watch = watch or Watch()
@@ -115,13 +117,10 @@ def sample(
             else:
                 made = guide(model, latents, step, condition, scales, layout)
                 model_output, latents = made if isinstance(made, tuple) else (made, latents)
-            noise_pred, x0_pred = model.schedule.noise_and_x0(model_output, latents, step.alpha_bar)
-            watch.show(step.index, x0_pred)
-            draw = _step_noise(step, eta, step_rule, replay, generator, latents)
-            latents = step_rule(
-                latents, noise_pred, step.alpha_bar, step.alpha_bar_prev, x0_pred=x0_pred, noise=draw,
-                **({"eta": eta} if step_rule is ddim_step else {}),
-            )  # fmt: skip
+            eps, x0 = model.schedule.noise_and_x0(model_output, latents, step.alpha_bar)
+            watch.show(step.index, x0)
+            z = _draw(step, replay, generator, latents) if stepper.stochastic(step) else None
+            latents, state = stepper.step(latents, Prediction(x0, eps), step, state, z)
             for hook in on_step:
                 latents = hook(latents, step)
             _check_finite(latents, step, model)
@@ -170,29 +169,16 @@ def _spread(noise: Tensor, branches: int) -> Tensor:
     return noise
 
 
-def _step_rule(
-    asked: Callable[..., Tensor] | None, replay: Replay | None, start_index: int, eta: float
-) -> Callable[..., Tensor]:
-    """The rule of a run: the one asked for, the one that the replay needs, or DDIM's."""
-    needed = None if replay is None else replay.step_rule(start_index)
+def _stepper(asked: Stepper[Any] | None, replay: Replay | None, eta: float) -> Stepper[Any]:
+    """What a run steps by: what was asked for, what the replay needs, or DDIM."""
+    needed = None if replay is None else replay.stepper
     if needed is not None and (asked is not None or eta > 0.0):
-        raise UsageError("this inversion is replayed by its own step rule, without noise: give no step_rule and no eta")
-    return asked or needed or ddim_step
+        raise UsageError("this inversion is replayed by its own stepper, without noise: give no stepper and no eta")
+    return asked or needed or DDIM(eta)
 
 
-def _step_noise(
-    step: Step,
-    eta: float,
-    step_rule: Callable[..., Tensor],
-    replay: Replay | None,
-    generator: Generators,
-    latents: Tensor,
-) -> Tensor | None:
-    """The draw that a stochastic step consumes, (image, channels, height, width), shared by the branches."""
-    if isinstance(step_rule, BidirectionalStep) or (
-        step_rule is ddim_step and ddim_std(step.alpha_bar, step.alpha_bar_prev, eta) == 0.0
-    ):
-        return None
+def _draw(step: Step, replay: Replay | None, generator: Generators, latents: Tensor) -> Tensor:
+    """What a stochastic step consumes, (image, channels, height, width), shared by the branches."""
     if replay is not None and replay.noise_maps is not None:
         return replay.noise_maps[step.index].to(latents)
     return draw_noise(latents.shape[1:], generator, latents)

@@ -117,7 +117,7 @@ def test_runs_that_it_cannot_be_replayed_by_are_refused(toy_model: Any) -> None:
     before = toy_model.evaluations
     with pytest.raises(InversionError, match="from its first step on, not from step 3"):
         replay(toy_model, found, start_index=2)
-    with pytest.raises(UsageError, match="its own step rule"):
+    with pytest.raises(UsageError, match="its own stepper"):
         replay(toy_model, found, eta=0.5)
     with pytest.raises(UsageError, match=r"gamma must be in \(0, 1\], got 0"):
         bdia_inversion(toy_model, clean(), condition, num_inference_steps=4, gamma=0.0)

@@ -13,8 +13,8 @@ import sfumato
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import AttentionCall
 from sfumato.models.pixel_ddpm import UnconditionalDDPM
-from sfumato.sampling.ddim import ddim_step
-from sfumato.sampling.ddpm import ddpm_step
+from sfumato.sampling.ddim import DDIM
+from sfumato.sampling.ddpm import DDPM
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.toy_unconditional import toy_ddpm, toy_ddpm_pipeline, toy_unet
@@ -41,7 +41,7 @@ def test_it_draws_what_diffusers_draws(pipeline_class: Any, scheduler: Any, clip
     noise = torch.cat([torch.randn(1, 3, 16, 16, generator=one) for one in drawing])  # x_T first, then one a step
     ours = sample(
         model, noise, {"sample": Branch(model.encode_prompt(""))}, num_inference_steps=5, generator=drawing,
-        step_rule=ddpm_step if scheduler is DDPMScheduler else ddim_step,
+        stepper=DDPM() if scheduler is DDPMScheduler else DDIM(),
     )[0]  # fmt: skip
     ours = (model.decode_latents(ours) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     torch.testing.assert_close(ours, torch.from_numpy(theirs), rtol=1e-4, atol=1e-4)

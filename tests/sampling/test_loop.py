@@ -10,7 +10,7 @@ from torch import Tensor
 from sfumato.errors import Cancelled, SamplingError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
-from sfumato.sampling.ddpm import ddpm_step
+from sfumato.sampling.ddpm import DDPM
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from sfumato.watch import Progress, Watch
@@ -72,7 +72,7 @@ def test_inverting_then_sampling_comes_back() -> None:
 def test_ancestral_sampling_draws_the_data_distribution() -> None:
     model = GaussianModel(cosine_schedule())
     noise = torch.randn(4000, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    for options in ({"eta": 1.0}, {"step_rule": ddpm_step}):
+    for options in ({"eta": 1.0}, {"stepper": DDPM()}):
         drawn_images = sample(
             model,
             noise,
