@@ -3,6 +3,7 @@
 # make conformance  runs every golden case, at every size; SFUMATO_CONFORMANCE=FOLDER those of another folder
 # make test-lowest  runs what make test runs in .venv-lowest, with the lowest versions that pyproject.toml admits
 # make fuzz         feeds every hostile file, 10,000 sets of options and 2,000 calls; make test does a slice of it
+# make pages        writes every page of docs/ and the README's tables from figures that are stored
 # make lint         style and types
 # make clean        removes what the other targets made, the virtual environments included
 
@@ -18,7 +19,7 @@ LOWEST_READY := .venv-lowest/.installed
 # one thread a process: at the sizes of the tests this is much faster than processes that share their cores
 RUN := -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test conformance test-lowest fuzz lint clean
+.PHONY: demo test conformance test-lowest fuzz pages lint clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -35,6 +36,9 @@ test-lowest: $(LOWEST_READY)
 
 fuzz: $(READY)
 	OMP_NUM_THREADS=1 SFUMATO_FUZZ=all $(BIN)/python $(RUN) tests/hostile
+
+pages: $(READY)
+	$(BIN)/python -m tools.pages
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """Builds the gallery: every method on the same six edits of real emoji pictures, beside the exact ground truth.
 
-    python docs/gallery/build.py [--methods a,b] [--steps 50] [--out docs/gallery]
+    python benchmarks/gallery.py [--methods a,b] [--steps 50] [--out docs/gallery]
 
-Writes `gallery.png` (one row a method), `gallery.json` (every figure) and `table.md` (means). A method that is not run
+Writes `gallery.png` (one row a method) and `gallery.json` (every figure). A method that is not run
 keeps its figures and pictures of an earlier run. Needs the emoji drawings (`python -m sfumato.emoji.training.data`) for
 the ground truth.
 """
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", default="")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--out", type=Path, default=Path("docs/gallery"))
     args = parser.parse_args()
 
     model, jobs = sfumato.load_model("emoji"), tasks()
@@ -155,7 +155,6 @@ def main() -> None:
     record_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     sheet = draw(jobs, record, pictures).quantize(256, dither=Image.Dither.NONE)
     sheet.save(args.out / "gallery.png", optimize=True)
-    (args.out / "table.md").write_text(table(record), encoding="utf-8")
 
 
 def draw(jobs: list[Task], record: dict[str, Any], pictures: Path) -> Image.Image:
@@ -177,27 +176,6 @@ def draw(jobs: list[Task], record: dict[str, Any], pictures: Path) -> Image.Imag
         cells = [Cell(image, _caption(figure)) for image, figure in zip(shown, figures, strict=True)]
         rows.append(Row(name, [[Words(METHODS[name].summary)]], cells))
     return draw_sheet(rows, [job.edit.name for job in jobs], heading="sfumato: every method on six edits", tile=128)
-
-
-def table(record: dict[str, Any]) -> str:
-    """Means over the edits as Markdown."""
-    lines = [
-        "| method | PSNR to the exact target | perceptual distance | source comes back | evaluations | seconds |",
-        "|---|---|---|---|---|---|",
-        f"| (unedited) | {_mean(record['unedited'], 'psnr')} dB | {_mean(record['unedited'], 'perceptual', 3)} | | | |",
-    ]
-    for name, figures in sorted(record["methods"].items()):
-        lines.append(
-            f"| `{name}` | {_mean(figures, 'psnr')} dB | {_mean(figures, 'perceptual', 3)} |"
-            f" {_mean(figures, 'reconstruction_psnr')} dB | {_mean(figures, 'evaluations', 0)} |"
-            f" {_mean(figures, 'seconds')} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _mean(figures: list[dict[str, Any]], name: str, digits: int = 1) -> str:
-    values = [figure[name] for figure in figures if figure.get(name) is not None]
-    return f"{sum(values) / len(values):.{digits}f}" if values else "-"
 
 
 def _caption(figure: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What each inversion costs and how well the picture comes back: writes docs/inversions.md and docs/inversions.json.
+"""What each inversion costs and how well the picture comes back: writes docs/inversions.json.
 
     python benchmarks/inversions.py [--model emoji] [--out docs] [--steps 50] [--pictures 12] [--only NAME ...]
     python benchmarks/inversions.py [--model emoji] [--out docs] --edits
@@ -14,13 +14,10 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import importlib.util
 import json
-import math
 import os
 import platform
 import statistics
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -31,6 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import diffusers
 import numpy as np
 import torch
+from gallery import perceptual_distance, tasks
 from PIL import Image
 
 import sfumato
@@ -44,7 +42,6 @@ from sfumato.sampling.loop import sample
 
 EXAMPLES = Path(sfumato.__file__).parent / "emoji" / "examples"
 GUIDANCE = (1.0, 7.5)
-GALLERY = Path(__file__).parents[1] / "docs" / "gallery" / "build.py"
 COMPARED, EDIT_STEPS = ("ddim", "direct"), 30
 
 
@@ -83,7 +80,6 @@ def main() -> None:
 
 def write(report: dict[str, Any], folder: Path) -> None:
     (folder / "inversions.json").write_text(json.dumps(report, indent=1) + "\n")
-    (folder / "inversions.md").write_text(page(report))
 
 
 def measure(model: Model, name: str, picture: dict[str, Any], scale: float, steps: int) -> dict[str, Any]:
@@ -113,24 +109,19 @@ def measure(model: Model, name: str, picture: dict[str, Any], scale: float, step
 
 def edits(model: Model) -> dict[str, dict[str, dict[str, float]]]:
     """Means over the gallery's edits, by method and inversion."""
-    spec = importlib.util.spec_from_file_location("gallery", GALLERY)
-    assert spec is not None
-    assert spec.loader is not None
-    gallery = sys.modules["gallery"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(gallery)
-    tasks, found = gallery.tasks(), {}
+    jobs, found = tasks(), {}
     for name, entry in METHODS.items():
         if name == "auto" or not set(COMPARED) <= set(entry.starts):  # auto runs the others
             continue
         found[name] = {
-            inversion: mean([edited(gallery, model, task, name, inversion) for task in tasks])
+            inversion: mean([edited(model, task, name, inversion) for task in jobs])
             for inversion in dict.fromkeys([*COMPARED, entry.default_inversion])
         }
         print(name, json.dumps(found[name]), flush=True)
     return found
 
 
-def edited(gallery: Any, model: Model, task: Any, method: str, inversion: str) -> dict[str, float]:
+def edited(model: Model, task: Any, method: str, inversion: str) -> dict[str, float]:
     """One edit of the gallery, held against its exact target."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -140,7 +131,7 @@ def edited(gallery: Any, model: Model, task: Any, method: str, inversion: str) -
         )  # fmt: skip
     return {
         "psnr": psnr(np.asarray(result.image), np.asarray(task.truth), data_range=255),
-        "perceptual": gallery.perceptual_distance(result.image, task.truth),
+        "perceptual": perceptual_distance(result.image, task.truth),
         "reconstruction_psnr": result.reconstruction_psnr,
     }
 
@@ -192,96 +183,6 @@ def machine(model: Model) -> dict[str, str]:
         "model": f"{model.name}, revision {model.revision[:12]}",
         "weights": str(model.dtype).removeprefix("torch."),
     }
-
-
-def page(report: dict[str, Any]) -> str:
-    """The table, and how to read it."""
-    rows = [
-        "| inversion | evaluations at guidance 1 / 7.5 | seconds | memory, MB | PSNR at 1 | PSNR at 7.5 | serves |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, by_scale in report["inversions"].items():
-        if name not in INVERSIONS:
-            continue
-        one, guided = by_scale["1"], by_scale["7.5"]
-        serves = [method for method, entry in METHODS.items() if name in entry.starts]
-        cells = [
-            f"`{name}`",
-            f"{one['evaluations']:g} / {guided['evaluations']:g}",
-            f"{one['seconds']:.1f} / {guided['seconds']:.1f}",
-            f"{one['memory_mb']:.0f} / {guided['memory_mb']:.0f}",
-            *(f"{shown['psnr']:.1f} (worst {shown['worst_psnr']:.1f})" + warned(shown) for shown in (one, guided)),
-            ", ".join(serves) or "none yet",
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    stated = "\n".join(f"- {key}: {value}" for key, value in report["machine"].items())
-    best = report["ceiling_psnr"]
-    best_text = f"{best:.1f} dB" if math.isfinite(best) else "infinite"
-    return f"""# Inversions, measured
-
-An inversion finds the noise, and whatever else a replay needs, that leads back to a picture. This page is written by
-`python benchmarks/inversions.py`: every inversion with its default options, {report["steps"]} steps,
-{report["pictures"]} example pictures of the embedded model one at a time, inverted for a source branch at guidance 1
-and at 7.5 and replayed at the same guidance. `docs/inversions.json` holds the same numbers.
-
-**Ceiling: {best_text}.** That is the autoencoder alone; no reconstruction can be much better.
-
-{chr(10).join(rows)}
-
-How to read it:
-
-- *Evaluations* are rows through the network for one picture, the mean over the pictures. *Seconds* are processor time
-  of one thread for the inversion alone, the median. *Memory* is what the inversion took over what the process held
-  before it, the largest; most of it is the network's own activations, and null-text keeps these for its backward pass.
-- *PSNR* compares the replay, decoded, with the picture: mean and worst; and on how many pictures the inversion itself
-  warned that it had missed.
-- `ddim` and `regularised-ddim` invert without guidance whatever the replay's is: `sfumato edit` therefore runs their
-  source branch at guidance 1, and only the edited branches are guided.
-- `direct` sets the source branch to the inverted trajectory after every step, so it is at the ceiling by construction
-  and says nothing of how well the model by itself leads back; `ddim` does. `bdia` gets there by sampling alone, as its
-  step can be solved backwards, `edit-friendly` and `dpm-encoder` by keeping the noise of each stochastic step.
-- `negative-prompt` replays at any guidance as `ddim` does at 1.
-- A source that comes back is not yet a good edit. At guidance 7.5 an inversion may push the noise far from normal to
-  get there, and what is edited from such noise looks it: prefer the source at guidance 1 where it can be chosen.
-
-## The default
-
-**`direct`**, for every method that takes it but pix2pix-zero, and for `sfumato invert`. It costs what `ddim` costs,
-the source comes back as well or better, and the edits are no worse in the mean: the same six edits as in the
-[gallery](gallery/README.md), {report["edits"]["steps"]} steps, each method from either inversion. PSNR and perceptual
-distance are those to the exact target. `auto` runs some of these methods and is not measured by itself.
-
-{chr(10).join(edit_rows(report["edits"]["methods"]))}
-
-- Prompt-to-Prompt reads the source's attention maps: with `direct` these are the picture's own. MasaCtrl, Plug-and-Play
-  and DiffEdit read the trajectory of either inversion, and DDIB reads only its end: the edited picture is the same, bit
-  for bit. Outside a mask the image stays with either.
-- The guidance of the source branch is 1 with `direct`, too. Its prediction is replaced by the trajectory, and what is
-  read from it is computed before guidance is applied, so that the edits at 1 and at the model's own guidance are the
-  same, bit for bit; the replay alone costs half at 1.
-- pix2pix-zero starts from `regularised-ddim`, as its paper does; on these edits that gains nothing.
-
-Measured with:
-
-{stated}
-"""
-
-
-def edit_rows(methods: dict[str, dict[str, dict[str, float]]]) -> list[str]:
-    """The second table; the default inversion of a method is marked."""
-    rows = ["| method | from | PSNR | perceptual distance | source comes back |", "|---|---|---|---|---|"]
-    for name, by_inversion in methods.items():
-        for inversion, shown in by_inversion.items() if name in METHODS else ():
-            marked = " (default)" if inversion == METHODS[name].default_inversion else ""
-            rows.append(
-                f"| {name} | `{inversion}`{marked} | {shown['psnr']:.2f} dB | {shown['perceptual']:.3f} |"
-                f" {shown['reconstruction_psnr']:.1f} dB |"
-            )
-    return rows
-
-
-def warned(shown: dict[str, float]) -> str:
-    return f", {shown['warned']} warned" if shown["warned"] else ""
 
 
 if __name__ == "__main__":

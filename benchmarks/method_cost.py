@@ -8,7 +8,7 @@ a process of its own; bare network calls on four rows run before and after it. M
 evaluations, the seconds that as many bare evaluations take, their ratio, and the process's peak memory, libraries and
 weights included. A ratio well above 1 has a reason of its own: pix2pix-zero differentiates through the network. MODEL
 is whatever `sfumato.load_model` takes; the published figures are from `tests/conformance/cases/tiny-sd`. With --out,
-writes method-cost.md and method-cost.json after each method; what is written is not run again.
+writes method-cost.json after each method; what is written is not run again.
 """
 
 from __future__ import annotations
@@ -79,7 +79,6 @@ def main() -> None:
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-            file.with_suffix(".md").write_text(page(report), encoding="utf-8")
 
 
 def read_options(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -120,33 +119,6 @@ def _measure(
         "ratio": round(seconds / (min(bare) * evaluations), 3),
         "peak_memory_gb": round(max(cost.peak_memory for _, cost in costs) / 2**30, 2),
     }
-
-
-def page(report: Mapping[str, Any]) -> str:
-    """The report as Markdown."""
-    size = report["latents"]
-    lines = [
-        "# What each method costs beside the bare network",
-        "",
-        (
-            f"Written by `python benchmarks/method_cost.py`: `{report['model']}`, {size}×{size}"
-            f" latents, {report['steps']} steps, one picture, one target, default options unless said; one thread of an"
-            f" {report['processor']}, torch {report['torch']}; least of {report['rounds']} runs, processor time."
-        ),
-        "",
-        "| method | evaluations | seconds | as many bare evaluations | ratio | peak memory, GB |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row in report["methods"].items():
-        label = f"`{name}`" + "".join(f", {key} {value}" for key, value in row["options"].items())
-        figures = (row[key] for key in ("evaluations", "seconds", "bare_seconds", "ratio", "peak_memory_gb"))
-        lines.append("| " + " | ".join([label, *map(str, figures)]) + " |")
-    lines += [
-        "",
-        "- The inversion is made beforehand and is not in the figures. Memory is the whole process's.",
-        "- `pix2pix-zero` and `langevin` differentiate through the network: their evaluations are dearer for it.",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def processor() -> str:

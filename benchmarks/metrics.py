@@ -1,6 +1,6 @@
-"""Does each metric grow with what was done to a picture? Rank correlations of all of them, written as docs/metrics.md.
+"""Does each metric grow with what was done to a picture? Rank correlations of all, written as docs/metrics.json.
 
-    python benchmarks/metrics.py [--pictures 48] [--out docs/metrics.md] [--json docs/metrics.json]
+    python benchmarks/metrics.py [--pictures 48] [--json docs/metrics.json]
 
 Pictures and changes are those of `benchmarks/emoji_distance.py`: scenes of the emoji world under rising amounts of
 blur, noise, shift, colour change and concept change. A metric whose network is not on this computer is a gap in the
@@ -15,7 +15,6 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,15 +60,11 @@ CompareSets = Callable[[Tensor, Tensor], float]
 Row = dict[str, float | None] | str
 """Rank correlation of each change, or why there is none."""
 
-COLUMNS = ("blur", "noise", "shift", "colour", "concept")
-GOOD = 0.9
-
 
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=48)
-    parser.add_argument("--out", type=Path, default=Path("docs/metrics.md"))
     parser.add_argument("--json", type=Path, default=Path("docs/metrics.json"))
     args = parser.parse_args()
 
@@ -87,7 +82,6 @@ def main() -> None:
         morphs = morph_metrics(series["concept (level)"])
     result = {"pictures": args.pictures, "pairs": rows, "sets": sets, "shares": shares, "morphs": morphs}
     args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    args.out.write_text(page(result), encoding="utf-8")
 
 
 def pair_metrics(scenes: list[Scene]) -> dict[str, Callable[[], Compare]]:
@@ -212,93 +206,6 @@ def morph_metrics(pictures: Series) -> dict[str, float]:
         name: round(float(np.mean([spearmanr(ranks, row).statistic for row in rows])), 3)
         for name, rows in found.items()
     }
-
-
-PAGE = """\
-# Metrics: what they answer, and how far to trust them
-
-Written by `benchmarks/metrics.py`; the numbers are in `docs/metrics.json`.
-
-{pictures} scenes of the emoji world, 64 x 64 pixels, are changed by rising amounts: blur (radius 0 to 4 pixels), noise
-(standard deviation 0 to half the range), shift (0 to 12 pixels), colour (0 to 100 % of the way to swapped channels),
-concept (the same drawing, another style, another concept of the subgroup, a concept of another group). A cell is
-Spearman's rank correlation of the amount with how much worse the metric says the picture became: 1 is a metric that
-never puts a stronger change before a weaker one. Values below {good} are in *italics*: do not read that metric as a
-measure of that change. Definition, range, direction, source and network of each metric stand in its docstring under
-`sfumato/metrics/`.
-
-## Two pictures
-
-The mean over the pictures of the correlation within each. The background metrics look outside a square in the middle.
-
-{pairs}
-
-## Two sets of pictures
-
-The changed pictures as a set beside the originals. The sets are small and the two networks nobody else uses: good for
-ranking here, not comparable with published FID or KID.
-
-{sets}
-
-Density and coverage are no distances: pictures that lose their differences, by blur say, crowd where real ones are
-dense. What they are for, on 160 pictures beside 160 others of the same world, by the features of emoji-clip:
-
-{shares}
-
-## Morphs
-
-Cross-fades of 17 frames, by pixel distance, with a known fault: uneven weights (smoothness, PDV), a way round (detour,
-PPL), a first frame that misses its picture (endpoint fidelity).
-
-{morphs}
-
-## Gaps
-
-{gaps}
-"""
-
-GAPS = """\
-Networks that were not on the computer where this page was written. Their metrics are implemented, and tested on random
-weights; no number stands in for theirs.
-
-| metric | what it needs |
-| --- | --- |
-"""
-
-
-def page(result: dict[str, Any]) -> str:
-    """The documentation page."""
-    morphs = [f"| {name} | {_cell(value)} |" for name, value in result["morphs"].items()]
-    shares = [f"| {name} | {_cell(value)} |" for name, value in result["shares"].items()]
-    gaps = [f"| {name} | {row.removeprefix('gap: ')} |" for name, row in _gaps(result)]
-    return PAGE.format(
-        pictures=result["pictures"],
-        good=GOOD,
-        pairs="\n".join(table(result["pairs"])),
-        sets="\n".join(table(result["sets"])),
-        shares="\n".join(["| measure; what is wrong | rank correlation |", "| --- | ---: |", *shares]),
-        morphs="\n".join(["| measure | rank correlation |", "| --- | ---: |", *morphs]),
-        gaps=GAPS + "\n".join(gaps) if gaps else "None: every network was there.",
-    )
-
-
-def table(rows: dict[str, Row]) -> list[str]:
-    """The rows that were measured; a gap is said in its row."""
-    head = ["| metric | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
-    return head + [
-        f"| {name} | " + " | ".join("gap" if isinstance(row, str) else _cell(row[column]) for column in COLUMNS) + " |"
-        for name, row in rows.items()
-    ]
-
-
-def _cell(value: float | None) -> str:
-    if value is None:
-        return "constant"
-    return f"{value:.3f}" if value >= GOOD else f"*{value:.3f}*"
-
-
-def _gaps(result: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(name, row) for part in ("pairs", "sets") for name, row in result[part].items() if isinstance(row, str)]
 
 
 def _needed(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Draws docs/morphs.png and docs/morph.gif: IMPUS on four pairs of emoji, frame by frame, and how even its steps are.
 
-    python docs/morph_strips.py [--method impus] [--out docs]
+    python benchmarks/morph_strips.py [--method impus] [--out docs]
 
 The pairs are those of benchmarks/morphs.py. Needs the emoji drawings (`python -m sfumato.emoji.training.data`).
 """
@@ -8,17 +8,15 @@ The pairs are those of benchmarks/morphs.py. Needs the emoji drawings (`python -
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
 from pathlib import Path
 
+from morphs import PAIRS
 from PIL import Image
 
 import sfumato
 from sfumato.emoji.training.data import Renderer
 from sfumato.emoji.world import caption
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "morphs.py"
 SHOWN = 4
 
 
@@ -28,10 +26,8 @@ def main() -> None:
     parser.add_argument("--method", default="impus")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
-    sys.path.insert(0, str(BENCHMARK.parent))
-    benchmark = importlib.import_module(BENCHMARK.stem)
     model, renderer, parts = sfumato.load_model("emoji"), Renderer(), []
-    for number, pair in enumerate(benchmark.PAIRS[:SHOWN]):
+    for number, pair in enumerate(PAIRS[:SHOWN]):
         scenes = (pair.first, pair.second)
         pictures = [renderer.render(scene).convert("RGB") for scene in scenes]
         found = sfumato.morph(model, *pictures, prompts=[caption(scene) for scene in scenes], method=args.method)

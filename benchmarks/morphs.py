@@ -1,12 +1,12 @@
-"""Every morphing method beside every other, on pairs of the emoji world: writes docs/morphs.md and docs/morphs.json.
+"""Every morphing method beside every other, on pairs of the emoji world: writes docs/morphs.json.
 
     python benchmarks/morphs.py [--pairs 8] [--methods a,b] [--spacings even,uniform] [--frames 16] [--steps N]
         [--set METHOD.NAME=VALUE ...] [--encode-steps N] [--kept outputs/morphs] [--out docs]
 
 Takes pairs of four kinds in turn: one drawing style; two styles of one concept; two concepts of one group, everything
 else different; two groups. Options were chosen on the first four pairs and never on the others, so the page
-(`morphs_page.py`) reports the two apart. Each (pair, method) is prepared once and its frames drawn once, whichever
-spacing asks for them. Results are written after each, and what is written is not run again: a run that was stopped goes
+reports the two apart. Each (pair, method) is prepared once and its frames drawn once, whichever spacing asks for them.
+Results are written after each, and what is written is not run again: a run that was stopped goes
 on, `--anew` starts over. The frames are kept, too, for what is measured over many morphs at once. Needs the emoji
 drawings (`python -m sfumato.emoji.training.data`); realism in the eyes of a network of photographs wants
 `sfumato[metrics]`.
@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from morphs_page import DECODED, REAL, groups_of, page
+from morph_groups import DECODED, REAL, groups_of
 from PIL import Image
 from torch import Tensor
 
@@ -39,6 +39,7 @@ from sfumato.api.morph import ENCODE_STEPS, suited_guidance
 from sfumato.bench.sets import feature_networks
 from sfumato.emoji.training.data import Renderer
 from sfumato.emoji.world import BACKGROUNDS, STYLES, Scene, caption, load_concepts
+from sfumato.files import write_whole
 from sfumato.images import to_images, to_pixels
 from sfumato.judges.distances import load_distance
 from sfumato.metrics.density_coverage import density_coverage
@@ -335,12 +336,9 @@ def read_options(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
-    """Both files, each whole or not at all."""
+    """The file of figures, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("morphs.json", json.dumps(report, indent=1) + "\n"), ("morphs.md", page(report))):
-        partial = folder / f".{name}.part"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
+    write_whole(folder / "morphs.json", (json.dumps(report, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -1,40 +1,35 @@
-"""The README says what the registry says, and every file that it points to is there."""
+"""Pages say what the registry and the stored figures say, and every file that they point to is there."""
 
-import importlib.util
-import json
 import re
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tools.pages import all_pages
+from tools.pages.__main__ import main as pages_command
 
 ROOT = Path(__file__).parents[1]
 
 
-def script(name: str, folder: str = "docs") -> Any:
-    spec = importlib.util.spec_from_file_location(f"{folder}_{name}", ROOT / folder / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.mark.parametrize("name", sorted(all_pages()))
+def test_a_page_is_that_of_its_figures(name: str) -> None:
+    module = all_pages()[name]
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert module.written(text) == text, "run make pages"
 
 
-def test_the_table_of_methods_is_up_to_date() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert script("methods").written(text) == text, "run python docs/methods.py"
-
-
-def test_the_leaderboard_is_that_of_its_data() -> None:
-    pytest.importorskip("pyarrow")
-    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert script("benchmarks").written(text) == text, "run python docs/benchmarks.py"
-
-
-def test_the_page_of_morphs_is_that_of_its_data() -> None:
-    report = json.loads((ROOT / "docs" / "morphs.json").read_text(encoding="utf-8"))
-    text = (ROOT / "docs" / "morphs.md").read_text(encoding="utf-8")
-    assert script("morphs_page", "benchmarks").page(report) == text, "run python benchmarks/morphs.py"
+def test_a_page_that_is_behind_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = tmp_path / "method-cost.md"
+    page.write_text("old", encoding="utf-8")
+    monkeypatch.setattr(all_pages()["method_cost"], "PAGE", page)
+    monkeypatch.setattr(sys, "argv", ["pages", "--check"])
+    with pytest.raises(SystemExit, match="method_cost"):
+        pages_command()
+    assert page.read_text(encoding="utf-8") == "old"
+    monkeypatch.setattr(sys, "argv", ["pages"])
+    pages_command()
+    assert "`masactrl`" in page.read_text(encoding="utf-8")
 
 
 def test_links_to_files_lead_somewhere() -> None:

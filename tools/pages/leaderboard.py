@@ -1,8 +1,6 @@
-"""Writes the tables of docs/benchmarks.md from docs/benchmarks/*.parquet; the text around them is written by hand.
+"""The tables of docs/benchmarks.md, of docs/benchmarks/*.parquet; the text around them is written by hand.
 
-    python docs/benchmarks.py                 from what is there
-    python docs/benchmarks.py RUN [RUN ...]   first takes over runs of `sfumato bench emoji-edit --out RUN`
-    python docs/benchmarks.py --check         only compares
+    python -m tools.pages.leaderboard RUN [RUN ...]   takes over runs of `sfumato bench emoji-edit --out RUN`
 
 Several runs become one where model and settings agree. Figures are compared on the same cases alone: the leaderboard is
 of the configurations that tried all of them, a second table of those that tried fewer, beside the others on these.
@@ -23,12 +21,13 @@ from pyarrow import parquet
 from sfumato.bench.emoji_edit import MEASURES, REFERENCES
 from sfumato.bench.statistics import compare
 from sfumato.run.rows import PARQUET, read_settings
+from tools.pages import DOCS
 
-PAGE = Path(__file__).with_name("benchmarks.md")
-DATA = Path(__file__).with_name("benchmarks") / "emoji-edit.parquet"
+PAGE = DOCS / "benchmarks.md"
+DATA = DOCS / "benchmarks" / "emoji-edit.parquet"
 SETTINGS = DATA.with_suffix(".json")
 SHARED = ("model", "revision", "settings", "dtype")
-START, END = "<!-- {}: written by docs/benchmarks.py -->\n", "<!-- end of {} -->"
+START, END = "<!-- {}: written by make pages -->\n", "<!-- end of {} -->"
 SHOWN = (
     "target_distance", "target_psnr", "kept_psnr", "concept_right", "style_right", "background_right", "evaluations",
     "seconds",
@@ -162,10 +161,5 @@ def _mean(rows: Rows, name: str) -> float | None:
 
 
 if __name__ == "__main__":
-    given = [Path(argument) for argument in sys.argv[1:] if argument != "--check"]
-    if given:
-        take_over(given)
-    text = PAGE.read_text(encoding="utf-8")
-    if "--check" in sys.argv:
-        sys.exit(0 if written(text) == text else "docs/benchmarks.md is behind its data: run python docs/benchmarks.py")
-    PAGE.write_text(written(text), encoding="utf-8")
+    take_over([Path(argument) for argument in sys.argv[1:]])
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

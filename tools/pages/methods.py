@@ -1,14 +1,12 @@
-"""Writes the table of methods into README.md from the registry: `python docs/methods.py` (`--check` only compares)."""
+"""The table of methods in README.md, of the registry."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 from sfumato.registry import INVERSIONS, METHODS, MORPHS
+from tools.pages import DOCS
 
-README = Path(__file__).parents[1] / "README.md"
-START, END = "<!-- methods: written by docs/methods.py, checked by tests/test_docs.py -->\n", "<!-- end of methods -->"
+PAGE = DOCS.parent / "README.md"
+START, END = "<!-- methods: written by make pages -->\n", "<!-- end of methods -->"
 
 
 def table() -> str:
@@ -32,10 +30,3 @@ def _cite(paper: str) -> str:
     """A paper's reference with its address as a link."""
     words, _, address = paper.rpartition(", ")
     return f"[{words}]({address})" if address.startswith("http") else paper
-
-
-if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
-    if "--check" in sys.argv:
-        sys.exit(0 if written(text) == text else "README.md is behind the registry: run python docs/methods.py")
-    README.write_text(written(text), encoding="utf-8")

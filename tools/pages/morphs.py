@@ -1,16 +1,16 @@
-"""The page docs/morphs.md, of what morphs.py measured: tables, and how to read them."""
+"""docs/morphs.md, of what benchmarks/morphs.py measured."""
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-CHOSEN_ON = ("cat-dog", "fox-styles", "lion-bear", "panda-pizza")
-"""Pairs that options were chosen on; nothing ever was on the others."""
+from benchmarks.morph_groups import REAL, groups_of
+from tools.pages import DOCS
 
-REAL, DECODED = "real pictures", ", through the autoencoder"
-"""In the table of many frames: rows that are of no method, and of frames that the autoencoder gave back."""
+PAGE = DOCS / "morphs.md"
 
 # In the table, in this order: key, title, format
 COLUMNS = (
@@ -24,6 +24,11 @@ COLUMNS = (
     ("evaluations", "evaluations", "{:.0f}"),
     ("seconds", "seconds", "{:.0f}"),
 )
+
+
+def written(_: str) -> str:
+    """The page, of the stored figures."""
+    return page(json.loads((DOCS / "morphs.json").read_text(encoding="utf-8")))
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -128,16 +133,6 @@ def realism_table(many: Mapping[str, Any] | None, runs: Iterable[str]) -> list[s
         cells = [f"{figures[network][name]:.2f}" for network in networks for name in names]
         lines.append(f"| {' | '.join([*first, *cells])} |")
     return [*lines, ""]
-
-
-def groups_of(runs: Iterable[str]) -> dict[str, list[str]]:
-    """Names of pairs under a title: those that options were chosen on, and the others."""
-    names = list(dict.fromkeys(key.split(" ")[0] for key in runs))
-    groups = {
-        "Pairs that options were chosen on": [name for name in names if name in CHOSEN_ON],
-        "Pairs that nothing was chosen on": [name for name in names if name not in CHOSEN_ON],
-    }
-    return {title: group for title, group in groups.items() if group}
 
 
 def decibels(values: Iterable[float | None]) -> str:
