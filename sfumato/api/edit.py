@@ -24,7 +24,7 @@ from sfumato.api.common import (
 from sfumato.api.cost import measured
 from sfumato.api.encoding import encoded
 from sfumato.api.masks import Masking, MaskSource
-from sfumato.api.results import EditResult, TriedEdit
+from sfumato.api.results import EditCandidate, EditResult
 from sfumato.api.source_image import read_picture
 from sfumato.conditions.words import pieces_of
 from sfumato.errors import InversionError, UsageError
@@ -247,7 +247,7 @@ def edit(
         notes=tuple(notes),
         maps=None if edited.maps is None else edited.maps[:, 0].float().cpu(),
         tried=tuple(
-            TriedEdit(candidate.method, candidate.options, candidate.agreement, candidate.change, restore(shown))
+            EditCandidate(candidate.method, candidate.options, candidate.agreement, candidate.change, restore(shown))
             for candidate, shown in zip(edited.candidates, tried, strict=True)
         ),
         distances=None if edited.distances is None else edited.distances[..., 0].float().cpu(),

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TriedEdit:
-    """One of several edits that a method tried before it chose; see `edit.result.Candidate`."""
+class EditCandidate:
+    """One of several edits that a method tried before it chose; see `sfumato.edits.result.LatentCandidate`."""
 
     method: str
     options: Mapping[str, Any]
@@ -67,7 +67,7 @@ class EditResult:
     inversion: Inversion
     notes: tuple[str, ...] = ()
     maps: Tensor | None = None
-    tried: tuple[TriedEdit, ...] = ()
+    tried: tuple[EditCandidate, ...] = ()
     distances: Tensor | None = None
     _pieces: tuple[tuple[Piece, ...], ...] = field(default=(), repr=False)  # of the source prompt and each target
 

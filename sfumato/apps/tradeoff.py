@@ -11,7 +11,7 @@ from sfumato.apps.contact_sheet import Cell, Row, Words, draw_sheet
 from sfumato.images.ink import CHANGED, FAINT, INK, LINE, PAPER
 
 if TYPE_CHECKING:
-    from sfumato.api.results import EditResult, TriedEdit
+    from sfumato.api.results import EditCandidate, EditResult
 
 
 def tradeoff_sheet(result: EditResult) -> Image.Image:
@@ -70,9 +70,9 @@ def draw_plot(points: Sequence[tuple[float, float]], chosen: int, *, side: int) 
     return plot
 
 
-def _said(tried: TriedEdit) -> str:
+def _said(tried: EditCandidate) -> str:
     return ", ".join(f"{name} {value}" for name, value in tried.options.items()) or "defaults"
 
 
-def _measured(tried: TriedEdit) -> str:
+def _measured(tried: EditCandidate) -> str:
     return f"took {tried.agreement:.4f}, moved {tried.change:.2f}"

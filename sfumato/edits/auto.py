@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from sfumato.edits.result import Candidate, Edited
+from sfumato.edits.result import LatentCandidate, LatentEdit
 from sfumato.errors import InversionError, ModelError, SfumatoError, UsageError
 from sfumato.guidance.prompt_gain import PromptGain
 from sfumato.inversions.result import Inversion
@@ -93,7 +93,7 @@ def auto(
     ] = None,
     draws: Annotated[int, Option("noises to average the score over", low=1)] = 8,
     mask: Tensor | None = None,
-) -> Edited:
+) -> LatentEdit:
     """Edits from given noise, latent to latent.
 
     Args:
@@ -161,7 +161,7 @@ class _Tried:
     """An edit, and how much better it fits the target prompt than the source does, (image,)."""
 
     attempt: Try
-    edited: Edited
+    edited: LatentEdit
     gain: Tensor
 
     @property
@@ -172,12 +172,12 @@ class _Tried:
         return change
 
     @property
-    def candidate(self) -> Candidate:
+    def candidate(self) -> LatentCandidate:
         agreement, change = float(self.gain.mean()), float(self.change.mean())
-        return Candidate(self.attempt.method, self.attempt.options, agreement, change, self.edited.latents[1])
+        return LatentCandidate(self.attempt.method, self.attempt.options, agreement, change, self.edited.latents[1])
 
 
-def _joined(chosen: Sequence[Edited]) -> Edited:
+def _joined(chosen: Sequence[LatentEdit]) -> LatentEdit:
     """One result of the edits that were chosen for each image; maps and masks where all have them alike."""
 
     def each(values: Sequence[Tensor | None]) -> Tensor | None:
@@ -188,7 +188,7 @@ def _joined(chosen: Sequence[Edited]) -> Edited:
     latents = torch.cat([edited.latents[:, [k]] for k, edited in enumerate(chosen)], dim=1)
     notes = tuple(dict.fromkeys(note for edited in chosen for note in edited.notes))
     maps, masks = each([edited.maps for edited in chosen]), each([edited.mask for edited in chosen])
-    return Edited(latents, chosen[0].branches, maps, masks, notes=notes)
+    return LatentEdit(latents, chosen[0].branches, maps, masks, notes=notes)
 
 
 def knee(change: Sequence[float], agreement: Sequence[float]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.sampled_source import with_trajectory
 from sfumato.models.base import Model
@@ -59,7 +59,7 @@ def with_source(
     *,
     mask: Tensor | None = None,
     notes: Sequence[str] = (),
-) -> Edited:
+) -> LatentEdit:
     """A result whose source branch is the picture itself: `clean` is (image, channels, height, width)."""
     latents = torch.cat([clean.to(targets)[None], targets])
-    return Edited(latents, ("source", *branches), mask=mask, notes=tuple(notes))
+    return LatentEdit(latents, ("source", *branches), mask=mask, notes=tuple(notes))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.noise_map_replay import Control, replay_edit, start_of
-from sfumato.edits.result import Candidate, Edited
+from sfumato.edits.result import LatentCandidate, LatentEdit
 from sfumato.errors import UsageError
 from sfumato.guidance.energies import Energy, evaluated
 from sfumato.guidance.prompt_gain import PromptGain
@@ -44,7 +44,7 @@ def search(
     generator: Generators = None,
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
-) -> Edited:
+) -> LatentEdit:
     """Runs every combination of draws, strength and guidance scale and returns the one of least energy, image by image.
 
     Costs, for each trial, the inversion (none for the first) and 2 evaluations for each executed step and guidance
@@ -90,12 +90,14 @@ def search(
                 energies.append(evaluated(score, latents))
                 options = {"trial": trial, "strength": strength, "guidance_scale": scale}
                 change = float((latents - origin).norm() / origin.norm())
-                candidates.append(Candidate("cycle-diffusion", options, -float(energies[-1].mean()), change, latents))
+                candidates.append(
+                    LatentCandidate("cycle-diffusion", options, -float(energies[-1].mean()), change, latents)
+                )
     best = best_of(torch.stack(energies))
     chosen = torch.stack([candidates[k].latents[image] for image, k in enumerate(best.tolist())])
     notes = [note for strength in strengths for note in strength_notes(strength, len(source.timesteps))]
     latents = torch.stack([origin, chosen])
-    return Edited(latents, ("source", "target"), candidates=tuple(candidates), notes=tuple(notes))
+    return LatentEdit(latents, ("source", "target"), candidates=tuple(candidates), notes=tuple(notes))
 
 
 def best_of(energies: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from sfumato.edits.noise_map_replay import (
     start_of,
     with_noise_maps,
 )
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import UsageError
 from sfumato.guidance.energies import WeightedSum
 from sfumato.guidance.energies_by_name import Rows, Spec, check_energy, energies_of, names
@@ -96,7 +96,7 @@ def cycle_diffusion(
     ] = None,
     encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
     released: Annotated[bool, Option("align words as the code of the author's demo does, its bug included")] = False,
-) -> Edited:
+) -> LatentEdit:
     """Edits from an inversion with noise maps, latent to latent.
 
     Costs 2 network evaluations a target for each executed step (1 when nothing is guided), and 1 at the end for the

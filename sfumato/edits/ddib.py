@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from sfumato.edits.branches import target_branches
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.sampled_source import with_trajectory
 from sfumato.models.base import Model
@@ -55,7 +55,7 @@ def ddib(
         float,
         Option("how far towards noise to go, as share of the steps; less keeps more of the picture", low=0, high=1),
     ] = 1.0,
-) -> Edited:
+) -> LatentEdit:
     """Edits from an inversion, latent to latent.
 
     Costs 2 (1 + targets) network evaluations a step that is run (int(strength steps) of all), half of it when nothing
@@ -92,7 +92,7 @@ def ddib(
         source = with_trajectory(model, source, branches["source"], watch=watch)
     if start == steps:
         clean = source.clean
-        return Edited(clean.expand(len(branches), *clean.shape), tuple(branches))
+        return LatentEdit(clean.expand(len(branches), *clean.shape), tuple(branches))
     latents = sample(
         model,
         source.noise if start == source.start_index else source.latents_at(source.timesteps[start]),
@@ -104,4 +104,4 @@ def ddib(
         on_step=on_step,
         watch=watch,
     )
-    return Edited(latents, tuple(branches), notes=strength_notes(strength, steps))
+    return LatentEdit(latents, tuple(branches), notes=strength_notes(strength, steps))

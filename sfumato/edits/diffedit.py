@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.branches import target_branches, unused_embeddings, with_source
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.sampled_source import with_trajectory
@@ -74,7 +74,7 @@ def diffedit(
     contrast_draws: Annotated[int, Option("noises to average the mask over", low=1)] = 10,
     noise: Tensor | None = None,
     mask: Tensor | None = None,
-) -> Edited:
+) -> LatentEdit:
     """Edits from given noise, latent to latent.
 
     Costs, for each image, contrast_draws (1 + targets) network evaluations for the mask, and 2 targets for each of the
@@ -129,7 +129,7 @@ def diffedit(
         inside = (mask.to(clean.device) > 0.5).expand(shape)
     if start == steps:
         whole = clean.expand(1 + len(branches), *clean.shape)
-        return Edited(whole, ("source", *branches), mask=inside, notes=unused_embeddings(source, "DiffEdit"))
+        return LatentEdit(whole, ("source", *branches), mask=inside, notes=unused_embeddings(source, "DiffEdit"))
 
     # Steps 2 and 3: from the encoded latents, the rest set back to them after every step
     def blend(latents: Tensor, step: Step) -> Tensor:

@@ -28,7 +28,7 @@ from sfumato.edits.noise_map_replay import (
     start_of,
     with_noise_maps,
 )
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
@@ -70,7 +70,7 @@ def edit_friendly(
     self_replace_size: SelfReplaceSize = 16,
     eta: DrawnEta = 1.0,
     released: Annotated[bool, Option("align words as the authors' released code does, its bug included")] = False,
-) -> Edited:
+) -> LatentEdit:
     """Edits from an inversion with noise maps, latent to latent.
 
     Costs 2 network evaluations a target for each executed step (1 when nothing is guided), and 2 at the end for the

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.branches import picture_of, target_branches, with_source
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.edits.sdedit import renoised
 from sfumato.errors import UsageError
 from sfumato.guidance.energies import Expert, LowPassDistance, checked
@@ -89,7 +89,7 @@ def egsde(
         ),
     ] = None,
     encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
-) -> Edited:
+) -> LatentEdit:
     """Edits from the picture itself, latent to latent.
 
     Costs 2 targets network evaluations a step that is run (int(strength steps) of all), half of it without guidance,

@@ -19,7 +19,7 @@ from typing import Annotated
 from torch import Tensor
 
 from sfumato.edits.branches import picture_of, target_branches, with_source
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import UsageError
 from sfumato.guidance.energies import low_pass
 from sfumato.inversions.result import Inversion
@@ -59,7 +59,7 @@ def ilvr(
     ] = 4,
     hold: Annotated[float, Option("share of the steps, from the start, that hold the picture", low=0, high=1)] = 0.8,
     eta: Annotated[float, Option("fresh noise at each step: 1 as in the paper, 0 none", low=0, high=1)] = 1.0,
-) -> Edited:
+) -> LatentEdit:
     """Draws from `source.noise` under the picture's coarse part, latent to latent.
 
     Costs 2 targets network evaluations a step, half of it without guidance.

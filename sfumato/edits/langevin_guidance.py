@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.branches import picture_of, target_branches, with_source
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import UsageError
 from sfumato.guidance.energies import WeightedSum
 from sfumato.guidance.energies_by_name import Rows, Spec, check_energy, energies_of, names
@@ -100,7 +100,7 @@ def langevin_edit(
     ] = 0,
     keep: Annotated[Literal["best", "last"], Option("which code of the chain counts")] = "best",
     save_memory: Annotated[bool, Option("compute again in the backward pass in place of keeping it")] = False,
-) -> Edited:
+) -> LatentEdit:
     """Edits from the picture itself, latent to latent.
 
     Costs, with n the executed steps, int(strength code_steps): n evaluations to encode the picture, and for each image
@@ -175,7 +175,7 @@ def langevin_edit(
     )  # fmt: skip
     edited = with_source(clean, found.images.unflatten(0, (count, images)), branches)
     notes = strength_notes(strength, steps)
-    return Edited(edited.latents, edited.branches, distances=torch.stack(distances), notes=notes)
+    return LatentEdit(edited.latents, edited.branches, distances=torch.stack(distances), notes=notes)
 
 
 def _by_branch(hook: OnStep, count: int) -> OnStep:

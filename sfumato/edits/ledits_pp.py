@@ -42,7 +42,7 @@ from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import AttentionControl
 from sfumato.conditions import align
 from sfumato.conditions.words import pieces_of
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.sampled_source import with_trajectory
@@ -124,7 +124,7 @@ def ledits(
     strength: Annotated[
         float, Option("share of the steps that is run: small stays close to the picture, 0 is itself", low=0, high=1)
     ] = 0.9,
-) -> Edited:
+) -> LatentEdit:
     """Edits from given noise, latent to latent.
 
     Costs, for each of the int(strength steps) steps that are run and each image, 1 + 2 targets network evaluations plus
@@ -170,7 +170,7 @@ def ledits(
     if drawn and start > 0:
         source = with_trajectory(model, source, branch, watch=watch)
     if start == steps:
-        return Edited(source.clean.expand(len(names), *source.clean.shape), names)
+        return LatentEdit(source.clean.expand(len(names), *source.clean.shape), names)
 
     maps = CrossAttentionMaps().choose(model.attention_sites((source.noise.shape[-2], source.noise.shape[-1])))
     control = rows.under(AttentionControl([maps]))
@@ -209,7 +209,7 @@ def ledits(
         watch=watch,
     )
     mask = torch.stack([shown[k] for k in sorted(shown)]) > 0.5 if shown else None
-    return Edited(latents, names, mask=mask, notes=strength_notes(strength, steps))
+    return LatentEdit(latents, names, mask=mask, notes=strength_notes(strength, steps))
 
 
 def _plan(

@@ -22,7 +22,7 @@ from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.mutual import MutualSelfAttention, Regions, WordRegions
 from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.conditions import align
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import ModelError, UsageError
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model, sites_of_kind
@@ -103,7 +103,7 @@ def masactrl(
     ] = True,
     mask: Tensor | None = None,
     masks: Tensor | None = None,
-) -> Edited:
+) -> LatentEdit:
     """Edits from given noise, latent to latent.
 
     Costs 2 (1 + targets) network evaluations a step and image, half of it when nothing is guided.
@@ -174,8 +174,8 @@ def masactrl(
     )
     average = None if maps is None else maps.average
     if steps is None and start_step is None and first == 0:
-        return Edited(latents, names, average, notes=(NO_LAYOUT.format(len(timesteps)),))
-    return Edited(latents, names, average)
+        return LatentEdit(latents, names, average, notes=(NO_LAYOUT.format(len(timesteps)),))
+    return LatentEdit(latents, names, average)
 
 
 def layer_names(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sfumato.attention.prompt_control import prompt_control
 from sfumato.conditions.align import Bounds
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
@@ -81,7 +81,7 @@ def replay_edit(
     notes: Sequence[str] = (),
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
-) -> Edited:
+) -> LatentEdit:
     """Starts all targets from the source's latents at a step, and replays its noise maps under their prompts.
 
     Costs, for each of the n executed steps and each image, 2 network evaluations a target (1 when nothing is guided),
@@ -118,7 +118,7 @@ def replay_edit(
             self_replace_size=control.self_replace_size, released=control.released,
         )  # fmt: skip
     if start_index == steps:
-        return Edited(source.clean.expand(len(names), *source.clean.shape), names)
+        return LatentEdit(source.clean.expand(len(names), *source.clean.shape), names)
 
     condition = model.encode_prompt([source_prompt, *(targets if built is None else built.prompts), negative_prompt])
     negative = condition[[-1]]
@@ -151,7 +151,7 @@ def replay_edit(
         latents = torch.cat([end, latents])
     maps = None if built is None else built.maps.average
     notes = (*notes, *(() if built is None else built.notes))
-    return Edited(latents, names, maps, distances=torch.stack(run.distances), notes=notes)
+    return LatentEdit(latents, names, maps, distances=torch.stack(run.distances), notes=notes)
 
 
 def start_of(source: Inversion, strength: float, skip_steps: int | None) -> int:

@@ -31,7 +31,7 @@ import torch
 
 from sfumato.conditions.directions import Direction, direction_between, make_direction
 from sfumato.conditions.sentences import changed_words
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import UsageError
 from sfumato.guidance.attention_maps import CrossAttentionGuidance, Pull, Update
 from sfumato.inversions.result import Inversion
@@ -104,7 +104,7 @@ def pix2pix_zero(
     direction_row: Annotated[
         Literal["positive", "second"], Option("second: as the released code, without any edit at guidance 1")
     ] = "positive",
-) -> Edited:
+) -> LatentEdit:
     """Edits from given noise, latent to latent.
 
     Costs 2 + 4 targets network evaluations a step and image, 1 + 4 targets where the negative prompt is the source's,
@@ -163,7 +163,7 @@ def pix2pix_zero(
         on_step=on_step,
         watch=watch,
     )
-    return Edited(latents, names, guidance.average)
+    return LatentEdit(latents, names, guidance.average)
 
 
 def _usual_amount(model: Model, noise: torch.Tensor) -> float:

@@ -25,7 +25,7 @@ from sfumato.attention.features import InjectFeatures, decoder_layers
 from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import BOTH, AttentionControl
 from sfumato.edits.branches import unused_embeddings
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.guidance.growing_negative import GrowingNegative, NegativeGrowth, negative_shares
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Condition, Model
@@ -90,7 +90,7 @@ def plug_and_play(
     negative_start: Annotated[
         float, Option("the growing negative prompt's share at the first step", low=0, high=1)
     ] = 0.0,
-) -> Edited:
+) -> LatentEdit:
     """Edits from given noise, latent to latent.
 
     Costs 1 + 2 targets network evaluations a step and image for an inverted picture (1 + targets at guidance 1), and
@@ -145,7 +145,7 @@ def plug_and_play(
             model, source.noise, branches, timesteps=timesteps, controls=controls, on_step=on_step,
             guide=grown.guide if growing else None, watch=watch,
         )  # fmt: skip
-        return Edited(latents[: len(names)], names, notes=notes)
+        return LatentEdit(latents[: len(names)], names, notes=notes)
 
     pin = PinSource(source.latents_at, timesteps)
     rows = translation_rows(
@@ -171,7 +171,7 @@ def plug_and_play(
         guide=guide,
         watch=watch,
     )
-    return Edited(latents, names, notes=(*unused_embeddings(source, "Plug-and-Play"), *notes))
+    return LatentEdit(latents, names, notes=(*unused_embeddings(source, "Plug-and-Play"), *notes))
 
 
 def translation_rows(

@@ -19,7 +19,7 @@ from typing import Annotated
 
 from sfumato.attention.blend import Threshold
 from sfumato.attention.prompt_control import CrossReplaceSteps, Kind, SelfReplaceSize, SelfReplaceSteps, prompt_control
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import Option, method
@@ -92,7 +92,7 @@ def prompt_to_prompt(
     ] = None,
     blend_start: Annotated[float, Option("share of the run before blending begins", low=0, high=1)] = 0.2,
     released: Annotated[bool, Option("match the authors' released code, its alignment bug included")] = False,
-) -> Edited:
+) -> LatentEdit:
     """Edits from given noise, latent to latent.
 
     Costs 2 (1 + targets) network evaluations a step and image, half of it when nothing is guided.
@@ -152,4 +152,4 @@ def prompt_to_prompt(
         watch=watch,
     )
     mask = None if blend is None else blend.mask
-    return Edited(latents, names, built.maps.average, mask, notes=built.notes)
+    return LatentEdit(latents, names, built.maps.average, mask, notes=built.notes)

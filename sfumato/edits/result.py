@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Candidate:
+class LatentCandidate:
     """One of several edits that a recipe tried.
 
     Attributes:
@@ -28,7 +28,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Edited:
+class LatentEdit:
     """Latents of all branches after a run, and what a user may want to look at.
 
     Attributes:
@@ -47,6 +47,6 @@ class Edited:
     branches: tuple[str, ...]
     maps: Tensor | None = None
     mask: Tensor | None = None
-    candidates: tuple[Candidate, ...] = ()
+    candidates: tuple[LatentCandidate, ...] = ()
     distances: Tensor | None = None
     notes: tuple[str, ...] = ()

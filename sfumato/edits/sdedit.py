@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.branches import picture_of, target_branches, with_source
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
@@ -56,7 +56,7 @@ def sdedit(
     ] = 0.6,
     eta: Annotated[float, Option("fresh noise at each step: 1 as in the paper, 0 none", low=0, high=1)] = 1.0,
     repeats: Annotated[int, Option("how often to add noise and take it away; more looks more real", low=1)] = 1,
-) -> Edited:
+) -> LatentEdit:
     """Edits from the picture itself, latent to latent.
 
     Costs 2 targets network evaluations a step that is run (int(strength steps) of all), half of it without guidance.

@@ -10,7 +10,7 @@ from torch import Tensor
 from sfumato.edits.ddib import ddib
 from sfumato.edits.egsde import egsde, output_shift
 from sfumato.edits.ilvr import ilvr
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.edits.sdedit import sdedit
 from sfumato.errors import InversionError, UsageError
 from sfumato.guidance.energies import FeatureSimilarity, LowPassDistance, NoisyClassLabel, low_pass
@@ -23,7 +23,7 @@ from sfumato.sampling.loop import sample
 from tests.gaussian import GaussianModel, cosine_schedule
 
 SOURCE, TARGET, OTHER = "a photo of a cat", "a photo of a dog", "a red house"
-FROM_PICTURE: list[Callable[..., Edited]] = [sdedit, ilvr, egsde]
+FROM_PICTURE: list[Callable[..., LatentEdit]] = [sdedit, ilvr, egsde]
 STEPS = 4
 
 
@@ -42,7 +42,7 @@ def picture(model: Any, images: int = 1, steps: int = STEPS) -> Inversion:
     return Inversion("picture", normal(images, 4, 16, 16, seed=2), timesteps, trajectory=clean[None])
 
 
-def run(method: Callable[..., Edited], model: Any, *targets: str, **options: Any) -> Edited:
+def run(method: Callable[..., LatentEdit], model: Any, *targets: str, **options: Any) -> LatentEdit:
     source = options.pop("source", None) or picture(model)
     given: dict[str, Any] = {"guidance_scale": 3.0, "generator": torch.Generator().manual_seed(3)}
     return method(model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **(given | options))
@@ -52,7 +52,7 @@ def far(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-def draws_of(method: Callable[..., Edited], run_steps: int, images: int) -> dict[str, Tensor]:
+def draws_of(method: Callable[..., LatentEdit], run_steps: int, images: int) -> dict[str, Tensor]:
     """All draws as tensors."""
     if method is ilvr:
         return {"noise": normal(2, STEPS, images, 4, 16, 16, seed=5)}

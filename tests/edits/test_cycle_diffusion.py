@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfumato.edits.candidate_search import best_of
 from sfumato.edits.cycle_diffusion import cycle_diffusion
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import UsageError
 from sfumato.guidance.prompt_gain import DirectionalAgreement, PromptGain
 from sfumato.inversions.noise_maps import dpm_encoder
@@ -26,10 +26,10 @@ def source(model: Any, images: int = 1) -> Inversion:
     return dpm_encoder(model, clean, model.encode_prompt(SOURCE), num_inference_steps=STEPS, noise=noise)
 
 
-def run(model: Any, inverted: Inversion, *targets: str, **options: Any) -> Edited:
+def run(model: Any, inverted: Inversion, *targets: str, **options: Any) -> LatentEdit:
     generator = torch.Generator().manual_seed(0)
     targets = targets or (TARGET,)
-    edited: Edited = cycle_diffusion(
+    edited: LatentEdit = cycle_diffusion(
         model, inverted, source_prompt=SOURCE, target_prompts=targets, generator=generator, **options
     )
     return edited

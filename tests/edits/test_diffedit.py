@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.diffedit import EXTREME, contrast, diffedit
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
@@ -32,7 +32,7 @@ def inverted(model: Any, images: int = 1, steps: int = 5) -> Inversion:
     return ddim_inversion(model, 0.5 * noise(images), model.encode_prompt(SOURCE), num_inference_steps=steps)
 
 
-def run(model: Any, source: Inversion, *targets: str, **options: Any) -> Edited:
+def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 3.0, "contrast_draws": 2, "generator": torch.Generator().manual_seed(0)} | options
     return diffedit(model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
 

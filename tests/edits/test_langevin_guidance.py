@@ -8,7 +8,7 @@ from torch import Tensor
 
 import sfumato
 from sfumato.edits.langevin_guidance import langevin_edit
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.emoji import EXAMPLES
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
@@ -27,9 +27,9 @@ def picture(model: Any, images: int = 1) -> Inversion:
     return Inversion("picture", normal(images, 4, 16, 16), timesteps, trajectory=clean[None])
 
 
-def run(model: Any, *targets: str, source: Inversion | None = None, **options: Any) -> Edited:
+def run(model: Any, *targets: str, source: Inversion | None = None, **options: Any) -> LatentEdit:
     given: dict[str, Any] = {"energy": {"stay-near": -0.05}, "num_langevin_steps": 2, "keep": "last"}
-    edited: Edited = langevin_edit(
+    edited: LatentEdit = langevin_edit(
         model, source or picture(model), source_prompt=SOURCE, target_prompts=targets or (TARGET,),
         generator=torch.Generator().manual_seed(0), **(given | options),
     )  # fmt: skip

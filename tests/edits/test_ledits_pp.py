@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.edits.ledits_pp import _Concept, _mask, ledits
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import edit_friendly_inversion
@@ -37,7 +37,7 @@ def friendly(model: Any, images: int = 1, guidance_scale: float = 2.0) -> Invers
     return edit_friendly_inversion(model, clean(images), condition, **options)
 
 
-def run(model: Any, source: Inversion, *targets: str, **options: Any) -> Edited:
+def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 4.0, "strength": 1.0} | options
     return ledits(model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
 

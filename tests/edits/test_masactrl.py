@@ -10,7 +10,7 @@ from torch import Tensor
 from sfumato.attention.mutual import MutualSelfAttention
 from sfumato.attention.patch import AttentionControl
 from sfumato.edits.masactrl import layer_names, masactrl
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import edit_friendly_inversion
@@ -41,7 +41,7 @@ def inverted(model: Any, images: int = 1) -> Inversion:
     return ddim_inversion(model, 0.5 * noise(images), model.encode_prompt(SOURCE), num_inference_steps=4)
 
 
-def run(model: Any, source: Inversion, *targets: str, **options: Any) -> Edited:
+def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 3.0, "start_step": 1} | options
     return masactrl(model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
 

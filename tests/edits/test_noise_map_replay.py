@@ -10,7 +10,7 @@ from torch import Tensor
 from sfumato.edits.cycle_diffusion import cycle_diffusion
 from sfumato.edits.edit_friendly import edit_friendly
 from sfumato.edits.prompt_to_prompt import prompt_to_prompt
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import dpm_encoder, edit_friendly_inversion
@@ -39,9 +39,9 @@ def invert(model: Any, encode: Any, *, images: int = 1, guidance_scale: float = 
     return found
 
 
-def run(model: Any, recipe: Any, source: Inversion, *targets: str, **options: Any) -> Edited:
+def run(model: Any, recipe: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 3.0, "strength": 1.0} | options
-    edited: Edited = recipe(model, source, source_prompt=SOURCE, target_prompts=targets, **options)
+    edited: LatentEdit = recipe(model, source, source_prompt=SOURCE, target_prompts=targets, **options)
     return edited
 
 

@@ -15,7 +15,7 @@ from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder, Row
 from sfumato.conditions.directions import Direction, make_direction
 from sfumato.edits.pix2pix_zero import pix2pix_zero
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import DirectionError, ModelError, UsageError
 from sfumato.guidance.attention_maps import Pull
 from sfumato.inversions.regularised_ddim import regularised_ddim_inversion
@@ -43,7 +43,7 @@ def start(model: Any, steps: int = 3, images: int = 1, size: tuple[int, int] = (
     return Inversion("drawn", noise, tuple(model.schedule.timesteps(steps)))
 
 
-def run(model: Any, begin: Inversion | None = None, **options: Any) -> Edited:
+def run(model: Any, begin: Inversion | None = None, **options: Any) -> LatentEdit:
     given: dict[str, Any] = {
         "source_prompt": SOURCE, "target_prompts": [TARGET], "guidance_scale": 3.0, "attention_guidance": 1.0,
     } | options  # fmt: skip

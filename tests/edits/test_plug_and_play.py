@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfumato.attention.features import InjectFeatures, decoder_layers
 from sfumato.edits.plug_and_play import plug_and_play
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import InversionError, ModelError
 from sfumato.guidance.growing_negative import negative_shares
 from sfumato.inversions.ddim import ddim_inversion
@@ -34,7 +34,7 @@ def inverted(model: Any, steps: int = 4, images: int = 1, prompt: str = SOURCE) 
     return ddim_inversion(model, 0.5 * noise(images), model.encode_prompt(prompt), num_inference_steps=steps)
 
 
-def run(model: Any, source: Inversion, *targets: str, **options: Any) -> Edited:
+def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 3.0} | options
     return plug_and_play(model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
 

@@ -10,7 +10,7 @@ from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import AttentionControl
 from sfumato.edits.prompt_to_prompt import prompt_to_prompt
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.errors import ModelError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
@@ -31,7 +31,7 @@ def start(model: Any, steps: int = 4, images: int = 1) -> Inversion:
     return Inversion("drawn", noise, tuple(model.schedule.timesteps(steps)))
 
 
-def run(model: Any, *targets: str, source: str = SOURCE, steps: int = 4, **options: Any) -> Edited:
+def run(model: Any, *targets: str, source: str = SOURCE, steps: int = 4, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 3.0} | options
     return prompt_to_prompt(model, start(model, steps), source_prompt=source, target_prompts=targets, **options)
 

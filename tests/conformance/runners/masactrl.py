@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.masactrl import masactrl
-from sfumato.edits.result import Edited
+from sfumato.edits.result import LatentEdit
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
@@ -40,7 +40,7 @@ def _timesteps(case: Case) -> tuple[int, ...]:
     return tuple(case.tensors["timesteps"].tolist())
 
 
-def _run(case: Case, model: Model, start: Inversion, **options: Any) -> Edited:
+def _run(case: Case, model: Model, start: Inversion, **options: Any) -> LatentEdit:
     options = {"layers": case.parameters["layers"], "steps": case.parameters["steps"], "pin_source": False} | options
     return masactrl(
         model,
