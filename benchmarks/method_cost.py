@@ -34,6 +34,7 @@ from torch import Tensor
 
 import sfumato
 from sfumato.api.cost import Cost, measured
+from sfumato.edits.task import EditTask
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.registry import INVERSIONS, METHODS
@@ -148,16 +149,16 @@ def _run(model: Model, name: str, start: Inversion, options: Mapping[str, Any]) 
     """Processor seconds, and the bill."""
     begun = time.process_time()
     with measured(model) as cost:
-        METHODS[name].function(
+        task = EditTask(
             model,
             start,
-            source_prompt=SOURCE,
-            target_prompts=[TARGET],
+            SOURCE,
+            [TARGET],
             guidance_scale=GUIDANCE,
             source_guidance_scale=start.guidance_scale,
             generator=torch.Generator().manual_seed(0),
-            **options,
         )
+        METHODS[name].function(task, **options)
     return time.process_time() - begun, cost
 
 

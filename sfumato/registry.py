@@ -1,19 +1,21 @@
 """Methods by name, and their options, each declared once: on the method's own function.
 
-A method is a function under `sfumato/edits/` decorated with `@method(...)`, or one under `sfumato/morphs/` decorated
-with `@morph_method(...)`. Its keyword-only parameters annotated with `Option` are its options; the command line, the
-web page, batch runs and benchmarks read name, type, range, default and help from there through `METHODS` and `MORPHS`.
+A method is a function under `sfumato/edits/` decorated with `@edit_method(...)` (`sfumato.edits.method`), or one under
+`sfumato/morphs/` decorated with `@morph_method(...)`. Its keyword-only parameters annotated with `Option` are its
+options; the command line, the web page, batch runs and benchmarks read name, type, range, default and help from there
+through `METHODS` and `MORPHS`.
 Nothing heavy is imported until one of them is first looked at.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from sfumato.checks import shown
@@ -65,10 +67,12 @@ class Method(Entry):
         starts: Names of the inversions that it starts from, the default one first; empty: it starts from the picture
             itself.
         refuses: Why each of the other inversions does not serve it, by its name.
+        takes_mask: Whether it has a mask of its own, which the user's takes the place of.
     """
 
     starts: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)
+    takes_mask: bool = False
 
     @property
     def from_picture(self) -> bool:
@@ -84,11 +88,6 @@ class Method(Entry):
     def default_inversion(self) -> str:
         """The inversion to run where none is named; "" where none is needed."""
         return next(iter(self.starts), "")
-
-    @property
-    def takes_mask(self) -> bool:
-        """Whether it has a mask of its own, which the user's takes the place of: a keyword-only parameter `mask`."""
-        return "mask" in inspect.signature(self.function).parameters
 
 
 @dataclass(frozen=True)
@@ -131,11 +130,22 @@ def method(
     inversions: tuple[str, ...] = ("ddim",),
     refuses: Mapping[str, str] | None = None,
 ) -> Callable[[Function], Function]:
-    """Registers the decorated function as an editing method; see `Method` for the fields, `inversions` are `starts`."""
+    """Registers a function that takes the fields of a task one by one; see `Method` for the fields."""
 
     def register(function: Function) -> Function:
+        takes_mask = "mask" in inspect.signature(function).parameters
+
+        @functools.wraps(function)
+        def recipe(task: Any, **options: Any) -> Any:
+            given = {field.name: getattr(task, field.name) for field in fields(task)}
+            if given.pop("mask") is not None and takes_mask:
+                options["mask"] = task.mask
+            return function(given.pop("model"), given.pop("source"), **given, **options)
+
         options = parameters(function)
-        METHODS.add(Method(name, function, title, paper, summary, when, cost, options, inversions, refuses or {}))
+        METHODS.add(
+            Method(name, recipe, title, paper, summary, when, cost, options, inversions, refuses or {}, takes_mask)
+        )
         return function
 
     return register

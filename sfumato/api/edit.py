@@ -27,6 +27,8 @@ from sfumato.api.masks import Masking, MaskSource
 from sfumato.api.results import EditCandidate, EditResult
 from sfumato.api.source_image import read_picture
 from sfumato.conditions.words import pieces_of
+from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask
 from sfumato.errors import InversionError, UsageError
 from sfumato.images import Fit, ImageSource, to_images
 from sfumato.inversions.result import Inversion
@@ -193,20 +195,20 @@ def edit(
         masked = None
         if masking is not None and clean is not None:
             masked = masking.for_run(model, clean, start, source_prompt, len(targets), generator)
-        edited = recipe_method.function(
+        task = EditTask(
             model,
             start,
-            source_prompt=source_prompt,
-            target_prompts=targets,
-            negative_prompt=negative_prompt,
+            source_prompt,
+            targets,
+            negative_prompt,
             guidance_scale=guidance,
             source_guidance_scale=source_guidance,
             generator=generator,
+            mask=None if masked is None else masked.hook.inside,
             on_step=() if masked is None else (masked.hook,),
             watch=watching.during("editing"),
-            **({"mask": masked.hook.inside} if masked is not None and recipe_method.takes_mask else {}),
-            **options,
         )
+        edited: LatentEdit = recipe_method.function(task, **options)
         with torch.no_grad():
             final, kept = edited.latents[:, 0], [candidate.latents for candidate in edited.candidates]
             if masked is not None:

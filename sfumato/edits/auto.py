@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.result import LatentCandidate, LatentEdit
+from sfumato.edits.task import EditTask
 from sfumato.errors import InversionError, ModelError, SfumatoError, UsageError
 from sfumato.guidance.prompt_gain import PromptGain
 from sfumato.inversions.result import Inversion
@@ -125,20 +126,21 @@ def auto(
             break
         try:
             entry = METHODS[attempt.method]
-            edited = entry.function(
+            task = EditTask(
                 model,
                 source,
-                source_prompt=source_prompt,
-                target_prompts=target_prompts,
-                negative_prompt=negative_prompt,
+                source_prompt,
+                target_prompts,
+                negative_prompt,
                 guidance_scale=guidance_scale,
                 source_guidance_scale=source_guidance_scale,
                 generator=generator,
+                mask=mask,
                 on_step=on_step,
                 watch=watch.during(f"try {number} of {len(planned)}: {attempt.method}"),
-                **({"mask": mask} if mask is not None and entry.takes_mask else {}),
-                **{**model.method_options.get(attempt.method, {}), **attempt.options},
             )
+            options = {**model.method_options.get(attempt.method, {}), **attempt.options}
+            edited: LatentEdit = entry.function(task, **options)
         except (
             UsageError,
             ModelError,

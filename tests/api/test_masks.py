@@ -15,6 +15,7 @@ from sfumato.api.masks import feathered, read_mask, to_latent_size
 from sfumato.api.source_image import read_picture
 from sfumato.edits import auto
 from sfumato.edits.keep_outside import KeepOutside
+from sfumato.edits.task import EditTask
 from sfumato.errors import ImageError, UsageError
 from sfumato.images import load_image
 from sfumato.inversions.result import Inversion
@@ -390,10 +391,10 @@ def test_diffedit_takes_the_mask_in_place_of_its_own(toy_model: Any, image: Imag
     given = edit(toy_model, image, "diffedit", mask=left, target_prompt=["a red hat", "a photo of a dog"])
     assert found.cost.evaluations == 4 + 3 * 2 + 3 * 2  # inversion, contrast, int(0.9 * 4) steps
     assert given.cost.evaluations == 4 + 3 * 2 * 2
-    latents = METHODS["diffedit"].function(
-        toy_model, given.inversion, source_prompt=PROMPTS["source_prompt"], target_prompts=["a photo of a dog"],
-        guidance_scale=3.0, mask=torch.cat([torch.ones(1, 1, 12, 8), torch.zeros(1, 1, 12, 8)], dim=-1),
-    ).latents  # fmt: skip
+    mask = torch.cat([torch.ones(1, 1, 12, 8), torch.zeros(1, 1, 12, 8)], dim=-1)
+    prompts = PROMPTS["source_prompt"], ["a photo of a dog"]
+    task = EditTask(toy_model, given.inversion, *prompts, guidance_scale=3.0, mask=mask)
+    latents = METHODS["diffedit"].function(task).latents
     shown = sfumato.images.to_images(toy_model.decode_latents(latents[1]))[0]
     assert np.abs(np.asarray(shown, int) - np.asarray(given.images[1], int)).max() <= 1  # rounding of a larger batch
 

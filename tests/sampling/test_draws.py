@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import sfumato
+from sfumato.edits.task import EditTask
 from sfumato.edits.two_models import translate
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
@@ -59,10 +60,8 @@ def inverted(model: Any, name: str, latents: Tensor, generators: Any) -> Inversi
 def test_a_batch_of_edits_gives_what_single_runs_give(toy_model: Any, clean: Tensor, method: str, start: str) -> None:
     def run(latents: Tensor, generators: list[torch.Generator]) -> Any:
         source = inverted(toy_model, start, latents, generators)
-        return METHODS[method].function(
-            toy_model, source, source_prompt=SOURCE, target_prompts=[TARGET], guidance_scale=3.0, generator=generators,
-            **QUICK.get(method, {}),
-        ).latents  # fmt: skip
+        task = EditTask(toy_model, source, SOURCE, [TARGET], guidance_scale=3.0, generator=generators)
+        return METHODS[method].function(task, **QUICK.get(method, {})).latents
 
     close(run(clean, seeded()), [run(clean[[k]], [seeded()[k]]) for k in range(2)], axis=1)
 
@@ -81,9 +80,8 @@ def test_the_targets_of_an_image_draw_as_each_would_alone(toy_model: Any, clean:
     def run(latents: Tensor, generators: list[torch.Generator], targets: list[str]) -> Any:
         source = inverted(toy_model, "picture", latents, generators)
         options: dict[str, Any] = {"energy": "stay-near", "num_langevin_steps": 2, "prompt": "target"}
-        return METHODS["langevin"].function(
-            toy_model, source, source_prompt=SOURCE, target_prompts=targets, generator=generators, **options
-        ).latents  # fmt: skip
+        task = EditTask(toy_model, source, SOURCE, targets, generator=generators)
+        return METHODS["langevin"].function(task, **options).latents
 
     both = run(clean, seeded(), targets)
     close(both, [run(clean[[k]], [seeded()[k]], targets) for k in range(2)], axis=1)

@@ -1,0 +1,177 @@
+"""What an edit is given, and what recipes share of it: branches, the latents of the source, the loop, the result.
+
+A recipe is a function of a task and of its own options, see `sfumato.edits.method`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sfumato.edits.result import LatentCandidate, LatentEdit
+from sfumato.inversions.result import Inversion
+from sfumato.inversions.sampled_source import with_trajectory
+from sfumato.models.base import Condition, Model
+from sfumato.sampling.draws import Generators
+from sfumato.sampling.layout import Branch, Control
+from sfumato.sampling.loop import Guide, OnStep, sample
+from sfumato.watch import Watch
+
+
+@dataclass(frozen=True)
+class EditTask:
+    """All that an edit is given besides the options of its method.
+
+    Attributes:
+        model: Any model that can honour the edit.
+        source: Noise and steps to start from: an inversion of the images; their own latents and a first noise
+            (`Inversion("picture", noise, timesteps, trajectory=clean[None])`); or drawn noise (method "drawn").
+        source_prompt: What the images show.
+        target_prompts: What they shall show; one or more, done in one batch.
+        negative_prompt: What guidance leads away from, in all branches.
+        guidance_scale: Of the edited branches, at least 1 (1 = off).
+        source_guidance_scale: Of the source branch; None: see `source_scale`.
+        generator: Draws whatever a recipe draws; one for each image, or see `Generators`.
+        mask: Where the edit may change the images, (1, 1, height, width) of the latents or one for each edit and image,
+            above 0.5; for recipes with a mask of their own, in its place. A hook holds all others to it.
+        on_step: Called after every step of the edit, after the recipe's own hooks, with the latents of the branches
+            that are run, (branch, image, channels, height, width); what they return goes on.
+        watch: Progress, previews, cancellation.
+    """
+
+    model: Model
+    source: Inversion
+    source_prompt: str
+    target_prompts: Sequence[str]
+    negative_prompt: str = ""
+    guidance_scale: float = 7.5
+    source_guidance_scale: float | None = None
+    generator: Generators = None
+    mask: Tensor | None = None
+    on_step: Sequence[OnStep] = ()
+    watch: Watch | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run, however many of them an edit executes."""
+        return len(self.source.timesteps)
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(height, width) of the latents."""
+        return self.source.noise.shape[-2], self.source.noise.shape[-1]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the branches: "source", then "target", or "target-1", "target-2", ... where there are several."""
+        count = len(self.target_prompts)
+        return ("source", *(["target"] if count == 1 else [f"target-{k + 1}" for k in range(count)]))
+
+    @property
+    def source_scale(self) -> float:
+        """Guidance scale of the source branch: that asked for; else that of noise maps, which hold at no other; else
+        that of the edited branches.
+        """
+        if self.source_guidance_scale is not None:
+            return self.source_guidance_scale
+        return self.guidance_scale if self.source.noise_maps is None else self.source.guidance_scale
+
+    @cached_property
+    def condition(self) -> Condition:
+        """The prompts: the source's row, one for each target, and that of the negative prompt."""
+        return self.model.encode_prompt([self.source_prompt, *self.target_prompts, self.negative_prompt])
+
+    @property
+    def branches(self) -> dict[str, Branch]:
+        """All branches by name, the source first."""
+        scales = [self.source_scale] + [self.guidance_scale] * len(self.target_prompts)
+        rows = enumerate(zip(self.names, scales, strict=True))
+        return {name: Branch(self.condition[[k]], self.condition[[-1]], scale) for k, (name, scale) in rows}
+
+    @property
+    def targets(self) -> dict[str, Branch]:
+        """The edited branches alone: of a run whose source needs no network call."""
+        return {name: branch for name, branch in self.branches.items() if name != "source"}
+
+    @cached_property
+    def with_latents(self) -> Inversion:
+        """The source with the latents of its images, which are sampled at the first use where it is drawn noise.
+
+        Costs nothing, or one network evaluation a step and image, two with guidance.
+        """
+        return with_trajectory(self.model, self.source, self.branches["source"], watch=self.watch)
+
+    def sample(
+        self,
+        latents: Tensor | None = None,
+        branches: Mapping[str, Branch] | None = None,
+        *,
+        start_index: int | None = None,
+        timesteps: Sequence[int] | None = None,
+        replay: Inversion | None = None,
+        eta: float | None = None,
+        controls: Sequence[Control] = (),
+        before_step: Sequence[OnStep] = (),
+        on_step: Sequence[OnStep] = (),
+        guide: Guide | None = None,
+    ) -> Tensor:
+        """The sampling loop with the task's generator, hooks and watch; see `sampling.loop.sample`.
+
+        Args:
+            latents: What the run starts from; None: the noise of the source.
+            branches: None: all branches of the task.
+            start_index: First step to execute; None: the first that the source leads back from.
+            timesteps: None: the source's.
+            replay: The inversion to take noise maps, null embeddings, pinned latents and the stepper from.
+            eta: None: that of `replay`, without one 0.
+            controls, before_step, guide: See the loop.
+            on_step: Called after every step before the task's hooks.
+
+        Returns:
+            Clean latents, (branch, image, channels, height, width).
+        """
+        return sample(
+            self.model,
+            self.source.noise if latents is None else latents,
+            self.branches if branches is None else branches,
+            timesteps=self.source.timesteps if timesteps is None else timesteps,
+            start_index=self.source.start_index if start_index is None else start_index,
+            eta=(0.0 if replay is None else replay.eta) if eta is None else eta,
+            generator=self.generator,
+            replay=replay,
+            controls=controls,
+            before_step=before_step,
+            on_step=[*on_step, *self.on_step],
+            guide=guide,
+            watch=self.watch,
+        )
+
+    def edited(
+        self,
+        latents: Tensor,
+        *,
+        source: Tensor | None = None,
+        maps: Tensor | None = None,
+        mask: Tensor | None = None,
+        distances: Tensor | None = None,
+        candidates: Sequence[LatentCandidate] = (),
+        notes: Sequence[str] = (),
+    ) -> LatentEdit:
+        """The result of a recipe.
+
+        Args:
+            latents: Clean, (branch, image, channels, height, width); or (image, channels, height, width), the same in
+                every branch.
+            source: What the source branch holds, (image, channels, height, width), where it was not run: the latents
+                of the images themselves. Then `latents` are those of the edited branches.
+            maps, mask, distances, candidates, notes: See `LatentEdit`.
+        """
+        if latents.ndim == 4:
+            latents = latents.expand(len(self.names), *latents.shape)
+        elif source is not None:
+            latents = torch.cat([source.to(latents)[None], latents])
+        return LatentEdit(latents, self.names, maps, mask, tuple(candidates), distances, tuple(notes))
