@@ -36,17 +36,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 from scipy.stats import spearmanr
 from skimage.color import rgb2lab
-from torch import Tensor
 
 import sfumato
-from sfumato.emoji.dual_encoder import load_dual_encoder
-from sfumato.emoji.perceptual import EmojiDistance
+from sfumato.bench.scene_edit import REDRAWN, SceneEdits, redraw_ratio
 from sfumato.emoji.render import ATLAS, Atlas, render
 from sfumato.emoji.scene_captions import Telling, caption
-from sfumato.emoji.scene_edits import SceneEdit, draw_edits
 from sfumato.emoji.scene_judge import SceneJudge, Seen, load_scene_judge
 from sfumato.emoji.scene_sampling import sample_scene
-from sfumato.emoji.scenes import COLOURS, SIZE, Background, Scene, Thing, held_out
+from sfumato.emoji.scenes import COLOURS, Background, Scene, Thing, held_out
 from sfumato.emoji.training.attention import record_maps
 from sfumato.emoji.training.autoencoder import psnr, reconstruct
 from sfumato.emoji.training.diffusion import Denoiser, measure_attention
@@ -56,11 +53,8 @@ from sfumato.emoji.training.sheets import save_sheet, to_images
 from sfumato.emoji.training.tokenizer import Encoder
 from sfumato.images import to_pixels
 
-EDIT_KINDS = ("swap-near", "swap-far", "recolour", "background")
 METHODS = ("prompt-to-prompt", "ledits", "edit-friendly", "diffedit", "plug-and-play", "masactrl", "ddib")
 FACTORS = (-1.0, 0.0, 1.0, 2.0, 3.0)
-CHANGED = 0.06
-"""A pixel that the exact edit changes by more, of 2, is part of the edit; so are its neighbours two pixels around."""
 
 
 def drawn_scenes(atlas: Atlas, count: int, seed: int) -> dict[str, list[Scene]]:
@@ -180,59 +174,43 @@ def measure_drawing(
     }
 
 
-def measure_edits(folder: Path, atlas: Atlas, parts: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Edits by every method, against the exact answer and against drawing anew."""
-    model, methods = sfumato.load_model(str(folder)), arguments.methods
-    distance = EmojiDistance(load_dual_encoder(folder / "emoji-clip.safetensors").requires_grad_(False), SIZE)
-    edits = draw_edits(atlas.world, arguments.seed + 1, arguments.edits, EDIT_KINDS)
-    distances: dict[str, list[float]] = {"unedited": [], "drawn anew": [], **{name: [] for name in methods}}
-    kept: dict[str, list[float]] = {name: [] for name in methods}
-    rows = []
-    for number, edit in enumerate(edits):
-        (source, truth), _ = render([edit.source, edit.target], atlas)
-        anew = generate(
-            [edit.target_prompt], **parts, num_inference_steps=arguments.steps, seed=arguments.seed + number
-        )[0]
-        results = {"unedited": source, "drawn anew": anew}
-        for name in methods:
-            results[name] = edited(model, source, edit, name, arguments.steps)
-            outside = ~changed(source, truth)
-            error = (results[name] - source)[:, outside].square().mean() / 4
-            kept[name].append(float(-10 * error.clamp_min(1e-5).log10()))
-        for name, result in results.items():
-            distances[name].append(float(distance(result[None].clamp(-1, 1), truth[None])))
-        rows += [source, truth, *results.values()]
+def measure_edits(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Edits by every method, against the exact answer and against drawing anew: a part of the benchmark scene-edit."""
+    model = sfumato.load_model(str(folder))
+    benchmark = SceneEdits(arguments.steps, arguments.seed, str(folder), str(arguments.atlas))
+    cases = {kind: [case for case in benchmark.cases() if case.kind == kind] for kind in REDRAWN}
+    rows, sheet = [], []
+    for case in (case for kind in REDRAWN for case in cases[kind][: arguments.edits]):
+        images: dict[str, Any] = {}
+        for configuration in benchmark.configurations(("unedited", "drawn-anew", *arguments.methods), ()):
+            outcome = benchmark.attempt(model, case, configuration)
+            images |= {role: outcome.pictures[role] for role in ("source", "truth")}
+            images[configuration.name] = outcome.pictures["result"]
+            rows.append(
+                {"status": "done", "kind": case.kind, "configuration": configuration.name, "figures": outcome.figures}
+            )
+        sheet += [to_pixels(image)[0] for image in images.values()]
     if arguments.sheets:
-        save_sheet(to_images(torch.stack(rows)), arguments.sheets / "edits.png", columns=4 + len(methods), colours=256)
-    means = {name: float(np.mean(values)) for name, values in distances.items()}
-    best = min(methods, key=means.__getitem__)
+        columns = 4 + len(arguments.methods)
+        save_sheet(to_images(torch.stack(sheet)), arguments.sheets / "edits.png", columns=columns, colours=256)
+    best, ratio = redraw_ratio(rows)
     return {
-        "redraw_ratio": means[best] / means["drawn anew"],
+        "redraw_ratio": ratio,
         "best_method": best,
-        "distance": means,
-        "kept_psnr": {name: float(np.mean(values)) for name, values in kept.items()},
-        "edits": len(edits),
+        "distance": means_of(rows, "target_distance"),
+        "inside_distance": means_of(rows, "inside_distance"),
+        "kept_psnr": means_of(rows, "kept_psnr"),
+        "edits": sum(len(cases[kind][: arguments.edits]) for kind in REDRAWN),
     }
 
 
-def edited(model: Any, source: Tensor, edit: SceneEdit, method: str, steps: int) -> Tensor:
-    """One edit, pixels (3, height, width) to pixels."""
-    result = sfumato.edit(
-        model,
-        source,
-        source_prompt=edit.source_prompt,
-        target_prompt=edit.target_prompt,
-        method=method,
-        num_inference_steps=steps,
-    )
-    return to_pixels(result.image)[0]
-
-
-def changed(source: Tensor, truth: Tensor) -> Tensor:
-    """Where the exact edit changes the image, bool (height, width)."""
-    differs = ((source - truth).abs().amax(0) > CHANGED).float()
-    grown: Tensor = torch.nn.functional.max_pool2d(differs[None, None], 5, 1, 2)[0, 0] > 0
-    return grown
+def means_of(rows: Sequence[dict[str, Any]], name: str) -> dict[str, float]:
+    """The mean of a figure by configuration, where there is one."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if row["figures"][name] is not None:
+            values.setdefault(row["configuration"], []).append(row["figures"][name])
+    return {configuration: float(np.mean(own)) for configuration, own in values.items()}
 
 
 def measure_reweighting(
@@ -308,7 +286,7 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
         **measure_drawing(parts, atlas, judge, arguments),
     }
     if arguments.edits:
-        figures |= measure_edits(arguments.folder, atlas, parts, arguments)
+        figures |= measure_edits(arguments.folder, arguments)
     if arguments.reweight:
         figures |= measure_reweighting(arguments.folder, atlas, judge, arguments)
     record_maps(pipeline.unet)

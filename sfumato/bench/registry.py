@@ -18,6 +18,12 @@ def _emoji_edit() -> type[Benchmark]:
     return EmojiEdit
 
 
+def _scene_edit() -> type[Benchmark]:
+    from sfumato.bench.scene_edit import SceneEdits
+
+    return SceneEdits
+
+
 def _pie() -> type[Benchmark]:
     from sfumato.bench.pie import PieBench
 
@@ -44,6 +50,7 @@ def _morphs() -> type[Benchmark]:
 
 BENCHMARKS: dict[str, tuple[Callable[[], type[Benchmark]], str]] = {
     "emoji-edit": (_emoji_edit, "200 edits of emoji with an exact answer: any method, any inversion."),
+    "scene-edit": (_scene_edit, "140 edits of scenes of a model of scenes, beside drawing anew; needs --set atlas."),
     "pie": (_pie, "PIE-Bench: 700 images with masks, from --data; --protocol pie-2023 or strict."),
     "translation": (_translation, "Unpaired translation between drawing styles, or between the folders of --data."),
     "zero-shot": (_zero_shot, "Editing with several trials a case, the judge's favourite kept; emoji, or --data."),

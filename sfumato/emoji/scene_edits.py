@@ -1,4 +1,7 @@
-"""Edits of scenes whose exact answer can be rendered, drawn by a seed."""
+"""Edits of scenes, drawn by a seed: most have an exact answer, which can be rendered.
+
+Where a thing is added, and where a relation changes, the new places are free: there the target is one answer of many.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ class SceneEdit:
         source, target: The scenes.
         source_prompt, target_prompt: Their captions.
         things: Indices of the things that the edit changes; empty where the background or the whole changes.
+        exact: Whether the target is the only right answer.
     """
 
     kind: str
@@ -31,6 +35,7 @@ class SceneEdit:
     source_prompt: str
     target_prompt: str
     things: tuple[int, ...] = ()
+    exact: bool = True
 
 
 def draw_edits(world: World, seed: int, per_kind: int, kinds: Sequence[str] | None = None) -> list[SceneEdit]:
@@ -189,6 +194,25 @@ def _two(world: World, generator: random.Random) -> SceneEdit | None:
     return _edit(scene, replace(target, background=replace(target.background, colour=colour, rgb=None)), [index])
 
 
+def _add(world: World, generator: random.Random) -> SceneEdit | None:
+    target = _pair(world, generator)
+    source = replace(target, things=(target.things[0],))
+    return replace(_edit(source, target), exact=False)
+
+
+def _relation(world: World, generator: random.Random) -> SceneEdit | None:
+    scene = _pair(world, generator)
+    one, other = scene.things
+    target = moved(moved(scene, 0, x=other.x, y=other.y), 1, x=one.x, y=one.y)
+    if not (scene.relation and target.relation and _fits(target)):
+        return None
+    plain = scene.background.pattern == "plain"
+    before, after = (
+        caption(each, Telling((0, 1), relation=each.relation, pattern=not plain)) for each in (scene, target)
+    )
+    return SceneEdit("", scene, target, before, after, things=(0, 1), exact=False)
+
+
 def _none(world: World, generator: random.Random) -> SceneEdit | None:
     scene = _pair(world, generator)
     return _edit(scene, scene)
@@ -206,6 +230,8 @@ KINDS: dict[str, Callable[[World, random.Random], SceneEdit | None]] = {
     "remove": _remove,
     "size": _size,
     "two-edits": _two,
+    "add": _add,
+    "relation": _relation,
     "none": _none,
 }
 """Name of a kind -> its draw; None where the drawn scene has no such edit."""

@@ -27,11 +27,15 @@ def test_an_edit_is_told_and_changes_what_it_says(kind: str, edits: dict[str, li
         assert edit.source not in held_out(WORLD)
         assert edit.target not in held_out(WORLD)
         kept = [n for n in range(len(edit.source.things)) if n not in edit.things]
+        assert edit.exact == (kind not in ("add", "relation"))
         if kind != "remove":
             for number in kept:
                 assert edit.source.things[number] == edit.target.things[number]
             for number in edit.things:
                 before, after = edit.source.things[number], edit.target.things[number]
+                if kind == "relation":
+                    assert (before.size, before.angle) == (after.size, after.angle)
+                    continue
                 assert (before.x, before.y, before.angle, before.mirror) == (
                     after.x,
                     after.y,

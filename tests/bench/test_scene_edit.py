@@ -1,0 +1,136 @@
+"""The benchmark of scenes: what is measured of a result says what it claims."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.bench.benchmark import Configuration
+from sfumato.bench.registry import make_benchmark
+from sfumato.bench.scene_edit import HIGHEST_PSNR, PER_KIND, Judge, SceneEdits, changed_region, redraw_ratio, verdicts
+from sfumato.emoji.render import Atlas, render
+from sfumato.emoji.scene_edits import KINDS, SceneEdit, draw_edits
+from sfumato.emoji.scene_judge import SceneJudge, Seen, SeenThing
+from sfumato.emoji.scenes import Scene
+from sfumato.errors import UsageError
+from sfumato.images import to_images
+from sfumato.metrics.distance import PixelDistance
+from tests.emoji.toy_world import toy_atlas, write_toy_atlas
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    return toy_atlas(tmp_path_factory.mktemp("atlas"))
+
+
+@pytest.fixture(scope="module")
+def judge(atlas: Atlas) -> Judge:
+    judge = Judge.__new__(Judge)  # its networks would come from a model's folder
+    judge.judge, judge.distance = SceneJudge(atlas.world).eval(), PixelDistance()
+    return judge
+
+
+def exactly(scene: Scene) -> Seen:
+    """What a judge without fault says of a scene."""
+    things = tuple(SeenThing(t.concept, t.tint, t.x, t.y, t.size**2) for t in scene.things)
+    return Seen(things, scene.style, scene.background.colour, scene.background.pattern, scene.background.amount)
+
+
+def drawn(atlas: Atlas, kind: str) -> SceneEdit:
+    return draw_edits(atlas.world, 0, 1, [kind])[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_target_is_right_and_keeps_everything(kind: str, atlas: Atlas, judge: Judge) -> None:
+    edit = drawn(atlas, kind)
+    pixels, masks = render([edit.source, edit.target], atlas)
+    source, truth = to_images(pixels)
+    figures = judge.figures(edit, source, truth, truth, masks[0])
+    if edit.exact:
+        assert (figures["target_distance"], figures["inside_distance"]) == (0, 0)
+        assert figures["target_psnr"] == HIGHEST_PSNR
+    else:
+        assert figures["target_distance"] is None
+    assert figures["kept_psnr"] in (HIGHEST_PSNR, None)
+    assert all(value in (1.0, None) for value in verdicts(exactly(edit.target), edit).values())
+
+
+def test_the_source_has_not_swapped_its_thing(atlas: Atlas, judge: Judge) -> None:
+    edit = drawn(atlas, "swap-near")
+    pixels, masks = render([edit.source, edit.target], atlas)
+    source, truth = to_images(pixels)
+    figures = judge.figures(edit, source, truth, source, masks[0])
+    assert figures["kept_psnr"] == HIGHEST_PSNR
+    assert figures["target_distance"] > 0
+    assert figures["inside_distance"] == pytest.approx(figures["target_distance"])  # they differ nowhere else
+    said = verdicts(exactly(edit.source), edit)
+    assert (said["things_right"], said["places_right"], said["pattern_right"]) == (0, 0.5, 1)
+
+
+def test_noise_outside_the_edit_is_no_fault_inside(atlas: Atlas, judge: Judge) -> None:
+    edit = drawn(atlas, "recolour")
+    pixels, masks = render([edit.source, edit.target], atlas)
+    source, truth = to_images(pixels)
+    spoilt = np.asarray(truth).copy()
+    outside = ~changed_region(np.asarray(source), np.asarray(truth))
+    spoilt[outside] = spoilt[outside] // 2
+    figures = judge.figures(edit, source, truth, Image.fromarray(spoilt), masks[0])
+    assert figures["inside_distance"] == 0
+    assert figures["target_distance"] > 0
+    assert figures["kept_psnr"] < 20
+
+
+def test_a_relation_is_judged_by_the_centres(atlas: Atlas) -> None:
+    edit = drawn(atlas, "relation")
+    assert not edit.exact
+    assert edit.source.relation != edit.target.relation
+    assert edit.target.relation in edit.target_prompt
+    assert verdicts(exactly(edit.target), edit)["places_right"] == 1
+    assert verdicts(exactly(edit.source), edit)["places_right"] == 0
+    lone = replace(exactly(edit.target), things=exactly(edit.target).things[:1])
+    assert verdicts(lone, edit)["places_right"] == 0
+
+
+def test_an_added_thing_may_stand_anywhere_but_the_other_stays(atlas: Atlas) -> None:
+    edit = drawn(atlas, "add")
+    first, second = exactly(edit.target).things
+    elsewhere = replace(exactly(edit.target), things=(first, replace(second, x=0.1, y=0.9)))
+    assert verdicts(elsewhere, edit)["places_right"] == 1
+    moved = replace(exactly(edit.target), things=(replace(first, x=first.x + 0.3), second))
+    assert verdicts(moved, edit)["places_right"] == 0
+    assert verdicts(exactly(edit.source), edit)["things_right"] == 0
+
+
+def test_drawing_anew_is_the_measure_of_an_edit() -> None:
+    rows = [
+        {"status": "done", "kind": kind, "configuration": name, "figures": {"target_distance": distance}}
+        for kind in ("swap-near", "background")
+        for name, distance in (("drawn-anew", 0.4), ("ddib", 0.3), ("ledits", 0.1), ("unedited", 0.01))
+    ]
+    assert redraw_ratio(rows) == ("ledits", pytest.approx(0.25))
+    with pytest.raises(ValueError, match="drawn-anew"):
+        redraw_ratio(rows[1:2])
+
+
+def test_cases_are_fixed_and_the_references_need_no_model(tmp_path: Path, judge: Judge) -> None:
+    path = write_toy_atlas(tmp_path / "toy.png")
+    benchmark = make_benchmark("scene-edit", texts={"atlas": str(path), "judges": str(tmp_path)})
+    assert isinstance(benchmark, SceneEdits)
+    cases = benchmark.cases()
+    assert len(cases) == PER_KIND * len(KINDS)
+    assert cases == make_benchmark("scene-edit", texts={"atlas": str(path)}).cases()
+    with pytest.raises(UsageError, match=r"no judge\.safetensors in"):
+        benchmark.prepare(None)  # type: ignore[arg-type]
+    benchmark.__dict__["_judge"] = judge
+    outcome = benchmark.attempt(None, cases[0], Configuration("unedited"))  # type: ignore[arg-type]
+    assert set(outcome.figures) <= {measure.name for measure in benchmark.measures}
+    assert outcome.pictures["result"] == outcome.pictures["source"]
+
+
+def test_missing_drawings_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no drawings of scenes at"):
+        SceneEdits(atlas=str(tmp_path / "none.png")).cases()
