@@ -25,7 +25,7 @@ from sfumato.emoji.training.attention import (
     word_maps,
 )
 from sfumato.emoji.training.export import export_pipeline
-from sfumato.emoji.training.loop import Settings, Worker, autocast, train_loop
+from sfumato.emoji.training.loop import Settings, Worker, autocast, memory_format, train_loop
 from sfumato.emoji.training.networks import Widths, build_scheduler, build_text_encoder, build_unet
 from sfumato.emoji.training.pool import MOST_THINGS, ScenePool, encode_scenes
 from sfumato.emoji.training.sampling import generate
@@ -89,7 +89,7 @@ def train_diffusion(
     autoencoder = autoencoder.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     pool, encoder = ScenePool(atlas, autoencoder, pool_size), Encoder(tokenizer)
     model = Denoiser(build_unet(widths), build_text_encoder(widths, tokenizer))
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
     record_maps(model.unet)
     alpha_bars = build_scheduler().alphas_cumprod.to(device)
     # an error of the velocity weighs snr + 1 in the clean latents, at most 5: little noise is not all that is learned
@@ -111,7 +111,7 @@ def train_diffusion(
         noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
         with autocast(device):
             embeds = network.text_encoder(ids.to(device))[0]
-            velocity = network.unet(noisy.contiguous(memory_format=torch.channels_last), t, embeds).sample
+            velocity = network.unet(noisy.contiguous(memory_format=memory_format(device)), t, embeds).sample
         target = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
         error = (velocity.float() - target).square().mean(dim=(1, 2, 3))
         loss: Tensor = (weights[t] * error).mean()
@@ -181,7 +181,7 @@ def measure_attention(
         noisy = alpha_bars[t].sqrt() * latents + (1 - alpha_bars[t]).sqrt() * noise
         for start in range(0, count, 16):
             rows = slice(start, start + 16)
-            model.unet(noisy[rows].contiguous(memory_format=torch.channels_last), t, embeds[rows])
+            model.unet(noisy[rows], t, embeds[rows])
             sums[rows] += recorded_maps(model.unet)
     share = share.to(latents.device)
     areas = curve_areas(word_maps(sums, share).cpu(), share.sum(-1).cpu() > 0, masks.flatten(2).cpu())

@@ -230,6 +230,11 @@ def _one_core() -> None:
     torch.set_num_threads(1)
 
 
+def memory_format(device: str) -> torch.memory_format:
+    """Layout of the UNet and its latents in training: on processors the plain one is a tenth faster (bf16, AVX-512)."""
+    return torch.contiguous_format if device == "cpu" else torch.channels_last
+
+
 def autocast(device: str) -> Any:
     """bf16 autocast on `device`."""
     return torch.autocast(device, torch.bfloat16)
