@@ -35,7 +35,8 @@ from torch import Tensor
 
 import sfumato
 from sfumato.api.encoding import encoded
-from sfumato.api.morph import ENCODE_STEPS, suited_guidance
+from sfumato.api.morph_plan import suited_guidance
+from sfumato.api.requests import ENCODE_STEPS
 from sfumato.bench.sets import feature_networks
 from sfumato.emoji.training.data import Renderer
 from sfumato.emoji.world import BACKGROUNDS, STYLES, Scene, caption, load_concepts

@@ -17,12 +17,18 @@ _HOMES = {
     "INVERSIONS": "sfumato.registry",
     "METHODS": "sfumato.registry",
     "MORPHS": "sfumato.registry",
+    "EditRequest": "sfumato.api.requests",
     "EditResult": "sfumato.api.results",
+    "GenerateRequest": "sfumato.api.requests",
     "GenerateResult": "sfumato.api.results",
     "Inversion": "sfumato.inversions.result",
+    "InvertRequest": "sfumato.api.requests",
     "InvertResult": "sfumato.api.results",
+    "MorphRequest": "sfumato.api.requests",
     "MorphResult": "sfumato.api.results",
     "SfumatoError": "sfumato.errors",
+    "SliderRequest": "sfumato.api.requests",
+    "TranslateRequest": "sfumato.api.requests",
     "TranslateResult": "sfumato.api.translate",
     "UsageError": "sfumato.errors",
     "Watch": "sfumato.watch",
@@ -31,6 +37,7 @@ _HOMES = {
     "invert": "sfumato.api.invert",
     "load_model": "sfumato.models.loading",
     "morph": "sfumato.api.morph",
+    "read_request": "sfumato.api.recipe",
     "slider": "sfumato.api.slider",
     "translate": "sfumato.api.translate",
 }
@@ -42,6 +49,13 @@ if TYPE_CHECKING:
     from sfumato.api.generate import generate as generate
     from sfumato.api.invert import invert as invert
     from sfumato.api.morph import morph as morph
+    from sfumato.api.recipe import read_request as read_request
+    from sfumato.api.requests import EditRequest as EditRequest
+    from sfumato.api.requests import GenerateRequest as GenerateRequest
+    from sfumato.api.requests import InvertRequest as InvertRequest
+    from sfumato.api.requests import MorphRequest as MorphRequest
+    from sfumato.api.requests import SliderRequest as SliderRequest
+    from sfumato.api.requests import TranslateRequest as TranslateRequest
     from sfumato.api.results import EditResult as EditResult
     from sfumato.api.results import GenerateResult as GenerateResult
     from sfumato.api.results import InvertResult as InvertResult

@@ -1,7 +1,7 @@
 """The public boundary: what the arguments of `edit`, `morph`, `generate`, `invert`, `slider` and `translate` may be.
 
-An argument means the same in every verb, so one table of names and checks serves them all, and recipes in images, too.
-They are checked before any work, and the verb gets the values as the checks give them: numpy's numbers as Python's, a
+An argument means the same in every verb, so one table of names and checks serves them all: requests hold their values
+to it, and recipes in images are requests. The checks give the values as they are used: numpy's numbers as Python's, a
 random seed for -1, one prompt or several as a list.
 """
 
@@ -15,10 +15,13 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from sfumato import checks
+from sfumato.api.origin import Origin
 from sfumato.checks import Check, optional
 from sfumato.errors import UsageError
 from sfumato.images.fitting import FITS
 from sfumato.inversions.result import Inversion
+from sfumato.judges.distances import DISTANCES
+from sfumato.metrics.distance import Distance
 from sfumato.models.base import Model
 from sfumato.registry import unknown
 from sfumato.watch import Watch
@@ -51,12 +54,28 @@ def one_or_several(check: Check, *, empty: str = "give at least one", most: int 
     return several
 
 
-def _model(name: str, value: Any) -> Model:
-    return checks.instance(name, value, Model, "a model from sfumato.load_model")  # type: ignore[type-abstract]
-
-
-def _inverted(name: str, value: Any) -> Inversion:
+def _inverted(name: str, value: Any) -> Inversion | Origin:
+    if isinstance(value, Origin):
+        return value
     return checks.instance(name, value, Inversion, "an Inversion (from sfumato.invert, or Inversion.load)")
+
+
+def _distance(name: str, value: Any) -> str | Distance:
+    if isinstance(value, str):
+        if value not in DISTANCES:
+            raise UsageError(unknown(name, value, DISTANCES))
+        return value
+    if not (isinstance(value, Distance) and callable(value)):
+        raise checks.refuse(name, "a name or a Distance (a callable with a name)", value)
+    return value
+
+
+def _images(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise checks.refuse(name, "a list of images", value)
+    if len(value) > MAX_IMAGES:
+        raise UsageError(f"{name} must be at most {MAX_IMAGES}, got {len(value)}")
+    return list(value)
 
 
 def _watch(name: str, value: Any) -> Watch:
@@ -82,9 +101,6 @@ def _store(name: str, value: Any) -> str | os.PathLike[str] | bool:
 
 
 ARGUMENTS: Mapping[str, Check] = {
-    "model": _model,
-    "model_a": _model,
-    "model_b": _model,
     "watch": optional(_watch),
     # texts
     "prompt": checks.text,
@@ -96,11 +112,13 @@ ARGUMENTS: Mapping[str, Check] = {
     "negative_prompt": checks.text,
     # what runs, and how long
     "method": _name,
+    "options": checks.table,
     "inversion": optional(_name),
     "inversion_options": optional(checks.table),
     "inverted": optional(_inverted),
     "spacing": optional(_name),
     "spacing_options": optional(checks.table),
+    "distance": optional(_distance),
     "num_inference_steps": _steps,
     "encode_steps": partial(checks.whole, low=0),
     "guidance_scale": optional(checks.guidance),
@@ -112,6 +130,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "alpha": checks.flag,
     "store": optional(_store),
     # images
+    "images": _images,
     "size": optional(checks.size),
     "fit": optional(partial(checks.choice, allowed=FITS)),
     "background": checks.colour,
@@ -123,51 +142,34 @@ ARGUMENTS: Mapping[str, Check] = {
 }
 
 
-_TABLES: dict[str, Mapping[str, Check]] = {}
+def boundary(verb: Callable[Given, Returned]) -> Callable[Given, Returned]:
+    """Makes a function a public verb: a call that does not fit its signature is a UsageError, too."""
+    signature = inspect.signature(verb)
+
+    @functools.wraps(verb)
+    def checked(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise UsageError(_misfit(verb.__name__, signature, kwargs, error)) from error
+        return verb(*args, **kwargs)
+
+    return checked
 
 
-def boundary(**own: Check) -> Callable[[Callable[Given, Returned]], Callable[Given, Returned]]:
-    """Makes a function a public verb: its arguments are checked by `ARGUMENTS`, and by `own` where it differs.
+def check_model(name: str, value: Any, negative_prompt: str | None = None) -> Model:
+    """A model, and one that has a place for the negative prompt, where there is one.
 
-    A call that does not fit the signature is a UsageError, too.
+    Raises:
+        UsageError: It is none; or it takes its guidance scale as an input and no negative prompt.
     """
-
-    def decorate(verb: Callable[Given, Returned]) -> Callable[Given, Returned]:
-        signature = inspect.signature(verb)
-        table = _TABLES[verb.__name__] = {**ARGUMENTS, **own}
-
-        @functools.wraps(verb)
-        def checked(*args: Given.args, **kwargs: Given.kwargs) -> Returned:
-            try:
-                bound = signature.bind(*args, **kwargs)
-            except TypeError as error:
-                raise UsageError(_misfit(verb.__name__, signature, kwargs, error)) from error
-            for name, value in bound.arguments.items():
-                if name in table:
-                    bound.arguments[name] = table[name](name, value)
-            _check_negative_prompt(bound.arguments)
-            return verb(*bound.args, **bound.kwargs)
-
-        return checked
-
-    return decorate
-
-
-def check_arguments(verb: str, /, **arguments: Any) -> dict[str, Any]:
-    """The same for some arguments of a verb that is called later, when a model is loaded."""
-    table = _TABLES[verb]
-    return {name: table[name](name, value) if name in table else value for name, value in arguments.items()}
-
-
-def _check_negative_prompt(arguments: Mapping[str, Any]) -> None:
-    """Refuses a negative prompt for a network that takes its guidance scale as an input, and has no place for one."""
-    for name in ("model", "model_a", "model_b"):
-        model = arguments.get(name)
-        if isinstance(model, Model) and model.takes_guidance and (arguments.get("negative_prompt") or "").strip():
-            raise UsageError(
-                f"negative_prompt: {model.name} takes its guidance scale as an input (LCM) and cannot be told a"
-                " negative prompt; leave it out"
-            )
+    model = checks.instance(name, value, Model, "a model from sfumato.load_model")  # type: ignore[type-abstract]
+    if model.takes_guidance and (negative_prompt or "").strip():
+        raise UsageError(
+            f"negative_prompt: {model.name} takes its guidance scale as an input (LCM) and cannot be told a"
+            " negative prompt; leave it out"
+        )
+    return model
 
 
 def _misfit(verb: str, signature: inspect.Signature, kwargs: Mapping[str, Any], error: TypeError) -> str:

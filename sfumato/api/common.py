@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,8 +36,16 @@ def told_of_prompts(**prompts: str | Sequence[str] | None) -> list[str]:
     """
     notes = prompt_notes(prompts)
     for note in notes:
-        warnings.warn(note, stacklevel=3)
+        warn(note)
     return notes
+
+
+def warn(text: str) -> None:
+    """Warns at the line that called into `sfumato.api`."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("sfumato.api."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 def seeded(seed: int, k: int = 0) -> torch.Generator:
@@ -80,7 +89,7 @@ def inverted_picture(
         seed=seed,
         source_image=torch.from_numpy(np.array(picture.fitted.image)),
         model=model.revision,
-        picture=picture.origin["sha256"],
+        picture=picture.digest,
         key=key,
     )
 
@@ -101,7 +110,7 @@ def check_inverted(model: Model, inverted: Inversion, picture: Picture | None, t
         empty = model.encode_prompt("")
         pooled = 0 if empty.pooled_embeds is None else empty.pooled_embeds.shape[1]
         embeds = (empty.prompt_embeds.shape[1], empty.prompt_embeds.shape[2], pooled)
-    digest = "" if picture is None else picture.origin["sha256"]
+    digest = "" if picture is None else picture.digest
     inverted.check(model=model.revision, timesteps=timesteps, picture=digest, latent_shape=shape, embeds_shape=embeds)
 
 

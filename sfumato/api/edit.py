@@ -1,47 +1,45 @@
-"""The public driver `edit`: reads a picture, inverts it, runs a method, hands back pictures with a bill."""
+"""The public verb `edit`: reads an image, inverts it, runs a method, gives images and what they cost."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-import sfumato
-from sfumato import checks
 from sfumato.api.arguments import boundary
 from sfumato.api.common import (
     LOW_PSNR,
     against_source,
-    check_inverted,
     drawn_noise,
     inverted_picture,
     low_psnr_note,
-    other_negative_note,
-    told_of_prompts,
+    seeded,
+    warn,
 )
-from sfumato.api.cost import measured
+from sfumato.api.cost import Cost, measured
+from sfumato.api.edit_plan import STARTS, EditPlan, plan_edit
 from sfumato.api.encoding import encoded
-from sfumato.api.masks import Masking, MaskSource
+from sfumato.api.masks import MaskedRun, MaskSource
+from sfumato.api.request import recipe_of
+from sfumato.api.requests import EditRequest
 from sfumato.api.results import EditCandidate, EditResult
-from sfumato.api.source_image import read_picture
 from sfumato.conditions.words import pieces_of
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
-from sfumato.errors import InversionError, UsageError
 from sfumato.images import Fit, ImageSource, to_images
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.registry import INVERSIONS, METHODS, Method, recorded
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 
-STARTS = ("drawn", "picture")
-"""What an `Inversion` may hold that leads back to nothing: noise alone, or an image's latents and noise."""
+if TYPE_CHECKING:
+    from PIL import Image
 
 
-@boundary(negative_prompt=checks.optional(checks.text))
+@boundary
 def edit(
     model: Model,
     image: ImageSource | None = None,
@@ -113,135 +111,162 @@ def edit(
         ModelError: The model cannot honour the edit.
         SamplingError: The run broke down.
     """
-    recipe_method = METHODS[method]
-    options = {**model.method_options.get(method, {}), **recipe_method.check_options(options)}
-    inversion_name = _choose_inversion(recipe_method, inversion, inverted)
-    inversion_options = INVERSIONS[inversion_name].check_options(inversion_options or {}) if inversion_name else {}
-    if negative_prompt is None:
-        negative_prompt = "" if inverted is None else inverted.negative_prompt
-    if image is None and inverted is not None and inverted.source_image is not None:
-        image = inverted.source_image.numpy()
-    targets = [target_prompt] if isinstance(target_prompt, str) else list(target_prompt)
-    told = told_of_prompts(source_prompt=source_prompt, target_prompt=targets, negative_prompt=negative_prompt)
-    steps = num_inference_steps
-    if steps is None:
-        steps = model.num_inference_steps if inverted is None else len(inverted.timesteps)
-    timesteps = tuple(model.schedule.timesteps(steps))
-    suited = model.method_guidance.get(method, model.guidance_scale)
-    guidance = suited if guidance_scale is None else guidance_scale
-    drawn = image is None and (inverted is None or inverted.method == "drawn")
-    suits = INVERSIONS[inversion_name].source_guidance_scale if inversion_name and not drawn else None
-    if inversion_name and not drawn and inverted is not None:
-        suits = inverted.guidance_scale  # what it was made for
-    source_guidance = (
-        source_guidance_scale if source_guidance_scale is not None else guidance if suits is None else suits
+    request = EditRequest(
+        image=image,
+        source_prompt=source_prompt,
+        target_prompt=target_prompt,
+        method=method,
+        inversion=inversion,
+        inversion_options=inversion_options,
+        inverted=inverted,
+        negative_prompt=negative_prompt,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        source_guidance_scale=source_guidance_scale,
+        seed=seed,
+        size=size,
+        fit=fit,
+        background=background,
+        encode_steps=encode_steps,
+        mask=mask,
+        mask_words=mask_words,
+        mask_threshold=mask_threshold,
+        mask_feather=mask_feather,
+        mask_invert=mask_invert,
+        mask_pixels=mask_pixels,
+        options=options,
     )
-    if encode_steps and (inverted is not None or image is None):
-        raise UsageError("encode_steps is for a picture that is inverted here: give it to `invert`, or leave it out")
-    picture = read_picture(model, image, size, fit, background) if image is not None else None
-    if inverted is not None:
-        check_inverted(model, inverted, picture, timesteps)
-    masking = Masking.read(
-        picture, mask, mask_words, threshold=mask_threshold, feather=mask_feather, invert=mask_invert,
-        pixels=mask_pixels,
-    )  # fmt: skip
-    if masking is not None:
-        masking.check(model, source_prompt)
+    return request.run(model, watch=watch)
 
-    recipe: dict[str, Any] = {
-        "command": "edit",
-        "sfumato": sfumato.__version__,
-        **model.recipe,
-        "method": method,
-        "inversion": None if drawn else inversion_name,
-        "inversion_options": inversion_options,
-        "source_prompt": source_prompt,
-        "target_prompts": targets,
-        "negative_prompt": negative_prompt,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "source_guidance_scale": source_guidance,
-        "seed": seed,
-        "size": list(size) if size else None,
-        "fit": fit,
-        "background": list(background),
-        "encode_steps": encode_steps,
-        "options": recorded(options),
-        "mask": None if masking is None else masking.recipe,
-        "image": None if picture is None else picture.origin,
-        "inverted": None if inverted is None else {"path": inverted.file, "sha256": inverted.fingerprint},
-    }
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a run starts: the image's clean latents, where there are any, and what leads back to it."""
+
+    clean: Tensor | None
+    start: Inversion
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """Images of a run: the source branch, the edits, all that were tried, and the image's clean latents."""
+
+    reconstruction: Image.Image
+    edits: Sequence[Image.Image]
+    tried: Sequence[Image.Image]
+    ceiling: Image.Image | None
+
+
+def run(model: Model, request: EditRequest, watch: Watch | None = None) -> EditResult:
+    """Runs a request, see `edit`."""
+    plan = plan_edit(model, request)
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
-        generator = torch.Generator().manual_seed(seed)
-        clean, encoding = None, watching.during("encoding") if encode_steps else None
-        if inverted is not None and inverted.trajectory is not None:
-            clean = inverted.clean.to(model.device, torch.float32)
-        elif picture is not None:
-            clean = encoded(model, picture.pixels, encode_steps=encode_steps, watch=encoding)
-        if inverted is not None and (inversion_name or inverted.method in STARTS):
-            start = inverted
-        elif clean is None:
-            start = Inversion("drawn", drawn_noise(model, [generator], size), timesteps, prompt=source_prompt)
-        elif not inversion_name or picture is None:
-            noise = torch.randn(clean.shape, generator=generator).to(clean)
-            start = Inversion("picture", noise, timesteps, trajectory=clean[None], prompt=source_prompt)
-        else:
-            start = inverted_picture(
-                model, clean, picture, inversion_name, source_prompt,
-                negative_prompt=negative_prompt, seed=seed, guidance_scale=source_guidance, num_inference_steps=steps,
-                generator=generator, watch=watching.during("inverting"), encode_steps=encode_steps,
-                **inversion_options,
-            )  # fmt: skip
+        generator = seeded(plan.request.seed)
+        source = _source(model, plan, generator, watching)
         masked = None
-        if masking is not None and clean is not None:
-            masked = masking.for_run(model, clean, start, source_prompt, len(targets), generator)
-        task = EditTask(
-            model,
-            start,
-            source_prompt,
-            targets,
-            negative_prompt,
-            guidance_scale=guidance,
-            source_guidance_scale=source_guidance,
-            generator=generator,
-            mask=None if masked is None else masked.hook.inside,
-            on_step=() if masked is None else (masked.hook,),
-            watch=watching.during("editing"),
-        )
-        edited: LatentEdit = recipe_method.function(task, **options)
-        with torch.no_grad():
-            final, kept = edited.latents[:, 0], [candidate.latents for candidate in edited.candidates]
-            if masked is not None:
-                final = torch.cat([final[:1], masked.latents(final[1:])])
-                kept = [masked.latents(latents) for latents in kept]
-            decoded = to_images(model.decode_latents(final))
-            tried = [to_images(model.decode_latents(latents))[0] for latents in kept]
-            ceiling = None if clean is None else to_images(model.decode_latents(clean))[0]
+        if plan.masking is not None and source.clean is not None:
+            prompt, targets = plan.request.source_prompt, len(plan.request.targets)
+            masked = plan.masking.for_run(model, source.clean, source.start, prompt, targets, generator)
+        edited = _edited(model, plan, source.start, masked, generator, watching.during("editing"))
+        decoded = _decoded(model, edited, source.clean, masked)
+    return _result(model, plan, source.start, edited, decoded, masked, cost)
 
-    notes = [
-        *model.notes,
-        *told,
-        *([] if picture is None else picture.notes),
-        *([] if masking is None else masking.notes),
-    ]
-    notes += [*edited.notes, *_unused_inversion(recipe_method, inversion, inverted)]
-    if inverted is not None and source_guidance > 1.0 and negative_prompt != inverted.negative_prompt:
-        notes.append(other_negative_note(inverted.negative_prompt, negative_prompt))
-    reconstruction = decoded[0]
-    source, source_psnr, ceiling_psnr, measured_how = against_source(reconstruction, ceiling, picture, drawn=drawn)
-    notes += measured_how
-    if source_psnr < LOW_PSNR:
-        notes.append(low_psnr_note(source_psnr, ceiling_psnr, source_guidance, suits))
-        warnings.warn(notes[-1], stacklevel=3)  # past the boundary
-    results = decoded[1:]
+
+def _source(model: Model, plan: EditPlan, generator: torch.Generator, watch: Watch) -> _Source:
+    """Encodes and inverts the image, or draws the noise of one, as far as it was not done before."""
+    request, inverted, picture, clean = plan.request, plan.inverted, plan.picture, None
+    if inverted is not None and inverted.trajectory is not None:
+        clean = inverted.clean.to(model.device, torch.float32)
+    elif picture is not None:
+        encoding = watch.during("encoding") if request.encode_steps else None
+        clean = encoded(model, picture.pixels, encode_steps=request.encode_steps, watch=encoding)
+    prompt = request.source_prompt
+    if inverted is not None and (plan.inversion or inverted.method in STARTS):
+        return _Source(clean, inverted)
+    if clean is None:
+        noise = drawn_noise(model, [generator], request.size)
+        return _Source(None, Inversion("drawn", noise, plan.timesteps, prompt=prompt))
+    if not plan.inversion or picture is None:
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        return _Source(clean, Inversion("picture", noise, plan.timesteps, trajectory=clean[None], prompt=prompt))
+    start = inverted_picture(
+        model, clean, picture, plan.inversion, prompt, negative_prompt=request.negative_prompt or "",
+        seed=request.seed, guidance_scale=request.source_guidance_scale,
+        num_inference_steps=request.num_inference_steps, generator=generator, watch=watch.during("inverting"),
+        encode_steps=request.encode_steps, **(request.inversion_options or {}),
+    )  # fmt: skip
+    return _Source(clean, start)
+
+
+def _edited(
+    model: Model, plan: EditPlan, start: Inversion, masked: MaskedRun | None, generator: torch.Generator, watch: Watch
+) -> LatentEdit:
+    """Runs the method."""
+    request = plan.request
+    task = EditTask(
+        model,
+        start,
+        request.source_prompt,
+        request.targets,
+        request.negative_prompt or "",
+        guidance_scale=request.guidance_scale or model.guidance_scale,
+        source_guidance_scale=request.source_guidance_scale,
+        generator=generator,
+        mask=None if masked is None else masked.hook.inside,
+        on_step=() if masked is None else (masked.hook,),
+        watch=watch,
+    )
+    edited: LatentEdit = plan.method.function(task, **request.options)
+    return edited
+
+
+@torch.no_grad()
+def _decoded(model: Model, edited: LatentEdit, clean: Tensor | None, masked: MaskedRun | None) -> _Decoded:
+    """The images of all latents, under a mask with those of the image outside it."""
+    final, tried = edited.latents[:, 0], [candidate.latents for candidate in edited.candidates]
     if masked is not None:
-        results, tried = masked.images(results, source), masked.images(tried, source)
-    restore = (lambda shown: shown) if picture is None else picture.fitted.restore
+        final = torch.cat([final[:1], masked.latents(final[1:])])
+        tried = [masked.latents(latents) for latents in tried]
+    reconstruction, *edits = to_images(model.decode_latents(final))
+    return _Decoded(
+        reconstruction,
+        edits,
+        [to_images(model.decode_latents(latents))[0] for latents in tried],
+        None if clean is None else to_images(model.decode_latents(clean))[0],
+    )
+
+
+def _result(
+    model: Model,
+    plan: EditPlan,
+    start: Inversion,
+    edited: LatentEdit,
+    decoded: _Decoded,
+    masked: MaskedRun | None,
+    cost: Cost,
+) -> EditResult:
+    """Measures how well the source came back, and puts all together."""
+    request, picture = plan.request, plan.picture
+    source, source_psnr, ceiling_psnr, measured_how = against_source(
+        decoded.reconstruction, decoded.ceiling, picture, drawn=plan.drawn
+    )
+    notes = [*plan.notes, *edited.notes, *plan.source_notes, *measured_how]
+    if source_psnr < LOW_PSNR:
+        notes.append(low_psnr_note(source_psnr, ceiling_psnr, request.source_guidance_scale or 1.0, plan.suits))
+        warn(notes[-1])
+    edits, tried = decoded.edits, decoded.tried
+    if masked is not None:
+        edits, tried = masked.images(edits, source), masked.images(tried, source)
+
+    def restored(image: Image.Image) -> Image.Image:
+        return image if picture is None else picture.fitted.restore(image)
+
+    prompts = (request.source_prompt, *request.targets) if edited.maps is not None else ()
     return EditResult(
-        images=tuple(restore(shown) for shown in results),
-        source=restore(source),
-        reconstruction=restore(reconstruction),
-        recipe=recipe,
+        images=tuple(map(restored, edits)),
+        source=restored(source),
+        reconstruction=restored(decoded.reconstruction),
+        recipe=recipe_of(request, model),
         cost=cost,
         reconstruction_psnr=source_psnr,
         ceiling_psnr=ceiling_psnr,
@@ -249,50 +274,9 @@ def edit(
         notes=tuple(notes),
         maps=None if edited.maps is None else edited.maps[:, 0].float().cpu(),
         tried=tuple(
-            EditCandidate(candidate.method, candidate.options, candidate.agreement, candidate.change, restore(shown))
-            for candidate, shown in zip(edited.candidates, tried, strict=True)
+            EditCandidate(candidate.method, candidate.options, candidate.agreement, candidate.change, restored(image))
+            for candidate, image in zip(edited.candidates, tried, strict=True)
         ),
         distances=None if edited.distances is None else edited.distances[..., 0].float().cpu(),
-        _pieces=()
-        if edited.maps is None
-        else tuple(tuple(pieces_of(model.tokenizer, prompt)) for prompt in (source_prompt, *targets)),
+        _pieces=tuple(tuple(pieces_of(model.tokenizer, prompt)) for prompt in prompts),
     )
-
-
-def _choose_inversion(method: Method, name: str | None, inverted: Inversion | None) -> str:
-    """The inversion to use, "" for a method that starts from the picture itself, and for a drawn picture.
-
-    Raises:
-        UsageError: There is no such inversion, or it does not serve the method (with the reason).
-        InversionError: The method starts from the picture itself, and the inversion given holds none.
-    """
-    made = None if inverted is None else inverted.method
-    chosen = name or made or method.default_inversion
-    if chosen in ("", *STARTS):
-        if chosen == "picture" and not method.from_picture:
-            raise UsageError(
-                f"{method.name} needs an inversion, and what is given holds the picture's latents alone, as methods"
-                f" without one make it: leave it out, or give one of {', '.join(method.inversions)}"
-            )
-        return ""
-    entry = INVERSIONS[chosen]
-    if method.from_picture:
-        if inverted is not None and inverted.trajectory is None and inverted.source_image is None:
-            raise InversionError(
-                f"a {made} inversion without a trajectory holds no picture for {method.name}: give it too"
-            )
-        return ""
-    if chosen in method.inversions:
-        return chosen
-    reason = method.refuses.get(chosen, f"{entry.title} is not among those that it takes")
-    takes = ", ".join(method.inversions)
-    raise UsageError(f"{method.name} cannot start from inversion {chosen!r}: {reason}; it takes: {takes}")
-
-
-def _unused_inversion(method: Method, name: str | None, inverted: Inversion | None) -> list[str]:
-    """A note where a method that starts from the picture itself is given an inversion."""
-    chosen = name or ("" if inverted is None or inverted.method in STARTS else inverted.method)
-    if not method.from_picture or not chosen:
-        return []
-    what = f"inversion {chosen!r} is not run" if inverted is None else "only the latents of the inversion are used"
-    return [f"{method.title} starts from the picture itself: {what}"]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 
 import torch
 
-import sfumato
-from sfumato import checks
 from sfumato.api.arguments import boundary
 from sfumato.api.common import drawn_noise, seeded, told_of_prompts
 from sfumato.api.cost import measured
+from sfumato.api.request import recipe_of
+from sfumato.api.requests import GenerateRequest
 from sfumato.api.results import GenerateResult
 from sfumato.images import to_images
 from sfumato.models.base import Model
@@ -20,7 +20,7 @@ from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 
 
-@boundary(eta=partial(checks.number, low=0.0, high=1.0))
+@boundary
 def generate(
     model: Model,
     prompt: str,
@@ -52,34 +52,38 @@ def generate(
         UsageError: An argument is out of range.
         SamplingError: The run broke down.
     """
+    request = GenerateRequest(
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        num_images=num_images,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        eta=eta,
+        seed=seed,
+        size=size,
+    )
+    return request.run(model, watch=watch)
+
+
+def run(model: Model, request: GenerateRequest, watch: Watch | None = None) -> GenerateResult:
+    """Runs a request, see `generate`."""
+    prompt, negative_prompt = request.prompt, request.negative_prompt
     notes = [*model.notes, *told_of_prompts(prompt=prompt, negative_prompt=negative_prompt)]
-    steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
-    guidance = model.guidance_scale if guidance_scale is None else guidance_scale
-    generators = [seeded(seed, k) for k in range(num_images)]
-    recipe = {
-        "command": "generate",
-        "sfumato": sfumato.__version__,
-        **model.recipe,
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "num_images": num_images,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "eta": eta,
-        "seed": seed,
-        "size": list(size) if size else None,
-    }
+    steps = model.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
+    guidance = model.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    request = replace(request, num_inference_steps=steps, guidance_scale=guidance)
+    generators = [seeded(request.seed, k) for k in range(request.num_images)]
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         condition = model.encode_prompt([prompt, negative_prompt])
         latents = sample(
             model,
-            drawn_noise(model, generators, size),
+            drawn_noise(model, generators, request.size),
             {"sample": Branch(condition[[0]], condition[[1]], guidance)},
             num_inference_steps=steps,
-            eta=eta,
+            eta=request.eta,
             generator=generators,
             watch=watching.during("drawing"),
         )
         with torch.no_grad():
             images = to_images(model.decode_latents(latents[0]))
-    return GenerateResult(tuple(images), recipe, cost, tuple(notes))
+    return GenerateResult(tuple(images), recipe_of(request, model), cost, tuple(notes))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-import sfumato
 from sfumato.api.arguments import boundary
-from sfumato.api.common import LOW_PSNR, image_psnr, inverted_picture, low_psnr_note, told_of_prompts
+from sfumato.api.common import LOW_PSNR, image_psnr, inverted_picture, low_psnr_note, seeded, told_of_prompts, warn
 from sfumato.api.cost import measured
 from sfumato.api.encoding import encoded
+from sfumato.api.request import recipe_of
+from sfumato.api.requests import InvertRequest
 from sfumato.api.results import InvertResult
 from sfumato.api.source_image import read_picture
 from sfumato.images import Fit, ImageSource, to_images
+from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch
@@ -23,7 +26,7 @@ from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 
 
-@boundary()
+@boundary
 def invert(
     model: Model,
     image: ImageSource,
@@ -60,53 +63,66 @@ def invert(
         UsageError: An argument is wrong.
         ImageError: The picture cannot be read or does not fit.
     """
-    entry = INVERSIONS[method]
-    options = entry.check_options(options)
-    suits = model.guidance_scale if entry.source_guidance_scale is None else entry.source_guidance_scale
-    guidance = suits if guidance_scale is None else guidance_scale
-    told = told_of_prompts(prompt=prompt, negative_prompt=negative_prompt)
-    steps = model.num_inference_steps if num_inference_steps is None else num_inference_steps
-    model.schedule.timesteps(steps)
-    picture = read_picture(model, image, size, fit, background)
-    recipe = {
-        "command": "invert",
-        "sfumato": sfumato.__version__,
-        **model.recipe,
-        "inversion": method,
-        "source_prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "seed": seed,
-        "encode_steps": encode_steps,
-        "options": options,
-        "image": picture.origin,
-    }
+    request = InvertRequest(
+        image=image,
+        prompt=prompt,
+        negative_prompt=negative_prompt,
+        method=method,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        size=size,
+        fit=fit,
+        background=background,
+        encode_steps=encode_steps,
+        options=options,
+    )
+    return request.run(model, watch=watch)
+
+
+def run(model: Model, request: InvertRequest, watch: Watch | None = None) -> InvertResult:
+    """Runs a request, see `invert`."""
+    suits = INVERSIONS[request.method].source_guidance_scale
+    guidance = request.guidance_scale
+    if guidance is None:
+        guidance = model.guidance_scale if suits is None else suits
+    told = told_of_prompts(prompt=request.prompt, negative_prompt=request.negative_prompt)
+    steps = model.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
+    model.schedule.timesteps(steps)  # as many as there can be
+    picture = read_picture(model, request.image, request.size, request.fit, request.background)
+    request = replace(request, image=picture.origin, num_inference_steps=steps, guidance_scale=guidance)
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
-        encoding = watching.during("encoding") if encode_steps else None
-        clean = encoded(model, picture.pixels, encode_steps=encode_steps, watch=encoding)
+        encoding = watching.during("encoding") if request.encode_steps else None
+        clean = encoded(model, picture.pixels, encode_steps=request.encode_steps, watch=encoding)
         inversion = inverted_picture(
-            model, clean, picture, method, prompt, guidance_scale=guidance, num_inference_steps=steps,
-            generator=torch.Generator().manual_seed(seed), watch=watching.during("inverting"),
-            encode_steps=encode_steps, negative_prompt=negative_prompt, seed=seed, **options,
+            model, clean, picture, request.method, request.prompt, guidance_scale=guidance, num_inference_steps=steps,
+            generator=seeded(request.seed), watch=watching.during("inverting"), encode_steps=request.encode_steps,
+            negative_prompt=request.negative_prompt, seed=request.seed, **request.options,
         )  # fmt: skip
-        branch = Branch(model.encode_prompt(prompt), model.encode_prompt(negative_prompt), guidance)
-        back = sample(
-            model,
-            inversion.noise,
-            {"source": branch},
-            timesteps=inversion.timesteps,
-            start_index=inversion.start_index,
-            replay=inversion,
-            eta=inversion.eta,
-            watch=watching.during("reconstructing"),
-        )
+        back = _reconstructed(model, inversion, guidance, watching.during("reconstructing"))
         with torch.no_grad():
-            reconstruction, ceiling = to_images(model.decode_latents(torch.cat([back[0], clean])))
+            reconstruction, ceiling = to_images(model.decode_latents(torch.cat([back, clean])))
     source = picture.fitted.image
     source_psnr, ceiling_psnr = image_psnr(reconstruction, source), image_psnr(ceiling, source)
     notes = [*model.notes, *told, *picture.notes]
     if source_psnr < LOW_PSNR:
-        notes.append(low_psnr_note(source_psnr, ceiling_psnr, guidance, entry.source_guidance_scale))
-        warnings.warn(notes[-1], stacklevel=3)  # past the boundary
+        notes.append(low_psnr_note(source_psnr, ceiling_psnr, guidance, suits))
+        warn(notes[-1])
+    recipe = recipe_of(request, model)
     return InvertResult(inversion, source, reconstruction, recipe, cost, source_psnr, ceiling_psnr, tuple(notes))
+
+
+def _reconstructed(model: Model, inversion: Inversion, guidance_scale: float, watch: Watch) -> Tensor:
+    """Clean latents as the inversion gives them back, (image, channels, height, width)."""
+    prompt, negative_prompt = model.encode_prompt(inversion.prompt), model.encode_prompt(inversion.negative_prompt)
+    latents = sample(
+        model,
+        inversion.noise,
+        {"source": Branch(prompt, negative_prompt, guidance_scale)},
+        timesteps=inversion.timesteps,
+        start_index=inversion.start_index,
+        replay=inversion,
+        eta=inversion.eta,
+        watch=watch,
+    )
+    return latents[0]

@@ -7,8 +7,6 @@ very pixels.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -19,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfumato.api.origin import Origin, file_of, path_of, pixel_hash
 from sfumato.api.source_image import Picture
 from sfumato.conditions.align import indicator
 from sfumato.edits.keep_outside import KeepOutside
@@ -54,18 +53,49 @@ def read_mask(source: MaskSource, picture: Picture, *, invert: bool = False) -> 
     Raises:
         ImageError: It cannot be read, has another size than the image, or lets nothing change.
     """
-    if isinstance(source, Tensor):
-        mask, notes, turned = _from_tensor(source), NO_NOTES, False
-    else:
-        mask, notes, turned = _from_image(source)
-    mask = _fitted(mask, picture, turned)
+    read = _read(source)
+    return _ready(_fitted(read, picture), invert=invert), read.notes
+
+
+@dataclass(frozen=True)
+class _ReadMask:
+    """A mask as it was read: (1, 1, H, W) in [0, 1], notes, and whether an EXIF orientation of its own turned it."""
+
+    mask: Tensor
+    notes: tuple[str, ...] = ()
+    turned: bool = False
+
+
+def mask_origin(source: MaskSource | Origin) -> Origin:
+    """The origin of a mask, which is read for it.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    return source if isinstance(source, Origin) else Origin(path_of(source), _hash(_read(source).mask))
+
+
+def _read(source: Any) -> _ReadMask:
+    return _ReadMask(_from_tensor(source)) if isinstance(source, Tensor) else _from_image(file_of(source, "mask"))
+
+
+def _hash(mask: Tensor) -> str:
+    return pixel_hash(_to_image(mask))
+
+
+def _ready(mask: Tensor, *, invert: bool) -> Tensor:
+    """A fitted mask, inverted where asked for.
+
+    Raises:
+        ImageError: It lets nothing change.
+    """
     if invert:
-        return _inverted(mask), notes
+        return _inverted(mask)
     if float(mask.max()) == 0.0:
         raise ImageError(
             "the mask is black or transparent everywhere, so nothing may change: paint white where the edit may show"
         )
-    return mask, notes
+    return mask
 
 
 def _from_tensor(source: Tensor) -> Tensor:
@@ -81,8 +111,7 @@ def _from_tensor(source: Tensor) -> Tensor:
     return mask
 
 
-def _from_image(source: Any) -> tuple[Tensor, tuple[str, ...], bool]:
-    """The mask, notes, and whether an EXIF orientation of its own turned it."""
+def _from_image(source: Any) -> _ReadMask:
     from sfumato.images import load_image
 
     if isinstance(source, np.ndarray) and source.dtype == np.bool_:
@@ -95,18 +124,18 @@ def _from_image(source: Any) -> tuple[Tensor, tuple[str, ...], bool]:
     coloured = int((colours.max(axis=2) - colours.min(axis=2)).max()) > COLOURED
     grey[grey < NEARLY], grey[grey > 255 - NEARLY] = 0, 255
     notes = ("the mask has colours; how bright they are is how much may change",) if coloured else ()
-    return torch.from_numpy(grey.astype(np.float32))[None, None] / 255, notes, loaded.turn is not None
+    return _ReadMask(torch.from_numpy(grey.astype(np.float32))[None, None] / 255, notes, loaded.turn is not None)
 
 
-def _fitted(mask: Tensor, picture: Picture, turned: bool) -> Tensor:
+def _fitted(read: _ReadMask, picture: Picture) -> Tensor:
     """The mask fitted as its image was, (1, 1, H, W).
 
     Raises:
         ImageError: It has neither the size of the image nor that of the fitted one.
     """
+    mask, fitted = read.mask, picture.fitted
     size = given = (mask.shape[3], mask.shape[2])
-    fitted = picture.fitted
-    if picture.turn is not None and not turned and size not in (fitted.original_size, fitted.image.size):
+    if picture.turn is not None and not read.turned and size not in (fitted.original_size, fitted.image.size):
         # perhaps painted over the photograph's pixels as they are stored, which its EXIF orientation turns upright
         mask = _to_tensor(_to_image(mask).transpose(picture.turn))
         size = (mask.shape[3], mask.shape[2])
@@ -184,7 +213,7 @@ class Masking:
         feather: Width of the soft edge, pixels.
         pixels: Whether the result is pasted into the source.
         size: (height, width) of the fitted image in pixels.
-        recipe: What a saved image says of all this.
+        origin: Where the user's comes from, or None.
         notes: What there is to say of the mask.
     """
 
@@ -195,14 +224,14 @@ class Masking:
     feather: float
     pixels: bool
     size: tuple[int, int]
-    recipe: dict[str, Any]
+    origin: Origin | None = None
     notes: tuple[str, ...] = ()
 
     @classmethod
     def read(
         cls,
         picture: Picture | None,
-        mask: MaskSource | None,
+        mask: MaskSource | Origin | None,
         words: str | Sequence[str] | None,
         *,
         threshold: float = 0.4,
@@ -232,19 +261,19 @@ class Masking:
         width, height = picture.fitted.image.size
         if not 0.0 <= feather <= min(width, height):
             raise UsageError(f"mask_feather must be in [0, {min(width, height)}] pixels, got {feather:g}")
-        recipe = {
-            "path": os.fspath(mask) if isinstance(mask, str | os.PathLike) else None,
-            "words": list(listed),
-            "threshold": threshold,
-            "feather": feather,
-            "invert": invert,
-            "pixels": pixels,
-        }
-        tensor, notes = None, NO_NOTES
-        if mask is not None:
-            tensor, notes = read_mask(mask, picture, invert=invert)
-            recipe["sha256"] = hashlib.sha256(_to_image(tensor).tobytes()).hexdigest()
-        return cls(tensor, listed, threshold, invert, feather, pixels, (height, width), recipe, notes)
+        if mask is None:
+            return cls(None, listed, threshold, invert, feather, pixels, (height, width))
+        read = _read(mask)
+        fitted = _fitted(read, picture)
+        notes = read.notes
+        if isinstance(mask, Origin):
+            # recipes of version 0.1 have the hash of the mask as it was used
+            alike = [None, _hash(read.mask), _hash(fitted), _hash(1.0 - fitted)]
+            changed = f"the mask {mask.path} has changed since, so that the image differs from then"
+            notes = notes if mask.sha256 in alike else (*notes, changed)
+        origin = Origin(mask.path if isinstance(mask, Origin) else path_of(mask), _hash(read.mask))
+        ready = _ready(fitted, invert=invert)
+        return cls(ready, (), threshold, invert, feather, pixels, (height, width), origin, notes)
 
     def check(self, model: Model, prompt: str) -> None:
         """Refuses words that are not in the prompt, with a UsageError, before the network runs."""

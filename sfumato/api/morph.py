@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
-import sfumato
-from sfumato.adaptation.store import Store
 from sfumato.api.arguments import boundary
-from sfumato.api.common import LOW_PSNR, image_psnr, told_of_prompts
-from sfumato.api.cost import measured
+from sfumato.api.common import LOW_PSNR, image_psnr, seeded
+from sfumato.api.cost import Cost, measured
 from sfumato.api.encoding import encoded
+from sfumato.api.morph_plan import MorphPlan, plan_morph
+from sfumato.api.request import recipe_of
+from sfumato.api.requests import ENCODE_STEPS, MorphRequest
 from sfumato.api.results import MorphResult
-from sfumato.api.source_image import Picture, read_picture
-from sfumato.errors import ImageError, UsageError
-from sfumato.files import cache_folder
+from sfumato.api.source_image import Picture
 from sfumato.images import Fit, ImageSource, faded, lifted, to_images
-from sfumato.judges.distances import PIXEL_NOTE, load_distance
-from sfumato.metrics.distance import Distance, PixelDistance
+from sfumato.metrics.distance import Distance
 from sfumato.models.base import Model
 from sfumato.morphs.drawing import drawing
 from sfumato.morphs.path import Ends, Frames, MorphPath
-from sfumato.morphs.spacings.base import SPACINGS, Spaced
+from sfumato.morphs.spacings.base import Spaced
 from sfumato.morphs.spacings.several_images import at_one_pace
-from sfumato.registry import MORPHS, MorphMethod, recorded
+from sfumato.registry import recorded
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Number = TypeVar("Number", int, float)
 
-ENCODE_STEPS = 20
-"""With `emoji` they bring the twelve bundled pictures back 2 to 4 dB nearer, in 1.3 s of one thread each."""
-
-
-@boundary()
+@boundary
 def morph(
     model: Model,
     *images: ImageSource,
@@ -107,207 +98,170 @@ def morph(
         SamplingError: The run broke down.
         Cancelled: The watch asked to stop.
     """
-    entry = MORPHS[method]
-    options = {**model.method_options.get(method, {}), **entry.check_options(options)}
-    spacing_name = entry.spacing if spacing is None else spacing
-    spacing_options = SPACINGS[spacing_name].check_options(spacing_options or {})
-    if one_pace and SPACINGS[spacing_name].sets_num_frames:
-        raise UsageError(f"one_pace shares out frames, but spacing {spacing_name} finds their number itself")
-    said = _prompts(prompts, len(images))
-    told = told_of_prompts(prompts=said, negative_prompt=negative_prompt)
-    steps = suited_steps(model, entry) if num_inference_steps is None else num_inference_steps
-    model.schedule.timesteps(steps)  # as many as there can be
-    guidance = suited_guidance(model, entry) if guidance_scale is None else guidance_scale
-    pictures = _read(model, images, size, fit, background)
-    measure = load_distance(distance, model)
-    kept = _store(store)
+    request = MorphRequest(
+        images=images,
+        prompts=prompts,
+        method=method,
+        num_frames=num_frames,
+        one_pace=one_pace,
+        spacing=spacing,
+        spacing_options=spacing_options,
+        distance=distance,
+        negative_prompt=negative_prompt,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        size=size,
+        fit=fit,
+        background=background,
+        encode_steps=encode_steps,
+        store=store,
+        alpha=alpha,
+        options=options,
+    )
+    return request.run(model, watch=watch)
 
-    sources = [picture.fitted.image for picture in pictures]
-    paths: list[MorphPath] = []
-    drawn: list[Frames] = []
-    spacings: list[Spaced] = []
+
+@dataclass(frozen=True)
+class _Legs:
+    """The ways from each image to the next: how each is drawn, and where its frames are taken."""
+
+    paths: Sequence[MorphPath]
+    frames: Sequence[Frames]
+    spaced: Sequence[Spaced]
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Along the whole way."""
+        return joined([spaced.weights for spaced in self.spaced])
+
+    @property
+    def even_distances(self) -> tuple[float, ...] | None:
+        """Of frames at even weights, where all legs measured them."""
+        lines = [spaced.even_distances for spaced in self.spaced]
+        return None if None in lines else tuple(value for line in lines for value in line or ())
+
+    @property
+    def notes(self) -> list[str]:
+        """What methods and spacings say, a note for each leg."""
+        names = [f"picture {k + 1} to {k + 2}: " if len(self.paths) > 1 else "" for k in range(len(self.paths))]
+        legs = zip(names, self.paths, self.spaced, strict=True)
+        return [name + note for name, path, spaced in legs for note in (*path.notes, *spaced.notes)]
+
+    def drawn(self) -> list[Image.Image]:
+        """All frames; those that two legs share are there once."""
+        shown = [
+            frames.at(spaced.weights).float().cpu() for frames, spaced in zip(self.frames, self.spaced, strict=True)
+        ]
+        return to_images(torch.cat([shown[0], *(frames[1:] for frames in shown[1:])]))
+
+
+def run(model: Model, request: MorphRequest, watch: Watch | None = None) -> MorphResult:
+    """Runs a request, see `morph`."""
+    plan = plan_morph(model, request)
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
-        pixels = torch.cat([picture.pixels for picture in pictures])
-        clean, ceilings = torch.empty(len(pictures), 0), sources
-        if entry.encodes(options):
-            clean = encoded(model, pixels, encode_steps=encode_steps, watch=watching.during("encoding"))
-            with torch.no_grad():
-                ceilings = to_images(torch.cat([model.decode_latents(latents[None]) for latents in clean]))
-        parts = [_numbered(watching, k, len(pictures) - 1) for k in range(len(pictures) - 1)]
-        for k, part in enumerate(parts):
-            pair = slice(k, k + 2)
-            path: MorphPath = entry.function(
-                model,
-                Ends(
-                    pixels[pair],
-                    clean[pair],
-                    (said[k], said[k + 1]),
-                    (_digest(pictures[k], encode_steps), _digest(pictures[k + 1], encode_steps)),
-                ),
-                negative_prompt=negative_prompt,
-                guidance_scale=guidance,
-                num_inference_steps=steps,
-                distance=measure,
-                generator=torch.Generator().manual_seed(seed),
-                store=kept,
-                watch=part,
-                **options,
-            )
-            frames = drawing(model, path, spacing_name, spacing_options, num_frames, watch=part)
-            paths.append(path)
-            drawn.append(frames)
-            spacings.append(SPACINGS[spacing_name](frames, measure, num_frames, watch=part, **spacing_options))
-        if one_pace:
-            spacings = at_one_pace(
-                spacings,
-                [None if path.weights is None else len(path.weights) for path in paths],
-                lambda k, count: SPACINGS[spacing_name](drawn[k], measure, count, watch=parts[k], **spacing_options),
-            )
-        shown = [frames.at(found.weights).float().cpu() for frames, found in zip(drawn, spacings, strict=True)]
-        decoded = to_images(torch.cat([shown[0], *(frames[1:] for frames in shown[1:])]))
+        clean, ceilings = _encoded(model, plan, watching)
+        legs = _legs(model, plan, clean, watching)
+        decoded = legs.drawn()
+    return _result(model, plan, legs, decoded, ceilings, cost)
 
-    weights = joined([found.weights for found in spacings])
-    even = [found.even_distances for found in spacings]
+
+def _encoded(model: Model, plan: MorphPlan, watch: Watch) -> tuple[Tensor, Sequence[Image.Image]]:
+    """Clean latents of all images, and these decoded; of a method that needs none, none and the images themselves."""
+    if not plan.method.encodes(plan.request.options):
+        return torch.empty(len(plan.pictures), 0), plan.sources
+    pixels = torch.cat([picture.pixels for picture in plan.pictures])
+    clean = encoded(model, pixels, encode_steps=plan.request.encode_steps, watch=watch.during("encoding"))
+    with torch.no_grad():
+        return clean, to_images(torch.cat([model.decode_latents(latents[None]) for latents in clean]))
+
+
+def _legs(model: Model, plan: MorphPlan, clean: Tensor, watch: Watch) -> _Legs:
+    """Finds the way of each leg, and the weights of its frames."""
+    request, count = plan.request, len(plan.pictures) - 1
+    watches = [_numbered(watch, k, count) for k in range(count)]
+    paths, frames, spaced = [], [], []
+    for k, part in enumerate(watches):
+        path = _path(model, plan, clean, k, part)
+        spacing, options = request.spacing or plan.method.spacing, request.spacing_options or {}
+        paths.append(path)
+        frames.append(drawing(model, path, spacing, options, request.num_frames, watch=part))
+        spaced.append(plan.space(frames[k], request.num_frames, part))
+    if request.one_pace:
+        spaced = at_one_pace(
+            spaced,
+            [None if path.weights is None else len(path.weights) for path in paths],
+            lambda k, number: plan.space(frames[k], number, watches[k]),
+        )
+    return _Legs(paths, frames, spaced)
+
+
+def _path(model: Model, plan: MorphPlan, clean: Tensor, k: int, watch: Watch) -> MorphPath:
+    """Runs the method from image k to the next."""
+    request, prompts, (first, second) = plan.request, plan.request.prompts or (), plan.pictures[k : k + 2]
+    path: MorphPath = plan.method.function(
+        model,
+        Ends(
+            torch.cat([first.pixels, second.pixels]),
+            clean[k : k + 2],
+            (prompts[k], prompts[k + 1]),
+            (_digest(first, request.encode_steps), _digest(second, request.encode_steps)),
+        ),
+        negative_prompt=request.negative_prompt,
+        guidance_scale=request.guidance_scale,
+        num_inference_steps=request.num_inference_steps,
+        distance=plan.measure,
+        generator=seeded(request.seed),
+        store=plan.store,
+        watch=watch,
+        **request.options,
+    )
+    return path
+
+
+def _result(
+    model: Model,
+    plan: MorphPlan,
+    legs: _Legs,
+    decoded: Sequence[Image.Image],
+    ceilings: Sequence[Image.Image],
+    cost: Cost,
+) -> MorphResult:
+    """Measures how well the images came back, and puts all together."""
+    request, pictures, weights, sources = plan.request, plan.pictures, legs.weights, plan.sources
     places = [next(i for i, weight in enumerate(weights) if weight == k) for k in range(len(pictures))]
     ends = tuple(image_psnr(decoded[place], source) for place, source in zip(places, sources, strict=True))
     ceiling = tuple(image_psnr(image, source) for image, source in zip(ceilings, sources, strict=True))
-    legs = [f"picture {k + 1} to {k + 2}: " if len(paths) > 1 else "" for k in range(len(paths))]
-    notes = [
-        *model.notes,
-        *told,
-        *(note for picture in pictures for note in picture.notes),
-        *distance_notes(distance, measure),
-    ]
-    for leg, path, found in zip(legs, paths, spacings, strict=True):
-        notes += [leg + note for note in (*path.notes, *found.notes)]
+    notes = [*plan.notes, *legs.notes]
     notes += [_far_end(k, got, best) for k, (got, best) in enumerate(zip(ends, ceiling, strict=True)) if got < LOW_PSNR]
-    transparent = alpha and any(picture.alpha is not None for picture in pictures)
-    shown_frames = _lifted(decoded, weights, pictures, background) if transparent else decoded
+    transparent = request.alpha and any(picture.alpha is not None for picture in pictures)
+    frames = _lifted(decoded, weights, pictures, request.background) if transparent else decoded
     restore = _restore(pictures)
-    recipe: dict[str, Any] = {
-        "command": "morph",
-        "sfumato": sfumato.__version__,
-        **model.recipe,
-        "method": method,
-        "options": recorded(options),
-        "prompts": list(said),
-        "negative_prompt": negative_prompt,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "num_frames": num_frames,
-        "one_pace": one_pace,
-        "spacing": spacing_name,
-        "spacing_options": recorded(spacing_options),
-        "distance": measure.name,
-        "seed": seed,
-        "size": list(size) if size else None,
-        "fit": fit,
-        "background": list(background),
-        "alpha": alpha,
-        "encode_steps": encode_steps,
-        "images": [picture.origin for picture in pictures],
-        "weights": [round(weight, 6) for weight in weights],
-        "found": [
-            recorded({**(path.record or {}), **found.record}) for path, found in zip(paths, spacings, strict=True)
-        ],
-    }
     return MorphResult(
-        images=tuple(restore(image) for image in shown_frames),
+        images=tuple(map(restore, frames)),
         weights=weights,
-        distances=tuple(value for found in spacings for value in found.distances),
-        even_distances=None if None in even else tuple(value for line in even for value in line or ()),
-        sources=tuple(restore(source) for source in sources),
+        distances=tuple(value for spaced in legs.spaced for value in spaced.distances),
+        even_distances=legs.even_distances,
+        sources=tuple(map(restore, sources)),
         endpoint_psnr=ends,
         ceiling_psnr=ceiling,
-        recipe=recipe,
+        recipe=recipe_of(
+            request,
+            model,
+            weights=[round(weight, 6) for weight in weights],
+            found=[
+                recorded({**(path.record or {}), **spaced.record})
+                for path, spaced in zip(legs.paths, legs.spaced, strict=True)
+            ],
+        ),
         cost=cost,
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def distance_notes(asked: str | Distance | None, measure: Distance) -> list[str]:
-    """What to tell a user who left the choice of the distance to us."""
-    return [PIXEL_NOTE] if asked is None and isinstance(measure, PixelDistance) else []
-
-
-def suited_guidance(model: Model, method: MorphMethod) -> float:
-    """Guidance where the user says nothing: what suits the model, else the method's own, else the model's."""
-    own = None if model.few_steps else method.guidance_scale
-    return _first(model.method_guidance.get(method.name), own, model.guidance_scale)
-
-
-def suited_steps(model: Model, method: MorphMethod) -> int:
-    """Steps where the user says nothing: those of a few-step model, else the method's own, else the model's."""
-    return _first(None if model.few_steps else method.num_inference_steps, model.num_inference_steps)
-
-
-def default_store() -> Path:
-    """Where adaptations are kept: `$SFUMATO_CACHE/morph`, or `~/.cache/sfumato/morph`."""
-    return cache_folder("morph")
-
-
-def _store(asked: str | os.PathLike[str] | Literal[False] | None) -> Store | None:
-    """The store, found to be writable; none, with a warning, where the default one is not.
-
-    Raises:
-        UsageError: The folder asked for cannot be written.
-    """
-    if asked is False:
-        return None
-    store = Store(default_store() if asked is None else asked)
-    try:
-        store.check()
-    except UsageError as error:
-        if asked is not None:
-            raise
-        warnings.warn(f"{error}; what this run trains is not kept", stacklevel=3)
-        return None
-    return store
-
-
 def joined(legs: Sequence[Sequence[float]]) -> tuple[float, ...]:
     """Weights along the whole path, of its legs' own: leg k runs from k to k + 1, and what two legs share is once."""
     return tuple(k + weight for k, leg in enumerate(legs) for weight in (leg if k == 0 else leg[1:]))
-
-
-def _first(*given: Number | None) -> Number:
-    """The first that was given."""
-    return next(value for value in given if value is not None)
-
-
-def _prompts(prompts: str | Sequence[str] | None, count: int) -> tuple[str, ...]:
-    if count < 2:
-        raise UsageError(f"a morph needs at least two pictures, got {count}")
-    given = [prompts or ""] if prompts is None or isinstance(prompts, str) else list(prompts)
-    if len(given) not in (1, count):
-        raise UsageError(f"prompts must be one for all or one for each of {count} pictures, got {len(given)}")
-    return tuple(given if len(given) == count else given * count)
-
-
-def _read(
-    model: Model,
-    images: Sequence[ImageSource],
-    size: tuple[int, int] | None,
-    fit: Fit | None,
-    background: tuple[int, int, int],
-) -> list[Picture]:
-    """The pictures, all of the first one's size, no two neighbours equal."""
-    pictures = [read_picture(model, images[0], size, fit, background)]
-    first = pictures[0].fitted.image.size
-    for image in images[1:]:
-        try:
-            pictures.append(read_picture(model, image, first, fit, background))
-        except ImageError as error:
-            if fit is not None or "asked for" not in str(error):
-                raise
-            raise ImageError(
-                f"the pictures of a morph must have one size; picture 1 has {first[0]}x{first[1]} pixels, but for"
-                f" picture {len(pictures) + 1}: {error}"
-            ) from error
-    for k, (one, other) in enumerate(itertools.pairwise(pictures)):
-        if one.origin["sha256"] == other.origin["sha256"]:
-            raise UsageError(f"pictures {k + 1} and {k + 2} are identical: there is nothing to morph between them")
-    return pictures
 
 
 def _lifted(
@@ -334,7 +288,7 @@ def _restore(pictures: Sequence[Picture]) -> Callable[[Image.Image], Image.Image
 
 def _digest(picture: Picture, encode_steps: int) -> str:
     """What the store knows a picture's latents by."""
-    return str(picture.origin["sha256"]) + (f", refined {encode_steps}" if encode_steps else "")
+    return picture.digest + (f", refined {encode_steps}" if encode_steps else "")
 
 
 def _far_end(k: int, got: float, ceiling: float) -> str:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from sfumato import checks
-from sfumato.api.arguments import boundary, check_arguments
+from sfumato.api import edit
+from sfumato.api.arguments import boundary
 from sfumato.api.cost import measured
-from sfumato.api.edit import edit
-from sfumato.api.morph import distance_notes
+from sfumato.api.masks import MaskSource
+from sfumato.api.morph_plan import distance_notes
+from sfumato.api.requests import EditRequest, SliderRequest
 from sfumato.api.results import EditResult, MorphResult
+from sfumato.api.vary import GUIDANCE, Vary, options_at
 from sfumato.conditions.align import chunk_length, token_ids
 from sfumato.errors import UsageError
-from sfumato.images import ImageSource, to_images, to_pixels
+from sfumato.images import Fit, ImageSource, to_images, to_pixels
+from sfumato.inversions.result import Inversion
 from sfumato.judges.distances import load_distance
 from sfumato.metrics.distance import Distance
 from sfumato.models.base import Condition, Model, Tokenizer
@@ -26,16 +30,12 @@ from sfumato.models.prompt_syntax import plain_text
 from sfumato.morphs.drawing import drawing
 from sfumato.morphs.path import MorphPath
 from sfumato.morphs.spacings.base import SPACINGS
-from sfumato.registry import METHODS, Method, recorded
+from sfumato.registry import METHODS, recorded
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 
-Range = tuple[float, float]
-Vary = Mapping[str, Range | Mapping[str, Range]]
-GUIDANCE = "guidance_scale"
 
-
-@boundary(target_prompt=checks.optional(checks.text))
+@boundary
 def slider(
     model: Model,
     image: ImageSource | None = None,
@@ -48,8 +48,26 @@ def slider(
     spacing: str = "uniform",
     spacing_options: Mapping[str, Any] | None = None,
     distance: str | Distance | None = None,
+    inversion: str | None = None,
+    inversion_options: Mapping[str, Any] | None = None,
+    inverted: Inversion | None = None,
+    negative_prompt: str | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    source_guidance_scale: float | None = None,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    fit: Fit | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+    encode_steps: int = 0,
+    mask: MaskSource | None = None,
+    mask_words: str | Sequence[str] | None = None,
+    mask_threshold: float = 0.4,
+    mask_feather: float = 0.0,
+    mask_invert: bool = False,
+    mask_pixels: bool = False,
     watch: Watch | None = None,
-    **arguments: Any,
+    **options: Any,
 ) -> MorphResult:
     """Turns an edit into a sequence of ever stronger ones at one pace; the picture is inverted once.
 
@@ -67,7 +85,9 @@ def slider(
             `{"weights": {"red": (0, 3)}}`, `{"guidance_scale": (1, 6)}`. Several go together.
         num_frames: The ends among them, at least 3.
         spacing, spacing_options, distance, watch: As for `morph`.
-        arguments: As for `edit`: the method's options, inversion, guidance, seed, size, mask ...
+        inversion, inversion_options, inverted, negative_prompt, num_inference_steps, guidance_scale,
+            source_guidance_scale, seed, size, fit, background, encode_steps, mask, mask_words, mask_threshold,
+            mask_feather, mask_invert, mask_pixels, options: As for `edit`.
 
     Returns:
         Frames; weight 0 is the source (or the low end of `vary`), 1 the full edit. `sources` is the one source picture,
@@ -77,110 +97,137 @@ def slider(
         UsageError: An argument is wrong, or the method cannot be varied so.
         SfumatoError: What `edit` raises.
     """
-    arguments = check_arguments("edit", **arguments)
-    entry = METHODS[method]
-    if method == "auto":
-        raise UsageError("auto chooses anew for every frame: take one method, such as the one that it chose")
-    target = source_prompt if target_prompt is None else target_prompt
-    if vary is None and "direction_scale" in entry.parameters:
-        vary = {"direction_scale": (0.0, arguments.get("direction_scale", entry.parameters["direction_scale"].default))}
-    ranges = None if vary is None else _checked(vary, entry)
-    if ranges is None and target == source_prompt:
-        raise UsageError("a slider needs a target prompt that differs from the source prompt, or options to vary")
-    spacing_options = SPACINGS[spacing].check_options(spacing_options or {})
-    measure = load_distance(distance, model)
-    fixed = {"source_prompt": source_prompt, "target_prompt": target, "method": method, **arguments}
+    request = SliderRequest(
+        image=image,
+        source_prompt=source_prompt,
+        target_prompt=() if target_prompt is None else target_prompt,
+        method=method,
+        vary=vary,
+        num_frames=num_frames,
+        spacing=spacing,
+        spacing_options=spacing_options,
+        distance=distance,
+        inversion=inversion,
+        inversion_options=inversion_options,
+        inverted=inverted,
+        negative_prompt=negative_prompt,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        source_guidance_scale=source_guidance_scale,
+        seed=seed,
+        size=size,
+        fit=fit,
+        background=background,
+        encode_steps=encode_steps,
+        mask=mask,
+        mask_words=mask_words,
+        mask_threshold=mask_threshold,
+        mask_feather=mask_feather,
+        mask_invert=mask_invert,
+        mask_pixels=mask_pixels,
+        options=options,
+    )
+    return request.run(model, watch=watch)
 
+
+def run(model: Model, request: SliderRequest, watch: Watch | None = None) -> MorphResult:
+    """Runs a request, see `slider`."""
+    request = _ranged(request)
+    measure = load_distance(request.distance, model)
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
-        full = edit(model, image, watch=watching, **(fixed | _options(ranges, 1.0, arguments)))
-        if full.inversion.method in (*entry.inversions, "drawn"):
-            fixed["inverted"] = full.inversion
-            fixed.pop("encode_steps", None)  # the inversion has it
-        fixed["source_guidance_scale"] = full.recipe["source_guidance_scale"]
-        quiet = Watch(cancelled=watching.cancelled)
-        between = _Between(model, source_prompt, target)
-
-        def edited(weight: float) -> EditResult:
-            if ranges is not None:
-                return edit(model, image, watch=quiet, **(fixed | _options(ranges, weight, arguments)))
-            source_guidance, guidance = full.recipe["source_guidance_scale"], full.recipe["guidance_scale"]
-            scale = source_guidance + weight * (guidance - source_guidance)
-            return edit(between.at(weight), image, watch=quiet, **(fixed | {GUIDANCE: scale}))
-
-        def frame(weight: float) -> Tensor:
-            if weight == 1.0:
-                return to_pixels(full.image)
-            if weight == 0.0 and ranges is None and full.recipe["mask"] is None:  # under one the image itself stays
-                return to_pixels(full.reconstruction)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # said by the full edit
-                return to_pixels(edited(weight).image)
-
-        def draw(weights: Sequence[float]) -> Tensor:
-            return torch.cat([frame(weight) for weight in weights])
-
+        full = edit.run(model, _edit_at(request, 1.0), watching)
+        draw = _Drawing(model, request, full, Watch(cancelled=watching.cancelled))
+        options = request.spacing_options or {}
         path = MorphPath(draw, in_pixels=True)
-        frames = drawing(model, path, spacing, spacing_options, num_frames, watch=watching)
-        found = SPACINGS[spacing](frames, measure, num_frames, watch=watching, **spacing_options)
+        frames = drawing(model, path, request.spacing, options, request.num_frames, watch=watching)
+        spaced = SPACINGS[request.spacing](frames, measure, request.num_frames, watch=watching, **options)
     return MorphResult(
-        images=tuple(to_images(frames.at(found.weights).float().cpu())),
-        weights=found.weights,
-        distances=found.distances,
-        even_distances=found.even_distances,
+        images=tuple(to_images(frames.at(spaced.weights).float().cpu())),
+        weights=spaced.weights,
+        distances=spaced.distances,
+        even_distances=spaced.even_distances,
         sources=(full.source,),
         endpoint_psnr=(full.reconstruction_psnr,),
         ceiling_psnr=(full.ceiling_psnr,),
         recipe={
             **full.recipe,
-            "command": "slider",
-            "vary": recorded(ranges),
-            "num_frames": num_frames,
-            "spacing": spacing,
-            "spacing_options": recorded(spacing_options),
+            "command": request.command,
+            "vary": recorded(request.vary),
+            "num_frames": request.num_frames,
+            "spacing": request.spacing,
+            "spacing_options": recorded(request.spacing_options),
             "distance": measure.name,
-            "weights": [round(weight, 6) for weight in found.weights],
-            "found": [recorded(found.record)],
+            "weights": [round(weight, 6) for weight in spaced.weights],
+            "found": [recorded(spaced.record)],
         },
         cost=cost,
-        notes=(*full.notes, *distance_notes(distance, measure), *found.notes),
+        notes=(*full.notes, *distance_notes(request.distance, measure), *spaced.notes),
     )
 
 
-def _checked(vary: Vary, entry: Method) -> Vary:
-    """The ranges, each end of which the option allows.
+def _ranged(request: SliderRequest) -> SliderRequest:
+    """The request with the range of a direction's scale, where the method goes along one and nothing else is varied.
 
     Raises:
-        UsageError: An option is unknown or takes no such numbers, or a range is not two numbers.
+        UsageError: Nothing would change.
     """
-    if not checks.table("vary", vary):
-        raise UsageError("vary names no option")
-    for name, given in vary.items():
-        for ends in given.values() if isinstance(given, Mapping) else [given]:
-            try:
-                checks.listed(name, ends, checks.number, fewest=2, most=2)
-            except UsageError:
-                raise UsageError(f"vary takes (low, high) of {name}, got {checks.shown(ends)}") from None
-    for weight in (0.0, 1.0):
-        values = _options(vary, weight, {})
-        if GUIDANCE in values:
-            checks.guidance(GUIDANCE, values.pop(GUIDANCE))
-        entry.check_options(values)
-    return vary
+    scale = METHODS[request.method].parameters.get("direction_scale")
+    if request.vary is None and scale is not None:
+        full = request.options.get("direction_scale", scale.default)
+        return replace(request, vary={"direction_scale": (0.0, full)})
+    if request.vary is None and request.targets == (request.source_prompt,):
+        raise UsageError("a slider needs a target prompt that differs from the source prompt, or options to vary")
+    return request
 
 
-def _options(ranges: Vary | None, weight: float, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The varied options at a weight, per-word ones together with the words that stay."""
+def _edit_at(request: SliderRequest, weight: float, **changes: Any) -> EditRequest:
+    """The edit of a frame."""
+    values = {argument.name: getattr(request, argument.name) for argument in fields(EditRequest)} | changes
+    varied = options_at(request.vary, weight, request.options)
+    if GUIDANCE in varied:
+        values[GUIDANCE] = varied.pop(GUIDANCE)
+    return EditRequest(**values | {"options": {**request.options, **varied}})
 
-    def at(ends: Range) -> float:
-        return float(ends[1] if weight == 1.0 else ends[0] + weight * (ends[1] - ends[0]))
 
-    found: dict[str, Any] = {}
-    for name, given in (ranges or {}).items():
-        if isinstance(given, Mapping):
-            found[name] = {**(arguments.get(name) or {}), **{word: at(ends) for word, ends in given.items()}}
-        else:
-            found[name] = at(given)
-    return found
+class _Drawing:
+    """Draws frames of a slider; the image is inverted once.
+
+    Args:
+        model: Any model.
+        request: With its ranges.
+        full: The edit at weight 1.
+        watch: Asked for cancellation.
+    """
+
+    def __init__(self, model: Model, request: SliderRequest, full: EditResult, watch: Watch) -> None:
+        self._model, self._request, self._full, self._watch = model, request, full, watch
+        self._source_guidance: float = full.recipe["source_guidance_scale"]
+        self._guidance: float = full.recipe[GUIDANCE]
+        self._between = _Between(model, request.source_prompt, request.targets[0])
+
+    def __call__(self, weights: Sequence[float]) -> Tensor:
+        """Frames in pixels, (frame, 3, H, W)."""
+        return torch.cat([self._frame(weight) for weight in weights])
+
+    def _frame(self, weight: float) -> Tensor:
+        full = self._full
+        if weight == 1.0:
+            return to_pixels(full.image)
+        if weight == 0.0 and self._request.vary is None and full.recipe["mask"] is None:  # else the image itself stays
+            return to_pixels(full.reconstruction)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # said by the full edit
+            return to_pixels(self._edited(weight).image)
+
+    def _edited(self, weight: float) -> EditResult:
+        changes: dict[str, Any] = {"source_guidance_scale": self._source_guidance}
+        if self._full.inversion.method in (*METHODS[self._request.method].inversions, "drawn"):
+            changes |= {"inverted": self._full.inversion, "encode_steps": 0}  # the inversion has them
+        model = self._model
+        if self._request.vary is None:
+            model = self._between.at(weight)
+            changes[GUIDANCE] = self._source_guidance + weight * (self._guidance - self._source_guidance)
+        return edit.run(model, _edit_at(self._request, weight, **changes), self._watch)
 
 
 class _Between:

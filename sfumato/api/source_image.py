@@ -1,14 +1,14 @@
-"""A picture on its way in: read, fitted to the model, and remembered by content."""
+"""An image on its way in: read, fitted to the model, and remembered by content."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from sfumato.api.origin import Origin, file_of, path_of, pixel_hash
+from sfumato.errors import ImageError
 from sfumato.images import Fit, FittedImage, ImageSource, fit_image, load_image, to_pixels
 from sfumato.models.base import Model
 
@@ -18,38 +18,54 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """A source picture.
+    """A source image.
 
     Attributes:
-        fitted: The picture at a size that the model allows, and how to cut a result back.
+        fitted: The image at a size that the model allows, and how to cut a result back.
         pixels: The same as a tensor, (1, 3, H, W) in [-1, 1].
         notes: What was done to it.
-        origin: Its path, where it has one, and the SHA-256 of its fitted pixels; goes into recipes.
+        origin: Its path, where it has one, and the SHA-256 of its pixels as they were read; goes into recipes.
+        digest: SHA-256 of its fitted pixels.
         turn: What turned it upright, as its EXIF orientation says, or None.
-        alpha: Its alpha, fitted as the picture is, mode L; None where every pixel is opaque.
+        alpha: Its alpha, fitted as the image is, mode L; None where every pixel is opaque.
     """
 
     fitted: FittedImage
     pixels: Tensor
     notes: tuple[str, ...]
-    origin: dict[str, Any]
+    origin: Origin
+    digest: str
     turn: Image.Transpose | None = None
     alpha: Image.Image | None = None
 
 
 def read_picture(
-    model: Model, image: ImageSource, size: tuple[int, int] | None, fit: Fit | None, background: tuple[int, int, int]
+    model: Model,
+    image: ImageSource | Origin,
+    size: tuple[int, int] | None,
+    fit: Fit | None,
+    background: tuple[int, int, int],
 ) -> Picture:
-    """Reads a picture and fits it to the model; see `load_image` and `fit_image` for arguments and errors."""
-    loaded = load_image(image, background=background)
+    """Reads an image and fits it to the model; see `load_image` and `fit_image` for arguments and errors.
+
+    Raises:
+        ImageError: Besides, an origin was no file, or its file holds another image now.
+    """
+    loaded = load_image(file_of(image, "image"), background=background)
     fitted = fit_image(loaded.image, multiple=model.size_multiple, size=size, fit=fit)
+    read, digest = pixel_hash(loaded.image), pixel_hash(fitted.image)
+    # recipes of version 0.1 have the hash of the fitted pixels
+    if isinstance(image, Origin) and image.sha256 not in (None, read, digest):
+        raise ImageError(
+            f"{image.path} is not the image that was used then: its content has changed; to take it all the same, give"
+            " it as IMAGE (image= in Python)"
+        )
     notes = list(loaded.notes)
     if fitted.fit is not None:
         width, height = fitted.image.size
         notes.append(
             f"picture of {fitted.original_size[0]}x{fitted.original_size[1]} fitted to {width}x{height} ({fitted.fit})"
         )
-    digest = hashlib.sha256(fitted.image.tobytes()).hexdigest()
-    path = os.fspath(image) if isinstance(image, str | os.PathLike) else None
+    origin = Origin(image.path if isinstance(image, Origin) else path_of(image), read)
     alpha = None if loaded.alpha is None else fitted.alike(loaded.alpha).convert("L")
-    return Picture(fitted, to_pixels(fitted.image), tuple(notes), {"path": path, "sha256": digest}, loaded.turn, alpha)
+    return Picture(fitted, to_pixels(fitted.image), tuple(notes), origin, digest, loaded.turn, alpha)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import sfumato
-from sfumato import checks
 from sfumato.api.arguments import boundary
-from sfumato.api.common import told_of_prompts
+from sfumato.api.common import seeded, told_of_prompts
 from sfumato.api.cost import Cost, measured
+from sfumato.api.requests import TranslateRequest, TranslationMethod
 from sfumato.api.source_image import read_picture
-from sfumato.edits.two_models import bridge, reconstruct
+from sfumato.edits.two_models import Translated, bridge, reconstruct
 from sfumato.edits.two_models import translate as translate_latents
-from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource, as_png, save_image, to_images
 from sfumato.inversions.result import Inversion
 from sfumato.metrics.psnr import psnr
@@ -30,15 +29,6 @@ from sfumato.watch import Watch, progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image
-
-TranslationMethod = Literal["cycle-diffusion", "ddib"]
-
-_CHECKS: Mapping[str, checks.Check] = {
-    "strength": partial(checks.number, above=0.0, high=1.0),
-    "eta": partial(checks.number, above=0.0, high=1.0, hint=": at 0 there are no draws to share; ddib needs none"),
-    "refine_strength": partial(checks.number, low=0.0, high=1.0),
-    "refine_repeats": partial(checks.whole, low=1),
-}
 
 
 @dataclass(frozen=True)
@@ -79,12 +69,7 @@ class TranslateResult:
         return as_png([self.image])
 
 
-@boundary(
-    source_prompt=checks.text,
-    target_prompt=checks.text,
-    reconstruct_source=checks.flag,
-    **{name: checks.optional(check) for name, check in _CHECKS.items()},
-)
+@boundary
 def translate(
     model_a: Model,
     model_b: Model,
@@ -132,32 +117,35 @@ def translate(
         ImageError: The picture cannot be read or does not fit.
         ModelError: The models' latents have different shapes.
     """
-    options = check_options(
-        method, guidance_scale, source_guidance_scale, strength=strength, eta=eta, refine_strength=refine_strength,
+    request = TranslateRequest(
+        image=image,
+        method=method,
+        source_prompt=source_prompt,
+        target_prompt=target_prompt,
+        negative_prompt=negative_prompt,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        source_guidance_scale=source_guidance_scale,
+        strength=strength,
+        eta=eta,
+        refine_strength=refine_strength,
         refine_repeats=refine_repeats,
-    )  # fmt: skip
-    told = told_of_prompts(source_prompt=source_prompt, target_prompt=target_prompt, negative_prompt=negative_prompt)
-    steps = model_b.num_inference_steps if num_inference_steps is None else num_inference_steps
-    picture = read_picture(max(model_a, model_b, key=lambda model: model.size_multiple), image, size, fit, background)
-    prompts = {"source_prompt": source_prompt, "target_prompt": target_prompt, "negative_prompt": negative_prompt}
-    recipe = {
-        "command": "translate",
-        "sfumato": sfumato.__version__,
-        "models": [model_a.name, model_b.name],
-        "revisions": [model_a.revision, model_b.revision],
-        **({"parts": [dict(model_a.parts), dict(model_b.parts)]} if model_a.parts or model_b.parts else {}),
-        "method": method,
-        **prompts,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance_scale,
-        "source_guidance_scale": source_guidance_scale,
-        "seed": seed,
-        "size": list(size) if size else None,
-        "fit": fit,
-        "background": list(background),
-        "options": options,
-        "image": picture.origin,
-    }
+        reconstruct_source=reconstruct_source,
+        seed=seed,
+        size=size,
+        fit=fit,
+        background=background,
+    )
+    return request.run(model_a, model_b, watch=watch)
+
+
+def run(model_a: Model, model_b: Model, request: TranslateRequest, watch: Watch | None = None) -> TranslateResult:
+    """Runs a request, see `translate`."""
+    told = told_of_prompts(**request.prompts)
+    steps = model_b.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
+    coarser = max(model_a, model_b, key=lambda model: model.size_multiple)
+    picture = read_picture(coarser, request.image, request.size, request.fit, request.background)
+    request = replace(request, image=picture.origin, num_inference_steps=steps)
     with (
         progress_bar(watch=watch) as watching,
         taking_turns(model_a, model_b, watch=watching),
@@ -165,26 +153,12 @@ def translate(
         measured(model_b) as cost_b,
         torch.no_grad(),
     ):
-        latents = model_a.encode_image(picture.pixels)
-        arguments: dict[str, Any] = {
-            "num_inference_steps": steps,
-            "guidance_scale": guidance_scale,
-            **prompts,
-            **options,
-        }
-        if method == "cycle-diffusion":
-            generator = torch.Generator().manual_seed(seed)
-            found = translate_latents(
-                model_a, model_b, latents, source_guidance_scale=source_guidance_scale, generator=generator,
-                watch=watching, **arguments,
-            )  # fmt: skip
-        else:
-            found = bridge(model_a, model_b, latents, watch=watching, **arguments)
+        found = _translated(model_a, model_b, model_a.encode_image(picture.pixels), request, watching)
         translated, back = to_images(model_b.decode_latents(found.latents))[0], None
-        if reconstruct_source:
+        if request.reconstruct_source:
             returned = reconstruct(
-                model_a, found.inversion, prompt=source_prompt, negative_prompt=negative_prompt,
-                guidance_scale=source_guidance_scale, watch=watching.during("reconstructing"),
+                model_a, found.inversion, prompt=request.source_prompt, negative_prompt=request.negative_prompt,
+                guidance_scale=request.source_guidance_scale, watch=watching.during("reconstructing"),
             )  # fmt: skip
             back = to_images(model_a.decode_latents(returned))[0]
     if model_b is not model_a:
@@ -194,7 +168,7 @@ def translate(
         image=restore(translated),
         source=restore(source),
         reconstruction=None if back is None else restore(back),
-        recipe=recipe,
+        recipe=_recipe(model_a, model_b, request),
         cost=cost,
         faithfulness_psnr=_psnr(translated, source),
         reconstruction_psnr=None if back is None else _psnr(back, source),
@@ -203,34 +177,31 @@ def translate(
     )
 
 
-def check_options(
-    method: str,
-    guidance_scale: float,
-    source_guidance_scale: float,
-    *,
-    strength: float | None = None,
-    eta: float | None = None,
-    refine_strength: float | None = None,
-    refine_repeats: int | None = None,
-) -> dict[str, Any]:
-    """What was given of strength and the rest, after checks that need no model.
+def _translated(model_a: Model, model_b: Model, latents: Tensor, request: TranslateRequest, watch: Watch) -> Translated:
+    """Runs the method on latents of the first model."""
+    arguments: dict[str, Any] = {
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        **request.prompts,
+        **request.options,
+    }
+    if request.method == "ddib":
+        return bridge(model_a, model_b, latents, watch=watch, **arguments)
+    return translate_latents(
+        model_a, model_b, latents, source_guidance_scale=request.source_guidance_scale,
+        generator=seeded(request.seed), watch=watch, **arguments,
+    )  # fmt: skip
 
-    Raises:
-        UsageError: See `translate`.
-    """
-    given = {"eta": eta, "refine_strength": refine_strength, "refine_repeats": refine_repeats, "strength": strength}
-    options = {name: _CHECKS[name](name, value) for name, value in given.items() if value is not None}
-    checks.choice("method", method, get_args(TranslationMethod))
-    checks.guidance("guidance_scale", guidance_scale)
-    checks.guidance("source_guidance_scale", source_guidance_scale)
-    drawing = [name for name in options if name != "strength"]
-    if method == "ddib" and drawing:
-        raise UsageError(f"ddib draws nothing and refines nothing: leave out {', '.join(drawing)}")
-    if method == "ddib" and source_guidance_scale != 1.0:
-        raise UsageError(
-            f"ddib inverts without guidance: source_guidance_scale must be 1, got {source_guidance_scale:g}"
-        )
-    return options
+
+def _recipe(model_a: Model, model_b: Model, request: TranslateRequest) -> dict[str, Any]:
+    return {
+        "command": request.command,
+        "sfumato": sfumato.__version__,
+        "models": [model_a.name, model_b.name],
+        "revisions": [model_a.revision, model_b.revision],
+        **({"parts": [dict(model_a.parts), dict(model_b.parts)]} if model_a.parts or model_b.parts else {}),
+        **request.to_json(),
+    }
 
 
 def _psnr(image: Image.Image, reference: Image.Image) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,11 +30,13 @@ from sfumato.apps.options import (
     parse_options,
     parse_size,
 )
-from sfumato.apps.recipe import Recipe
+from sfumato.checks import shown
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
     from sfumato import EditResult
+    from sfumato.api.recipe import Recipe
+    from sfumato.api.requests import EditRequest
 
 
 def edit(
@@ -123,92 +126,50 @@ def edit(
 
     Example: sfumato edit cat.png --source "a cat face" --target "a dog face" -o dog.png
     """
-    recipe = Recipe.of_edit(like) if like is not None else None
-    known: dict[str, Any] = recipe.values if recipe is not None else {}
-    given = image
-    ask = recipe.take if recipe is not None else lambda name, value=None: value
-    if recipe is not None and given is None:
-        image = recipe.image()
-    again = recipe is not None and given is None and inverted is None and inversion is None and not inversion_settings
-    if recipe is not None and again:
-        inverted = recipe.inversion()
-    targets = ask("target_prompts", target or None) or []
-    if not targets:
+    if like is None and not target:
         raise UsageError("--target is missing: say what the picture shall show, e.g. --target 'a dog face'")
     check_pictures(image)
-    size_pixels = parse_size(size) or (recipe.size if recipe is not None else None)
-    stem = f"{image.stem if image is not None else source or known.get('source_prompt') or 'picture'}-edit"
-    path = choose_output(output, stem, ".png", count=len(targets), inputs=(image, like, inverted))
-
-    with working("starting"):
-        from sfumato.api.arguments import check_arguments
-        from sfumato.api.edit import edit as run
-        from sfumato.inversions.result import Inversion
-        from sfumato.registry import INVERSIONS, METHODS
-
-    start = Inversion.load(inverted) if inverted is not None else None
-    if recipe is not None and again and start is not None:
-        recipe.check_inversion(start)
-    if start is not None and image is None and start.source_image is None:
-        raise UsageError("--inverted needs IMAGE, the picture that was inverted: this file does not hold it")
-    source = ask("source_prompt", source)
-    if source is None and start is not None:
-        source = start.prompt
-    if source is None:
-        raise UsageError("--source is missing: say what the picture shows, e.g. --source 'a cat face'")
-    method_name = method or known.get("method", "prompt-to-prompt")
-    entry = METHODS[method_name]
-    same_method = method_name == known.get("method")
-    options = parse_options(entry, settings, weight)
-    inversion_options: dict[str, Any] = {}
-    inversion_then = None
-    if recipe is not None and same_method:
-        options = entry.check_options(recipe.options(entry, "options", options, "--set"))
-        if start is None and inversion in (None, known["inversion"]):
-            inversion = inversion_then = known["inversion"] or None
-    if inversion_settings or inversion is not None:
-        chosen = INVERSIONS[inversion or entry.default_inversion]
-        inversion_options = parse_options(chosen, inversion_settings, flag="--set-inversion")
-        if recipe is not None and inversion_then is not None:
-            inversion_options = recipe.options(chosen, "inversion_options", inversion_options, "--set-inversion")
-    if encode_steps is None:
-        encode_steps = (ask("encode_steps") or 0) if start is None and image is not None else 0
-    drawn_then = known.get("image") is None
-    if source_guidance is None and not (drawn_then and image is not None):
-        source_guidance = known.get("source_guidance_scale")
-
-    arguments = check_arguments(
-        "edit",
+    given = _given(
+        image=image,
         source_prompt=source,
-        target_prompt=targets,
-        method=method_name,
+        target_prompt=target or None,
+        method=method,
         inversion=inversion,
-        inversion_options=inversion_options,
-        inverted=start,
-        negative_prompt=ask("negative_prompt", negative),
-        num_inference_steps=ask("num_inference_steps", steps),
-        guidance_scale=guidance if guidance is not None else known.get("guidance_scale"),
+        negative_prompt=negative,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
         source_guidance_scale=source_guidance,
-        seed=seed if seed is not None else known.get("seed", 0),
-        size=size_pixels,
-        fit=fit.value if fit is not None else known.get("fit"),
+        seed=seed,
+        size=parse_size(size),
+        fit=fit.value if fit is not None else None,
         encode_steps=encode_steps,
-        background=tuple(known.get("background", (255, 255, 255))),
-        **_masking(known.get("mask") or {}, mask, mask_words, mask_threshold, mask_feather, mask_invert, mask_pixels),
-        **options,
+        mask=mask,
+        mask_words=mask_words or None,
+        mask_threshold=mask_threshold,
+        mask_feather=mask_feather,
+        mask_invert=mask_invert,
+        mask_pixels=mask_pixels,
+    )
+    with working("starting"):
+        from sfumato.api.recipe import Recipe
+        from sfumato.inversions.result import Inversion
+
+    recipe = Recipe.read(like) if like is not None else None
+    given |= _given(inverted=None if inverted is None else Inversion.load(inverted))
+    texts = _Settings(settings or [], weight or [], inversion_settings or [])
+    request = _new(given, texts) if recipe is None else _again(recipe, given, texts)
+    path = choose_output(
+        output, f"{_stem(request)}-edit", ".png", count=len(request.targets), inputs=_inputs(request, like)
     )
     name, revision = (model or "emoji", revision) if recipe is None else recipe.model(model, revision, variant)
     added = (lora, embedding, vae) if recipe is None else recipe.parts(lora, embedding, vae)
     loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
     if recipe is not None:
-        recipe.compare(loaded)
-        if size is None:
-            recipe.check_size(loaded)
-        if given is None and image is not None:
-            recipe.check_image(image, loaded)
-    result = run(loaded, image, **arguments)
-    if recipe is not None:
-        recipe.compare_mask(result.recipe["mask"])
+        for text in recipe.differences(loaded):
+            note(text)
+        if "size" not in given:
+            recipe.check_size(request, loaded)
+    result = request.run(loaded)
     result.save(path)
     if result.tried:
         from sfumato.apps.tradeoff import tradeoff_sheet
@@ -216,29 +177,113 @@ def edit(
 
         sheet = save_image(tradeoff_sheet(result), path.with_name(f"{path.stem}-tried.png"))
         note(f"all {len(result.tried)} candidates and their trade-off: {sheet}")
-    _report(result, outputs(path, len(targets)), as_json)
+    _report(result, outputs(path, len(request.targets)), as_json)
 
 
-def _masking(
-    known: dict[str, Any],
-    mask: Path | None,
-    words: list[str] | None,
-    threshold: float | None,
-    feather: float | None,
-    invert: bool | None,
-    pixels: bool | None,
-) -> dict[str, Any]:
-    """The mask arguments of `sfumato.edit`: what was given, else what the recipe says."""
-    if mask is None and not words:
-        mask, words = known.get("path"), known.get("words")
-    return {
-        "mask": mask,
-        "mask_words": words or None,
-        "mask_threshold": known.get("threshold", 0.4) if threshold is None else threshold,
-        "mask_feather": known.get("feather", 0.0) if feather is None else feather,
-        "mask_invert": known.get("invert", False) if invert is None else invert,
-        "mask_pixels": known.get("pixels", False) if pixels is None else pixels,
+@dataclass(frozen=True)
+class _Settings:
+    """Options of the method and of the inversion as the command was given them."""
+
+    method: list[str]
+    weights: list[str]
+    inversion: list[str]
+
+    def of_method(self, name: str) -> dict[str, Any]:
+        from sfumato.registry import METHODS
+
+        return parse_options(METHODS[name], self.method, self.weights)
+
+    def of_inversion(self, name: str | None, method: str) -> dict[str, Any]:
+        from sfumato.registry import INVERSIONS, METHODS
+
+        if name is None and not self.inversion:
+            return {}
+        entry = INVERSIONS[name or METHODS[method].default_inversion]
+        return parse_options(entry, self.inversion, flag="--set-inversion")
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """The arguments that were given."""
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _new(given: dict[str, Any], texts: _Settings) -> EditRequest:
+    """The request that the options make."""
+    from sfumato.api.requests import EditRequest
+
+    start, method = given.get("inverted"), given.get("method", "prompt-to-prompt")
+    if start is not None and start.source_image is None and "image" not in given:
+        raise UsageError("--inverted needs IMAGE, the picture that was inverted: this file does not hold it")
+    source = given.get("source_prompt", None if start is None else start.prompt)
+    if source is None:
+        raise UsageError("--source is missing: say what the picture shows, e.g. --source 'a cat face'")
+    options = {
+        "options": texts.of_method(method),
+        "inversion_options": texts.of_inversion(given.get("inversion"), method),
     }
+    return EditRequest(**{**given, **options, "source_prompt": source})
+
+
+def _again(recipe: Recipe, given: dict[str, Any], texts: _Settings) -> EditRequest:
+    """The request of a recipe, with what was given in the place of what it says."""
+    from sfumato.api.requests import EditRequest
+
+    then = recipe.request
+    if type(then) is not EditRequest:
+        raise UsageError(f"{recipe.file} was made by `sfumato {then.command}`; --like repeats edits only")
+    for name in recipe.unknown[:5]:
+        note(f"the recipe in {recipe.file} says {shown(name)}, which this version does not know")
+    method = given.get("method", then.method)
+    options = texts.of_method(method)
+    own = {*given, *(f"options.{name}" for name in options)}
+    if method == then.method:
+        changes = {**given, "options": {**then.options, **options}}
+    else:
+        changes, own = {**given, "options": options}, {*own, "options"}
+    inversion, chosen = _inversion_again(then, given, texts, method)
+    changes |= inversion
+    own |= chosen
+    if "image" in given and then.image is None:  # drawn then: its guidance was that of a drawn source
+        changes.setdefault("source_guidance_scale", None)
+    if changes["inverted"] is not None or changes.get("image", then.image) is None:
+        changes.setdefault("encode_steps", 0)
+    if "mask" in given or "mask_words" in given:
+        changes = {"mask": None, "mask_words": None, **changes}
+    request = replace(then, **changes)
+    recipe.check_bounds(request, own)
+    return recipe.opened(request, given)
+
+
+def _inversion_again(
+    then: EditRequest, given: dict[str, Any], texts: _Settings, method: str
+) -> tuple[dict[str, Any], set[str]]:
+    """The arguments of the inversion, and which of them the user gave, as `Recipe.check_bounds` takes them."""
+    start = given.get("inverted")
+    if not texts.inversion and not {"image", "inverted", "inversion"} & given.keys():
+        start = then.inverted
+    name = given.get("inversion")
+    same = start is None and method == then.method and name in (None, then.inversion)
+    name = (then.inversion or None) if same else name
+    options = texts.of_inversion(name, method)
+    chosen = {f"inversion_options.{key}" for key in options}
+    if same and name is not None:
+        options = {**(then.inversion_options or {}), **options}
+    return {"inverted": start, "inversion": name, "inversion_options": options}, chosen
+
+
+def _stem(request: EditRequest) -> str:
+    from sfumato.api.origin import path_of
+
+    path = path_of(request.image)
+    return request.source_prompt if path is None else Path(path).stem
+
+
+def _inputs(request: EditRequest, like: Path | None) -> list[Path]:
+    """Files that must not be overwritten."""
+    from sfumato.api.origin import path_of
+
+    paths = [path_of(source) for source in (request.image, request.inverted, request.mask)]
+    return [Path(path) for path in (*paths, like) if path is not None]
 
 
 def _report(result: EditResult, paths: list[Path], as_json: bool) -> None:

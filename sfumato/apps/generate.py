@@ -59,11 +59,10 @@ def generate(
     size_pixels = parse_size(size)
     path = choose_output(output, prompt, ".png", count=count)
     with working("starting"):
-        from sfumato.api.arguments import check_arguments
-        from sfumato.api.generate import generate as run
+        from sfumato.api.requests import GenerateRequest
 
-    arguments = check_arguments(
-        "generate",
+    request = GenerateRequest(
+        prompt=prompt,
         negative_prompt=negative,
         num_images=count,
         num_inference_steps=steps,
@@ -73,7 +72,7 @@ def generate(
         size=size_pixels,
     )
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
-    result = run(loaded, prompt, **arguments)
+    result = request.run(loaded)
     result.save(path)
     paths = [str(name) for name in outputs(path, count)]
     if as_json:

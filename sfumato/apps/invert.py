@@ -73,14 +73,12 @@ def invert(
         choose_output(reconstruction, "", ".png", inputs=(image,))
 
     with working("starting"):
-        from sfumato.api.arguments import check_arguments
-        from sfumato.api.invert import invert as run
+        from sfumato.api.requests import InvertRequest
         from sfumato.images import save_image
         from sfumato.registry import INVERSIONS
 
-    options = parse_options(INVERSIONS[inversion], settings)
-    arguments = check_arguments(
-        "invert",
+    request = InvertRequest(
+        image=image,
         prompt=source,
         negative_prompt=negative,
         method=inversion,
@@ -90,10 +88,10 @@ def invert(
         size=size_pixels,
         fit=fit.value if fit is not None else None,
         encode_steps=encode_steps,
-        **options,
+        options=parse_options(INVERSIONS[inversion], settings),
     )
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
-    result = run(loaded, image, **arguments)
+    result = request.run(loaded)
     if reconstruction is not None:
         save_image(result.reconstruction, reconstruction, recipe=result.recipe)
     result.inversion.save(path)

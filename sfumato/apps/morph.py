@@ -99,8 +99,9 @@ def morph(
     playing = movie.check_playing(path, fps, hold, bounce, easing, inbetweens, scale, images)
 
     with working("starting"):
-        from sfumato.api import morph as morphing
-        from sfumato.api.arguments import check_arguments, num_frames
+        from sfumato.api.arguments import num_frames
+        from sfumato.api.morph_plan import default_store
+        from sfumato.api.requests import MorphRequest
         from sfumato.morphs.spacings.base import SPACINGS
         from sfumato.registry import MORPHS
 
@@ -111,8 +112,8 @@ def morph(
     spacing_options = parse_options(SPACINGS[spacing_name], spacing_settings, flag="--set-spacing")
     num_frames("--frames", frames)
     kept: Path | Literal[False] | None = False if no_store else store
-    arguments = check_arguments(
-        "morph",
+    request = MorphRequest(
+        images=images,
         prompts=prompt or None,
         method=method,
         num_frames=frames,
@@ -129,16 +130,14 @@ def morph(
         encode_steps=encode_steps,
         store=kept,
         alpha=alpha,
-        **options,
+        options=options,
     )
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
     try:
-        result = morphing.morph(loaded, *images, **arguments)
+        result = request.run(loaded)
     except (KeyboardInterrupt, Cancelled):
         if kept is not False:
-            note(
-                f"what was trained so far is in {kept or morphing.default_store()}: the same command goes on from there"
-            )
+            note(f"what was trained so far is in {kept or default_store()}: the same command goes on from there")
         raise
     movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)

@@ -32,7 +32,7 @@ from sfumato.apps.options import (
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
-    from sfumato.api.slider import Vary
+    from sfumato.api.vary import Vary
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
@@ -104,8 +104,8 @@ def slider(
     playing = movie.check_playing(path, fps, hold, bounce, easing, inbetweens, scale)
 
     with working("starting"):
-        from sfumato.api.arguments import check_arguments, num_frames
-        from sfumato.api.slider import slider as run
+        from sfumato.api.arguments import num_frames
+        from sfumato.api.requests import SliderRequest
         from sfumato.morphs.spacings.base import SPACINGS
         from sfumato.registry import METHODS
 
@@ -114,10 +114,10 @@ def slider(
     spacing_name = spacing or "uniform"
     spacing_options = parse_options(SPACINGS[spacing_name], spacing_settings, flag="--set-spacing")
     num_frames("--frames", frames)
-    arguments = check_arguments(
-        "slider",
+    request = SliderRequest(
+        image=image,
         source_prompt=source,
-        target_prompt=target,
+        target_prompt=() if target is None else target,
         method=method,
         vary=ranges or None,
         num_frames=frames,
@@ -131,10 +131,10 @@ def slider(
         seed=seed,
         size=size_pixels,
         fit=fit.value if fit is not None else None,
-        **options,
+        options=options,
     )
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
-    result = run(loaded, image, **arguments)
+    result = request.run(loaded)
     movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)
 

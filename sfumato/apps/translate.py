@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -113,32 +113,30 @@ def translate(
         back = choose_output(reconstruction, "", ".png", inputs=images)
 
     with working("starting"):
-        from sfumato.api import translate as translation
-        from sfumato.api.arguments import check_arguments
+        from sfumato.api.requests import TranslateRequest
         from sfumato.images import save_image
 
-    options: dict[str, Any] = {
-        "method": method.value,
-        "source_prompt": source,
-        "target_prompt": target,
-        "negative_prompt": negative,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "source_guidance_scale": source_guidance,
-        "strength": strength,
-        "eta": eta,
-        "refine_strength": refine_strength,
-        "refine_repeats": refine_repeats,
-        "reconstruct_source": back is not None,
-        "seed": seed,
-        "size": pixels,
-        "fit": fit.value if fit is not None else None,
-    }
-    options = check_arguments("translate", **options)
-    translation.check_options(
-        method.value, guidance, source_guidance, strength=strength, eta=eta, refine_strength=refine_strength,
-        refine_repeats=refine_repeats,
-    )  # fmt: skip
+    requests = [
+        TranslateRequest(
+            image=image,
+            method=method.value,
+            source_prompt=source,
+            target_prompt=target,
+            negative_prompt=negative,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            source_guidance_scale=source_guidance,
+            strength=strength,
+            eta=eta,
+            refine_strength=refine_strength,
+            refine_repeats=refine_repeats,
+            reconstruct_source=back is not None,
+            seed=seed,
+            size=pixels,
+            fit=fit.value if fit is not None else None,
+        )
+        for image in images
+    ]
     same = target_model in (None, source_model) and target_revision in (None, source_revision)
     added = (lora, embedding, vae)
     model_a = load(source_model, device, dtype, revision=source_revision, added=added)
@@ -146,8 +144,8 @@ def translate(
     if not same:
         model_b = load(target_model or source_model, device, dtype, revision=target_revision, added=added)
     results = []
-    for image, path in zip(images, paths, strict=True):
-        result = translation.translate(model_a, model_b, image, **options)
+    for request, path in zip(requests, paths, strict=True):
+        result = request.run(model_a, model_b)
         result.save(path)
         if back is not None:
             assert result.reconstruction is not None

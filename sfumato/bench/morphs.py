@@ -28,7 +28,8 @@ from PIL import Image
 from sfumato import checks
 from sfumato.api.cost import measured
 from sfumato.api.encoding import encoded
-from sfumato.api.morph import ENCODE_STEPS, suited_guidance, suited_steps
+from sfumato.api.morph_plan import suited_guidance, suited_steps
+from sfumato.api.requests import ENCODE_STEPS
 from sfumato.bench.benchmark import Case, Configuration, Measure, NotApplicable, Outcome, Seed, Steps
 from sfumato.bench.data import path_inside, read_entries, read_objects
 from sfumato.bench.editing import QUIET

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 import sfumato
-from sfumato.api.translate import TranslationMethod
+from sfumato.api.requests import TranslationMethod
 from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
 from sfumato.bench.data import path_inside
 from sfumato.bench.editing import QUIET, edit_configurations, edited, price

@@ -1,6 +1,7 @@
 """The boundary of the public verbs: every argument has a check, and what does not fit is refused before any work."""
 
 import inspect
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,24 @@ import pytest
 from PIL import Image
 
 import sfumato
-from sfumato.api.arguments import _TABLES, ARGUMENTS, check_arguments
+from sfumato.api.arguments import ARGUMENTS
+from sfumato.api.request import Request
+from sfumato.api.requests import (
+    EditRequest,
+    GenerateRequest,
+    InvertRequest,
+    MorphRequest,
+    SliderRequest,
+    TranslateRequest,
+)
 from sfumato.errors import UsageError
 
 VERBS = (sfumato.edit, sfumato.morph, sfumato.generate, sfumato.invert, sfumato.slider, sfumato.translate)
-# checked where they are read: an image or a mask by its reader, options and distances by their registries
-READ_ELSEWHERE = {"image", "images", "mask", "options", "arguments", "vary", "distance"}
+REQUESTS = (EditRequest, MorphRequest, GenerateRequest, InvertRequest, SliderRequest, TranslateRequest)
+# checked where they are read: an image or a mask by its reader, ranges beside their options
+READ_ELSEWHERE = {"image", "mask", "vary"}
+# no part of what is asked for
+BESIDES = {"model", "model_a", "model_b", "watch"}
 GIVEN = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog", "num_inference_steps": 2}
 
 
@@ -23,9 +36,23 @@ def image() -> Image.Image:
     return Image.radial_gradient("L").resize((16, 16)).convert("RGB")
 
 
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
-def test_every_argument_has_a_check(verb: Any) -> None:
-    assert set(inspect.signature(verb).parameters) - READ_ELSEWHERE <= set(_TABLES[verb.__name__])
+@pytest.mark.parametrize(
+    ("verb", "request_type"), list(zip(VERBS, REQUESTS, strict=True)), ids=lambda part: part.__name__
+)
+def test_a_request_has_the_arguments_of_its_verb_and_their_defaults(verb: Any, request_type: type[Request]) -> None:
+    parameters = {name: p for name, p in inspect.signature(verb).parameters.items() if name not in BESIDES}
+    arguments = {argument.name: argument for argument in fields(request_type)}
+    assert parameters.keys() == arguments.keys()
+    for name, parameter in parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "target_prompt":
+            default = arguments[name].default
+            assert default == (MISSING if parameter.default is inspect.Parameter.empty else parameter.default), name
+
+
+@pytest.mark.parametrize("request_type", REQUESTS, ids=lambda kind: kind.__name__)
+def test_every_argument_has_a_check(request_type: type[Request]) -> None:
+    names = {argument.name for argument in fields(request_type)}
+    assert names - READ_ELSEWHERE <= {*ARGUMENTS, *request_type.own_checks}
 
 
 @pytest.mark.parametrize(
@@ -94,5 +121,5 @@ def test_a_random_seed_is_drawn_and_recorded(toy_model: Any) -> None:
     seeds = [sfumato.generate(toy_model, "a cat", num_inference_steps=1, seed=-1).recipe["seed"] for _ in range(2)]
     assert seeds[0] != seeds[1]
     assert min(seeds) >= 0
-    assert check_arguments("edit", seed=7, strength=2) == {"seed": 7, "strength": 2}
-    assert "seed" in ARGUMENTS
+    request = GenerateRequest(prompt="a cat", seed=-1)
+    assert request.seed == replace(request, eta=0.5).seed >= 0  # drawn when the request is made, and once

@@ -1,6 +1,8 @@
 """What a recipe in an image may ask for, and edits from inversions in files, repeated."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,44 @@ def test_a_recipe_opens_no_network(edit: Any, run: Any, toy: Path) -> None:
     with_recipe("first.png", "stranger.png", method="egsde", options={"encoder": "somebody/clip"})
     error = run("edit", "--like", "stranger.png", "--model", toy, "-o", "again.png", code=2).stderr
     assert "name it with --set encoder=..." in error
+
+
+def test_files_of_a_stranger_are_looked_at_here_alone(edit: Any, run: Any, toy: Path, tmp_path: Path) -> None:
+    """What a recipe names elsewhere is neither opened nor hashed, though it is there."""
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir(), elsewhere.mkdir()
+    edit("-o", "first.png", "--mask-words", "cat")
+    recipe = read_recipe("first.png")
+    for name in ("secret.png", "secret.safetensors"):
+        (elsewhere / name).write_bytes(Path("cat.png").read_bytes())
+    with Image.open("first.png") as image:
+        image.load()
+    (here / "linked.png").symlink_to(elsewhere / "secret.png")
+    hidden = {"path": str(elsewhere / "secret.safetensors"), "sha256": "0" * 64}
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"image": {"path": str(elsewhere / "secret.png")}}, "give it as IMAGE"),
+        ({"image": {"path": "../elsewhere/secret.png"}}, "give it as IMAGE"),
+        ({"image": {"path": "linked.png"}}, "give it as IMAGE"),
+        ({"mask": {"path": str(elsewhere / "secret.png")}}, "give it with --mask"),
+        ({"inverted": hidden}, "give it with --inverted"),
+        ({"lora": [{**hidden, "scale": 1.0}]}, "give it with --lora"),
+        ({"embeddings": [hidden]}, "give it with --embedding"),
+        ({"vae": hidden}, "give it with --vae"),
+    ]
+    os.chdir(here)
+    Path("cat.png").write_bytes((elsewhere / "secret.png").read_bytes())
+    opened: list[str] = []
+    sys.addaudithook(
+        lambda event, given: opened.append(str(given[0])) if event == "open" and "secret" in str(given[0]) else None
+    )
+    for change, remedy in changes:
+        save_image(image, "stranger.png", recipe={**recipe, **change})
+        said = run("edit", "--like", "stranger.png", "--model", toy, "-o", "again.png", code=None).stderr
+        assert "neither in the current folder nor beside the image" in said, change
+        assert remedy in said
+    assert not opened
+    save_image(image, "stranger.png", recipe={**recipe, **changes[0][0]})
+    run("edit", str(elsewhere / "secret.png"), "--like", "stranger.png", "--model", toy, "-o", "again.png")  # given
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def test_a_missing_lora_is_told_before_the_model_is_loaded(run: Run, toy: Path) 
 
 
 def test_a_hub_model_with_a_lora_keeps_its_commit() -> None:
-    from sfumato.apps.recipe import Recipe
+    from sfumato.api.recipe import Recipe
+    from sfumato.api.requests import GenerateRequest
 
     commit = "0123456789" * 4
     for revision, known in (
@@ -95,4 +96,4 @@ def test_a_hub_model_with_a_lora_keeps_its_commit() -> None:
         (f"{commit}0", None),
         ("sha256:ab", None),
     ):
-        assert Recipe(Path("a.png"), {"revision": revision}).commit == known
+        assert Recipe(Path("a.png"), GenerateRequest(prompt="a cat"), {"revision": revision}).commit == known
