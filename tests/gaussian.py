@@ -63,7 +63,10 @@ class GaussianModel(Model):
     def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
         return ()
 
-    def attention_hook(self, hook: Any, sites: Sequence[AttentionSite]) -> Any:
+    def kernel_hook(self, hook: Any, sites: Sequence[AttentionSite]) -> Any:
+        return nullcontext()
+
+    def source_hook(self, hook: Any, sites: Sequence[AttentionSite]) -> Any:
         return nullcontext()
 
     def feature_hook(self, layer_names: Sequence[str], hook: Any) -> Any:

@@ -8,7 +8,7 @@ rows it acts on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionCall, AttentionSite, Model
+from sfumato.models.base import AttentionSite, KernelCall, Model
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
 
@@ -37,7 +37,7 @@ class AttentionEdit:
         guidance: The guidance rows it acts on.
         needs_map: Whether it wants the softmax map.
         mixes_outputs: Whether `attention` takes over what attends to what.
-        sets_source: Whether it exchanges what keys and values are computed from.
+        sets_source: Whether it exchanges what keys and values are projected from, and nothing else.
     """
 
     guidance: tuple[str, ...] = CONDITIONAL
@@ -95,6 +95,7 @@ class AttentionControl:
         self._step: Step | None = None
         self._layout: Layout | None = None
         self._at: dict[str, tuple[AttentionEdit, ...]] = {}
+        self._sources: dict[str, tuple[AttentionEdit, ...]] = {}
 
     @contextmanager
     def installed(self, model: Model, layout: Layout) -> Iterator[AttentionControl]:
@@ -104,76 +105,64 @@ class AttentionControl:
             ModelError: An edit finds no site to act on, so it would silently do nothing.
         """
         sites = model.attention_sites(layout.latent_size)
-        self._at = {site.layer_name: tuple(edit for edit in self.edits if edit.selects(site)) for site in sites}
+        selected = {site.layer_name: [edit for edit in self.edits if edit.selects(site)] for site in sites}
         for edit in self.edits:
-            if not any(edit in edits for edits in self._at.values()):
+            if not any(edit in edits for edits in selected.values()):
                 raise ModelError(
                     f"{type(edit).__name__} finds no attention layer to act on in {model.name!r} at latents of"
                     f" {layout.latent_size[0]}x{layout.latent_size[1]} ({len(sites)} layers looked at)"
                 )
             edit.begin(layout)
         self._layout = layout
+        self._at = {name: tuple(e for e in edits if not e.sets_source) for name, edits in selected.items()}
+        self._sources = {name: tuple(e for e in edits if e.sets_source) for name, edits in selected.items()}
         try:
-            with model.attention_hook(self, [site for site in sites if self._at[site.layer_name]]):
+            with ExitStack() as stack:
+                stack.enter_context(model.kernel_hook(self, [s for s in sites if self._at[s.layer_name]]))
+                stack.enter_context(model.source_hook(self.source, [s for s in sites if self._sources[s.layer_name]]))
                 yield self
         finally:
-            self._step, self._layout, self._at = None, None, {}
+            self._step, self._layout, self._at, self._sources = None, None, {}, {}
 
     def at_step(self, step: Step) -> None:
         self._step = step
 
     def wants(self, site: AttentionSite) -> bool:
-        return bool(self._active(site))
+        return bool(self._active(self._at[site.layer_name]))
 
-    def _active(self, site: AttentionSite) -> list[AttentionEdit]:
+    def _active(self, edits: Sequence[AttentionEdit]) -> list[AttentionEdit]:
+        step, _ = self._now
+        return [edit for edit in edits if edit.active(step)]
+
+    @property
+    def _now(self) -> tuple[Step, Layout]:
+        assert self._layout is not None, "the control must be installed"
         assert self._step is not None, "at_step must be told before the network is called"
-        return [edit for edit in self._at[site.layer_name] if edit.active(self._step)]
+        return self._step, self._layout
 
     def source(self, site: AttentionSite, hidden_states: Tensor) -> Tensor:
-        assert self._step is not None, "at_step must be told before the network is called"
-        assert self._layout is not None, "the control must be installed"
-        setting = [edit for edit in self._active(site) if edit.sets_source]
-        if not setting:
+        """What keys and values are projected from, after the edits that exchange it, (rows, tokens, dim)."""
+        step, layout = self._now
+        edits = self._active(self._sources[site.layer_name])
+        if not edits:
             return hidden_states
-        split = hidden_states.unflatten(0, self._layout.axes)
-        for edit in setting:
-            rows = _rows(edit.guidance, self._layout.guidance)
-            split = _put(split, rows, edit.edit_source(split[rows], site, self._step))
+        split = hidden_states.unflatten(0, layout.axes)
+        for edit in edits:
+            rows = _rows(edit.guidance, layout.guidance)
+            split = _put(split, rows, edit.edit_source(split[rows], site, step))
         source: Tensor = split.flatten(0, 2)
         return source
 
-    def attend(self, call: AttentionCall) -> Tensor:
-        assert self._step is not None, "at_step must be told before the network is called"
-        assert self._layout is not None, "the control must be installed"
-        step, layout, site, edits = self._step, self._layout, call.site, self._active(call.site)
-
-        query, key, value = (tensor.unflatten(0, layout.axes) for tensor in (call.query, call.key, call.value))
-        bias: Tensor | None = None
-        for edit in edits:
-            rows = _rows(edit.guidance, layout.guidance)
-            given = query[rows], key[rows], value[rows]
-            edited = edit.edit_qkv(*given, site, step)
-            query, key, value = (
-                whole if new is old else _put(whole, rows, new)
-                for whole, old, new in zip((query, key, value), given, edited, strict=True)
-            )
-            added = edit.score_bias(query[rows], key[rows], site, step)
-            if added is not None:
-                full = query.new_zeros(*layout.axes, *added.shape[3:])
-                full = _put(full, rows, added.expand(rows.stop - rows.start, *layout.axes[1:], *added.shape[3:]))
-                bias = full if bias is None else bias + full
-
+    def attend(self, call: KernelCall) -> Tensor:
+        (step, layout), site = self._now, call.site
+        edits = self._active(self._at[site.layer_name])
+        query, key, value, mask = self._edited(call, edits)
         mapped = [edit for edit in edits if edit.needs_map]
         mixing = [edit for edit in edits if edit.mixes_outputs]
         names = tuple(name for name in layout.guidance if any(name in edit.guidance for edit in mapped))
         mixed = tuple(name for name in layout.guidance if any(name in edit.guidance for edit in mixing))
         assert len(mixing) <= 1, "one edit at a time mixes attention outputs"
         assert not set(names) & set(mixed), "a row whose outputs are mixed has no softmax map to edit"
-        mask = call.mask
-        if mask is not None:
-            mask = mask.expand(len(call.query), *mask.shape[1:]).unflatten(0, layout.axes)
-        if bias is not None:
-            mask = bias if mask is None else mask + bias
 
         parts = {}
         for of in (tuple(name for name in layout.guidance if name not in (*names, *mixed)), names, mixed):
@@ -186,13 +175,43 @@ class AttentionControl:
                 for edit in mapped:
                     within = _rows(edit.guidance, names)
                     probs = _put(probs, within, edit.edit_probs(probs[within], site, step))
-                parts[rows.start] = probs.to(value.dtype) @ value[rows]
+                parts[rows.start] = probs.to(value.dtype) @ given[2]
             elif of == mixed:
                 attend = partial(_fused, mask=part_mask, scale=call.scale)
                 parts[rows.start] = mixing[0].attention(*given, attend, site, step)
             else:
                 parts[rows.start] = _fused(*given, part_mask, call.scale)
         return torch.cat([parts[start] for start in sorted(parts)]).flatten(0, 2)
+
+    def _edited(self, call: KernelCall, edits: Sequence[AttentionEdit]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Query, key, value and the mask of the scores after the edits, axes (guidance, branch, image, heads, ...)."""
+        step, layout = self._now
+        query, key, value = (tensor.unflatten(0, layout.axes) for tensor in (call.query, call.key, call.value))
+        mask = call.mask
+        if mask is not None:
+            mask = mask.expand(len(call.query), *mask.shape[1:]).unflatten(0, layout.axes)
+        for edit in edits:
+            if not _reaches_scores(edit):
+                continue
+            rows = _rows(edit.guidance, layout.guidance)
+            given = query[rows], key[rows], value[rows]
+            edited = edit.edit_qkv(*given, call.site, step)
+            query, key, value = (
+                whole if new is old else _put(whole, rows, new)
+                for whole, old, new in zip((query, key, value), given, edited, strict=True)
+            )
+            added = edit.score_bias(query[rows], key[rows], call.site, step)
+            if added is not None:
+                bias = query.new_zeros(*layout.axes, *added.shape[3:])
+                bias = _put(bias, rows, added.expand(rows.stop - rows.start, *layout.axes[1:], *added.shape[3:]))
+                mask = bias if mask is None else mask + bias
+        return query, key, value, mask
+
+
+def _reaches_scores(edit: AttentionEdit) -> bool:
+    """Whether it acts before the softmax."""
+    kind = type(edit)
+    return kind.edit_qkv is not AttentionEdit.edit_qkv or kind.score_bias is not AttentionEdit.score_bias
 
 
 def _rows(names: tuple[str, ...], axis: tuple[str, ...]) -> slice:

@@ -113,13 +113,13 @@ class AttentionSite:
         return self.resolution[0] * self.resolution[1]
 
 
-@dataclass
-class AttentionCall:
-    """One attention computation on its way through a hook.
+@dataclass(frozen=True)
+class KernelCall:
+    """One call of the fused attention kernel on its way through a hook.
 
     Attributes:
         site: Where.
-        query, key, value: (rows, heads, tokens, head_dim); a hook may replace them.
+        query, key, value: (rows, heads, tokens, head_dim), after norms and rotary embedding.
         mask: Added to the scores before softmax, broadcastable to (rows, heads, query, key), or None.
         scale: Factor on the scores.
     """
@@ -132,18 +132,18 @@ class AttentionCall:
     scale: float
 
 
-class AttentionHook(Protocol):
-    """Takes over attention calls while it is installed."""
+class KernelHook(Protocol):
+    """Takes over calls of the attention kernel while it is installed."""
 
     def wants(self, site: AttentionSite) -> bool:
-        """Whether this call shall go through `attend`; if not, the layer runs as if unhooked."""
+        """Whether this layer's call shall go through `attend`; if not, the layer runs as if unhooked."""
 
-    def source(self, site: AttentionSite, hidden_states: Tensor) -> Tensor:
-        """What keys and values are projected from, (rows, tokens, dim), in place of what the layer would take."""
+    def attend(self, call: KernelCall) -> Tensor:
+        """What the kernel would give, softmax(scale q k + mask) v, (rows, heads, query tokens, head_dim)."""
 
-    def attend(self, call: AttentionCall) -> Tensor:
-        """Attention output before the output projection, (rows, heads, query tokens, head_dim)."""
 
+SourceHook = Callable[[AttentionSite, Tensor], Tensor]
+"""From what a layer's keys and values are projected from, (rows, tokens, dim), to what stands in its place."""
 
 FeatureHook = Callable[[str, Tensor], Tensor]
 """From a layer's name and output, (rows, channels, height, width), to what goes on in its place."""
@@ -249,11 +249,21 @@ class Model(ABC):
         """All attention layers in execution order, with their resolutions at that latent size."""
 
     @abstractmethod
-    def attention_hook(self, hook: AttentionHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
-        """Routes the named sites through `hook` inside the block and leaves the model as found.
+    def kernel_hook(self, hook: KernelHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
+        """Gives the kernel calls of the named sites to `hook` inside the block and leaves the model as found.
+
+        The layers themselves stay the network's own; a layer on another kernel is set to the fused one for the block.
 
         Raises:
             ModelError: A site's attention cannot be taken over (an unknown processor); the model is untouched.
+        """
+
+    @abstractmethod
+    def source_hook(self, hook: SourceHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
+        """Passes what the named sites' keys and values are projected from through `hook`; leaves the model as found.
+
+        Raises:
+            ModelError: As `kernel_hook`.
         """
 
     @abstractmethod

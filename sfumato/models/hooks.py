@@ -1,96 +1,171 @@
 """Hooks into a diffusers network, for the length of a block.
 
-Attention: projections stay the layer's, the middle goes to a hook. Features and projections: a layer's output passes
-through a hook.
+Attention: the layer's own processor runs, with its norms, projections and rotary embeddings; its one call of the fused
+kernel goes to a hook. What keys and values are projected from, features and projections pass through a hook likewise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionCall, AttentionHook, AttentionSite, FeatureHook, ProjectionHook
+from sfumato.models.base import AttentionSite, FeatureHook, KernelCall, KernelHook, ProjectionHook, SourceHook
 
-# Processors whose arithmetic is the plain one written out below; anything else (IP-Adapter, custom) has more to it.
-PLAIN = {"AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "FusedAttnProcessor2_0", "SlicedAttnProcessor"}
+FUSED_KERNEL = F.scaled_dot_product_attention
+
+# Processors that call the fused kernel once, for all rows
+_FUSED = {"AttnProcessor2_0", "JointAttnProcessor2_0", "FluxAttnProcessor", "FluxAttnProcessor2_0"}
+# Those that compute the same by another kernel or by joined projections, so that the plain one can stand in
+_SAME_AS_FUSED = {"AttnProcessor", "SlicedAttnProcessor", "XFormersAttnProcessor", "FusedAttnProcessor2_0"}
 
 
-class HookedProcessor:
-    """An attention processor that lets a hook compute softmax(q k) v where it wants to, and the original elsewhere."""
+class _Intercepted(TorchFunctionMode):
+    """Gives the calls of the fused kernel to a hook; everything else runs as it is."""
 
-    def __init__(self, original: Any, hook: AttentionHook, site: AttentionSite) -> None:
-        self.original, self.hook, self.site = original, hook, site
+    def __init__(self, hook: KernelHook, site: AttentionSite) -> None:
+        super().__init__()
+        self.hook, self.site, self.calls = hook, site, 0
 
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        if not self.hook.wants(self.site):
-            output: Tensor = self.original(attn, hidden_states, encoder_hidden_states, attention_mask, temb, **kwargs)
-            return output
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not FUSED_KERNEL:
+            return func(*args, **(kwargs or {}))
+        self.calls += 1
+        return self.hook.attend(_kernel_call(self.site, *args, **(kwargs or {})))
 
-        residual, shape = hidden_states, hidden_states.shape
-        if attn.spatial_norm is not None:
-            hidden_states = attn.spatial_norm(hidden_states, temb)
-        if len(shape) == 4:
-            hidden_states = hidden_states.flatten(2).transpose(1, 2)  # (rows, query, dim)
-        if attn.group_norm is not None:
-            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-        keys_from = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        keys_from = self.hook.source(self.site, keys_from)
-        if encoder_hidden_states is not None and attn.norm_cross:
-            keys_from = attn.norm_encoder_hidden_states(keys_from)
-        if attention_mask is not None:
-            rows, keys = keys_from.shape[:2]
-            attention_mask = attn.prepare_attention_mask(attention_mask, keys, rows)
-            attention_mask = attention_mask.view(rows, attn.heads, -1, attention_mask.shape[-1])
 
-        def heads(tensor: Any) -> Any:
-            return tensor.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (rows, heads, tokens, head_dim)
-
-        query, key, value = heads(attn.to_q(hidden_states)), heads(attn.to_k(keys_from)), heads(attn.to_v(keys_from))
-        query = query if attn.norm_q is None else attn.norm_q(query)
-        key = key if attn.norm_k is None else attn.norm_k(key)
-        call = AttentionCall(self.site, query, key, value, attention_mask, query.shape[-1] ** -0.5)
-
-        hidden_states = self.hook.attend(call).transpose(1, 2).flatten(2).to(query.dtype)
-        hidden_states = attn.to_out[1](attn.to_out[0](hidden_states))
-        if len(shape) == 4:
-            hidden_states = hidden_states.transpose(1, 2).reshape(shape)
-        if attn.residual_connection:
-            hidden_states = hidden_states + residual
-        result: Tensor = hidden_states / attn.rescale_output_factor
-        return result
+def _kernel_call(
+    site: AttentionSite,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> KernelCall:
+    """The arguments of the fused kernel as a hook sees them."""
+    assert (dropout_p, is_causal, enable_gqa) == (0.0, False, False), "no denoising network asks for these"
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -math.inf)
+    return KernelCall(site, query, key, value, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale)
 
 
 @contextmanager
-def hooked(layers: Mapping[str, nn.Module], hook: AttentionHook, sites: Sequence[AttentionSite]) -> Iterator[None]:
-    """Installs the hook on the named layers; restores every processor afterwards, also when the block raises."""
-    chosen: dict[str, Any] = {site.layer_name: layers[site.layer_name] for site in sites}
-    for name, layer in chosen.items():
-        kind = type(layer.processor).__name__
-        if kind not in PLAIN and not isinstance(layer.processor, HookedProcessor):
+def kernel_hooked(layers: Mapping[str, Any], hook: KernelHook, sites: Sequence[AttentionSite]) -> Iterator[None]:
+    """Gives the kernel calls of the named layers to the hook; the layers are as found afterwards, whatever happened.
+
+    Raises:
+        ModelError: A layer does not call the fused kernel, and no processor that does computes the same.
+    """
+    chosen = {site.layer_name: layers[site.layer_name] for site in sites}
+    with _fused(chosen):
+        own = {name: vars(layer).get("forward") for name, layer in chosen.items()}
+        try:
+            for site in sites:
+                layer = chosen[site.layer_name]
+                layer.forward = _through(layer, layer.forward, hook, site)
+            yield
+        finally:
+            for name, forward in own.items():
+                if forward is None:
+                    vars(chosen[name]).pop("forward", None)  # the class's own again
+                else:
+                    chosen[name].forward = forward
+
+
+def _through(
+    layer: Any, forward: Callable[..., Tensor], hook: KernelHook, site: AttentionSite
+) -> Callable[..., Tensor]:
+    """A layer's forward under interception where the hook wants it, and as it is elsewhere."""
+    intercepted = _Intercepted(hook, site)
+
+    def hooked_forward(*args: Any, **kwargs: Any) -> Tensor:
+        if not hook.wants(site):
+            return forward(*args, **kwargs)
+        intercepted.calls = 0
+        with intercepted:
+            output = forward(*args, **kwargs)
+        if intercepted.calls != 1:
             raise ModelError(
-                f"attention layer {name} runs a {kind}, which cannot be edited; load the model without it"
-                " (IP-Adapters and custom attention processors change what attention computes)"
+                f"attention layer {site.layer_name} called the fused kernel {intercepted.calls} times, not once"
+                f" ({type(layer.processor).__name__}), so its attention cannot be edited; set torch's own kernel"
             )
-    saved = {name: layer.processor for name, layer in chosen.items()}
+        return output
+
+    return hooked_forward
+
+
+@contextmanager
+def _fused(layers: Mapping[str, Any]) -> Iterator[None]:
+    """All layers on the fused kernel inside the block, their own processors again after it.
+
+    Raises:
+        ModelError: That would change what a layer computes; the network is untouched.
+    """
+    stand_ins = {name: _stand_in(name, layer) for name, layer in layers.items()}
+    saved = {name: layers[name].processor for name, processor in stand_ins.items() if processor is not None}
     try:
-        for site in sites:
-            chosen[site.layer_name].processor = HookedProcessor(saved[site.layer_name], hook, site)
+        for name in saved:
+            layers[name].processor = stand_ins[name]
         yield
     finally:
         for name, processor in saved.items():
-            chosen[name].processor = processor
+            layers[name].processor = processor
+
+
+def _stand_in(name: str, layer: Any) -> Any:
+    """What computes the same as a layer's processor by the fused kernel; None: the processor itself."""
+    kind = type(layer.processor).__name__
+    if kind in _FUSED:
+        return None
+    if kind not in _SAME_AS_FUSED or not math.isclose(layer.scale, (layer.inner_dim // layer.heads) ** -0.5):
+        raise ModelError(
+            f"attention layer {name} runs a {kind}, which cannot be edited; load the model without it"
+            " (IP-Adapters and custom attention processors change what attention computes)"
+        )
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    return AttnProcessor2_0()
+
+
+@contextmanager
+def source_hooked(layers: Mapping[str, Any], hook: SourceHook, sites: Sequence[AttentionSite]) -> Iterator[None]:
+    """Passes what keys and values are projected from through the hook; removes it also when the block raises."""
+    chosen = {site.layer_name: layers[site.layer_name] for site in sites}
+    with _fused(chosen):  # joined projections have no keys and values of their own
+        changes = [(chosen[site.layer_name], _once(hook, site)) for site in sites]
+        handles = [
+            projection.register_forward_pre_hook(change)
+            for layer, change in changes
+            for projection in (layer.to_k, layer.to_v)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _once(hook: SourceHook, site: AttentionSite) -> Callable[..., tuple[Tensor]]:
+    """A hook for the keys' and the values' projection of a layer, which asks once for both."""
+    waiting: list[tuple[Tensor, Tensor]] = []
+
+    def change(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        if waiting and waiting[0][0] is inputs[0]:
+            return (waiting.pop()[1],)
+        waiting[:] = [(inputs[0], hook(site, inputs[0]))]
+        return (waiting[0][1],)
+
+    return change
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionHook, AttentionSite, Condition, FeatureHook, Model, ProjectionHook
-from sfumato.models.hooks import feature_hooked, hooked, projection_hooked, projections
+from sfumato.models.base import AttentionSite, Condition, FeatureHook, KernelHook, Model, ProjectionHook, SourceHook
+from sfumato.models.hooks import feature_hooked, kernel_hooked, projection_hooked, projections, source_hooked
 from sfumato.models.schedules import Schedule
 from sfumato.models.scheduling import schedule_of
 from sfumato.models.sites import attention_layers, sites_of
@@ -150,8 +150,11 @@ class StableDiffusion(Model):
     def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
         return sites_of(self.unet, latent_size)
 
-    def attention_hook(self, hook: AttentionHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
-        return hooked(attention_layers(self.unet), hook, sites)
+    def kernel_hook(self, hook: KernelHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
+        return kernel_hooked(attention_layers(self.unet), hook, sites)
+
+    def source_hook(self, hook: SourceHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
+        return source_hooked(attention_layers(self.unet), hook, sites)
 
     def feature_hook(self, layer_names: Sequence[str], hook: FeatureHook) -> AbstractContextManager[None]:
         return feature_hooked(self.unet, layer_names, hook)

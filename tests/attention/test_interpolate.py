@@ -9,7 +9,7 @@ from torch import Tensor
 from sfumato.attention.interpolate import BetweenEnds, InterpolatedAttention, InterpolatedSource, Kind
 from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.attention.record import Recorder
-from sfumato.models.base import AttentionCall
+from sfumato.models.base import KernelCall
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
@@ -28,7 +28,7 @@ def attend(model: Any, edit: AttentionEdit, query: Tensor, key: Tensor, value: T
     control = AttentionControl([edit])
     with control.installed(model, layout):
         control.at_step(STEP)
-        return control.attend(AttentionCall(site, query, key, value, None, query.shape[-1] ** -0.5))
+        return control.attend(KernelCall(site, query, key, value, None, query.shape[-1] ** -0.5))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sfumato.errors import UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.result import Inversion
-from sfumato.models.base import AttentionCall
+from sfumato.models.base import KernelCall
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
@@ -98,7 +98,7 @@ def attend(edit: MutualSelfAttention, model: Any, query: Tensor, key: Tensor, va
     control = AttentionControl([edit])
     with control.installed(model, Layout(("cond",), ("source", "target"), 1, (16, 16))):
         control.at_step(STEP)
-        return control.attend(AttentionCall(site, query, key, value, None, query.shape[-1] ** -0.5))
+        return control.attend(KernelCall(site, query, key, value, None, query.shape[-1] ** -0.5))
 
 
 def test_variants_read_what_they_say(toy_model: Any) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError, UsageError
-from sfumato.models.base import AttentionCall
+from sfumato.models.base import KernelCall
 from sfumato.models.sdxl import StableDiffusionXL
 from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.sampling.layout import Branch
@@ -105,10 +105,7 @@ def test_sites_tell_the_grids_that_the_network_runs(name: str, size: tuple[int, 
         def wants(self, site: Any) -> bool:
             return True
 
-        def source(self, site: Any, hidden_states: Any) -> Any:
-            return hidden_states
-
-        def attend(self, call: AttentionCall) -> Tensor:
+        def attend(self, call: KernelCall) -> Tensor:
             assert call.site.num_queries == call.query.shape[2], call.site
             assert call.site.heads == call.query.shape[1]
             assert (call.site.kind == "cross") == (call.key.shape[2] == 77)
@@ -119,7 +116,7 @@ def test_sites_tell_the_grids_that_the_network_runs(name: str, size: tuple[int, 
     condition = model.encode_prompt("a cat")
     with torch.no_grad():
         plain = model.predict(latents, 500, condition)
-        with model.attention_hook(Look(), sites):
+        with model.kernel_hook(Look(), sites):
             hooked = model.predict(latents, 500, condition)
         assert torch.equal(model.predict(latents, 500, condition), plain)  # nothing leaks
     torch.testing.assert_close(hooked, plain, rtol=1e-4, atol=1e-5)
@@ -138,7 +135,7 @@ def test_unknown_attention_processors_are_refused_and_left_alone() -> None:
     custom = Custom()
     layer = model.unet.get_submodule(site.layer_name)
     layer.set_processor(custom)
-    with pytest.raises(ModelError, match="Custom"), model.attention_hook(None, [site]):  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="Custom"), model.kernel_hook(None, [site]):  # type: ignore[arg-type]
         pass
     assert layer.processor is custom
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import sfumato
 from sfumato.errors import ModelError, UsageError
-from sfumato.models.base import AttentionCall
+from sfumato.models.base import KernelCall
 from sfumato.models.pixel_ddpm import UnconditionalDDPM
 from sfumato.sampling.ddim import DDIM
 from sfumato.sampling.ddpm import DDPM
@@ -95,10 +95,7 @@ def test_its_self_attention_can_be_edited_and_is_left_as_found() -> None:
         def wants(self, site: Any) -> bool:
             return True
 
-        def source(self, site: Any, hidden_states: Any) -> Any:
-            return hidden_states
-
-        def attend(self, call: AttentionCall) -> Tensor:
+        def attend(self, call: KernelCall) -> Tensor:
             output = torch.nn.functional.scaled_dot_product_attention(call.query, call.key, call.value)
             return output + shift
 
@@ -110,7 +107,7 @@ def test_its_self_attention_can_be_edited_and_is_left_as_found() -> None:
     with torch.no_grad():
         before = model.predict(noise_of(), 300, condition)
         for shift in (0.0, 1.0):
-            with model.attention_hook(Shift(), sites):
+            with model.kernel_hook(Shift(), sites):
                 hooked = model.predict(noise_of(), 300, condition)
             assert torch.allclose(hooked, before, atol=1e-5) == (shift == 0.0)
         assert torch.equal(model.predict(noise_of(), 300, condition), before)
