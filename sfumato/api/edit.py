@@ -65,6 +65,7 @@ def edit(
     mask_feather: float = 0.0,
     mask_invert: bool = False,
     mask_pixels: bool = False,
+    alpha: bool = True,
     watch: Watch | None = None,
     **options: Any,
 ) -> EditResult:
@@ -100,6 +101,8 @@ def edit(
         mask_feather: Width in pixels of the mask's soft edge, which lies inside the mask.
         mask_invert: Everything but the mask, or but what the words mark, may change.
         mask_pixels: Paste the result into the source image, so that what lies outside the mask is bit-identical.
+        alpha: Where the image is transparent, give results that are transparent, too: the model sees the image on the
+            background, and the results are taken off it again.
         watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
         options: The method's own, see `METHODS[method].parameters`; what is not given is what suits the model, see
             `Model.method_options`, else the method's default.
@@ -134,6 +137,7 @@ def edit(
         mask_feather=mask_feather,
         mask_invert=mask_invert,
         mask_pixels=mask_pixels,
+        alpha=alpha,
         options=options,
     )
     return request.run(model, watch=watch)
@@ -159,7 +163,11 @@ class _Decoded:
 
 def run(model: Model, request: EditRequest, watch: Watch | None = None) -> EditResult:
     """Runs a request, see `edit`."""
-    plan = plan_edit(model, request)
+    return run_plan(model, plan_edit(model, request), watch)
+
+
+def run_plan(model: Model, plan: EditPlan, watch: Watch | None = None) -> EditResult:
+    """Runs what was planned with the same model."""
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         generator = seeded(plan.request.seed)
         source = _source(model, plan, generator, watching)
@@ -261,9 +269,12 @@ def _result(
     def restored(image: Image.Image) -> Image.Image:
         return image if picture is None else picture.fitted.restore(image)
 
+    def shown(image: Image.Image) -> Image.Image:
+        return plan.transparent(restored(image)) if request.alpha else restored(image)
+
     prompts = (request.source_prompt, *request.targets) if edited.maps is not None else ()
     return EditResult(
-        images=tuple(map(restored, edits)),
+        images=tuple(map(shown, edits)),
         source=restored(source),
         reconstruction=restored(decoded.reconstruction),
         recipe=recipe_of(request, model),
@@ -274,7 +285,7 @@ def _result(
         notes=tuple(notes),
         maps=None if edited.maps is None else edited.maps[:, 0].float().cpu(),
         tried=tuple(
-            EditCandidate(candidate.method, candidate.options, candidate.agreement, candidate.change, restored(image))
+            EditCandidate(candidate.method, candidate.options, candidate.agreement, candidate.change, shown(image))
             for candidate, image in zip(edited.candidates, tried, strict=True)
         ),
         distances=None if edited.distances is None else edited.distances[..., 0].float().cpu(),

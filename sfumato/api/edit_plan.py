@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sfumato.api.common import check_inverted, other_negative_note, told_of_prompts
 from sfumato.api.masks import Masking
@@ -10,10 +11,13 @@ from sfumato.api.origin import Origin, opened_inversion
 from sfumato.api.requests import EditRequest
 from sfumato.api.source_image import Picture, read_picture
 from sfumato.errors import InversionError, UsageError
-from sfumato.images import ImageSource
+from sfumato.images import ImageSource, lifted
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import INVERSIONS, METHODS, Method
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 STARTS = ("drawn", "picture")
 """What an `Inversion` may hold that leads back to nothing: noise alone, or an image's latents and noise."""
@@ -49,6 +53,12 @@ class EditPlan:
     @property
     def method(self) -> Method:
         return METHODS[self.request.method]
+
+    def transparent(self, image: Image.Image) -> Image.Image:
+        """An edited image without padding, taken off the background where the source image is transparent."""
+        if self.picture is None or self.picture.alpha is None:
+            return image
+        return lifted(image, self.picture.fitted.restore(self.picture.alpha), self.request.background)
 
     @property
     def source_notes(self) -> list[str]:

@@ -60,7 +60,7 @@ MOST_AREA = 4
 """Likewise how many times the pixels that the model was trained at, in --size."""
 
 REMEDY = "give the options by hand"
-EARLIER: Mapping[str, Mapping[str, Any]] = {}
+EARLIER: Mapping[str, Mapping[str, Any]] = {"edit": {"alpha": False}, "slider": {"alpha": False}}
 """What recipes without an entry mean, which did not have it yet."""
 
 Parts = tuple[Sequence[Any] | None, Sequence[str] | None, str | None]

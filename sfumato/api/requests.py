@@ -77,6 +77,7 @@ class EditRequest(Request):
     mask_feather: float = 0.0
     mask_invert: bool = False
     mask_pixels: bool = False
+    alpha: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

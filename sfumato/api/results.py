@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sfumato import checks
 from sfumato.api.cost import Cost
+from sfumato.api.request import WHITE
 from sfumato.conditions.align import positions_in
 from sfumato.conditions.words import Piece
 from sfumato.errors import UsageError
@@ -40,7 +41,7 @@ class EditResult:
     """Edited pictures of one source.
 
     Attributes:
-        images: One picture for each target prompt.
+        images: One picture for each target prompt; transparent (RGBA) where the image is, and its alpha was asked for.
         source: The source picture as the model saw it; of an edit without a picture, the generated source.
         reconstruction: The source branch of the run, decoded.
         recipe: Everything needed to repeat it; goes into saved files.
@@ -258,5 +259,5 @@ def save_all(images: Sequence[Image.Image], path: str | os.PathLike[str], recipe
     for target in paths:
         check_writable(target)
     for image, target in zip(images, paths, strict=True):
-        save_image(image, target, recipe=recipe)
+        save_image(image, target, recipe=recipe, background=tuple(recipe.get("background", WHITE)))
     return paths[0]

@@ -14,6 +14,7 @@ from torch import Tensor
 from sfumato.api import edit
 from sfumato.api.arguments import boundary
 from sfumato.api.cost import measured
+from sfumato.api.edit_plan import plan_edit
 from sfumato.api.masks import MaskSource
 from sfumato.api.morph_plan import distance_notes
 from sfumato.api.requests import EditRequest, SliderRequest
@@ -66,6 +67,7 @@ def slider(
     mask_feather: float = 0.0,
     mask_invert: bool = False,
     mask_pixels: bool = False,
+    alpha: bool = True,
     watch: Watch | None = None,
     **options: Any,
 ) -> MorphResult:
@@ -87,7 +89,7 @@ def slider(
         spacing, spacing_options, distance, watch: As for `morph`.
         inversion, inversion_options, inverted, negative_prompt, num_inference_steps, guidance_scale,
             source_guidance_scale, seed, size, fit, background, encode_steps, mask, mask_words, mask_threshold,
-            mask_feather, mask_invert, mask_pixels, options: As for `edit`.
+            mask_feather, mask_invert, mask_pixels, alpha, options: As for `edit`.
 
     Returns:
         Frames; weight 0 is the source (or the low end of `vary`), 1 the full edit. `sources` is the one source picture,
@@ -125,6 +127,7 @@ def slider(
         mask_feather=mask_feather,
         mask_invert=mask_invert,
         mask_pixels=mask_pixels,
+        alpha=alpha,
         options=options,
     )
     return request.run(model, watch=watch)
@@ -134,15 +137,19 @@ def run(model: Model, request: SliderRequest, watch: Watch | None = None) -> Mor
     """Runs a request, see `slider`."""
     request = _ranged(request)
     measure = load_distance(request.distance, model)
+    plan = plan_edit(model, _edit_at(request, 1.0))
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
-        full = edit.run(model, _edit_at(request, 1.0), watching)
+        full = edit.run_plan(model, plan, watching)
         draw = _Drawing(model, request, full, Watch(cancelled=watching.cancelled))
         options = request.spacing_options or {}
         path = MorphPath(draw, in_pixels=True)
         frames = drawing(model, path, request.spacing, options, request.num_frames, watch=watching)
         spaced = SPACINGS[request.spacing](frames, measure, request.num_frames, watch=watching, **options)
     return MorphResult(
-        images=tuple(to_images(frames.at(spaced.weights).float().cpu())),
+        images=tuple(
+            plan.transparent(image) if request.alpha else image
+            for image in to_images(frames.at(spaced.weights).float().cpu())
+        ),
         weights=spaced.weights,
         distances=spaced.distances,
         even_distances=spaced.even_distances,
@@ -152,6 +159,7 @@ def run(model: Model, request: SliderRequest, watch: Watch | None = None) -> Mor
         recipe={
             **full.recipe,
             "command": request.command,
+            "alpha": request.alpha,
             "vary": recorded(request.vary),
             "num_frames": request.num_frames,
             "spacing": request.spacing,
@@ -182,7 +190,8 @@ def _ranged(request: SliderRequest) -> SliderRequest:
 
 def _edit_at(request: SliderRequest, weight: float, **changes: Any) -> EditRequest:
     """The edit of a frame."""
-    values = {argument.name: getattr(request, argument.name) for argument in fields(EditRequest)} | changes
+    values = {argument.name: getattr(request, argument.name) for argument in fields(EditRequest)}
+    values |= {"alpha": False, **changes}  # frames are drawn on the background, and taken off it in the end
     varied = options_at(request.vary, weight, request.options)
     if GUIDANCE in varied:
         values[GUIDANCE] = varied.pop(GUIDANCE)

@@ -17,6 +17,12 @@ from sfumato.apps.options import (
     Fit,
     Guidance,
     Lora,
+    Mask,
+    MaskFeather,
+    MaskInvert,
+    MaskPixels,
+    MaskThreshold,
+    MaskWords,
     ModelName,
     Revision,
     Size,
@@ -25,6 +31,7 @@ from sfumato.apps.options import (
     Variant,
     check_pictures,
     choose_output,
+    given,
     load,
     outputs,
     parse_options,
@@ -92,26 +99,17 @@ def edit(
     like: Annotated[
         Path | None, typer.Option(help="Repeat the edit that made this picture; other options change it.")
     ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(help="An image of the same size: the edit may show where it is white; grey: in part."),
-    ] = None,
-    mask_words: Annotated[
-        list[str] | None, typer.Option(help="Such a mask from where words of --source look; repeatable.")
-    ] = None,
-    mask_threshold: Annotated[
-        float | None, typer.Option(help="Share of the words' attention that is inside.", show_default="0.4")
-    ] = None,
-    mask_feather: Annotated[
-        float | None, typer.Option(help="Soft edge inside the mask, pixels.", show_default="0")
-    ] = None,
-    mask_invert: Annotated[
+    mask: Mask = None,
+    mask_words: MaskWords = None,
+    mask_threshold: MaskThreshold = None,
+    mask_feather: MaskFeather = None,
+    mask_invert: MaskInvert = None,
+    mask_pixels: MaskPixels = None,
+    alpha: Annotated[
         bool | None,
-        typer.Option("--mask-invert/--no-mask-invert", help="All but the mask, or but the words, may change."),
-    ] = None,
-    mask_pixels: Annotated[
-        bool | None,
-        typer.Option("--mask-pixels/--no-mask-pixels", help="Outside the mask the very pixels of the picture stay."),
+        typer.Option(
+            "--alpha/--no-alpha", help="Results of a transparent image are transparent, too.", show_default="yes"
+        ),
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -129,7 +127,7 @@ def edit(
     if like is None and not target:
         raise UsageError("--target is missing: say what the picture shall show, e.g. --target 'a dog face'")
     check_pictures(image)
-    given = _given(
+    asked = given(
         image=image,
         source_prompt=source,
         target_prompt=target or None,
@@ -149,15 +147,16 @@ def edit(
         mask_feather=mask_feather,
         mask_invert=mask_invert,
         mask_pixels=mask_pixels,
+        alpha=alpha,
     )
     with working("starting"):
         from sfumato.api.recipe import Recipe
         from sfumato.inversions.result import Inversion
 
     recipe = Recipe.read(like) if like is not None else None
-    given |= _given(inverted=None if inverted is None else Inversion.load(inverted))
+    asked |= given(inverted=None if inverted is None else Inversion.load(inverted))
     texts = _Settings(settings or [], weight or [], inversion_settings or [])
-    request = _new(given, texts) if recipe is None else _again(recipe, given, texts)
+    request = _new(asked, texts) if recipe is None else _again(recipe, asked, texts)
     path = choose_output(
         output, f"{_stem(request)}-edit", ".png", count=len(request.targets), inputs=_inputs(request, like)
     )
@@ -167,7 +166,7 @@ def edit(
     if recipe is not None:
         for text in recipe.differences(loaded):
             note(text)
-        if "size" not in given:
+        if "size" not in asked:
             recipe.check_size(request, loaded)
     result = request.run(loaded)
     result.save(path)
@@ -202,29 +201,24 @@ class _Settings:
         return parse_options(entry, self.inversion, flag="--set-inversion")
 
 
-def _given(**arguments: Any) -> dict[str, Any]:
-    """The arguments that were given."""
-    return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _new(given: dict[str, Any], texts: _Settings) -> EditRequest:
+def _new(asked: dict[str, Any], texts: _Settings) -> EditRequest:
     """The request that the options make."""
     from sfumato.api.requests import EditRequest
 
-    start, method = given.get("inverted"), given.get("method", "prompt-to-prompt")
-    if start is not None and start.source_image is None and "image" not in given:
+    start, method = asked.get("inverted"), asked.get("method", "prompt-to-prompt")
+    if start is not None and start.source_image is None and "image" not in asked:
         raise UsageError("--inverted needs IMAGE, the picture that was inverted: this file does not hold it")
-    source = given.get("source_prompt", None if start is None else start.prompt)
+    source = asked.get("source_prompt", None if start is None else start.prompt)
     if source is None:
         raise UsageError("--source is missing: say what the picture shows, e.g. --source 'a cat face'")
     options = {
         "options": texts.of_method(method),
-        "inversion_options": texts.of_inversion(given.get("inversion"), method),
+        "inversion_options": texts.of_inversion(asked.get("inversion"), method),
     }
-    return EditRequest(**{**given, **options, "source_prompt": source})
+    return EditRequest(**{**asked, **options, "source_prompt": source})
 
 
-def _again(recipe: Recipe, given: dict[str, Any], texts: _Settings) -> EditRequest:
+def _again(recipe: Recipe, asked: dict[str, Any], texts: _Settings) -> EditRequest:
     """The request of a recipe, with what was given in the place of what it says."""
     from sfumato.api.requests import EditRequest
 
@@ -233,35 +227,35 @@ def _again(recipe: Recipe, given: dict[str, Any], texts: _Settings) -> EditReque
         raise UsageError(f"{recipe.file} was made by `sfumato {then.command}`; --like repeats edits only")
     for name in recipe.unknown[:5]:
         note(f"the recipe in {recipe.file} says {shown(name)}, which this version does not know")
-    method = given.get("method", then.method)
+    method = asked.get("method", then.method)
     options = texts.of_method(method)
-    own = {*given, *(f"options.{name}" for name in options)}
+    own = {*asked, *(f"options.{name}" for name in options)}
     if method == then.method:
-        changes = {**given, "options": {**then.options, **options}}
+        changes = {**asked, "options": {**then.options, **options}}
     else:
-        changes, own = {**given, "options": options}, {*own, "options"}
-    inversion, chosen = _inversion_again(then, given, texts, method)
+        changes, own = {**asked, "options": options}, {*own, "options"}
+    inversion, chosen = _inversion_again(then, asked, texts, method)
     changes |= inversion
     own |= chosen
-    if "image" in given and then.image is None:  # drawn then: its guidance was that of a drawn source
+    if "image" in asked and then.image is None:  # drawn then: its guidance was that of a drawn source
         changes.setdefault("source_guidance_scale", None)
     if changes["inverted"] is not None or changes.get("image", then.image) is None:
         changes.setdefault("encode_steps", 0)
-    if "mask" in given or "mask_words" in given:
+    if "mask" in asked or "mask_words" in asked:
         changes = {"mask": None, "mask_words": None, **changes}
     request = replace(then, **changes)
     recipe.check_bounds(request, own)
-    return recipe.opened(request, given)
+    return recipe.opened(request, asked)
 
 
 def _inversion_again(
-    then: EditRequest, given: dict[str, Any], texts: _Settings, method: str
+    then: EditRequest, asked: dict[str, Any], texts: _Settings, method: str
 ) -> tuple[dict[str, Any], set[str]]:
     """The arguments of the inversion, and which of them the user gave, as `Recipe.check_bounds` takes them."""
-    start = given.get("inverted")
-    if not texts.inversion and not {"image", "inverted", "inversion"} & given.keys():
+    start = asked.get("inverted")
+    if not texts.inversion and not {"image", "inverted", "inversion"} & asked.keys():
         start = then.inverted
-    name = given.get("inversion")
+    name = asked.get("inversion")
     same = start is None and method == then.method and name in (None, then.inversion)
     name = (then.inversion or None) if same else name
     options = texts.of_inversion(name, method)

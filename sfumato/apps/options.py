@@ -79,6 +79,23 @@ EncodeSteps = Annotated[
     int,
     typer.Option(min=0, help="Steps that bring what the autoencoder gives back nearer to the picture before all else."),
 ]
+Mask = Annotated[
+    Path | None,
+    typer.Option(help="An image of the same size: the edit may show where it is white; grey: in part."),
+]
+MaskWords = Annotated[list[str] | None, typer.Option(help="Such a mask from where words of --source look; repeatable.")]
+MaskThreshold = Annotated[
+    float | None, typer.Option(help="Share of the words' attention that is inside.", show_default="0.4")
+]
+MaskFeather = Annotated[float | None, typer.Option(help="Soft edge inside the mask, pixels.", show_default="0")]
+MaskInvert = Annotated[
+    bool | None,
+    typer.Option("--mask-invert/--no-mask-invert", help="All but the mask, or but the words, may change."),
+]
+MaskPixels = Annotated[
+    bool | None,
+    typer.Option("--mask-pixels/--no-mask-pixels", help="Outside the mask the very pixels of the picture stay."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for machines.")]
 
 
@@ -104,6 +121,11 @@ def load(
         note(text)
     say(f"{model.name} on {model.device}, {str(model.dtype).removeprefix('torch.')}", "dim")
     return model
+
+
+def given(**arguments: Any) -> dict[str, Any]:
+    """The arguments that were given; the others are as they are by default, or as a recipe has them."""
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def check_pictures(*paths: Path | None) -> None:

@@ -18,6 +18,12 @@ from sfumato.apps.options import (
     Fit,
     Guidance,
     Lora,
+    Mask,
+    MaskFeather,
+    MaskInvert,
+    MaskPixels,
+    MaskThreshold,
+    MaskWords,
     ModelName,
     Revision,
     Size,
@@ -25,6 +31,7 @@ from sfumato.apps.options import (
     Vae,
     Variant,
     check_pictures,
+    given,
     load,
     parse_options,
     parse_size,
@@ -73,6 +80,15 @@ def slider(
     seed: Annotated[int, typer.Option(help="Of all draws; -1: a random one.")] = 0,
     size: Size = None,
     fit: Fit = None,
+    mask: Mask = None,
+    mask_words: MaskWords = None,
+    mask_threshold: MaskThreshold = None,
+    mask_feather: MaskFeather = None,
+    mask_invert: MaskInvert = None,
+    mask_pixels: MaskPixels = None,
+    alpha: Annotated[
+        bool, typer.Option("--alpha/--no-alpha", help="Frames of a transparent image are transparent, too.")
+    ] = True,
     fps: movie.Fps = 8.0,
     hold: movie.Hold = None,
     bounce: movie.Bounce = False,
@@ -96,10 +112,10 @@ def slider(
     """
     if source is None:
         raise UsageError("--source is missing: say what the picture shows, e.g. --source 'a cat face'")
-    check_pictures(image)
+    check_pictures(image, mask)
     ranges = parse_ranges(vary or [])
     size_pixels = parse_size(size)
-    path = movie.choose_movie(output, f"{image.stem if image is not None else source}-slider", inputs=(image,))
+    path = movie.choose_movie(output, f"{image.stem if image is not None else source}-slider", inputs=(image, mask))
     movie.check_extras((strip, plot), [image] if image is not None else [])
     playing = movie.check_playing(path, fps, hold, bounce, easing, inbetweens, scale)
 
@@ -131,7 +147,16 @@ def slider(
         seed=seed,
         size=size_pixels,
         fit=fit.value if fit is not None else None,
+        alpha=alpha,
         options=options,
+        **given(
+            mask=mask,
+            mask_words=mask_words or None,
+            mask_threshold=mask_threshold,
+            mask_feather=mask_feather,
+            mask_invert=mask_invert,
+            mask_pixels=mask_pixels,
+        ),
     )
     loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
     result = request.run(loaded)

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import at_home, check_folder, written_whole
-from sfumato.images.alpha import flattened, with_alpha
+from sfumato.images.alpha import WHITE, Colour, flattened, with_alpha
 from sfumato.images.ffmpeg import FFMPEG_MOVIES, stream_comment
 from sfumato.images.reading import existing_file, guarded, open_image
 from sfumato.json_input import JsonError, read_json
@@ -60,12 +60,18 @@ def check_writable(path: str | os.PathLike[str], *, extensions: Sequence[str] = 
     return path
 
 
-def save_image(image: Image.Image, path: str | os.PathLike[str], *, recipe: Mapping[str, Any] | None = None) -> Path:
+def save_image(
+    image: Image.Image,
+    path: str | os.PathLike[str],
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    background: Colour = WHITE,
+) -> Path:
     """Writes a picture whole or not at all, with the recipe that made it.
 
     The recipe is JSON: in PNG a text chunk named `sfumato`; in JPEG and WebP, which have none, the EXIF user comment
     (JPEG has room for 64 kB). `read_recipe` reads all three. JPEG and WebP are lossy; PNG is the one to keep. PNG and
-    WebP keep alpha; JPEG shows it on white.
+    WebP keep alpha; JPEG shows it on the background.
 
     Raises:
         ImageError: As `check_writable`; or the disk is full; or the recipe is too long for JPEG.
@@ -82,7 +88,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], *, recipe: Mapp
     elif recipe is not None:
         options["exif"] = exif_of(recipe)
     with written_whole(path, ImageError) as part, part.open("wb") as file:
-        (flattened(image) if kind == "JPEG" else with_alpha(image)).save(file, format=kind, **options)
+        (flattened(image, background) if kind == "JPEG" else with_alpha(image)).save(file, format=kind, **options)
     return path
 
 

@@ -204,3 +204,41 @@ def test_ranges() -> None:
     for twice in (["a=0..1", "a=0..2"], ["w.x=0..1", "w.x=0..2"], ["w=0..1", "w.x=0..2"]):
         with pytest.raises(UsageError, match="is given twice"):
             parse_ranges(twice)
+
+
+def test_a_slider_takes_the_masks_of_an_edit(run: Any, toy: Path, cat: Path) -> None:
+    prompts = ("-s", "a photo of a cat", "-t", "a photo of a dog")
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save("mask.png")
+    common = ("--model", toy, "--steps", 2, "--frames", 3, "--spacing", "even", "--distance", "pixel", "-o")
+    masked = ("--mask", "mask.png", "--mask-pixels", "--mask-feather", 4, "--mask-invert")
+    answer = json.loads(run("slider", cat, *prompts, *masked, *common, "frames", "--json").stdout)
+    said = {"path": "mask.png", "words": [], "threshold": 0.4, "feather": 4.0, "invert": True, "pixels": True}
+    assert {name: answer["recipe"]["mask"][name] for name in said} == said
+    with Image.open(cat) as source:
+        for frame in sorted(Path("frames").glob("*.png")):
+            with Image.open(frame) as image:
+                assert image.convert("RGB").crop((0, 0, 32, 64)).tobytes() == source.crop((0, 0, 32, 64)).tobytes()
+    words = ("--mask-words", "cat", "--mask-threshold", 0.7)
+    answer = json.loads(run("slider", cat, *prompts, *words, *common, "words", "--json").stdout)
+    assert answer["recipe"]["mask"]["words"] == ["cat"]
+    error = run("slider", cat, *prompts, "--mask-pixels", *common, "bad", code=2).stderr
+    assert "need a mask" in error
+
+
+def test_transparent_images_on_the_command_line(run: Any, toy: Path, cat: Path) -> None:
+    with Image.open(cat) as image:
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image.save("clear.png")
+    prompts = ("-s", "a photo of a cat", "-t", "a photo of a dog", "--model", toy, "--steps", 2)
+    run("edit", "clear.png", *prompts, "-o", "clear-dog.png")
+    run("edit", "--like", "clear-dog.png", "--no-alpha", "--model", toy, "-o", "opaque-dog.png")
+    with Image.open("clear-dog.png") as clear, Image.open("opaque-dog.png") as opaque:
+        assert (clear.mode, opaque.mode) == ("RGBA", "RGB")
+    few = ("--frames", 3, "--spacing", "even", "--distance", "pixel")
+    for option, mode in (("--alpha", "RGBA"), ("--no-alpha", "RGB")):
+        run("slider", "clear.png", *prompts, *few, option, "-o", f"frames{option}")
+        for frame in Path(f"frames{option}").glob("*.png"):
+            with Image.open(frame) as image:
+                assert image.mode == mode
