@@ -19,13 +19,13 @@ QUICK = {"num_inference_steps": 2, "guidance_scale": 2.0}
 EDIT = (
     "method", "inversion", "inversion_options", "inverted", "negative_prompt", "num_inference_steps", "guidance_scale",
     "source_guidance_scale", "seed", "size", "fit", "background", "encode_steps", "mask", "mask_words",
-    "mask_threshold", "mask_feather", "mask_pixels", "watch", "no_such_argument",
+    "mask_threshold", "mask_feather", "mask_invert", "mask_pixels", "alpha", "watch", "no_such_argument",
 )  # fmt: skip
 MORPH = (
     "prompts", "method", "num_frames", "one_pace", "spacing", "spacing_options", "distance", "negative_prompt", "seed",
     "num_inference_steps", "guidance_scale", "size", "fit", "background", "encode_steps", "store", "watch", "space",
 )  # fmt: skip
-SLIDER = ("image", "vary", "num_frames", "spacing", "spacing_options", "distance", "watch", *PROMPTS, *EDIT[:13])
+SLIDER = ("image", "vary", "num_frames", "spacing", "spacing_options", "distance", *PROMPTS, *EDIT)
 TRANSLATE = (
     "model_a", "model_b", "image", "method", "num_inference_steps", "guidance_scale", "source_guidance_scale",
     "strength", "eta", "refine_strength", "refine_repeats", "reconstruct_source", "seed", "size", "fit", "background",
