@@ -60,7 +60,7 @@ class GaussianModel(Model):
     def decode_latents(self, latents: Tensor) -> Tensor:
         return latents
 
-    def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
+    def sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
         return ()
 
     def kernel_hook(self, hook: Any, sites: Sequence[AttentionSite]) -> Any:

@@ -18,7 +18,13 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from sfumato.attention.blend import Threshold
-from sfumato.attention.prompt_control import CrossReplaceSteps, Kind, SelfReplaceSize, SelfReplaceSteps, prompt_control
+from sfumato.attention.prompt_control import (
+    CrossReplaceSteps,
+    MapEditKind,
+    SelfReplaceSize,
+    SelfReplaceSteps,
+    prompt_control,
+)
 from sfumato.edits.result import LatentEdit
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
@@ -61,7 +67,7 @@ def prompt_to_prompt(
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     edit: Annotated[
-        Kind,
+        MapEditKind,
         Option(
             "replace: words exchanged for others, one for one or for a phrase; refine: words added or removed; auto:"
             " whichever fits; none: weights only"

@@ -116,7 +116,7 @@ class UnconditionalDDPM(Model):
         )[0]
         return output[:, : self.latent_channels].to(latents.dtype)
 
-    def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
+    def sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
         return sites_of(self.unet, latent_size)
 
     def kernel_hook(self, hook: KernelHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:

@@ -11,11 +11,20 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionSite, Condition, FeatureHook, KernelHook, Model, ProjectionHook, SourceHook
+from sfumato.models.base import (
+    AttentionSite,
+    Condition,
+    DecoderBlock,
+    FeatureHook,
+    KernelHook,
+    Model,
+    ProjectionHook,
+    SourceHook,
+)
 from sfumato.models.hooks import feature_hooked, kernel_hooked, projection_hooked, projections, source_hooked
 from sfumato.models.schedules import Schedule
 from sfumato.models.scheduling import schedule_of
-from sfumato.models.sites import attention_layers, sites_of
+from sfumato.models.sites import attention_layers, decoder_blocks_of, sites_of
 from sfumato.models.text import ClipTokenizer, chunked_ids, fingerprint, reweighted
 
 
@@ -147,8 +156,11 @@ class StableDiffusion(Model):
     def _added_conditions(self, latents: Tensor, condition: Condition) -> dict[str, Tensor] | None:
         return None
 
-    def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
+    def sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
         return sites_of(self.unet, latent_size)
+
+    def decoder_blocks(self) -> tuple[DecoderBlock, ...]:
+        return decoder_blocks_of(self.unet)
 
     def kernel_hook(self, hook: KernelHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
         return kernel_hooked(attention_layers(self.unet), hook, sites)

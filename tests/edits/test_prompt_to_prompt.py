@@ -198,7 +198,7 @@ def test_runs_can_be_repeated(toy_model: Any) -> None:
 
 def test_untouched_sites_keep_the_fused_kernel(tiny_model: Any) -> None:
     """Only cross-attention is materialised; large self-attention layers are not even routed through the control."""
-    control = AttentionControl([CrossAttentionMaps().choose(tiny_model.attention_sites((64, 64)))])
+    control = AttentionControl([CrossAttentionMaps()])
     layout = Layout(("cond",), ("source",), 1, (64, 64))
     with control.installed(tiny_model, layout):
         names = [name for name, module in tiny_model.unet.named_modules() if "forward" in vars(module)]
@@ -207,7 +207,7 @@ def test_untouched_sites_keep_the_fused_kernel(tiny_model: Any) -> None:
 
 
 def test_an_edit_that_finds_no_site_fails_loudly(toy_model: Any) -> None:
-    nowhere = InjectSelfAttention(lambda site: site.num_queries <= 0, 0, 4)
+    nowhere = InjectSelfAttention(lambda site: site.positions <= 0, 0, 4)
     layout = Layout(("cond",), ("source",), 1, (16, 16))
     with pytest.raises(ModelError, match="InjectSelfAttention finds no attention layer"):
         AttentionControl([nowhere]).installed(toy_model, layout).__enter__()
