@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError
@@ -22,6 +21,8 @@ class InjectFeatures:
 
     Each guidance half takes the features of its own source row.
     """
+
+    reads_unconditional = True
 
     def __init__(self, layer_names: Sequence[str], start: int, end: int) -> None:
         """Takes module paths, see `decoder_layers`, and the half-open window of steps."""
@@ -40,8 +41,8 @@ class InjectFeatures:
             assert self._step is not None, "at_step must be told before the network is called"
             if not self.start <= self._step.index < self.end:
                 return features
-            rows = features.unflatten(0, layout.axes)  # (guidance, branch, image, channels, height, width)
-            return torch.cat([rows[:, :1]] * rows.shape[1], dim=1).flatten(0, 2)
+            view = layout.view(features)  # (guidance, branch, image, channels, height, width)
+            return layout.rows(view[:, :1].expand_as(view))
 
         try:
             with model.feature_hook(self.layer_names, inject):

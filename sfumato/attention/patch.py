@@ -97,6 +97,10 @@ class AttentionControl:
         self._at: dict[str, tuple[AttentionEdit, ...]] = {}
         self._sources: dict[str, tuple[AttentionEdit, ...]] = {}
 
+    @property
+    def reads_unconditional(self) -> bool:
+        return any("uncond" in edit.guidance for edit in self.edits)
+
     @contextmanager
     def installed(self, model: Model, layout: Layout) -> Iterator[AttentionControl]:
         """Takes over the selected sites inside the block; the model is left as found, also when the block raises.
@@ -147,12 +151,11 @@ class AttentionControl:
         edits = self._active(self._sources[site.name])
         if not edits:
             return hidden_states
-        split = hidden_states.unflatten(0, layout.axes)
+        split = layout.view(hidden_states)
         for edit in edits:
             rows = _rows(edit.guidance, layout.guidance)
             split = _put(split, rows, edit.edit_source(split[rows], site, step))
-        source: Tensor = split.flatten(0, 2)
-        return source
+        return layout.rows(split)
 
     def attend(self, call: KernelCall) -> Tensor:
         (step, layout), site = self._now, call.site
@@ -182,15 +185,15 @@ class AttentionControl:
                 parts[rows.start] = mixing[0].attention(*given, attend, site, step)
             else:
                 parts[rows.start] = _fused(*given, part_mask, call.scale)
-        return torch.cat([parts[start] for start in sorted(parts)]).flatten(0, 2)
+        return layout.rows(torch.cat([parts[start] for start in sorted(parts)]))
 
     def _edited(self, call: KernelCall, edits: Sequence[AttentionEdit]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Query, key, value and the mask of the scores after the edits, axes (guidance, branch, image, heads, ...)."""
         step, layout = self._now
-        query, key, value = (tensor.unflatten(0, layout.axes) for tensor in (call.query, call.key, call.value))
+        query, key, value = (layout.view(tensor) for tensor in (call.query, call.key, call.value))
         mask = call.mask
         if mask is not None:
-            mask = mask.expand(len(call.query), *mask.shape[1:]).unflatten(0, layout.axes)
+            mask = layout.view(mask.expand(len(call.query), *mask.shape[1:]))
         for edit in edits:
             if not _reaches_scores(edit):
                 continue

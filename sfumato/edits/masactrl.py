@@ -45,7 +45,7 @@ NO_LAYOUT = (
     paper="Cao et al., 2023, https://arxiv.org/abs/2304.08465",
     summary="Changes pose or layout to the target prompt while the look of the source is carried over.",
     when="The same thing should do something else (sit, jump, face left); not where the layout must stay.",
-    cost="4 evaluations a step with one target (2 at guidance 1), plus the inversion's for a real picture.",
+    cost="4 evaluations a step with one target (3 with an empty source prompt, 2 at guidance 1), plus the inversion's.",
     inversions=(
         "direct",
         "ddim",
@@ -106,7 +106,8 @@ def masactrl(
 ) -> LatentEdit:
     """Edits from given noise, latent to latent.
 
-    Costs 2 (1 + targets) network evaluations a step and image, half of it when nothing is guided.
+    Costs 2 (1 + targets) network evaluations a step and image, half of it when nothing is guided. A source at guidance
+    1 costs 1 where its prompt is the negative prompt, such as "" for both; else targets read its unconditional row.
 
     Args:
         model: Any model with self-attention in its decoder.

@@ -56,6 +56,8 @@ class CrossAttentionGuidance:
     A `Control` and the `guide` of one `sample` run whose first branch is the source.
     """
 
+    reads_unconditional = True
+
     def __init__(
         self, amount: float, *, shared: bool, update: Update, observe: Callable[[Pull], None] | None = None
     ) -> None:

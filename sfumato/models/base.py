@@ -60,6 +60,17 @@ class Condition:
         """The same with other text embeddings, (rows, tokens, dim)."""
         return replace(self, prompt_embeds=prompt_embeds)
 
+    def equals(self, other: Condition) -> bool:
+        """Whether the network is told the same by both."""
+        pairs = zip(self._tensors, other._tensors, strict=True)
+        return all(
+            mine is its or (mine is not None and its is not None and torch.equal(mine, its)) for mine, its in pairs
+        )
+
+    @property
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.prompt_embeds, self.pooled_embeds, self.guidance
+
     def padded(self, tokens: int, empty: Condition) -> Condition:
         """The same with `tokens` tokens a row: as many chunks of the empty prompt (one row) follow as are missing."""
         missing = tokens - self.prompt_embeds.shape[1]

@@ -67,6 +67,8 @@ class Rows:
 class _Under:
     """A control told another layout than the loop's."""
 
+    reads_unconditional = False
+
     def __init__(self, control: Control, names: tuple[str, ...]) -> None:
         self.control, self.names = control, names
 
