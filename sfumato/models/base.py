@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.models.schedules import Schedule
+from sfumato.models.discrete_vp import DiscreteVP
 
 SiteKind = Literal["self", "cross", "joint"]
 Stage = Literal["down", "mid", "up"]
@@ -230,7 +230,7 @@ class Model(ABC):
     revision: str
     device: torch.device
     dtype: torch.dtype
-    schedule: Schedule
+    schedule: DiscreteVP
     tokenizer: Tokenizer
     latent_channels: int
     vae_scale_factor: int
@@ -260,13 +260,15 @@ class Model(ABC):
         """One row a prompt, all rows padded to the same number of tokens; long prompts take several chunks."""
 
     @abstractmethod
-    def predict(self, latents: Tensor, t: int | Sequence[int], condition: Condition) -> Tensor:
+    def predict(self, latents: Tensor, t: float | Sequence[float], condition: Condition) -> Tensor:
         """The network's output, shaped and typed like the latents, in the target space of `schedule.prediction_type`.
 
         One t for all rows, or one a row. Counts `len(latents)` evaluations. Differentiable in latents and condition.
         """
 
-    def predict_noise(self, latents: Tensor, t: int, condition: Condition, *, alpha_bar: float | None = None) -> Tensor:
+    def predict_noise(
+        self, latents: Tensor, t: float, condition: Condition, *, alpha_bar: float | None = None
+    ) -> Tensor:
         """Predicted noise, shaped like the latents.
 
         Args:

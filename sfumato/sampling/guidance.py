@@ -19,7 +19,7 @@ def guidance_halves(model: Model, guided: bool) -> tuple[str, ...]:
 
 
 def guided_output(
-    model: Model, latents: Tensor, t: int, condition: Condition, scales: Tensor, layout: Layout
+    model: Model, latents: Tensor, t: float, condition: Condition, scales: Tensor, layout: Layout
 ) -> Tensor:
     """Network output after classifier-free guidance, shaped like the latents (branch, image, channels, height, width).
 

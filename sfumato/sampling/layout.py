@@ -143,5 +143,5 @@ class Replay(Protocol):
     @property
     def stepper(self) -> Stepper[Any] | None: ...
 
-    def latents_at(self, t: int) -> Tensor:
+    def latents_at(self, t: Any) -> Tensor:
         """Known latents at timestep t, (image, channels, height, width), the clean ones at -1."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sfumato.errors import SamplingError, UsageError
 from sfumato.models.base import Condition, Model
-from sfumato.models.schedules import Neighbour, Prediction, Step
+from sfumato.models.schedules import Neighbour, Step
 from sfumato.sampling.ddim import DDIM
 from sfumato.sampling.draws import Generators, draw_noise
 from sfumato.sampling.guidance import guidance_halves, guided_output
@@ -36,7 +36,7 @@ def sample(
     branches: Mapping[str, Branch],
     *,
     num_inference_steps: int | None = None,
-    timesteps: Sequence[int] | None = None,
+    timesteps: Sequence[float] | None = None,
     neighbour: Neighbour = "grid",
     start_index: int = 0,
     eta: float = 0.0,
@@ -84,6 +84,7 @@ def sample(
         num_inference_steps if timesteps is not None or num_inference_steps else model.num_inference_steps,
         timesteps=timesteps,
         neighbour=neighbour,
+        latent_size=(noise.shape[-2], noise.shape[-1]),
     )
     if not 0 <= start_index < len(steps):
         raise UsageError(f"start_index must be in [0, {len(steps) - 1}], got {start_index}")
@@ -94,7 +95,7 @@ def sample(
     stepper = _stepper(stepper, replay, eta)
     state = stepper.init(latents, steps[start_index])
     if replay is not None and replay.pinned:
-        on_step = [PinSource(replay.latents_at, [step.t for step in steps]).after, *on_step]
+        on_step = [PinSource(replay.latents_at, [step.time for step in steps]).after, *on_step]
     watch = watch or Watch()
 
     with ExitStack() as stack:
@@ -109,14 +110,14 @@ def sample(
             scales = torch.tensor([branch.scale(step) for branch in branches.values()]).to(latents)
             condition = conditions.at(step)
             if guide is None:
-                model_output = guided_output(model, latents, step.t, condition, scales, layout)
+                model_output = guided_output(model, latents, step.time, condition, scales, layout)
             else:
                 made = guide(model, latents, step, condition, scales, layout)
                 model_output, latents = made if isinstance(made, tuple) else (made, latents)
-            eps, x0 = model.schedule.noise_and_x0(model_output, latents, step.alpha_bar)
-            watch.show(step.index, x0)
+            prediction = model.schedule.split(model_output, latents, step.level)
+            watch.show(step.index, prediction.x0)
             z = _draw(step, replay, generator, latents) if stepper.stochastic(step) else None
-            latents, state = stepper.step(latents, Prediction(x0, eps), step, state, z)
+            latents, state = stepper.step(latents, prediction, step, state, z)
             for hook in on_step:
                 latents = hook(latents, step)
             _check_finite(latents, step, model)
@@ -217,6 +218,6 @@ def _check_finite(latents: Tensor, step: Step, model: Model) -> None:
             else "the guidance scale or an option of the edit is too strong: lower it"
         )
         raise SamplingError(
-            f"latents became NaN or infinite at step {step.index + 1} of {step.num_inference_steps} (t={step.t});"
+            f"latents became NaN or infinite at step {step.index + 1} of {step.num_steps} (t={step.time:g});"
             f" likely cause: {cause}"
         )

@@ -45,7 +45,7 @@ class Rows:
         """Position of a row."""
         return [row.name for row in self.rows].index(name)
 
-    def predict(self, model: Model, latents: Tensor, t: int) -> Tensor:
+    def predict(self, model: Model, latents: Tensor, t: float) -> Tensor:
         """Network output of every row, (row, image, channels, height, width), in one call.
 
         Args:

@@ -10,11 +10,11 @@ from sfumato.attention.interpolate import BetweenEnds, InterpolatedAttention, In
 from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.attention.record import Recorder
 from sfumato.models.base import KernelCall
-from sfumato.models.schedules import Step
+from sfumato.models.schedules import Level, Step
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
 
-STEP = Step(0, 1, -1, 0.9, 1.0, 1)
+STEP = Step(0, 1, 1, -1, Level(0.95, 0.31), Level(1.0, 0.0))
 LAYOUT = Layout(("uncond", "cond"), ("start", "frame", "end"), 1, (16, 16))
 WEIGHTS = [0.0, 0.3, 1.0]
 

@@ -16,12 +16,12 @@ from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import KernelCall
-from sfumato.models.schedules import Step
+from sfumato.models.schedules import Level, Step
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
 
 SOURCE, TARGET = "a photo of a cat", "a red cat on the house"
-STEP = Step(0, 1, -1, 0.9, 1.0, 1)
+STEP = Step(0, 1, 1, -1, Level(0.95, 0.31), Level(1.0, 0.0))
 
 
 @pytest.fixture(params=["toy_model", "toy_velocity_model", "toy_xl_model"])
