@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+import torch
+from torch.nn import functional
+
 from tests.conformance.golden import COMMITTED, discover
 from tests.conformance.tiny_sd import copy_tiny_sd
 
@@ -37,3 +41,13 @@ def test_a_folders_own_model_is_taken_and_made_complete(tmp_path: Path) -> None:
 
     (own / "tokenizer").mkdir()
     assert not list((copy_tiny_sd(tmp_path / "own", tmp_path / "c") / "tokenizer").iterdir())
+
+
+@pytest.mark.parametrize("width", [4, 8, 16, 20])
+def test_wide_heads_compute_the_same_attention(width: int) -> None:
+    query, key, value = torch.randn(3, 2, 8, 5, width, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(5, 5).masked_fill(torch.eye(5, dtype=torch.bool), -torch.inf)
+    for scale in (None, 0.3):
+        scores = query @ key.mT * (width**-0.5 if scale is None else scale) + mask
+        output = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        torch.testing.assert_close(output, scores.softmax(dim=-1) @ value)
