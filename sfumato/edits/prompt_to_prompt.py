@@ -18,13 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from sfumato.attention.blend import Threshold
-from sfumato.attention.prompt_control import (
-    CrossReplaceSteps,
-    MapEditKind,
-    SelfReplaceSize,
-    SelfReplaceSteps,
-    prompt_control,
-)
+from sfumato.attention.prompt_control import CrossReplaceSteps, Kind, SelfReplaceSize, SelfReplaceSteps, prompt_control
 from sfumato.edits.result import LatentEdit
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
@@ -41,7 +35,7 @@ from sfumato.watch import Watch
     paper="Hertz et al., 2022, https://arxiv.org/abs/2208.01626",
     summary="Swaps, adds or re-weights words of the prompt while the picture's layout is held by its attention maps.",
     when="The edit can be said as a change of a few words, and the shape of things should stay.",
-    cost="3 evaluations a step with one target (4 with a guided source, 2 at guidance 1), plus the inversion's.",
+    cost="4 evaluations a step with one target (2 at guidance 1), plus the inversion's for a real picture.",
     inversions=(
         "direct",
         "ddim",
@@ -67,7 +61,7 @@ def prompt_to_prompt(
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     edit: Annotated[
-        MapEditKind,
+        Kind,
         Option(
             "replace: words exchanged for others, one for one or for a phrase; refine: words added or removed; auto:"
             " whichever fits; none: weights only"
@@ -101,8 +95,7 @@ def prompt_to_prompt(
 ) -> LatentEdit:
     """Edits from given noise, latent to latent.
 
-    Costs 2 network evaluations a step and image for each guided branch, and 1 for each other: 1 + 2 targets beside a
-    source at guidance 1.
+    Costs 2 (1 + targets) network evaluations a step and image, half of it when nothing is guided.
 
     Args:
         model: Any model with cross-attention on text.

@@ -56,6 +56,11 @@ class StoredTensors(Mapping[str, Tensor]):
         with safe_open(self._path, framework="pt") as file:
             return file.get_tensor(name)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one, read without its numbers."""
+        with safe_open(self._path, framework="pt") as file:
+            return tuple(file.get_slice(name).get_shape())
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -125,6 +130,13 @@ class Case:
     @property
     def parameters(self) -> Mapping[str, Any]:
         return self.description.get("parameters", {})
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of its runs; 0 where it has no grid of timesteps."""
+        if "timesteps" in self.tensors:
+            return self.tensors.shape("timesteps")[0]
+        return len(self.parameters.get("timesteps", ()))
 
     @cached_property
     def outputs(self) -> Mapping[str, tuple[str, ...]]:
@@ -238,12 +250,26 @@ def smallest_of_each_kind(cases: Iterable[Case]) -> list[Case]:
     return list(smallest.values())
 
 
-def compare(case: Case, results: Mapping[str, Tensor]) -> list[Comparison]:
-    """Compares what a runner returned with every output that the case lists."""
-    return [comparison for output in case.outputs if (comparison := _compare_output(case, output, results)) is not None]
+def compare(case: Case, results: Mapping[str, Any]) -> list[Comparison]:
+    """Compares what a runner returned with every output that the case lists.
+
+    A result may be a function without arguments that gives the tensor: it is called where the tensor is compared.
+    """
+    return [comparison for output in case.outputs if (comparison := compare_output(case, output, results)) is not None]
 
 
-def _compare_output(case: Case, output: str, results: Mapping[str, Tensor]) -> Comparison | None:
+def compare_output(
+    case: Case, output: str, results: Mapping[str, Any], *, at_least: int | None = None
+) -> Comparison | None:
+    """Compares one output; None where the runner does not return it and need not.
+
+    Args:
+        case: Where the golden values are.
+        output: Name of the output.
+        results: What the runner returned.
+        at_least: The result of a run that stopped early may end early too, after this many entries of the first axis
+            or more; it is compared with the same entries. None: it has all.
+    """
     tolerance, stored = case.tolerance(output), case.outputs[output]
     missing = [name for name in stored if name not in results]
     if len(missing) == len(stored) and not tolerance.stated:
@@ -253,7 +279,9 @@ def _compare_output(case: Case, output: str, results: Mapping[str, Tensor]) -> C
 
     differences, sizes = [], []
     for name in stored:
-        golden, result = case.tensors[name], torch.as_tensor(results[name]).detach().cpu()
+        golden, result = case.tensors[name], _computed(results, name)
+        if at_least is not None and result.ndim and len(result) >= at_least:
+            golden = golden[: len(result)]
         if result.shape != golden.shape:
             return Comparison(output, tolerance, problem=f"{name} is {tuple(result.shape)}, not {tuple(golden.shape)}")
         if not result.isfinite().all():
@@ -264,12 +292,17 @@ def _compare_output(case: Case, output: str, results: Mapping[str, Tensor]) -> C
         if tolerance.minus_initial:
             if f"initial_{name}" not in results:
                 return Comparison(output, tolerance, problem=f"the runner does not return initial_{name}")
-            size = golden.double() - torch.as_tensor(results[f"initial_{name}"]).detach().cpu().double()
+            size = golden.double() - _computed(results, f"initial_{name}").double()
         differences.append((result.double() - golden.double()).flatten())
         sizes.append(size.double().flatten())
 
     error = _error(torch.cat(differences), torch.cat(sizes), tolerance.measure)
     return Comparison(output, tolerance, error, "" if error <= tolerance.bound else "too far off")
+
+
+def _computed(results: Mapping[str, Any], name: str) -> Tensor:
+    result = results[name]
+    return torch.as_tensor(result() if callable(result) else result).detach().cpu()
 
 
 def _error(difference: Tensor, size: Tensor, measure: Measure) -> float:

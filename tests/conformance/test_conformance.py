@@ -1,14 +1,24 @@
 """Every golden case, against the authors' numbers. `SFUMATO_CONFORMANCE=FOLDER` runs other cases of the same kinds.
 
-`make conformance` runs all of them. `make test` leaves out those marked `thorough`: committed cases for which there is
-a smaller one of the same kind. Of a folder that you name, both run every case.
+`make conformance` runs all of them to their end. `make test` runs the smallest committed case of each kind: to its end,
+or its first steps where a step takes seconds (`first_steps.py`). Of a folder that you name, both run every case to its
+end.
 """
 
 from typing import Any
 
 import pytest
 
-from tests.conformance.golden import COMMITTED, Case, cases_folder, compare, discover, smallest_of_each_kind
+from tests.conformance.first_steps import compare_first_steps, stopped_early, takes_long
+from tests.conformance.golden import (
+    COMMITTED,
+    Case,
+    Comparison,
+    cases_folder,
+    compare,
+    discover,
+    smallest_of_each_kind,
+)
 from tests.conformance.registry import find_runner
 
 # Systems whose methods are still to come. Every kind of any other system has a runner.
@@ -22,6 +32,7 @@ PLANNED = {
     "flow-model",
     "flow-morph",
     "flow-sampling",
+    "flow-schedule",
     "flowalign",
     "flowedit",
     "renoise",
@@ -34,11 +45,20 @@ PLANNED = {
 }
 
 
-def parameters() -> list[Any]:
-    """All cases, those marked that `make test` leaves out."""
+def chosen() -> tuple[list[Case], list[Case]]:
+    """The cases that `make test` runs: to their end, and their first steps."""
     cases = discover(cases_folder())
-    kept = smallest_of_each_kind(cases) if cases_folder() == COMMITTED else cases
-    return [pytest.param(case, id=case.id, marks=[] if case in kept else pytest.mark.thorough) for case in cases]
+    if cases_folder() != COMMITTED:
+        return cases, []
+    smallest = smallest_of_each_kind(cases)
+    return [case for case in smallest if not takes_long(case)], [case for case in smallest if takes_long(case)]
+
+
+def parameters() -> list[Any]:
+    """All cases, those marked that `make test` does not run to their end."""
+    kept = {case.id for case in chosen()[0]}
+    cases = discover(cases_folder())
+    return [pytest.param(case, id=case.id, marks=[] if case.id in kept else pytest.mark.thorough) for case in cases]
 
 
 @pytest.mark.parametrize("case", parameters())
@@ -49,8 +69,19 @@ def test_case(case: Case, request: pytest.FixtureRequest) -> None:
     assert run is not None, f"no runner for {case.system}, {case.kind}"
 
     model: Any = request.getfixturevalue("conformance_model")  # not before: a skipped case needs none
-    comparisons = compare(case, run(case, model))
+    judge(case, compare(case, run(case, model)))
 
+
+@pytest.mark.first_steps
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in chosen()[1]])
+def test_first_steps(case: Case, conformance_model: Any) -> None:
+    run = find_runner(case.system, case.kind)
+    assert run is not None, f"no runner for {case.system}, {case.kind}"
+    with stopped_early():
+        judge(case, compare_first_steps(case, run(case, conformance_model)))
+
+
+def judge(case: Case, comparisons: list[Comparison]) -> None:
     print(*comparisons, sep="\n")
     wrong = [str(comparison) for comparison in comparisons if comparison.problem]
     assert not wrong, "\n".join([case.id, *wrong])

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.conformance.golden import COMMITTED, Case, Tolerance, cases_folder, compare, discover, smallest_of_each_kind
-from tests.conformance.test_conformance import parameters
+from tests.conformance.test_conformance import chosen, parameters
 
 
 def make_case(folder: Path, tensors: dict[str, Tensor], tolerance: Any, outputs: list[str] | None = None) -> Case:
@@ -127,6 +127,13 @@ def test_the_change_is_compared_where_the_case_says_so(tmp_path: Path) -> None:
     assert problems(case, {"embeds": near}) == {"embeds": "the runner does not return initial_embeds"}
 
 
+def test_a_result_may_be_a_function(tmp_path: Path) -> None:
+    golden = torch.ones(2)
+    case = make_case(tmp_path / "s" / "c", {"a": golden}, 1e-3)
+    assert problems(case, {"a": lambda: golden}) == {}
+    assert problems(case, {"a": lambda: golden * 1.01}) == {"a": "too far off"}
+
+
 def test_the_folder_is_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SFUMATO_CONFORMANCE", raising=False)
     assert cases_folder() == COMMITTED
@@ -144,10 +151,11 @@ def left_out() -> set[str]:
 
 def test_make_test_keeps_a_case_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SFUMATO_CONFORMANCE", raising=False)
-    every = discover(COMMITTED)
-    kept = [case for case in every if case.id not in left_out()]
+    every, (whole, first_steps) = discover(COMMITTED), chosen()
+    assert {case.id for case in every} - {case.id for case in whole} == left_out()
+    kept = [*whole, *first_steps]
     assert sorted((case.system, case.kind) for case in kept) == sorted({(case.system, case.kind) for case in every})
-    assert 0 < len(kept) < len(every)
+    assert 0 < len(first_steps) < len(whole) < len(every)
 
 
 def test_the_smallest_case_of_a_kind_is_kept(tmp_path: Path) -> None:
@@ -163,6 +171,7 @@ def test_of_a_named_folder_every_case_runs(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SFUMATO_CONFORMANCE", str(tmp_path))
     assert len(parameters()) == 2
     assert left_out() == set()
+    assert chosen()[1] == []
 
 
 def test_a_damaged_case_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from sfumato.conditions import align
 from sfumato.models.base import Tokenizer
 from tests.conformance.golden import Case
 
+BY_STEP = ("latents_per_step", "edit_latents_per_step")
+
 
 def pairs(value: Any) -> Any:
     """JSON lists of numbers as the pairs that they are, also inside a table."""
@@ -68,7 +70,7 @@ def step_outputs(case: Case, latents: Sequence[Tensor]) -> dict[str, Tensor]:
     A case that stores fewer branches stores the last ones: the edits.
     """
     found, outputs = torch.stack(list(latents)), {}
-    for name in ("latents_per_step", "edit_latents_per_step"):
+    for name in BY_STEP:
         kept = found
         if name in case.tensors and case.tensors[name].numel() < found.numel():
             kept = found[:, -max(case.tensors[name].numel() // found[:, :1].numel(), 1) :]

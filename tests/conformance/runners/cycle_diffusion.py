@@ -15,24 +15,28 @@ from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
-from tests.conformance.registry import runner
+from tests.conformance.registry import Result, runner
 from tests.conformance.runners.control import control_kind, control_outputs, pairs, step_outputs
 
 
 @runner("cycle-diffusion", "dpm-encoder")
-def encoder(case: Case, model: Model) -> dict[str, Tensor]:
+def encoder(case: Case, model: Model) -> dict[str, Result]:
     found = encode(case, model, case.parameters["encoder_guidance_scale"])
-    branch = Branch(model.encode_prompt(case.prompts["source"]), guidance_scale=found.guidance_scale)
-    decoded = sample(
-        model,
-        found.noise,
-        {"source": branch},
-        timesteps=found.timesteps,
-        start_index=found.start_index,
-        eta=found.eta,
-        replay=found,
-    )
-    return {"z": code(found), "x_0_decoded": decoded[0]}
+
+    def decoded() -> Tensor:
+        branch = Branch(model.encode_prompt(case.prompts["source"]), guidance_scale=found.guidance_scale)
+        latents = sample(
+            model,
+            found.noise,
+            {"source": branch},
+            timesteps=found.timesteps,
+            start_index=found.start_index,
+            eta=found.eta,
+            replay=found,
+        )
+        return latents[0]
+
+    return {"z": code(found), "x_0_decoded": decoded}
 
 
 @runner("cycle-diffusion", "zero-shot-edit")

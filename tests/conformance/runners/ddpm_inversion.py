@@ -1,5 +1,7 @@
 """Edit-friendly DDPM: the inversion, the reconstruction, and edits alone and with Prompt-to-Prompt."""
 
+from collections.abc import Callable
+from functools import cache, partial
 from math import sqrt
 from typing import Any
 
@@ -13,28 +15,28 @@ from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
-from tests.conformance.registry import runner
-from tests.conformance.runners.control import control_kind, control_outputs, pairs, step_outputs
+from tests.conformance.registry import Result, runner
+from tests.conformance.runners.control import BY_STEP, control_kind, control_outputs, pairs, step_outputs
 
 
 @runner("ddpm-inversion", "edit")
-def edit(case: Case, model: Model) -> dict[str, Tensor]:
+def edit(case: Case, model: Model) -> dict[str, Result]:
     found = invert(case, model)
-    latents, per_step = edited(case, model, found, "none")
-    return {**inverted(case, model, found), **per_step, "final_latents": latents[1]}
+    latents, by_step = edited(case, model, found, "none")
+    return {**inverted(case, model, found), **by_step, "final_latents": lambda: latents()[1]}
 
 
 @runner("ddpm-inversion", "edit-with-prompt-to-prompt")
-def edit_with_prompt_to_prompt(case: Case, model: Model) -> dict[str, Tensor]:
+def edit_with_prompt_to_prompt(case: Case, model: Model) -> dict[str, Result]:
     found = invert(case, model)
     parameters = case.parameters
-    latents, per_step = edited(
+    latents, by_step = edited(
         case, model, found, control_kind(parameters["edit"]),
         cross_replace_steps=pairs(parameters["cross_replace_steps"]),
         self_replace_steps=pairs(parameters["self_replace_steps"]),
     )  # fmt: skip
     control = control_outputs(case, model.tokenizer, case.prompts, parameters["edit"])
-    return {**control, **inverted(case, model, found), **per_step, "final_latents": latents[:, 0]}
+    return {**control, **inverted(case, model, found), **by_step, "final_latents": lambda: latents()[:, 0]}
 
 
 def invert(case: Case, model: Model) -> Inversion:
@@ -51,40 +53,55 @@ def invert(case: Case, model: Model) -> Inversion:
     )
 
 
-def inverted(case: Case, model: Model, found: Inversion) -> dict[str, Tensor]:
+def inverted(case: Case, model: Model, found: Inversion) -> dict[str, Result]:
     assert found.trajectory is not None
     assert found.noise_maps is not None
-    branch = Branch(model.encode_prompt(case.prompts[0]), guidance_scale=found.guidance_scale)
-    back = sample(
-        model, found.noise, {"source": branch}, timesteps=found.timesteps, eta=found.eta, replay=found
-    )  # fmt: skip
+
+    def back() -> Tensor:
+        branch = Branch(model.encode_prompt(case.prompts[0]), guidance_scale=found.guidance_scale)
+        latents = sample(
+            model, found.noise, {"source": branch}, timesteps=found.timesteps, eta=found.eta, replay=found
+        )  # fmt: skip
+        return latents[0]
+
     return {
         "xts": found.trajectory[:, 0],
         "zs": found.noise_maps[:, 0].flip(0) / sqrt(case.parameters["eta"]),  # theirs are scaled, see the inversion
-        "reconstruction": back[0],
+        "reconstruction": back,
     }
 
 
 def edited(
     case: Case, model: Model, found: Inversion, control: Any, **options: Any
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Latents of all branches, (branch, image, channels, height, width); those after each step by the cases' names."""
-    per_step: list[Tensor] = []
+) -> tuple[Callable[[], Tensor], dict[str, Result]]:
+    """Latents of all branches, (branch, image, channels, height, width); those after each step by the cases' names.
 
-    def keep(latents: Tensor, step: Any) -> Tensor:
-        per_step.append(latents[:, 0])
-        return latents
+    All are functions: one run, made when the first of them is asked for.
+    """
 
-    result = edit_friendly(
-        model,
-        found,
-        source_prompt=case.prompts[0],
-        target_prompts=case.prompts[1:],
-        guidance_scale=case.parameters["cfg_target"],
-        skip_steps=case.parameters["skip"],
-        attention_control=control,
-        released=True,
-        on_step=[keep],
-        **options,
-    )
-    return torch.as_tensor(result.latents), step_outputs(case, per_step)
+    @cache
+    def run() -> tuple[Tensor, dict[str, Tensor]]:
+        per_step: list[Tensor] = []
+
+        def keep(latents: Tensor, step: Any) -> Tensor:
+            per_step.append(latents[:, 0])
+            return latents
+
+        result = edit_friendly(
+            model,
+            found,
+            source_prompt=case.prompts[0],
+            target_prompts=case.prompts[1:],
+            guidance_scale=case.parameters["cfg_target"],
+            skip_steps=case.parameters["skip"],
+            attention_control=control,
+            released=True,
+            on_step=[keep],
+            **options,
+        )
+        return torch.as_tensor(result.latents), step_outputs(case, per_step)
+
+    def after_each_step(name: str) -> Tensor:
+        return run()[1][name]
+
+    return lambda: run()[0], {name: partial(after_each_step, name) for name in BY_STEP}

@@ -13,26 +13,25 @@ from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
-from tests.conformance.registry import runner
+from tests.conformance.registry import Result, runner
 
 
 @runner("masactrl", "synthesis")
-def synthesis(case: Case, model: Model) -> dict[str, Tensor]:
+def synthesis(case: Case, model: Model) -> dict[str, Result]:
     noise = case.tensors["initial_latents"]  # one row, shared by the branches, or one a branch
     start = Inversion("drawn", noise if len(noise) == 1 else noise[:, None], _timesteps(case))
     return _edit(case, model, start)
 
 
 @runner("masactrl", "real")
-def real(case: Case, model: Model) -> dict[str, Tensor]:
+def real(case: Case, model: Model) -> dict[str, Result]:
     condition = model.encode_prompt(case.prompts[0])
     start = ddim_inversion(model, case.tensors["source_latent"], condition, timesteps=_timesteps(case))
     assert start.trajectory is not None
-    replayed = _run(case, model, start, pin_source=True)
     return {
         **_edit(case, model, start),
         "inversion_latents": start.trajectory[:, 0],
-        "final_latents_with_reference_replay": replayed.latents[:, 0],
+        "final_latents_with_reference_replay": lambda: _run(case, model, start, pin_source=True).latents[:, 0],
     }
 
 
@@ -52,7 +51,7 @@ def _run(case: Case, model: Model, start: Inversion, **options: Any) -> LatentEd
     )
 
 
-def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
+def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Result]:
     per_step: list[Tensor] = []
 
     def keep(latents: Tensor, step: Any) -> Tensor:
@@ -60,15 +59,19 @@ def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
         return latents
 
     edited = _run(case, model, start, on_step=[keep])
-    guidance_scale = case.parameters["guidance_scale"]
-    free = sample(  # the targets alone: control leaves the source branch as it is
-        model,
-        start.noise if start.noise.ndim == 4 else start.noise[1:],
-        {prompt: Branch(model.encode_prompt(prompt), guidance_scale=guidance_scale) for prompt in case.prompts[1:]},
-        timesteps=start.timesteps,
-    )
+
+    def without_control() -> Tensor:
+        guidance_scale = case.parameters["guidance_scale"]
+        free = sample(  # the targets alone: control leaves the source branch as it is
+            model,
+            start.noise if start.noise.ndim == 4 else start.noise[1:],
+            {prompt: Branch(model.encode_prompt(prompt), guidance_scale=guidance_scale) for prompt in case.prompts[1:]},
+            timesteps=start.timesteps,
+        )
+        return torch.cat([edited.latents[:1, 0], free[:, 0]])
+
     return {
         "latents_per_step": torch.stack(per_step),
         "final_latents": edited.latents[:, 0],
-        "final_latents_without_control": torch.cat([edited.latents[:1, 0], free[:, 0]]),
+        "final_latents_without_control": without_control,
     }

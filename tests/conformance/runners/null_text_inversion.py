@@ -1,5 +1,6 @@
 """Null-text inversion: the pivot, the tuned embeddings, what they give back, and Prompt-to-Prompt from there."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
-from tests.conformance.registry import runner
+from tests.conformance.registry import Result, runner
 from tests.conformance.runners.control import (
     blend_options,
     control_kind,
@@ -24,7 +25,7 @@ from tests.conformance.runners.control import (
 
 
 @runner("null-text-inversion", "edit")
-def edit(case: Case, model: Model) -> dict[str, Tensor]:
+def edit(case: Case, model: Model) -> dict[str, Result]:
     parameters, prompts = case.parameters, case.prompts
     guidance_scale = parameters["guidance_scale"]
     condition, empty = model.encode_prompt(prompts), model.encode_prompt("")
@@ -41,7 +42,7 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
     assert inversion.trajectory is not None
     assert inversion.null_embeds is not None
     assert inversion.residuals is not None
-    losses = inversion.residuals[:, 0]
+    losses = inversion.residuals[: len(inversion.null_embeds), 0]  # of the steps that were tuned
 
     per_step = []
 
@@ -71,7 +72,7 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
         latents = sample(model, inversion.noise, branches, timesteps=inversion.timesteps, replay=inversion)
         return latents[:, 0]
 
-    reconstruction = free([0])
+    reconstruction = cache(lambda: free([0]))
     return {
         "inversion_latents": inversion.trajectory[:, 0],
         "null_embeds": inversion.null_embeds[:, 0],
@@ -83,5 +84,5 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
         **step_outputs(case, per_step),
         **mask_outputs(case, masks, len(inversion.timesteps)),
         "final_latents": edited.latents[:, 0],
-        "final_latents_without_control": torch.cat([reconstruction, free(list(range(1, len(prompts))))]),
+        "final_latents_without_control": lambda: torch.cat([reconstruction(), free(list(range(1, len(prompts))))]),
     }

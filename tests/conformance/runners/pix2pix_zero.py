@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.attention.record import RecordKey
+from sfumato.attention.record import Row
 from sfumato.conditions.directions import Direction, direction_between, mean_embedding
 from sfumato.edits.pix2pix_zero import pix2pix_zero
 from sfumato.guidance.attention_maps import Pull
@@ -13,7 +13,7 @@ from sfumato.inversions.result import Inversion
 from sfumato.inversions.white_noise import auto_correlation, gaussian_divergence, regularised
 from sfumato.models.base import Model
 from tests.conformance.golden import Case
-from tests.conformance.registry import runner
+from tests.conformance.registry import Result, runner
 
 SYSTEM = "pix2pix-zero"
 
@@ -42,7 +42,7 @@ def noise_regularisation(case: Case, model: Model | None) -> dict[str, Tensor]:
 
 
 @runner(SYSTEM, "regularised-inversion")
-def regularised_inversion(case: Case, model: Model) -> dict[str, Tensor]:
+def regularised_inversion(case: Case, model: Model) -> dict[str, Result]:
     grid = model.schedule.timesteps(case.parameters["num_inversion_steps"])
     moves = released_moves(model.schedule, grid)
     assert [move.t for move in moves] == case.parameters["timesteps"]
@@ -58,7 +58,7 @@ def regularised_inversion(case: Case, model: Model) -> dict[str, Tensor]:
 
 
 @runner(SYSTEM, "regularised-inversion-full-grid")
-def regularised_inversion_full_grid(case: Case, model: Model) -> dict[str, Tensor]:
+def regularised_inversion_full_grid(case: Case, model: Model) -> dict[str, Result]:
     steps = model.schedule.steps(case.parameters["num_inversion_steps"])
     walk = _walk(case, model, [Move(step.t, step.alpha_bar_prev, step.alpha_bar) for step in reversed(steps)])
     inverted = _inverted(case, model, case.parameters, grid="full")
@@ -101,21 +101,30 @@ def _inverted(case: Case, model: Model, parameters: dict, *, grid: str) -> Inver
     )
 
 
-def _walk(case: Case, model: Model, moves: list[Move]) -> dict[str, Tensor]:
+def _walk(case: Case, model: Model, moves: list[Move]) -> dict[str, Result]:
     clean, rolls = case.tensors["x_0"], case.tensors["rolls"]
     condition = model.encode_prompt(case.prompts["source"])
     weights = case.parameters["lambda_ac"], case.parameters["lambda_kl"]
-    with torch.no_grad():
-        walk = regularised_walk(model, clean, condition, moves, rolls, *weights)
-        plain = regularised_walk(model, clean, condition, moves, rolls[:, :0])
-    return {"x_inv": walk[-1], "trajectory": walk[1:, 0], "x_inv_unregularised": plain[-1]}
+
+    @torch.no_grad()
+    def walk(rolls: Tensor) -> Tensor:
+        return regularised_walk(model, clean, condition, moves, rolls, *weights)
+
+    trajectory = walk(rolls)
+    return {
+        "x_inv": trajectory[-1],
+        "trajectory": trajectory[1:, 0],
+        "x_inv_unregularised": lambda: walk(rolls[:, :0])[-1],
+    }
 
 
 def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
     prompts, parameters, per_step, pulls = case.prompts, case.parameters, [], []
     negative = prompts.get("negative", "")
     direction = Direction(case.tensors["direction"], None, model.text_fingerprint, "", "", "given")
-    mid = next(site for site in model.sites(start.noise.shape[-2:]) if (site.kind, site.stage) == ("cross", "mid"))
+    mid = next(
+        site for site in model.attention_sites(start.noise.shape[-2:]) if (site.kind, site.place) == ("cross", "mid")
+    )
     maps: dict[str, Tensor] = {}
 
     def run(amount: float, **hooks: object) -> Tensor:
@@ -142,7 +151,7 @@ def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
         if len(pulls) == 1:
             halves = ("uncond", "cond")[-len(pull.gradient) :]
             for name, branch in (("reference", "source"), ("edit", "target")):
-                found = [pull.maps.get(pull.step.index, mid.name, RecordKey(half, branch)) for half in halves]
+                found = [pull.maps.get(pull.step.index, mid.layer_name, Row(half, branch)) for half in halves]
                 maps[f"{name}_map_first"] = torch.cat([rows.flatten(0, 1) for rows in found])
 
     final = run(parameters["cross_attention_guidance_amount"], on_step=[keep], observe=watch)

@@ -12,7 +12,7 @@ from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
-from tests.conformance.registry import runner
+from tests.conformance.registry import Result, runner
 from tests.conformance.runners.control import (
     blend_options,
     control_kind,
@@ -47,7 +47,7 @@ def aligner(case: Case, model: Model) -> dict[str, Tensor]:
 
 
 @runner("prompt-to-prompt", "edit")
-def edit(case: Case, model: Model) -> dict[str, Tensor]:
+def edit(case: Case, model: Model) -> dict[str, Result]:
     parameters, prompts = case.parameters, case.prompts
     noise = case.tensors["initial_latent"]
     timesteps = tuple(case.tensors["timesteps"].tolist())
@@ -72,13 +72,13 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
             on_step=[keep],
             **blend_options(parameters, start=0.0),
         )
-    condition = model.encode_prompt(prompts)
-    free = sample(  # the targets alone: control leaves the source branch as it is
-        model,
-        noise,
-        {p: Branch(condition[[row]], guidance_scale=parameters["guidance_scale"]) for row, p in _numbered(prompts)[1:]},
-        timesteps=timesteps,
-    )
+
+    def without_control() -> Tensor:
+        condition, scale = model.encode_prompt(prompts), parameters["guidance_scale"]
+        targets = {name: Branch(condition[[row]], guidance_scale=scale) for row, name in _numbered(prompts)[1:]}
+        free = sample(model, noise, targets, timesteps=timesteps)  # control leaves the source branch as it is
+        return torch.cat([edited.latents[:1, 0], free[:, 0]])
+
     assert edited.maps is not None
     return {
         **control_outputs(case, model.tokenizer, prompts, parameters["edit"]),
@@ -86,7 +86,7 @@ def edit(case: Case, model: Model) -> dict[str, Tensor]:
         **mask_outputs(case, masks, len(timesteps)),
         "final_latents": edited.latents[:, 0],
         "average_cross_attention": edited.maps[:, 0],
-        "final_latents_without_control": torch.cat([edited.latents[:1, 0], free[:, 0]]),
+        "final_latents_without_control": without_control,
     }
 
 

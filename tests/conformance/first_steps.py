@@ -1,0 +1,55 @@
+"""The first steps of a case: what `make test` runs of the kinds whose smallest case takes a minute or more.
+
+A step at latents of 64x64 takes seconds on a processor, and some kinds have cases of that size only. Of their smallest
+case inversions are run to the end, as the edit starts there; sampling and optimising stop after `STEPS` steps. What the
+case stores step by step is compared as far as the run came, at the case's own tolerance. `make conformance` runs every
+case to its end, these included.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sfumato.watch import Watch
+from tests.conformance.golden import Case, Comparison, compare_output
+
+STEPS = 3
+LARGE = 64
+WHOLE = "inverting"  # the stage of `Watch` that is run to its end
+
+
+def takes_long(case: Case) -> bool:
+    """Whether the case stores latents of 64x64, or larger ones, step by step."""
+    names = [name for stored in case.outputs.values() for name in stored if by_step(case, name)]
+    return any(min(case.tensors.shape(name)[-2:]) >= LARGE for name in names if len(case.tensors.shape(name)) >= 4)
+
+
+def by_step(case: Case, name: str) -> bool:
+    """Whether the first axis of a stored tensor is the steps of a run, with or without where the run starts."""
+    shape = case.tensors.shape(name)
+    return bool(shape) and case.num_steps > 0 and shape[0] - case.num_steps in (0, 1)
+
+
+@contextmanager
+def stopped_early(steps: int = STEPS) -> Iterator[None]:
+    """Inside the block sampling and optimising end after the first steps, as if the run had no others."""
+    over = Watch.over
+
+    def first(self: Watch, items: Sequence[Any]) -> Iterator[Any]:
+        return over(self, items if self.stage == WHOLE else items[:steps])
+
+    Watch.over = first  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Watch.over = over  # type: ignore[method-assign]
+
+
+def compare_first_steps(case: Case, results: Mapping[str, Any], steps: int = STEPS) -> list[Comparison]:
+    """Compares what a runner returned inside `stopped_early` with what the case stores step by step."""
+    compared = []
+    for output, stored in case.outputs.items():
+        if all(by_step(case, name) for name in stored):
+            comparison = compare_output(case, output, results, at_least=steps)
+            compared += [] if comparison is None else [comparison]
+    return compared
