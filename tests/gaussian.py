@@ -9,46 +9,43 @@ import torch
 from torch import Tensor
 
 from sfumato.models.base import AttentionSite, Condition, Model
-from sfumato.models.schedules import Schedule
+from sfumato.models.discrete_vp import DiscreteVP
+from sfumato.models.schedules import Level, Prediction, Schedule, join
 
 
-def cosine_schedule(timesteps: int = 4096, **changes: Any) -> Schedule:
+def cosine_schedule(timesteps: int = 4096, **changes: Any) -> DiscreteVP:
     """Smooth levels from 0.9999 down to 0.001, so that a solver's order shows."""
     angle = torch.linspace(0.01, 1.54, timesteps, dtype=torch.float64)
-    return Schedule(alphas_cumprod=torch.cos(angle) ** 2, spacing="trailing", **changes)
+    return DiscreteVP(alphas_cumprod=torch.cos(angle) ** 2, spacing="trailing", **changes)
 
 
 class GaussianModel(Model):
-    """Data ~ N(mean, std^2): at level a the noisy data is N(sqrt(a) mean, a std^2 + 1 - a), its score linear."""
+    """Data ~ N(mean, std^2): at level (s, n) the noisy data is N(s mean, s^2 std^2 + n^2), its score linear."""
 
     def __init__(self, schedule: Schedule, mean: float = 0.7, std: float = 0.4) -> None:
-        self.schedule, self.mean, self.std = schedule, mean, std
+        self.schedule, self.mean, self.std = schedule, mean, std  # type: ignore[assignment]
         self.name, self.revision = "gaussian", "closed form"
         self.device, self.dtype = torch.device("cpu"), torch.float64
         self.latent_channels, self.vae_scale_factor, self.sample_size = 1, 1, (4, 4)
-        self.calls: list[int] = []
+        self.calls: list[float] = []
 
-    def variance(self, alpha_bar: float) -> float:
-        return alpha_bar * self.std**2 + 1.0 - alpha_bar
+    def variance(self, level: Level) -> float:
+        return level.signal**2 * self.std**2 + level.noise**2
 
-    def predict(self, latents: Tensor, t: int | Sequence[int], condition: Condition) -> Tensor:
-        assert isinstance(t, int)
+    def predict(self, latents: Tensor, t: float | Sequence[float], condition: Condition) -> Tensor:
+        assert isinstance(t, int | float)
         self.evaluations += len(latents)
         self.calls.append(t)
-        level = self.schedule.alpha_bar(t)
-        noise_pred = sqrt(1.0 - level) * (latents - sqrt(level) * self.mean) / self.variance(level)
-        x0_pred = (latents - sqrt(1.0 - level) * noise_pred) / sqrt(level)
-        targets = {
-            "epsilon": noise_pred,
-            "sample": x0_pred,
-            "v_prediction": sqrt(level) * noise_pred - sqrt(1.0 - level) * x0_pred,
-        }
-        return targets[self.schedule.prediction_type]
+        level = self.schedule.level(t)
+        eps = level.noise * (latents - level.signal * self.mean) / self.variance(level)
+        x0 = self.mean + level.signal * self.std**2 / self.variance(level) * (latents - level.signal * self.mean)
+        return join(Prediction(x0, eps), level, self.schedule.target)
 
-    def flow(self, latents: Tensor, alpha_bar: float, alpha_bar_to: float) -> Tensor:
-        """Where the exact probability-flow ODE carries latents from one level to another."""
-        scale = sqrt(self.variance(alpha_bar_to) / self.variance(alpha_bar))
-        return sqrt(alpha_bar_to) * self.mean + scale * (latents - sqrt(alpha_bar) * self.mean)
+    def flow(self, latents: Tensor, level: Level | float, level_to: Level | float) -> Tensor:
+        """Where the exact probability-flow ODE carries latents from one level (or alpha_bar) to another."""
+        start, end = (at if isinstance(at, Level) else Level.variance_preserving(at) for at in (level, level_to))
+        scale = sqrt(self.variance(end) / self.variance(start))
+        return end.signal * self.mean + scale * (latents - start.signal * self.mean)
 
     def encode_prompt(self, prompts: str | Sequence[str]) -> Condition:
         rows = 1 if isinstance(prompts, str) else len(prompts)
@@ -60,7 +57,7 @@ class GaussianModel(Model):
     def decode_latents(self, latents: Tensor) -> Tensor:
         return latents
 
-    def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
+    def sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
         return ()
 
     def kernel_hook(self, hook: Any, sites: Sequence[AttentionSite]) -> Any:

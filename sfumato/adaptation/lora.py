@@ -124,6 +124,8 @@ class RowAdapters:
     factors are stacked, and rows under an adapter of smaller rank, or under none, padded with zeros.
     """
 
+    reads_unconditional = False
+
     def __init__(self, adapters: Mapping[str, Lora | Sequence[Lora | None] | None]) -> None:
         """Takes for each guidance half ("uncond", "cond") one adapter for all branches, or one a branch."""
         self.adapters = adapters
@@ -131,12 +133,13 @@ class RowAdapters:
     @contextmanager
     def installed(self, model: Model, layout: Layout) -> Iterator[RowAdapters]:
         """Hooks the projections inside the block; the model is left as found, also when the block raises."""
-        rows: list[Lora | None] = []
+        of_cell: dict[tuple[str, str], Lora | None] = {}
         for half in layout.guidance:
             given = self.adapters.get(half)
             of_branches = [given] * len(layout.branches) if given is None or isinstance(given, Lora) else list(given)
             assert len(of_branches) == len(layout.branches), "one adapter a branch"
-            rows += [adapter for adapter in of_branches for _ in range(layout.images)]
+            of_cell |= {(half, name): adapter for name, adapter in zip(layout.branches, of_branches, strict=True)}
+        rows = [of_cell[cell] for cell in layout.cells for _ in range(layout.images)]
         distinct = list({id(adapter): adapter for adapter in rows}.values())
         if len(distinct) == 1:
             with adapted(model, distinct[0]):

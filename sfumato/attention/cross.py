@@ -6,6 +6,7 @@ the source branch's map, M* the edited branch's own; branch 0 is the source, all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,7 +83,7 @@ class Reweight:
 
 
 class CrossAttentionEdit(AttentionEdit):
-    """alpha M_new + (1 - alpha) M* in the edited branches, in every cross-attention layer, conditional rows only."""
+    """alpha M_new + (1 - alpha) M* in the edited branches, wherever the image looks at text, conditional rows only."""
 
     needs_map = True
 
@@ -93,27 +94,31 @@ class CrossAttentionEdit(AttentionEdit):
         self._all = [bool((row == 1.0).all()) for row in alpha]
 
     def selects(self, site: AttentionSite) -> bool:
-        return site.kind == "cross"
+        return site.text_keys is not None
 
     def active(self, step: Step) -> bool:
         return self._any[step.index]
 
     def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
+        maps = site.layout_map(attention_probs[0])
         tokens = self.alpha.shape[-1]  # later chunks of a long prompt stay as they are
-        first, later = attention_probs[0, ..., :tokens], attention_probs[0, ..., tokens:]
+        first, later = maps[..., :tokens], maps[..., tokens:]
         source, own = first[:1], first[1:]
         edited = self.edit(source, own)
         if not self._all[step.index]:
             edited = torch.lerp(own, edited, self.alpha[step.index].to(own)[:, None, None, None].expand_as(own))
         maps = torch.cat([source, edited])
-        return (torch.cat([maps, later], dim=-1) if later.shape[-1] else maps)[None]
+        if later.shape[-1]:
+            maps = torch.cat([maps, later], dim=-1)
+        return _with_layout_map(attention_probs[0], site, maps)[None]
 
 
 class CrossAttentionMaps(AttentionEdit):
-    """Adds up the conditional cross-attention maps of one resolution, as they are after the edits before it.
+    """Adds up the conditional layout maps of one grid, as they are after the edits before it.
 
-    Only the mean over heads and layers is kept: a few hundred KB, where the authors' code keeps every map of the
-        network.
+    The grid is a quarter of the latents', as the authors' at 512 px, where the model has such a map and it is 8 x 8 at
+    least; else whatever comes closest to 16 x 16. Only the mean over heads and layers is kept: a few hundred KB, where
+    the authors' code keeps every map of the network.
 
     Attributes:
         total: Sum over steps and layers of the mean over heads, (branch, image, height, width, token), or None before.
@@ -125,28 +130,22 @@ class CrossAttentionMaps(AttentionEdit):
     def __init__(self) -> None:
         self.total: Tensor | None = None
         self.count = 0
-        self._resolution: tuple[int, int] | None = None
+        self._grid: tuple[int, int] | None = None
 
-    def choose(self, sites: tuple[AttentionSite, ...]) -> CrossAttentionMaps:
-        """Picks the resolution among the model's sites.
-
-        A quarter of the latents, as the authors at 512 px, where the model has cross-attention there and it is 8 x 8
-        at least; else whatever comes closest to 16 x 16 queries.
-        """
-        cross = [site for site in sites if site.kind == "cross"]
-        quarter = [site for site in cross if _is_quarter(site) and site.num_queries >= 64]
-        chosen = quarter or sorted(cross, key=lambda site: abs(site.num_queries - 256))
-        self._resolution = chosen[0].resolution if chosen else None
-        return self
-
-    def begin(self, layout: Layout) -> None:
+    def begin(self, layout: Layout, sites: Sequence[AttentionSite]) -> None:
         self.total, self.count = None, 0
+        height, width = layout.latent_size
+        grids = [site.grid for site in sites if site.text_keys is not None]
+        quarter = [grid for grid in grids if grid == (-(-height // 4), -(-width // 4)) and grid[0] * grid[1] >= 64]
+        chosen = quarter or sorted(grids, key=lambda grid: abs(grid[0] * grid[1] - 256))
+        self._grid = chosen[0] if chosen else None
 
     def selects(self, site: AttentionSite) -> bool:
-        return site.kind == "cross" and site.resolution == self._resolution
+        return site.text_keys is not None and site.grid == self._grid
 
     def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
-        mean = attention_probs[0].detach().mean(dim=2).unflatten(2, site.resolution)  # (branch, image, h, w, token)
+        maps = site.layout_map(attention_probs[0]).detach()
+        mean = maps.mean(dim=2).unflatten(2, site.grid)  # (branch, image, height, width, token)
         self.total = mean if self.total is None else self.total + mean
         self.count += 1
         return attention_probs
@@ -158,6 +157,11 @@ class CrossAttentionMaps(AttentionEdit):
         return self.total / self.count
 
 
-def _is_quarter(site: AttentionSite) -> bool:
-    (height, width), (rows, columns) = site.latent_size, site.resolution
-    return rows == -(-height // 4) and columns == -(-width // 4)
+def _with_layout_map(attention_probs: Tensor, site: AttentionSite, maps: Tensor) -> Tensor:
+    """The softmax map with another layout map in it."""
+    if maps.shape == attention_probs.shape:
+        return maps
+    assert site.text_keys is not None, "no token is looked at here"
+    changed = attention_probs.clone()
+    changed[..., site.image_queries, site.text_keys] = maps
+    return changed

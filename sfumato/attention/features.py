@@ -5,15 +5,13 @@ Source: Tumanyan et al., 2022, https://arxiv.org/abs/2211.12572, section 4.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionSite, Model, sites_of_kind
+from sfumato.models.base import AttentionSite, Model
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
 
@@ -23,6 +21,8 @@ class InjectFeatures:
 
     Each guidance half takes the features of its own source row.
     """
+
+    reads_unconditional = True
 
     def __init__(self, layer_names: Sequence[str], start: int, end: int) -> None:
         """Takes module paths, see `decoder_layers`, and the half-open window of steps."""
@@ -41,8 +41,8 @@ class InjectFeatures:
             assert self._step is not None, "at_step must be told before the network is called"
             if not self.start <= self._step.index < self.end:
                 return features
-            rows = features.unflatten(0, layout.axes)  # (guidance, branch, image, channels, height, width)
-            return torch.cat([rows[:, :1]] * rows.shape[1], dim=1).flatten(0, 2)
+            view = layout.view(features)  # (guidance, branch, image, channels, height, width)
+            return layout.rows(view[:, :1].expand_as(view))
 
         try:
             with model.feature_hook(self.layer_names, inject):
@@ -68,14 +68,12 @@ def decoder_layers(model: Model, latent_size: tuple[int, int]) -> tuple[str, tup
     Raises:
         ModelError: The network has no decoder stage of that form.
     """
-    decoder = [site for site in sites_of_kind(model.attention_sites(latent_size), "self") if site.place == "up"]
-    paths = [re.match(r"(up_blocks\.\d+)\.attentions\.(\d+)\.", site.layer_name) for site in decoder]
-    blocks = [(path[1], int(path[2])) for path in paths if path is not None]  # (stage, residual block)
-    if not blocks or len(blocks) < len(decoder) or (blocks[0][0], 1) not in blocks:
+    blocks = [block for block in model.decoder_blocks() if block.attention]
+    first_stage = [block for block in blocks if block.stage == blocks[0].stage]
+    if len(first_stage) < 2:
         raise ModelError(
-            f"{model.name!r} has no decoder stage of two or more residual blocks with self-attention"
-            " (up_blocks.N.attentions.0 and .1), so there is no layer whose features could be injected"
+            f"{model.name!r} has no decoder stage of two or more residual blocks with self-attention, so there is no"
+            " layer whose features could be injected"
         )
-    stage = blocks[0][0]
-    sites = tuple(site for site, block in zip(decoder, blocks, strict=True) if block != (stage, 0))
-    return f"{stage}.resnets.1.conv2", sites
+    chosen = {name for block in blocks[1:] for name in block.attention}
+    return first_stage[1].residual, tuple(site for site in model.sites(latent_size) if site.name in chosen)

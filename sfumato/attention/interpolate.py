@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from sfumato.attention.patch import BOTH, CONDITIONAL, Attend, AttentionEdit
-from sfumato.attention.record import Recorder, Row
+from sfumato.attention.record import Recorder, RecordKey
 from sfumato.models.base import AttentionSite
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
 
-Kind = Literal["inner", "outer", "fused-inner", "fused-outer"]
+InterpolationForm = Literal["inner", "outer", "fused-inner", "fused-outer"]
 
 START, END = "start", "end"
 
@@ -38,7 +38,7 @@ class BetweenEnds(AttentionEdit):
         self.weights, self.steps, self.kept = torch.tensor(weights), steps, kept
         self._layout: Layout | None = None
 
-    def begin(self, layout: Layout) -> None:
+    def begin(self, layout: Layout, sites: Sequence[AttentionSite]) -> None:
         assert len(self.weights) == len(layout.branches), "one weight a branch"
         self._layout = layout
 
@@ -48,19 +48,21 @@ class BetweenEnds(AttentionEdit):
     def ends(self, name: str, tensor: Tensor, site: AttentionSite, step: Step) -> tuple[Tensor, Tensor]:
         """What a tensor (guidance, branch, image, ...) is at both ends, each (guidance, 1, image, ...)."""
         assert self._layout is not None, "the edit must be installed"
-        layer = f"{site.layer_name}.{name}"
+        layer = f"{site.name}.{name}"
         halves = [half for half in self._layout.guidance if half in self.guidance]
         inside = (self._layout.branches[0], self._layout.branches[-1]) == (START, END)
         if self.kept is not None and not inside:
             first, last = (
-                torch.stack([self.kept.get(step.index, layer, Row(half, end), device=tensor.device) for half in halves])
+                torch.stack(
+                    [self.kept.get(step.index, layer, RecordKey(half, end), device=tensor.device) for half in halves]
+                )
                 for end in (START, END)
             )
             return first[:, None], last[:, None]
         if self.kept is not None:
             for half, of_half in zip(halves, tensor, strict=True):
-                self.kept.put(step.index, layer, Row(half, START), of_half[0].clone())
-                self.kept.put(step.index, layer, Row(half, END), of_half[-1].clone())
+                self.kept.put(step.index, layer, RecordKey(half, START), of_half[0].clone())
+                self.kept.put(step.index, layer, RecordKey(half, END), of_half[-1].clone())
         return tensor[:, :1], tensor[:, -1:]
 
     def mixed(self, first: Tensor, last: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ class InterpolatedAttention(BetweenEnds):
 
     def __init__(
         self,
-        kind: Kind,
+        kind: InterpolationForm,
         weights: Sequence[float],
         steps: int,
         *,
@@ -145,7 +147,7 @@ class InterpolatedSource(BetweenEnds):
         self.layer_names, self.own_share = frozenset(layer_names), own_share
 
     def selects(self, site: AttentionSite) -> bool:
-        return site.kind == "self" and site.layer_name in self.layer_names
+        return site.kind == "self" and site.name in self.layer_names
 
     def edit_source(self, hidden_states: Tensor, site: AttentionSite, step: Step) -> Tensor:
         mixed = self.mixed(*self.ends("input", hidden_states, site, step))

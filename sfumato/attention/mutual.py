@@ -53,7 +53,7 @@ class MutualSelfAttention(AttentionEdit):
         self.union, self.regions = union, regions
 
     def selects(self, site: AttentionSite) -> bool:
-        return site.kind == "self" and site.layer_name in self.layer_names
+        return site.kind == "self" and site.name in self.layer_names
 
     def active(self, step: Step) -> bool:
         return step.index in self.steps
@@ -70,7 +70,7 @@ class MutualSelfAttention(AttentionEdit):
         regions = None if self.regions is None else self.regions()
         if regions is None:
             return None
-        at_site = F.interpolate(regions.to(query), size=site.resolution, mode="nearest")
+        at_site = F.interpolate(regions.to(query), size=site.grid, mode="nearest")
         inside = at_site.flatten(2) > 0.5  # (branch, image, position)
         allowed = inside[..., None] == inside[:1, :, None]  # (branch, image, query, key)
         allowed = allowed | ~allowed.any(dim=-1, keepdim=True)

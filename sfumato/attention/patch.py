@@ -45,8 +45,8 @@ class AttentionEdit:
     mixes_outputs = False
     sets_source = False
 
-    def begin(self, layout: Layout) -> None:
-        """Told once, before the run."""
+    def begin(self, layout: Layout, sites: Sequence[AttentionSite]) -> None:
+        """Told before the run, and before it is asked which of the model's sites it selects."""
 
     def selects(self, site: AttentionSite) -> bool:
         """Whether it acts at this site."""
@@ -97,6 +97,10 @@ class AttentionControl:
         self._at: dict[str, tuple[AttentionEdit, ...]] = {}
         self._sources: dict[str, tuple[AttentionEdit, ...]] = {}
 
+    @property
+    def reads_unconditional(self) -> bool:
+        return any("uncond" in edit.guidance for edit in self.edits)
+
     @contextmanager
     def installed(self, model: Model, layout: Layout) -> Iterator[AttentionControl]:
         """Takes over the selected sites inside the block; the model is left as found, also when the block raises.
@@ -104,22 +108,23 @@ class AttentionControl:
         Raises:
             ModelError: An edit finds no site to act on, so it would silently do nothing.
         """
-        sites = model.attention_sites(layout.latent_size)
-        selected = {site.layer_name: [edit for edit in self.edits if edit.selects(site)] for site in sites}
+        sites = model.sites(layout.latent_size)
+        for edit in self.edits:
+            edit.begin(layout, sites)
+        selected = {site.name: [edit for edit in self.edits if edit.selects(site)] for site in sites}
         for edit in self.edits:
             if not any(edit in edits for edits in selected.values()):
                 raise ModelError(
                     f"{type(edit).__name__} finds no attention layer to act on in {model.name!r} at latents of"
                     f" {layout.latent_size[0]}x{layout.latent_size[1]} ({len(sites)} layers looked at)"
                 )
-            edit.begin(layout)
         self._layout = layout
         self._at = {name: tuple(e for e in edits if not e.sets_source) for name, edits in selected.items()}
         self._sources = {name: tuple(e for e in edits if e.sets_source) for name, edits in selected.items()}
         try:
             with ExitStack() as stack:
-                stack.enter_context(model.kernel_hook(self, [s for s in sites if self._at[s.layer_name]]))
-                stack.enter_context(model.source_hook(self.source, [s for s in sites if self._sources[s.layer_name]]))
+                stack.enter_context(model.kernel_hook(self, [s for s in sites if self._at[s.name]]))
+                stack.enter_context(model.source_hook(self.source, [s for s in sites if self._sources[s.name]]))
                 yield self
         finally:
             self._step, self._layout, self._at, self._sources = None, None, {}, {}
@@ -128,7 +133,7 @@ class AttentionControl:
         self._step = step
 
     def wants(self, site: AttentionSite) -> bool:
-        return bool(self._active(self._at[site.layer_name]))
+        return bool(self._active(self._at[site.name]))
 
     def _active(self, edits: Sequence[AttentionEdit]) -> list[AttentionEdit]:
         step, _ = self._now
@@ -143,19 +148,18 @@ class AttentionControl:
     def source(self, site: AttentionSite, hidden_states: Tensor) -> Tensor:
         """What keys and values are projected from, after the edits that exchange it, (rows, tokens, dim)."""
         step, layout = self._now
-        edits = self._active(self._sources[site.layer_name])
+        edits = self._active(self._sources[site.name])
         if not edits:
             return hidden_states
-        split = hidden_states.unflatten(0, layout.axes)
+        split = layout.view(hidden_states)
         for edit in edits:
             rows = _rows(edit.guidance, layout.guidance)
             split = _put(split, rows, edit.edit_source(split[rows], site, step))
-        source: Tensor = split.flatten(0, 2)
-        return source
+        return layout.rows(split)
 
     def attend(self, call: KernelCall) -> Tensor:
         (step, layout), site = self._now, call.site
-        edits = self._active(self._at[site.layer_name])
+        edits = self._active(self._at[site.name])
         query, key, value, mask = self._edited(call, edits)
         mapped = [edit for edit in edits if edit.needs_map]
         mixing = [edit for edit in edits if edit.mixes_outputs]
@@ -181,15 +185,15 @@ class AttentionControl:
                 parts[rows.start] = mixing[0].attention(*given, attend, site, step)
             else:
                 parts[rows.start] = _fused(*given, part_mask, call.scale)
-        return torch.cat([parts[start] for start in sorted(parts)]).flatten(0, 2)
+        return layout.rows(torch.cat([parts[start] for start in sorted(parts)]))
 
     def _edited(self, call: KernelCall, edits: Sequence[AttentionEdit]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Query, key, value and the mask of the scores after the edits, axes (guidance, branch, image, heads, ...)."""
         step, layout = self._now
-        query, key, value = (tensor.unflatten(0, layout.axes) for tensor in (call.query, call.key, call.value))
+        query, key, value = (layout.view(tensor) for tensor in (call.query, call.key, call.value))
         mask = call.mask
         if mask is not None:
-            mask = mask.expand(len(call.query), *mask.shape[1:]).unflatten(0, layout.axes)
+            mask = layout.view(mask.expand(len(call.query), *mask.shape[1:]))
         for edit in edits:
             if not _reaches_scores(edit):
                 continue

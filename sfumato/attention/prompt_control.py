@@ -25,7 +25,7 @@ from sfumato.models.prompt_syntax import plain_text
 from sfumato.registry import Option
 from sfumato.sampling.shares import window_notes
 
-Kind = Literal["auto", "replace", "refine", "none"]
+MapEditKind = Literal["auto", "replace", "refine", "none"]
 
 # Options of every method that offers this control; each gives its own default
 CrossReplaceSteps = Annotated[
@@ -75,7 +75,7 @@ def prompt_control(
     num_inference_steps: int,
     latent_size: tuple[int, int],
     start_index: int = 0,
-    edit: Kind = "auto",
+    edit: MapEditKind = "auto",
     cross_replace_steps: align.Bounds | Mapping[str, align.Bounds] = 0.8,
     self_replace_steps: align.Bounds = 0.4,
     self_replace_size: int = 16,
@@ -117,8 +117,8 @@ def prompt_control(
     )
     if start < end:
         limit = self_replace_size**2
-        edits.append(InjectSelfAttention(lambda site: site.num_queries <= limit, start, end))
-    maps = CrossAttentionMaps().choose(model.attention_sites(latent_size))
+        edits.append(InjectSelfAttention(lambda site: site.positions <= limit, start, end))
+    maps = CrossAttentionMaps()
     edits.append(maps)  # last: it sees the edited maps
 
     blend = _local_blend(
@@ -153,7 +153,7 @@ def _map_edit(
     tokenizer: Tokenizer,
     source: str,
     targets: Sequence[str],
-    edit: Kind,
+    edit: MapEditKind,
     weights: Mapping[str, float] | None,
     factors: torch.Tensor,
     released: bool,
@@ -176,7 +176,9 @@ def _map_edit(
     return Reweight(factors, inner)
 
 
-def _word_edit(tokenizer: Tokenizer, source: str, target: str, edit: Kind, released: bool) -> Replace | Refine | None:
+def _word_edit(
+    tokenizer: Tokenizer, source: str, target: str, edit: MapEditKind, released: bool
+) -> Replace | Refine | None:
     """The word swap or refinement of one target; "auto": a swap where words are exchanged for others and no more."""
     if edit == "auto" and released:
         edit = "replace" if len({len(align.words_of(p, released=True)) for p in (source, target)}) == 1 else "refine"

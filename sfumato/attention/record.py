@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -15,8 +15,8 @@ from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
 
 
-class Row(NamedTuple):
-    """One row of a run: a guidance half of a branch."""
+class RecordKey(NamedTuple):
+    """Which row of a run: a guidance half of a branch."""
 
     guidance: str
     branch: str
@@ -31,9 +31,9 @@ class Recorder:
 
     def __init__(self, *, spill: bool = False) -> None:
         self.spill = spill
-        self._kept: dict[tuple[int, str, Row], Tensor] = {}
+        self._kept: dict[tuple[int, str, RecordKey], Tensor] = {}
 
-    def put(self, step_index: int, layer_name: str, row: Row, tensor: Tensor) -> None:
+    def put(self, step_index: int, layer_name: str, row: RecordKey, tensor: Tensor) -> None:
         """Keeps a tensor, without its gradient history, in place of what was kept under the same key."""
         tensor = tensor.detach()
         if self.spill and tensor.device.type != "cpu":
@@ -41,7 +41,9 @@ class Recorder:
             tensor = waiting.copy_(tensor)
         self._kept[step_index, layer_name, row] = tensor
 
-    def get(self, step_index: int, layer_name: str, row: Row, *, device: torch.device | str | None = None) -> Tensor:
+    def get(
+        self, step_index: int, layer_name: str, row: RecordKey, *, device: torch.device | str | None = None
+    ) -> Tensor:
         """What was kept under that key, on a device (None: where it waits).
 
         Raises:
@@ -71,7 +73,7 @@ class Recorder:
 
 
 class RecordMaps(AttentionEdit):
-    """Records cross-attention maps, (image, heads, query, key) for each row, while it is switched on.
+    """Records layout maps, (image, heads, image position, token) for each row, while it is switched on.
 
     Attributes:
         recorder: Where they go.
@@ -85,11 +87,11 @@ class RecordMaps(AttentionEdit):
         self.recorder, self.on = recorder, on
         self._layout: Layout | None = None
 
-    def begin(self, layout: Layout) -> None:
+    def begin(self, layout: Layout, sites: Sequence[AttentionSite]) -> None:
         self._layout = layout
 
     def selects(self, site: AttentionSite) -> bool:
-        return site.kind == "cross"
+        return site.text_keys is not None
 
     def active(self, step: Step) -> bool:
         return self.on
@@ -105,7 +107,7 @@ class RecordMaps(AttentionEdit):
 
     def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
         assert self._layout is not None, "the edit must be installed"
-        for guidance, of_guidance in zip(self._layout.guidance, attention_probs, strict=True):
+        for guidance, of_guidance in zip(self._layout.guidance, site.layout_map(attention_probs), strict=True):
             for branch, maps in zip(self._layout.branches, of_guidance, strict=True):
-                self.recorder.put(step.index, site.layer_name, Row(guidance, branch), maps)
+                self.recorder.put(step.index, site.name, RecordKey(guidance, branch), maps)
         return attention_probs

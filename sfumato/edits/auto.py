@@ -63,7 +63,7 @@ TRIES = (
     paper="none: a search over the methods here, scored by the model (diffusion classifier, Li et al., 2023)",
     summary="Tries several methods and strengths on one inversion; returns the best trade of change against keeping.",
     when="You know none of these names, or want to see what this picture allows before choosing.",
-    cost="The inversion once; then 4 evaluations a step and 16 for scoring, for each try.",
+    cost="The inversion once; then 3 or 4 evaluations a step and 16 for scoring, for each try.",
     inversions=(
         "edit-friendly",
         "direct",

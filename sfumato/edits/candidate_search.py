@@ -48,7 +48,7 @@ def search(
     """Runs every combination of draws, strength and guidance scale and returns the one of least energy, image by image.
 
     Costs, for each trial, the inversion (none for the first) and 2 evaluations for each executed step and guidance
-    scale of every strength; then for each candidate the energy (16 evaluations without one).
+    scale (1 at scale 1) of every strength; then for each candidate the energy (16 evaluations without one).
 
     Args:
         model: Any model.

@@ -49,7 +49,7 @@ from sfumato.watch import Watch
     paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
     summary="Finds the random draws that make the picture, and uses the same draws under the target prompt.",
     when="Real pictures and edits that keep pose and composition: the picture comes back exactly, without optimising.",
-    cost="2 evaluations a step that is run and target, plus the inversion's; 4 with attention control and one target;"
+    cost="2 evaluations a step that is run and target, plus the inversion's; 3 with attention control and one target;"
     " a search multiplies this by its candidates.",
     inversions=("dpm-encoder", "edit-friendly"),
     refuses={
@@ -100,7 +100,8 @@ def cycle_diffusion(
     """Edits from an inversion with noise maps, latent to latent.
 
     Costs 2 network evaluations a target for each executed step (1 when nothing is guided), and 1 at the end for the
-    source (2 when its inversion was guided); with attention control 2 (1 + targets) for each executed step. A drawn
+    source (2 when its inversion was guided); with attention control the
+    source takes part in each executed step, for as much. A drawn
     picture costs 2 a step more. A search: see `search`.
 
     Args:

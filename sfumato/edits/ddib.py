@@ -32,7 +32,7 @@ from sfumato.watch import Watch
     paper="Su et al., 2022, https://arxiv.org/abs/2203.08382",
     summary="Carries the picture to noise under the source prompt, and back under the target prompt.",
     when="A deterministic baseline; between prompts of like pictures, or to change the style of the whole.",
-    cost="4 evaluations a step with one target (2 at guidance 1), plus the inversion's.",
+    cost="3 evaluations a step with one target (4 with a guided source, 2 at guidance 1), plus the inversion's.",
     inversions=("direct", "ddim", "fixed-point", "bdia", "regularised-ddim", "negative-prompt", "null-text"),
     refuses={
         "dpm-encoder": "it holds draws of a stochastic sampler; the bridge is deterministic. See cycle-diffusion",
@@ -58,8 +58,8 @@ def ddib(
 ) -> LatentEdit:
     """Edits from an inversion, latent to latent.
 
-    Costs 2 (1 + targets) network evaluations a step that is run (int(strength steps) of all), half of it when nothing
-    is guided.
+    Costs for each step that is run, int(strength steps) of all, 2 network evaluations for each guided branch and 1 for
+    each other.
 
     Args:
         model: Any model.

@@ -38,7 +38,8 @@ from sfumato.guidance.energies_by_name import ExpertSpec, Rows, check_energy, ex
 from sfumato.inversions.result import Inversion
 from sfumato.judges.encoders import ENCODER_HELP
 from sfumato.models.base import Condition, Model
-from sfumato.models.schedules import Schedule, Step, add_noise
+from sfumato.models.discrete_vp import DiscreteVP
+from sfumato.models.schedules import Step, add_noise
 from sfumato.registry import Option, method
 from sfumato.sampling.draws import Generators, draw_noise, for_branches, streams
 from sfumato.sampling.guidance import guided_output
@@ -189,7 +190,7 @@ def energy_gradient(latents: Tensor, reference: Tensor, step: Step, experts: Seq
     return gradient
 
 
-def output_shift(schedule: Schedule, noise_shift: Tensor, alpha_bar: float) -> Tensor:
+def output_shift(schedule: DiscreteVP, noise_shift: Tensor, alpha_bar: float) -> Tensor:
     """What to add to a network output so that the noise that it implies changes by `noise_shift`."""
     if schedule.prediction_type == "v_prediction":
         return noise_shift / sqrt(alpha_bar)

@@ -172,7 +172,7 @@ def ledits(
     if start == steps:
         return LatentEdit(source.clean.expand(len(names), *source.clean.shape), names)
 
-    maps = CrossAttentionMaps().choose(model.attention_sites((source.noise.shape[-2], source.noise.shape[-1])))
+    maps = CrossAttentionMaps()
     control = rows.under(AttentionControl([maps]))
     shown: dict[int, Tensor] = {}
 

@@ -45,7 +45,7 @@ NO_LAYOUT = (
     paper="Cao et al., 2023, https://arxiv.org/abs/2304.08465",
     summary="Changes pose or layout to the target prompt while the look of the source is carried over.",
     when="The same thing should do something else (sit, jump, face left); not where the layout must stay.",
-    cost="4 evaluations a step with one target (2 at guidance 1), plus the inversion's for a real picture.",
+    cost="4 evaluations a step with one target (3 with an empty source prompt, 2 at guidance 1), plus the inversion's.",
     inversions=(
         "direct",
         "ddim",
@@ -106,7 +106,8 @@ def masactrl(
 ) -> LatentEdit:
     """Edits from given noise, latent to latent.
 
-    Costs 2 (1 + targets) network evaluations a step and image, half of it when nothing is guided.
+    Costs 2 (1 + targets) network evaluations a step and image, half of it when nothing is guided. A source at guidance
+    1 costs 1 where its prompt is the negative prompt, such as "" for both; else targets read its unconditional row.
 
     Args:
         model: Any model with self-attention in its decoder.
@@ -138,7 +139,7 @@ def masactrl(
     names = ("source", *(["target"] if len(targets) == 1 else [f"target-{k + 1}" for k in range(len(targets))]))
     size = (source.noise.shape[-2], source.noise.shape[-1])
 
-    maps = CrossAttentionMaps().choose(model.attention_sites(size)) if foreground_words is not None else None
+    maps = CrossAttentionMaps() if foreground_words is not None else None
     if foreground_mask and mask is None:
         raise UsageError("foreground_mask needs a mask: give one, or name the thing with foreground_words")
     if foreground_mask and mask is not None:
@@ -187,14 +188,14 @@ def layer_names(
         UsageError: A position that the model does not have.
         ModelError: The model has no layer of the default choice.
     """
-    sites = list(sites_of_kind(model.attention_sites(latent_size), "self"))
+    sites = list(sites_of_kind(model.sites(latent_size), "self"))
     if layers is None and start_layer is None:
         # Layers 10 to 15 of Stable Diffusion 1.x at 512 px: the decoder's at 32x32 and 64x64
-        fine = [s.layer_name for s in sites if s.place == "up" and 2 * s.resolution[0] >= latent_size[0]]
+        fine = [s.name for s in sites if s.stage == "up" and 2 * s.grid[0] >= latent_size[0]]
         if not fine:
             raise ModelError(f"{model.name!r} has no self-attention in its decoder to act on: choose layers")
         return fine
-    return [sites[k].layer_name for k in _chosen(layers, start_layer or 0, len(sites), "layer")]
+    return [sites[k].name for k in _chosen(layers, start_layer or 0, len(sites), "layer")]
 
 
 def _chosen(given: Sequence[int] | None, start: int, count: int, kind: str) -> list[int]:

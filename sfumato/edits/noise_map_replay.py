@@ -86,7 +86,7 @@ def replay_edit(
 
     Costs, for each of the n executed steps and each image, 2 network evaluations a target (1 when nothing is guided),
     and one row more (2 when the source is guided) at the last step for the source. With attention control
-    2 (1 + targets) a step (half of it when nothing is guided).
+    the source takes part in every step, for as much.
 
     Args:
         model: Any model; with control one with cross-attention on text.

@@ -204,11 +204,11 @@ def injections(
         ModelError: The model has no decoder stage to inject into.
     """
     layer, sites = decoder_layers(model, latent_size)
-    chosen = {site.layer_name for site in sites}
+    chosen = {site.name for site in sites}
     controls: list[Control] = []
     if feature_steps > 0:
         controls.append(InjectFeatures([layer], 0, feature_steps))
     if attention_steps > 0:
-        inject = InjectSelfAttention(lambda site: site.layer_name in chosen, 0, attention_steps, guidance=BOTH)
+        inject = InjectSelfAttention(lambda site: site.name in chosen, 0, attention_steps, guidance=BOTH)
         controls.append(AttentionControl([inject]))
     return controls

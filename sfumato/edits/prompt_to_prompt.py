@@ -18,7 +18,13 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from sfumato.attention.blend import Threshold
-from sfumato.attention.prompt_control import CrossReplaceSteps, Kind, SelfReplaceSize, SelfReplaceSteps, prompt_control
+from sfumato.attention.prompt_control import (
+    CrossReplaceSteps,
+    MapEditKind,
+    SelfReplaceSize,
+    SelfReplaceSteps,
+    prompt_control,
+)
 from sfumato.edits.result import LatentEdit
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
@@ -35,7 +41,7 @@ from sfumato.watch import Watch
     paper="Hertz et al., 2022, https://arxiv.org/abs/2208.01626",
     summary="Swaps, adds or re-weights words of the prompt while the picture's layout is held by its attention maps.",
     when="The edit can be said as a change of a few words, and the shape of things should stay.",
-    cost="4 evaluations a step with one target (2 at guidance 1), plus the inversion's for a real picture.",
+    cost="3 evaluations a step with one target (4 with a guided source, 2 at guidance 1), plus the inversion's.",
     inversions=(
         "direct",
         "ddim",
@@ -61,7 +67,7 @@ def prompt_to_prompt(
     on_step: Sequence[OnStep] = (),
     watch: Watch | None = None,
     edit: Annotated[
-        Kind,
+        MapEditKind,
         Option(
             "replace: words exchanged for others, one for one or for a phrase; refine: words added or removed; auto:"
             " whichever fits; none: weights only"
@@ -95,7 +101,8 @@ def prompt_to_prompt(
 ) -> LatentEdit:
     """Edits from given noise, latent to latent.
 
-    Costs 2 (1 + targets) network evaluations a step and image, half of it when nothing is guided.
+    Costs 2 network evaluations a step and image for each guided branch, and 1 for each other: 1 + 2 targets beside a
+    source at guidance 1.
 
     Args:
         model: Any model with cross-attention on text.

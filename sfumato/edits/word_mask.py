@@ -46,7 +46,7 @@ def mask_from_words(
     """
     row = indicator(model.tokenizer, prompt, words)
     size = (clean.shape[-2], clean.shape[-1])
-    maps = CrossAttentionMaps().choose(model.attention_sites(size))
+    maps = CrossAttentionMaps()
     control, condition = AttentionControl([maps]), model.encode_prompt(prompt)
     steps = model.schedule.steps(20)[6:14:2]
     with control.installed(model, Layout(("cond",), ("source",), 1, size)):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import AttentionControl
-from sfumato.attention.record import Recorder, RecordMaps, Row
+from sfumato.attention.record import Recorder, RecordKey, RecordMaps
 from sfumato.models.base import AttentionSite, Condition, Model
 from sfumato.models.schedules import Step
 from sfumato.sampling.guidance import combined
@@ -34,7 +34,7 @@ class Pull:
         step: The step.
         loss: Distance between the maps before the latents were moved, (branch, image).
         gradient: Of the loss, (guidance, branch, image, channels, height, width).
-        maps: Of this step, both kinds: those of the source under `Row(guidance, "source")` ("cond" only where the
+        maps: Of this step, both kinds: those of the source under `RecordKey(guidance, "source")` ("cond" only where the
             negative prompt is the source's), those of the edits under their branches.
     """
 
@@ -56,6 +56,8 @@ class CrossAttentionGuidance:
     A `Control` and the `guide` of one `sample` run whose first branch is the source.
     """
 
+    reads_unconditional = True
+
     def __init__(
         self, amount: float, *, shared: bool, update: Update, observe: Callable[[Pull], None] | None = None
     ) -> None:
@@ -75,11 +77,10 @@ class CrossAttentionGuidance:
             replace(layout, branches=layout.branches[:1], guidance=rows),
             replace(layout, branches=layout.branches[1:]),
         )
-        sites = model.attention_sites(layout.latent_size)
         with ExitStack() as stack:
             self._controls = []
             for compared, seen, part in zip((self._record, self._match), self._seen, parts, strict=True):
-                edits = [compared, seen.choose(sites)] if self.amount > 0.0 else [seen.choose(sites)]
+                edits = [compared, seen] if self.amount > 0.0 else [seen]
                 self._controls.append(stack.enter_context(AttentionControl(edits).installed(model, part)))
             try:
                 yield self
@@ -164,8 +165,12 @@ class _MatchMaps(RecordMaps):
 
     def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
         assert self._layout is not None, "the edit must be installed"
-        halves = [Row(self._layout.guidance[-1] if self.shared else name, "source") for name in self._layout.guidance]
-        reference = torch.stack([self.recorder.get(step.index, site.layer_name, row) for row in halves])
-        difference = attention_probs.float() - reference[:, None].float()  # (guidance, branch, image, heads, ...)
+        halves = [
+            RecordKey(self._layout.guidance[-1] if self.shared else name, "source") for name in self._layout.guidance
+        ]
+        reference = torch.stack([self.recorder.get(step.index, site.name, row) for row in halves])
+        difference = (
+            site.layout_map(attention_probs).float() - reference[:, None].float()
+        )  # (guidance, branch, image, heads, ...)
         self.loss = self.loss.to(difference.device) + difference.square().sum(dim=(-2, -1)).mean(dim=(0, 3))
         return super().edit_probs(attention_probs, site, step) if self.keep else attention_probs

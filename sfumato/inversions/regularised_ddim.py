@@ -22,7 +22,7 @@ from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.white_noise import draw_rolls, pyramid_levels, regularised
 from sfumato.models.base import Condition, Model
-from sfumato.models.schedules import Schedule
+from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.registry import Option, inversion
 from sfumato.sampling.ddim import ddim_step
 from sfumato.sampling.draws import Generators, streams
@@ -127,7 +127,7 @@ def regularised_ddim_inversion(
     )
 
 
-def released_moves(schedule: Schedule, timesteps: Sequence[int]) -> list[Move]:
+def released_moves(schedule: DiscreteVP, timesteps: Sequence[int]) -> list[Move]:
     """The authors' grid: without its first and last entry, each level one index below the timestep that is told.
 
     Args:

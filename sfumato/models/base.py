@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.models.schedules import Schedule
+from sfumato.models.discrete_vp import DiscreteVP
 
-Kind = Literal["self", "cross", "joint"]
-Place = Literal["down", "mid", "up"]
+SiteKind = Literal["self", "cross", "joint"]
+Stage = Literal["down", "mid", "up"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,17 @@ class Condition:
         """The same with other text embeddings, (rows, tokens, dim)."""
         return replace(self, prompt_embeds=prompt_embeds)
 
+    def equals(self, other: Condition) -> bool:
+        """Whether the network is told the same by both."""
+        pairs = zip(self._tensors, other._tensors, strict=True)
+        return all(
+            mine is its or (mine is not None and its is not None and torch.equal(mine, its)) for mine, its in pairs
+        )
+
+    @property
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.prompt_embeds, self.pooled_embeds, self.guidance
+
     def padded(self, tokens: int, empty: Condition) -> Condition:
         """The same with `tokens` tokens a row: as many chunks of the empty prompt (one row) follow as are missing."""
         missing = tokens - self.prompt_embeds.shape[1]
@@ -91,26 +102,49 @@ class AttentionSite:
     """One attention layer of the network, at the latent size of a run.
 
     Attributes:
-        layer_name: Module path.
-        kind: "self", "cross" (text as keys) or "joint".
-        place: "down", "mid" or "up".
-        order: Position in execution order, 0-based, self- and cross-attention counted together.
-        resolution: (height, width) of its query grid.
-        latent_size: (height, width) of the run's latents.
-        heads: Attention heads.
+        name: Module path.
+        kind: "self" (image alone), "cross" (image to text) or "joint" (image and text as one sequence).
+        depth: Where it runs, from 0 (first) to 1 (last), all kinds counted together.
+        grid: (height, width) of its image positions.
+        stage: Part of a network that halves and doubles its grid; None for a network of one grid.
+        image_queries: Where the image's positions stand among the queries.
+        image_keys: Where they stand among the keys; None: no keys are the image's.
+        text_keys: Where the text's positions stand among the keys; None: no keys are the text's.
     """
 
-    layer_name: str
-    kind: Kind
-    place: Place
-    order: int
-    resolution: tuple[int, int]
-    latent_size: tuple[int, int]
-    heads: int
+    name: str
+    kind: SiteKind
+    depth: float
+    grid: tuple[int, int]
+    stage: Stage | None
+    image_queries: slice
+    image_keys: slice | None
+    text_keys: slice | None
 
     @property
-    def num_queries(self) -> int:
-        return self.resolution[0] * self.resolution[1]
+    def positions(self) -> int:
+        """Image positions among the queries."""
+        return self.grid[0] * self.grid[1]
+
+    def layout_map(self, attention_probs: Tensor) -> Tensor:
+        """Which image position looks at which token, (..., image position, token), of (..., query, key)."""
+        assert self.text_keys is not None, f"{self.name} looks at no text"
+        return attention_probs[..., self.image_queries, self.text_keys]
+
+
+@dataclass(frozen=True)
+class DecoderBlock:
+    """One residual block of a decoder, with the attention that follows it.
+
+    Attributes:
+        stage: Its stage, 0 for the first that runs.
+        residual: Module path of the last layer of its residual branch, before the shortcut is added.
+        attention: Names of its self-attention sites, in execution order.
+    """
+
+    stage: int
+    residual: str
+    attention: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -196,7 +230,7 @@ class Model(ABC):
     revision: str
     device: torch.device
     dtype: torch.dtype
-    schedule: Schedule
+    schedule: DiscreteVP
     tokenizer: Tokenizer
     latent_channels: int
     vae_scale_factor: int
@@ -226,13 +260,15 @@ class Model(ABC):
         """One row a prompt, all rows padded to the same number of tokens; long prompts take several chunks."""
 
     @abstractmethod
-    def predict(self, latents: Tensor, t: int | Sequence[int], condition: Condition) -> Tensor:
+    def predict(self, latents: Tensor, t: float | Sequence[float], condition: Condition) -> Tensor:
         """The network's output, shaped and typed like the latents, in the target space of `schedule.prediction_type`.
 
         One t for all rows, or one a row. Counts `len(latents)` evaluations. Differentiable in latents and condition.
         """
 
-    def predict_noise(self, latents: Tensor, t: int, condition: Condition, *, alpha_bar: float | None = None) -> Tensor:
+    def predict_noise(
+        self, latents: Tensor, t: float, condition: Condition, *, alpha_bar: float | None = None
+    ) -> Tensor:
         """Predicted noise, shaped like the latents.
 
         Args:
@@ -245,8 +281,12 @@ class Model(ABC):
         return self.schedule.noise_and_x0(self.predict(latents, t, condition), latents, level)[0]
 
     @abstractmethod
-    def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
-        """All attention layers in execution order, with their resolutions at that latent size."""
+    def sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
+        """All attention layers in execution order, with their grids at that latent size."""
+
+    def decoder_blocks(self) -> tuple[DecoderBlock, ...]:
+        """The residual blocks of its decoder in execution order; none for a network without a decoder of stages."""
+        return ()
 
     @abstractmethod
     def kernel_hook(self, hook: KernelHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
@@ -321,6 +361,6 @@ class Model(ABC):
         return f"<{type(self).__name__} {self.name!r} on {self.device.type}, {str(self.dtype).removeprefix('torch.')}>"
 
 
-def sites_of_kind(sites: Sequence[AttentionSite], kind: Kind) -> Iterator[AttentionSite]:
+def sites_of_kind(sites: Sequence[AttentionSite], kind: SiteKind) -> Iterator[AttentionSite]:
     """The sites of one kind, in execution order."""
     return (site for site in sites if site.kind == kind)

@@ -66,12 +66,12 @@ def kernel_hooked(layers: Mapping[str, Any], hook: KernelHook, sites: Sequence[A
     Raises:
         ModelError: A layer does not call the fused kernel, and no processor that does computes the same.
     """
-    chosen = {site.layer_name: layers[site.layer_name] for site in sites}
+    chosen = {site.name: layers[site.name] for site in sites}
     with _fused(chosen):
         own = {name: vars(layer).get("forward") for name, layer in chosen.items()}
         try:
             for site in sites:
-                layer = chosen[site.layer_name]
+                layer = chosen[site.name]
                 layer.forward = _through(layer, layer.forward, hook, site)
             yield
         finally:
@@ -96,7 +96,7 @@ def _through(
             output = forward(*args, **kwargs)
         if intercepted.calls != 1:
             raise ModelError(
-                f"attention layer {site.layer_name} called the fused kernel {intercepted.calls} times, not once"
+                f"attention layer {site.name} called the fused kernel {intercepted.calls} times, not once"
                 f" ({type(layer.processor).__name__}), so its attention cannot be edited; set torch's own kernel"
             )
         return output
@@ -140,9 +140,9 @@ def _stand_in(name: str, layer: Any) -> Any:
 @contextmanager
 def source_hooked(layers: Mapping[str, Any], hook: SourceHook, sites: Sequence[AttentionSite]) -> Iterator[None]:
     """Passes what keys and values are projected from through the hook; removes it also when the block raises."""
-    chosen = {site.layer_name: layers[site.layer_name] for site in sites}
+    chosen = {site.name: layers[site.name] for site in sites}
     with _fused(chosen):  # joined projections have no keys and values of their own
-        changes = [(chosen[site.layer_name], _once(hook, site)) for site in sites]
+        changes = [(chosen[site.name], _once(hook, site)) for site in sites]
         handles = [
             projection.register_forward_pre_hook(change)
             for layer, change in changes

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import AttentionSite, Condition, FeatureHook, KernelHook, Model, ProjectionHook, SourceHook
+from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.hooks import feature_hooked, kernel_hooked, projection_hooked, projections, source_hooked
-from sfumato.models.schedules import Schedule
 from sfumato.models.scheduling import schedule_of
 from sfumato.models.sites import attention_layers, sites_of
 
@@ -44,7 +44,7 @@ class UnconditionalDDPM(Model):
 
     guidance_scale = 1.0
 
-    def __init__(self, *, unet: Any, schedule: Schedule, name: str, revision: str) -> None:
+    def __init__(self, *, unet: Any, schedule: DiscreteVP, name: str, revision: str) -> None:
         """Takes a loaded `UNet2DModel`; see `load_model` for the usual way.
 
         Raises:
@@ -104,7 +104,7 @@ class UnconditionalDDPM(Model):
         rows = 1 if isinstance(prompts, str) else len(prompts)
         return Condition(torch.zeros(rows, 0, 0, device=self.device, dtype=self.dtype))
 
-    def predict(self, latents: Tensor, t: int | Sequence[int], condition: Condition) -> Tensor:
+    def predict(self, latents: Tensor, t: float | Sequence[float], condition: Condition) -> Tensor:
         self.evaluations += len(latents)
         height, width = latents.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple:
@@ -116,7 +116,7 @@ class UnconditionalDDPM(Model):
         )[0]
         return output[:, : self.latent_channels].to(latents.dtype)
 
-    def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
+    def sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
         return sites_of(self.unet, latent_size)
 
     def kernel_hook(self, hook: KernelHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import ModelError
+from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.files import parse_json
 from sfumato.models.folder import Checked, parse_index
 from sfumato.models.layout import components, part_of
 from sfumato.models.scheduler_config import SCHEDULERS, scheduler_of
-from sfumato.models.schedules import Schedule
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model
@@ -43,7 +43,7 @@ def read_scheduler(checked: Checked) -> dict[str, Any]:
     config["_class_name"] = config.get("_class_name", named)
     try:
         scheduler_of(named)
-        Schedule.from_config(config)
+        DiscreteVP.from_config(config)
     except ModelError as error:
         raise ModelError(f"{file}: {error}") from error
     return config
@@ -69,13 +69,13 @@ def scheduler_class(pipeline: Any) -> str:
     return next((name for name in names if name in SCHEDULERS), names[0])
 
 
-def schedule_of(pipeline: Any) -> Schedule:
+def schedule_of(pipeline: Any) -> DiscreteVP:
     """The noise levels of a diffusers pipeline.
 
     Raises:
         ModelError: Its scheduler is not known.
     """
-    return Schedule.from_config({**pipeline.scheduler.config, "_class_name": scheduler_class(pipeline)})
+    return DiscreteVP.from_config({**pipeline.scheduler.config, "_class_name": scheduler_class(pipeline)})
 
 
 def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[str] = ()) -> None:
@@ -116,7 +116,7 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
     model.notes += (f"a few-step model ({reason}): {steps} and {guidance}, where you do not say otherwise",)
 
 
-def _few_step_scheduler(name: str, schedule: Schedule) -> str | None:
+def _few_step_scheduler(name: str, schedule: DiscreteVP) -> str | None:
     if name in ("LCMScheduler", "TCDScheduler"):
         return name
     distilled = name.startswith("Euler") and schedule.spacing == "trailing"

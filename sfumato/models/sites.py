@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from sfumato.models.base import AttentionSite, Place
+from sfumato.models.base import AttentionSite, DecoderBlock, Stage
+
+_ALL = slice(None)
+_EXECUTION = ("down", "mid", "up")
 
 
 def attention_layers(network: nn.Module) -> dict[str, Any]:
@@ -16,21 +19,33 @@ def attention_layers(network: nn.Module) -> dict[str, Any]:
 
 
 def sites_of(network: Any, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
-    """All attention layers of a UNet in execution order, with their resolutions at that latent size."""
-    resolutions = [latent_size]
+    """All attention layers of a UNet in execution order, with their grids at that latent size."""
+    grids = [latent_size]
     for _ in range(len(network.config.down_block_types) - 1):
-        height, width = resolutions[-1]
-        resolutions.append(((height + 1) // 2, (width + 1) // 2))
-    found = []
-    for name, layer in attention_layers(network).items():
-        place, level = _place(name, len(resolutions))
-        kind = "cross" if layer.is_cross_attention else "self"
-        found.append((name, kind, place, resolutions[level], layer.heads))
-    execution = {"down": 0, "mid": 1, "up": 2}
-    found.sort(key=lambda site: execution[site[2]])  # stable: within a place, modules are listed as they run
+        height, width = grids[-1]
+        grids.append(((height + 1) // 2, (width + 1) // 2))
+    layers = [(*_place(name, len(grids)), name, layer) for name, layer in attention_layers(network).items()]
+    layers.sort(key=lambda entry: _EXECUTION.index(entry[0]))  # stable: within a stage, modules are listed as they run
+    last = max(len(layers) - 1, 1)
     return tuple(
-        AttentionSite(name, kind, place, order, resolution, latent_size, heads)  # type: ignore[arg-type]
-        for order, (name, kind, place, resolution, heads) in enumerate(found)
+        AttentionSite(name, "cross", order / last, grids[level], stage, _ALL, None, _ALL)
+        if layer.is_cross_attention
+        else AttentionSite(name, "self", order / last, grids[level], stage, _ALL, _ALL, None)
+        for order, (stage, level, name, layer) in enumerate(layers)
+    )
+
+
+def decoder_blocks_of(network: Any) -> tuple[DecoderBlock, ...]:
+    """The residual blocks of a UNet's decoder in execution order."""
+    layers = [name for name, layer in attention_layers(network).items() if not layer.is_cross_attention]
+    return tuple(
+        DecoderBlock(
+            stage,
+            f"up_blocks.{stage}.resnets.{block}.conv2",
+            tuple(name for name in layers if name.startswith(f"up_blocks.{stage}.attentions.{block}.")),
+        )
+        for stage, part in enumerate(network.up_blocks)
+        for block in range(len(part.resnets))
     )
 
 
@@ -38,10 +53,10 @@ def _is_attention(module: nn.Module) -> bool:
     return hasattr(module, "processor") and hasattr(module, "to_q") and hasattr(module, "is_cross_attention")
 
 
-def _place(layer_name: str, levels: int) -> tuple[Place, int]:
-    """Where a layer sits, and how many times its grid is halved against the latents."""
-    found = re.match(r"(down|up)_blocks\.(\d+)\.", layer_name)
-    if found is None:
+def _place(layer_name: str, levels: int) -> tuple[Stage, int]:
+    """The stage of a layer, and how many times its grid is halved against the latents."""
+    path = re.match(r"(down|up)_blocks\.(\d+)\.", layer_name)
+    if path is None:
         return "mid", levels - 1
-    block = int(found[2])
-    return ("down", block) if found[1] == "down" else ("up", levels - 1 - block)
+    block = int(path[2])
+    return ("down", block) if path[1] == "down" else ("up", levels - 1 - block)

@@ -11,11 +11,20 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionSite, Condition, FeatureHook, KernelHook, Model, ProjectionHook, SourceHook
+from sfumato.models.base import (
+    AttentionSite,
+    Condition,
+    DecoderBlock,
+    FeatureHook,
+    KernelHook,
+    Model,
+    ProjectionHook,
+    SourceHook,
+)
+from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.hooks import feature_hooked, kernel_hooked, projection_hooked, projections, source_hooked
-from sfumato.models.schedules import Schedule
 from sfumato.models.scheduling import schedule_of
-from sfumato.models.sites import attention_layers, sites_of
+from sfumato.models.sites import attention_layers, decoder_blocks_of, sites_of
 from sfumato.models.text import ClipTokenizer, chunked_ids, fingerprint, reweighted
 
 
@@ -26,7 +35,7 @@ class StableDiffusion(Model):
     """Of the latents, where the network does not say what it was trained at."""
 
     def __init__(
-        self, *, unet: Any, vae: Any, text_encoders: Sequence[Any], tokenizers: Sequence[Any], schedule: Schedule,
+        self, *, unet: Any, vae: Any, text_encoders: Sequence[Any], tokenizers: Sequence[Any], schedule: DiscreteVP,
         name: str, revision: str,
     ) -> None:  # fmt: skip
         """Takes loaded networks, on one device and in one dtype; see `load_model` for the usual way."""
@@ -103,7 +112,7 @@ class StableDiffusion(Model):
     def text_fingerprint(self) -> str:
         return fingerprint(self.text_encoders, self.tokenizers)
 
-    def predict(self, latents: Tensor, t: int | Sequence[int], condition: Condition) -> Tensor:
+    def predict(self, latents: Tensor, t: float | Sequence[float], condition: Condition) -> Tensor:
         self.evaluations += len(latents)
         output: Tensor = self.unet(
             latents.to(self.device, self.dtype),
@@ -147,8 +156,11 @@ class StableDiffusion(Model):
     def _added_conditions(self, latents: Tensor, condition: Condition) -> dict[str, Tensor] | None:
         return None
 
-    def attention_sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
+    def sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:
         return sites_of(self.unet, latent_size)
+
+    def decoder_blocks(self) -> tuple[DecoderBlock, ...]:
+        return decoder_blocks_of(self.unet)
 
     def kernel_hook(self, hook: KernelHook, sites: Sequence[AttentionSite]) -> AbstractContextManager[None]:
         return kernel_hooked(attention_layers(self.unet), hook, sites)

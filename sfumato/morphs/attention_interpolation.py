@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sfumato.adaptation.store import Store
-from sfumato.attention.interpolate import END, START, InterpolatedAttention, Kind
+from sfumato.attention.interpolate import END, START, InterpolatedAttention, InterpolationForm
 from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder
 from sfumato.errors import UsageError
@@ -73,7 +73,7 @@ def attention_interpolation(
     store: Store | None = None,
     watch: Watch | None = None,
     kind: Annotated[
-        Kind,
+        InterpolationForm,
         Option("inner blends the two, outer lets them stand side by side; fused also reads the frame's own"),
     ] = "fused-outer",
     warmup_ratio: Annotated[
@@ -141,7 +141,7 @@ def interpolated_frames(
     guide: Condition | None = None,
     guidance_scale: float,
     end_guidance_scale: float | None = None,
-    kind: Kind = "fused-outer",
+    kind: InterpolationForm = "fused-outer",
     warmup_steps: int,
     released: bool = False,
     kept: Recorder | None = None,
@@ -197,10 +197,8 @@ def interpolated_frames(
 def _kept_bytes(model: Model, prompts: Condition, noise: Tensor, steps: int) -> int:
     """Size of both ends' keys and values at the steps with interpolated attention."""
     widths, tokens = model.attention_projections(), prompts.prompt_embeds.shape[1]
-    sites = model.attention_sites((noise.shape[-2], noise.shape[-1]))
-    each = sum(
-        widths[f"{site.layer_name}.to_k"][1] * (tokens if site.kind == "cross" else site.num_queries) for site in sites
-    )
+    sites = model.sites((noise.shape[-2], noise.shape[-1]))
+    each = sum(widths[f"{site.name}.to_k"][1] * (tokens if site.kind == "cross" else site.positions) for site in sites)
     return 4 * each * steps * model.dtype.itemsize
 
 

@@ -183,7 +183,7 @@ class Between:
         loras = [self.lora_at(weight) for weight in weights]
         controls: list[Control] = [RowAdapters({"uncond": loras, "cond": loras})]
         if self.attention_steps > 0:
-            layers = [site.layer_name for site in self.decoder(model)]
+            layers = [site.name for site in self.decoder(model)]
             mixed = InterpolatedSource(layers, weights, self.attention_steps, own_share=self.own_attention, kept=kept)
             controls.append(AttentionControl([mixed]))
         noise = torch.stack([self.noise_at(weight) for weight in weights])
@@ -191,13 +191,13 @@ class Between:
 
     def decoder(self, model: Model) -> list[AttentionSite]:
         """The self-attention whose keys and values are mixed."""
-        sites = model.attention_sites((self.noise.shape[-2], self.noise.shape[-1]))
-        return [site for site in sites if site.kind == "self" and site.place == "up"]
+        sites = model.sites((self.noise.shape[-2], self.noise.shape[-1]))
+        return [site for site in sites if site.kind == "self" and site.stage == "up"]
 
     def kept_bytes(self, model: Model) -> int:
         """Size of both ends' layer inputs at the steps with mixed keys and values."""
         widths = model.attention_projections()
-        each = sum(widths[f"{site.layer_name}.to_k"][0] * site.num_queries for site in self.decoder(model))
+        each = sum(widths[f"{site.name}.to_k"][0] * site.positions for site in self.decoder(model))
         return 2 * each * self.attention_steps * model.dtype.itemsize
 
     def noise_at(self, weight: float) -> Tensor:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sfumato.errors import InversionError, UsageError
-from sfumato.models.schedules import Prediction, Step
-from sfumato.sampling.ddim import ddim_step
+from sfumato.models.schedules import Level, Prediction, Step
+from sfumato.sampling.ddim import move
 
-Before = tuple[Tensor, float]
-"""Latents of one step before, (..., channels, height, width), and their level alpha_bar."""
+Before = tuple[Tensor, Level]
+"""Latents of one step before, (..., channels, height, width), and their level."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +63,15 @@ class BDIA:
     def step(
         self, latents: Tensor, prediction: Prediction, step: Step, state: Before | None, z: Tensor | None
     ) -> tuple[Tensor, Before]:
-        def towards(alpha_bar: float) -> Tensor:
-            return ddim_step(latents, prediction.eps, step.alpha_bar, alpha_bar, x0_pred=prediction.x0)
+        def towards(level: Level) -> Tensor:
+            return move(prediction, step.level, level)
 
         if state is None:
             correction = self.correction.to(latents)
         else:
-            before, alpha_bar_before = state
-            correction = self.gamma * (before - towards(alpha_bar_before))
-        return towards(step.alpha_bar_prev) + correction, (latents, step.alpha_bar)
+            before, level_before = state
+            correction = self.gamma * (before - towards(level_before))
+        return towards(step.level_prev) + correction, (latents, step.level)
 
 
 def check_gamma(gamma: float) -> None:

@@ -8,7 +8,7 @@ from math import sqrt
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.models.schedules import Prediction, Step, x0_from_noise
+from sfumato.models.schedules import Level, Prediction, Step, split
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,64 @@ class DDIM:
         """Remembers nothing."""
 
     def stochastic(self, step: Step) -> bool:
-        return ddim_std(step.alpha_bar, step.alpha_bar_prev, self.eta) > 0.0
+        return added_std(step.level, step.level_prev, self.eta) > 0.0
 
     def step(
         self, latents: Tensor, prediction: Prediction, step: Step, state: None, z: Tensor | None
     ) -> tuple[Tensor, None]:
-        levels = step.alpha_bar, step.alpha_bar_prev
-        return ddim_step(latents, prediction.eps, *levels, eta=self.eta, noise=z, x0_pred=prediction.x0), None
+        return move(prediction, step.level, step.level_prev, eta=self.eta, noise=z), None
+
+
+def move(
+    prediction: Prediction, level: Level, level_prev: Level, *, eta: float = 0.0, noise: Tensor | None = None
+) -> Tensor:
+    r"""Takes one step from a noise level to another, of a variance-preserving diffusion or of a flow.
+
+    .. math:: x_{prev} = s_{prev}\,\hat x_0 + \sqrt{n_{prev}^2-\sigma^2}\,\hat\epsilon + \sigma z
+
+    with levels (s, n). Where the squares of s and n sum to 1 this is DDIM's step, where s + n = 1 and eta = 0 Euler's
+    along the flow. With the two levels exchanged and eta 0 it inverts: it carries latents to the noisier level.
+
+    Reference: Song et al., 2021, Eq. 12, with sigma from Eq. 16 (see `added_std`).
+
+    Args:
+        prediction: At `level`, after guidance, (..., channels, height, width).
+        level: Level of the latents that the prediction is for.
+        level_prev: Level to reach.
+        eta: Stochasticity, in [0, 1]; 0 = DDIM, 1 = DDPM.
+        noise: Standard normal draw z, broadcastable to the latents; required when eta > 0.
+
+    Returns:
+        Latents at `level_prev`, same shape and dtype.
+
+    Raises:
+        UsageError: eta is outside [0, 1], or eta > 0 without noise.
+    """
+    std = added_std(level, level_prev, eta)
+    kept = level_prev.noise if std == 0.0 else sqrt(max(level_prev.noise**2 - std**2, 0.0))
+    mean = level_prev.signal * prediction.x0 + kept * prediction.eps
+    if std == 0.0:
+        return mean
+    if noise is None:
+        raise UsageError(f"eta={eta:g} adds noise at every step: pass noise")
+    return mean + std * noise
+
+
+def added_std(level: Level, level_prev: Level, eta: float) -> float:
+    r"""Standard deviation of the noise that a step adds.
+
+    .. math:: \sigma = \eta\,n_{prev}\,\sqrt{1 - (s/s_{prev})^2\,(n_{prev}/n)^2}
+
+    Reference: Song et al., 2021, Eq. 16.
+
+    Raises:
+        UsageError: eta is outside [0, 1].
+    """
+    check_eta(eta)
+    if eta == 0.0 or level_prev.noise == 0.0:
+        return 0.0
+    kept = level.signal / level_prev.signal * level_prev.noise / level.noise
+    return eta * level_prev.noise * sqrt(max(1.0 - kept**2, 0.0))
 
 
 def ddim_step(
@@ -50,54 +101,15 @@ def ddim_step(
     noise: Tensor | None = None,
     x0_pred: Tensor | None = None,
 ) -> Tensor:
-    r"""Takes one step from noise level `alpha_bar` to `alpha_bar_prev`.
-
-    .. math:: x_{prev} = \sqrt{\bar\alpha_{prev}}\,\hat x_0 + \sqrt{1-\bar\alpha_{prev}-\sigma^2}\,\epsilon + \sigma z
-
-    With the two levels exchanged and eta 0 the same formula inverts: it carries latents to the noisier level.
-
-    Reference: Song et al., 2021, Eq. 12, with sigma from Eq. 16.
-
-    Args:
-        latents: Noisy latents x_t, (batch, channels, height, width).
-        noise_pred: Predicted noise after guidance, same shape.
-        alpha_bar: Level of the latents, in (0, 1]; 0 too when `x0_pred` is given.
-        alpha_bar_prev: Level to reach, in (0, 1].
-        eta: Stochasticity, in [0, 1]; 0 = DDIM, 1 = DDPM.
-        noise: Standard normal draw z, shaped like the latents; required when eta > 0.
-        x0_pred: Clean latents, where they are known better than from the noise (clipping, v-prediction at level 0).
-
-    Returns:
-        Latents at `alpha_bar_prev`, same shape and dtype.
-
-    Raises:
-        UsageError: eta is outside [0, 1], or eta > 0 without noise.
-    """
-    std = ddim_std(alpha_bar, alpha_bar_prev, eta)
-    x0 = x0_from_noise(latents, noise_pred, alpha_bar) if x0_pred is None else x0_pred
-    mean = sqrt(alpha_bar_prev) * x0 + sqrt(max(1.0 - alpha_bar_prev - std**2, 0.0)) * noise_pred
-    if std == 0.0:
-        return mean
-    if noise is None:
-        raise UsageError(f"eta={eta:g} adds noise at every step: pass noise")
-    return mean + std * noise
+    """`move` from DDPM's alpha_bar to another, of predicted noise; `x0_pred` where it is known better than from it."""
+    level, level_prev = (Level.variance_preserving(a) for a in (alpha_bar, alpha_bar_prev))
+    prediction = split(noise_pred, latents, level, "noise") if x0_pred is None else Prediction(x0_pred, noise_pred)
+    return move(prediction, level, level_prev, eta=eta, noise=noise)
 
 
 def ddim_std(alpha_bar: float, alpha_bar_prev: float, eta: float) -> float:
-    r"""Standard deviation of the noise that a step adds.
-
-    .. math:: \sigma = \eta\,\sqrt{\frac{1-\bar\alpha_{prev}}{1-\bar\alpha}\,(1-\bar\alpha/\bar\alpha_{prev})}
-
-    Reference: Song et al., 2021, Eq. 16.
-
-    Raises:
-        UsageError: eta is outside [0, 1].
-    """
-    check_eta(eta)
-    if eta == 0.0:
-        return 0.0
-    variance = (1.0 - alpha_bar_prev) / (1.0 - alpha_bar) * (1.0 - alpha_bar / alpha_bar_prev)
-    return eta * sqrt(max(variance, 0.0))
+    """`added_std` between two of DDPM's alpha_bar."""
+    return added_std(Level.variance_preserving(alpha_bar), Level.variance_preserving(alpha_bar_prev), eta)
 
 
 def check_eta(eta: float) -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.models.schedules import Prediction, Step, x0_from_noise
+from sfumato.models.schedules import Level, Prediction, Step
 
 Variance = Literal["posterior", "beta"]
 
@@ -32,57 +32,53 @@ class DDPM:
         """Remembers nothing."""
 
     def stochastic(self, step: Step) -> bool:
-        return step.alpha_bar_prev < 1.0
+        return step.level_prev.noise > 0.0
 
     def step(
         self, latents: Tensor, prediction: Prediction, step: Step, state: None, z: Tensor | None
     ) -> tuple[Tensor, None]:
-        levels, variance = (step.alpha_bar, step.alpha_bar_prev), self.variance
-        return ddpm_step(latents, prediction.eps, *levels, noise=z, variance=variance, x0_pred=prediction.x0), None
+        variance = self.variance
+        return ddpm_step(latents, prediction, step.level, step.level_prev, noise=z, variance=variance), None
 
 
 def ddpm_step(
     latents: Tensor,
-    noise_pred: Tensor,
-    alpha_bar: float,
-    alpha_bar_prev: float,
+    prediction: Prediction,
+    level: Level,
+    level_prev: Level,
     *,
     noise: Tensor | None = None,
     variance: Variance = "posterior",
-    x0_pred: Tensor | None = None,
 ) -> Tensor:
-    r"""Takes one ancestral step from noise level `alpha_bar` to `alpha_bar_prev`.
+    r"""Takes one ancestral step from a noise level to a less noisy one.
 
-    .. math:: x_{prev} = \frac{\sqrt{\bar\alpha_{prev}}\,\beta}{1-\bar\alpha}\,\hat x_0
-              + \frac{\sqrt{\alpha}\,(1-\bar\alpha_{prev})}{1-\bar\alpha}\,x_t + \sigma z,
-              \qquad \alpha = \bar\alpha/\bar\alpha_{prev},\ \beta = 1-\alpha
+    .. math:: x_{prev} = \frac{s_{prev}\,\beta}{n^2}\,\hat x_0 + \frac{r\,n_{prev}^2}{n^2}\,x_t + \sigma z,
+              \qquad r = s/s_{prev},\ \beta = n^2 - r^2 n_{prev}^2
+
+    with levels (s, n); where their squares sum to 1, r^2 is the alpha of a step and beta its 1 - alpha.
 
     Reference: Ho et al., 2020, Eq. 6 and 7 (posterior mean and variance), section 3.2 (both choices of variance).
 
     Args:
-        latents: Noisy latents x_t, (batch, channels, height, width).
-        noise_pred: Predicted noise after guidance, same shape.
-        alpha_bar: Level at t, in (0, 1).
-        alpha_bar_prev: Level at t_prev, in (0, 1]; at 1 nothing is added.
-        noise: Standard normal draw z, shaped like the latents; required unless alpha_bar_prev is 1.
-        variance: sigma^2 = beta (1 - alpha_bar_prev) / (1 - alpha_bar) ("posterior"), or beta ("beta").
-        x0_pred: Clean latents, where they are known better than from the noise (clipping).
+        latents: Noisy latents x_t, (..., channels, height, width).
+        prediction: At them, after guidance, same shape.
+        level: Level of the latents.
+        level_prev: Level to reach; where it holds no noise, nothing is added.
+        noise: Standard normal draw z, broadcastable to the latents; required unless `level_prev` holds no noise.
+        variance: sigma^2 = beta n_prev^2 / n^2 ("posterior"), or beta ("beta").
 
     Returns:
-        Latents at t_prev, same shape and dtype.
+        Latents at `level_prev`, same shape and dtype.
 
     Raises:
         UsageError: Noise is missing.
     """
-    alpha = alpha_bar / alpha_bar_prev
-    beta = 1.0 - alpha
-    x0 = x0_from_noise(latents, noise_pred, alpha_bar) if x0_pred is None else x0_pred
-    from_x0 = sqrt(alpha_bar_prev) * beta / (1.0 - alpha_bar)
-    from_latents = sqrt(alpha) * (1.0 - alpha_bar_prev) / (1.0 - alpha_bar)
-    mean = from_x0 * x0 + from_latents * latents
-    if alpha_bar_prev == 1.0:
+    ratio = level.signal / level_prev.signal
+    beta = level.noise**2 - (ratio * level_prev.noise) ** 2
+    share = (level_prev.noise / level.noise) ** 2
+    mean = level_prev.signal * beta / level.noise**2 * prediction.x0 + ratio * share * latents
+    if level_prev.noise == 0.0:
         return mean
     if noise is None:
         raise UsageError("DDPM adds noise at every step but the last: pass noise")
-    share = (1.0 - alpha_bar_prev) / (1.0 - alpha_bar) if variance == "posterior" else 1.0
-    return mean + sqrt(beta * share) * noise
+    return mean + sqrt(beta * (share if variance == "posterior" else 1.0)) * noise

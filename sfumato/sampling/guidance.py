@@ -19,12 +19,12 @@ def guidance_halves(model: Model, guided: bool) -> tuple[str, ...]:
 
 
 def guided_output(
-    model: Model, latents: Tensor, t: int, condition: Condition, scales: Tensor, layout: Layout
+    model: Model, latents: Tensor, t: float, condition: Condition, scales: Tensor, layout: Layout
 ) -> Tensor:
     """Network output after classifier-free guidance, shaped like the latents (branch, image, channels, height, width).
 
-    One network call on rows (guidance, branch, image). Without an unconditional half a network that takes the guidance
-    scale as an input is told it.
+    One network call on the rows of the layout. Without an unconditional half a network that takes the guidance scale as
+    an input is told it.
 
     Reference: Ho & Salimans, 2022, https://arxiv.org/abs/2207.12598, Eq. 6, with w = 1 meaning off.
 
@@ -32,14 +32,14 @@ def guided_output(
         model: Any model.
         latents: (branch, image, channels, height, width).
         t: Timestep told to the network.
-        condition: One row for each (guidance, branch, image).
+        condition: One row for each row of the layout.
         scales: Guidance scale of each branch, (branch,).
         layout: The axes.
     """
-    rows = latents.flatten(0, 1).repeat(len(layout.guidance), 1, 1, 1)
+    rows = layout.rows(latents.expand(len(layout.guidance), *latents.shape))
     if model.takes_guidance and layout.guidance == ("cond",):
         condition = replace(condition, guidance=scales.repeat_interleave(layout.images))
-    return combined(model.predict(rows, t, condition).unflatten(0, layout.axes), scales)
+    return combined(layout.view(model.predict(rows, t, condition)), scales)
 
 
 def combined(output: Tensor, scales: Tensor) -> Tensor:

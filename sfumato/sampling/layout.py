@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -36,27 +37,78 @@ class Branch:
 
 @dataclass(frozen=True)
 class Layout:
-    """The axes behind the rows of a run's network calls.
+    """The rows of a run's network calls, and the axes under which controls see them.
+
+    A network call has rows in the order (guidance, branch, image), without the unconditional rows that nothing needs. A
+    view has all of (guidance, branch, image): the one row of such a branch stands in both halves.
 
     Attributes:
         guidance: ("uncond", "cond"), or ("cond",) where no branch is guided.
         branches: Names, in order.
         images: Images in the batch.
         latent_size: (height, width) of the latents.
+        single: Branches without an unconditional row, where others have one.
     """
 
     guidance: tuple[str, ...]
     branches: tuple[str, ...]
     images: int
     latent_size: tuple[int, int]
+    single: frozenset[str] = frozenset()
 
     @property
     def axes(self) -> tuple[int, int, int]:
+        """Of a view: guidance halves, branches, images."""
         return len(self.guidance), len(self.branches), self.images
+
+    @cached_property
+    def cells(self) -> tuple[tuple[str, str], ...]:
+        """(guidance, branch) of each row of one image."""
+        return tuple(
+            (half, name)
+            for half in self.guidance
+            for name in self.branches
+            if half == "cond" or name not in self.single
+        )
+
+    def view(self, rows: Tensor) -> Tensor:
+        """Rows of a network call, (row, ...), under the axes (guidance, branch, image, ...)."""
+        if self.single:
+            rows = rows.unflatten(0, (len(self.cells), self.images))[self._row_of_cell].flatten(0, 1)
+        view: Tensor = rows.unflatten(0, self.axes)
+        return view
+
+    def rows(self, view: Tensor) -> Tensor:
+        """A view, as the rows of a network call: the inverse of `view`."""
+        if not self.single:
+            return view.flatten(0, 2)
+        by_image = view.flatten(0, 1)[self._cell_of_row]
+        return by_image.flatten(0, 1)
+
+    @cached_property
+    def _row_of_cell(self) -> list[int]:
+        return [
+            self.cells.index((half if (half, name) in self.cells else "cond", name))
+            for half in self.guidance
+            for name in self.branches
+        ]
+
+    @cached_property
+    def _cell_of_row(self) -> list[int]:
+        count = len(self.branches)
+        return [self.guidance.index(half) * count + self.branches.index(name) for half, name in self.cells]
 
 
 class Control(Protocol):
-    """Something installed in the network for the length of a run."""
+    """Something installed in the network for the length of a run.
+
+    Attributes:
+        reads_unconditional: Whether a branch may see unconditional rows of others, so that a branch that is not guided
+            has one, too, unless it would be its conditional row again.
+    """
+
+    @property
+    def reads_unconditional(self) -> bool: ...
 
     def installed(self, model: Model, layout: Layout) -> AbstractContextManager[Any]:
         """Patches the model inside the block, and leaves it as found."""
@@ -91,5 +143,5 @@ class Replay(Protocol):
     @property
     def stepper(self) -> Stepper[Any] | None: ...
 
-    def latents_at(self, t: int) -> Tensor:
+    def latents_at(self, t: Any) -> Tensor:
         """Known latents at timestep t, (image, channels, height, width), the clean ones at -1."""

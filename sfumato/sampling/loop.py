@@ -1,7 +1,8 @@
 """The sampling loop: every edit and every morph is this loop with other branches, controls and hooks.
 
 A run has named branches (source and target, or the frames of a morph) and a batch of images. Rows of a network call are
-(guidance, branch, image); what a control or a hook sees keeps these as separate axes.
+(guidance, branch, image); what a control or a hook sees keeps these as separate axes. An unconditional row that
+nothing needs is not computed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from sfumato.errors import SamplingError, UsageError
 from sfumato.models.base import Condition, Model
-from sfumato.models.schedules import Neighbour, Prediction, Step
+from sfumato.models.schedules import Neighbour, Step
 from sfumato.sampling.ddim import DDIM
 from sfumato.sampling.draws import Generators, draw_noise
 from sfumato.sampling.guidance import guidance_halves, guided_output
@@ -35,7 +36,7 @@ def sample(
     branches: Mapping[str, Branch],
     *,
     num_inference_steps: int | None = None,
-    timesteps: Sequence[int] | None = None,
+    timesteps: Sequence[float] | None = None,
     neighbour: Neighbour = "grid",
     start_index: int = 0,
     eta: float = 0.0,
@@ -83,22 +84,18 @@ def sample(
         num_inference_steps if timesteps is not None or num_inference_steps else model.num_inference_steps,
         timesteps=timesteps,
         neighbour=neighbour,
+        latent_size=(noise.shape[-2], noise.shape[-1]),
     )
     if not 0 <= start_index < len(steps):
         raise UsageError(f"start_index must be in [0, {len(steps) - 1}], got {start_index}")
     latents = _spread(noise, len(branches)).to(model.device)
     latents = latents if latents.dtype == torch.float64 else latents.float()
-    images = latents.shape[1]
-    guided = any(branch.scale(step) != 1.0 for branch in branches.values() for step in steps[start_index:])
-    # A guide, and an embedding in the empty prompt's place, need both halves whatever the network takes
-    own = guide is None and (replay is None or replay.null_embeds is None)
-    halves = guidance_halves(model, guided) if own or not guided else ("uncond", "cond")
-    layout = Layout(halves, tuple(branches), images, (latents.shape[-2], latents.shape[-1]))
-    conditions = _Conditions(model, list(branches.values()), layout, replay)
+    layout = _layout(model, branches, steps[start_index:], latents, guide, replay, controls)
+    conditions = _Conditions(model, branches, layout, replay)
     stepper = _stepper(stepper, replay, eta)
     state = stepper.init(latents, steps[start_index])
     if replay is not None and replay.pinned:
-        on_step = [PinSource(replay.latents_at, [step.t for step in steps]).after, *on_step]
+        on_step = [PinSource(replay.latents_at, [step.time for step in steps]).after, *on_step]
     watch = watch or Watch()
 
     with ExitStack() as stack:
@@ -113,39 +110,68 @@ def sample(
             scales = torch.tensor([branch.scale(step) for branch in branches.values()]).to(latents)
             condition = conditions.at(step)
             if guide is None:
-                model_output = guided_output(model, latents, step.t, condition, scales, layout)
+                model_output = guided_output(model, latents, step.time, condition, scales, layout)
             else:
                 made = guide(model, latents, step, condition, scales, layout)
                 model_output, latents = made if isinstance(made, tuple) else (made, latents)
-            eps, x0 = model.schedule.noise_and_x0(model_output, latents, step.alpha_bar)
-            watch.show(step.index, x0)
+            prediction = model.schedule.split(model_output, latents, step.level)
+            watch.show(step.index, prediction.x0)
             z = _draw(step, replay, generator, latents) if stepper.stochastic(step) else None
-            latents, state = stepper.step(latents, Prediction(x0, eps), step, state, z)
+            latents, state = stepper.step(latents, prediction, step, state, z)
             for hook in on_step:
                 latents = hook(latents, step)
             _check_finite(latents, step, model)
     return latents
 
 
-class _Conditions:
-    """The condition rows (guidance, branch, image) of each step; only null embeddings change between steps."""
-
-    def __init__(self, model: Model, branches: list[Branch], layout: Layout, replay: Replay | None) -> None:
+def _layout(
+    model: Model,
+    branches: Mapping[str, Branch],
+    steps: Sequence[Step],
+    latents: Tensor,
+    guide: Guide | None,
+    replay: Replay | None,
+    controls: Sequence[Control],
+) -> Layout:
+    """The rows that a run needs: an unconditional one for each branch that is guided at some step, or looked at."""
+    guided = {name for name, branch in branches.items() if any(branch.scale(step) != 1.0 for step in steps)}
+    tuned = replay is not None and replay.null_embeds is not None
+    size = (latents.shape[-2], latents.shape[-1])
+    if not guided:
+        return Layout(("cond",), tuple(branches), latents.shape[1], size)
+    # a guide, and an embedding in the empty prompt's place, need both halves whatever the network takes
+    halves = ("uncond", "cond") if guide is not None or tuned else guidance_halves(model, True)
+    single = frozenset(branches) - guided
+    if guide is not None or len(halves) == 1:  # a guide makes its own use of both halves
+        single = frozenset()
+    elif single and any(control.reads_unconditional for control in controls):
         empty = model.encode_prompt("")
-        negatives = [branch.negative or empty for branch in branches]
-        given = [branch.condition for branch in branches]
-        tokens = max(condition.prompt_embeds.shape[1] for condition in [*negatives, *given])
+        single = frozenset(
+            name for name in single if not tuned and branches[name].condition.equals(branches[name].negative or empty)
+        )
+    return Layout(halves, tuple(branches), latents.shape[1], size, single)
+
+
+class _Conditions:
+    """The condition of each row of the layout at each step; only null embeddings change between steps."""
+
+    def __init__(self, model: Model, branches: Mapping[str, Branch], layout: Layout, replay: Replay | None) -> None:
+        empty = model.encode_prompt("")
+        negatives = {name: branch.negative or empty for name, branch in branches.items()}
+        given = [branch.condition for branch in branches.values()]
+        tokens = max(condition.prompt_embeds.shape[1] for condition in [*negatives.values(), *given])
+        guided = [negatives[name] for half, name in layout.cells if half == "uncond"]
 
         def rows(conditions: list[Condition]) -> Condition:
             return Condition.cat([condition.padded(tokens, empty).expand(layout.images) for condition in conditions])
 
         self._cond = rows(given)
-        self._uncond = rows(negatives) if len(layout.guidance) == 2 else None
+        self._uncond = rows(guided) if guided else None
         self._null_embeds = None if replay is None else replay.null_embeds
-        self._branches, self._tokens, self._empty = len(branches), tokens, empty
+        self._guided, self._tokens, self._empty = len(guided), tokens, empty
         pooled = None if replay is None else replay.null_pooled_embeds
         if pooled is not None and self._uncond is not None:
-            self._uncond = replace(self._uncond, pooled_embeds=pooled.to(empty.prompt_embeds).repeat(len(branches), 1))
+            self._uncond = replace(self._uncond, pooled_embeds=pooled.to(empty.prompt_embeds).repeat(self._guided, 1))
 
     def at(self, step: Step) -> Condition:
         if self._uncond is None:
@@ -153,7 +179,7 @@ class _Conditions:
         uncond = self._uncond
         if self._null_embeds is not None:
             embeds = self._null_embeds[step.index].to(uncond.prompt_embeds)  # (image, tokens, dim)
-            uncond = uncond.with_embeds(embeds.repeat(self._branches, 1, 1)).padded(self._tokens, self._empty)
+            uncond = uncond.with_embeds(embeds.repeat(self._guided, 1, 1)).padded(self._tokens, self._empty)
         return Condition.cat([uncond, self._cond])
 
 
@@ -192,6 +218,6 @@ def _check_finite(latents: Tensor, step: Step, model: Model) -> None:
             else "the guidance scale or an option of the edit is too strong: lower it"
         )
         raise SamplingError(
-            f"latents became NaN or infinite at step {step.index + 1} of {step.num_inference_steps} (t={step.t});"
+            f"latents became NaN or infinite at step {step.index + 1} of {step.num_steps} (t={step.time:g});"
             f" likely cause: {cause}"
         )

@@ -8,6 +8,7 @@ source latents of every step from the inversion); Ju et al., 2023, https://arxiv
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class PinSource:
     the source ends as the clean latents themselves.
     """
 
-    def __init__(self, latents_at: Callable[[int], Tensor], timesteps: Sequence[int]) -> None:
+    def __init__(self, latents_at: Callable[[Any], Tensor], timesteps: Sequence[float]) -> None:
         """Looks up all latents now, so that a missing timestep fails before the first network call.
 
         Args:
@@ -34,12 +35,12 @@ class PinSource:
 
     def __call__(self, latents: Tensor, step: Step) -> Tensor:
         """Latents of all branches, (branch, image, channels, height, width), the source's as at t."""
-        return self._pinned(latents, step.t)
+        return self._pinned(latents, step.time)
 
     def after(self, latents: Tensor, step: Step) -> Tensor:
         """Latents of all branches after the step, the source's as at t_prev."""
-        return self._pinned(latents, max(step.t_prev, -1))
+        return self._pinned(latents, max(step.time_prev, -1))
 
-    def _pinned(self, latents: Tensor, t: int) -> Tensor:
+    def _pinned(self, latents: Tensor, t: float) -> Tensor:
         source = self._known[t].to(latents).expand_as(latents[0])
         return torch.cat([source[None], latents[1:]])

@@ -45,7 +45,7 @@ class Rows:
         """Position of a row."""
         return [row.name for row in self.rows].index(name)
 
-    def predict(self, model: Model, latents: Tensor, t: int) -> Tensor:
+    def predict(self, model: Model, latents: Tensor, t: float) -> Tensor:
         """Network output of every row, (row, image, channels, height, width), in one call.
 
         Args:
@@ -66,6 +66,8 @@ class Rows:
 
 class _Under:
     """A control told another layout than the loop's."""
+
+    reads_unconditional = False
 
     def __init__(self, control: Control, names: tuple[str, ...]) -> None:
         self.control, self.names = control, names

@@ -19,7 +19,7 @@ from sfumato.edits.task import EditTask
 from sfumato.errors import ImageError, UsageError
 from sfumato.images import load_image
 from sfumato.inversions.result import Inversion
-from sfumato.models.schedules import Step, add_noise
+from sfumato.models.schedules import Level, Step, add_noise
 from sfumato.registry import INVERSIONS, METHODS
 
 PROMPTS: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
@@ -119,7 +119,10 @@ def test_during_the_run_the_image_stays_on_its_own_path() -> None:
     weight[..., :4] = 0.3  # any grey is inside while the run lasts
     source = Inversion("ddim", noise, (500, 250), trajectory=torch.stack([clean, at_250, noise]))
     drawn = Inversion("picture", noise, (500, 250), trajectory=clean[None])
-    half, last = Step(0, 500, 250, 0.3, 0.5, 2), Step(1, 250, -1, 0.5, 0.99, 2)
+    half, last = (
+        Step(index, 2, t, t_prev, *map(Level.variance_preserving, levels))
+        for index, t, t_prev, levels in ((0, 500, 250, (0.3, 0.5)), (1, 250, -1, (0.5, 0.99)))
+    )
     for start, step, outside in (
         (source, half, at_250),
         (drawn, half, add_noise(clean, noise, 0.5)),

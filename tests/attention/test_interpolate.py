@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.attention.interpolate import BetweenEnds, InterpolatedAttention, InterpolatedSource, Kind
+from sfumato.attention.interpolate import BetweenEnds, InterpolatedAttention, InterpolatedSource, InterpolationForm
 from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.attention.record import Recorder
 from sfumato.models.base import KernelCall
-from sfumato.models.schedules import Step
+from sfumato.models.schedules import Level, Step
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
 
-STEP = Step(0, 1, -1, 0.9, 1.0, 1)
+STEP = Step(0, 1, 1, -1, Level(0.95, 0.31), Level(1.0, 0.0))
 LAYOUT = Layout(("uncond", "cond"), ("start", "frame", "end"), 1, (16, 16))
 WEIGHTS = [0.0, 0.3, 1.0]
 
@@ -24,7 +24,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def attend(model: Any, edit: AttentionEdit, query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
-    site = next(site for site in model.attention_sites((16, 16)) if edit.selects(site))
+    site = next(site for site in model.sites((16, 16)) if edit.selects(site))
     control = AttentionControl([edit])
     with control.installed(model, layout):
         control.at_step(STEP)
@@ -38,8 +38,8 @@ def qkv() -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
-def test_each_kind_is_its_formula(toy_model: Any, kind: Kind, qkv: tuple[Tensor, Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("kind", get_args(InterpolationForm))
+def test_each_kind_is_its_formula(toy_model: Any, kind: InterpolationForm, qkv: tuple[Tensor, Tensor, Tensor]) -> None:
     found = attend(toy_model, InterpolatedAttention(kind, WEIGHTS, 1), *qkv, LAYOUT)
     assert torch.allclose(found[:3], plain(*(tensor[:3] for tensor in qkv)), atol=1e-5)  # unconditional: untouched
 
@@ -58,8 +58,10 @@ def test_each_kind_is_its_formula(toy_model: Any, kind: Kind, qkv: tuple[Tensor,
         assert torch.allclose(found[row], plain(*(tensor[row] for tensor in qkv)), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
-def test_kept_ends_serve_as_those_of_the_run(toy_model: Any, kind: Kind, qkv: tuple[Tensor, Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("kind", get_args(InterpolationForm))
+def test_kept_ends_serve_as_those_of_the_run(
+    toy_model: Any, kind: InterpolationForm, qkv: tuple[Tensor, Tensor, Tensor]
+) -> None:
     kept, cond = Recorder(), Layout(("cond",), ("start", "frame", "end"), 1, (16, 16))
     within = attend(
         toy_model, InterpolatedAttention(kind, WEIGHTS, 1, kept=kept), *(tensor[3:] for tensor in qkv), cond
@@ -82,14 +84,14 @@ def runs(model: Any, edit: BetweenEnds | None, on_step: Any = ()) -> Tensor:
 
 
 def decoder(model: Any) -> list[str]:
-    return [s.layer_name for s in model.attention_sites((16, 16)) if s.kind == "self" and s.place == "up"]
+    return [s.name for s in model.sites((16, 16)) if s.kind == "self" and s.stage == "up"]
 
 
 @pytest.mark.parametrize("name", ["toy_model", "toy_xl_model"])
 def test_ends_run_free_and_frames_do_not(name: str, request: Any) -> None:
     model = request.getfixturevalue(name)
     free = runs(model, None)
-    edits = [InterpolatedAttention(kind, WEIGHTS, 2) for kind in get_args(Kind)]
+    edits = [InterpolatedAttention(kind, WEIGHTS, 2) for kind in get_args(InterpolationForm)]
     for edit in (*edits, InterpolatedSource(decoder(model), WEIGHTS, 2)):
         found = runs(model, edit)
         assert torch.allclose(found[[0, 2]], free[[0, 2]], atol=1e-4)
@@ -103,7 +105,7 @@ def test_mixed_inputs_are_mixed_keys_and_values(toy_model: Any) -> None:
         guidance = ("uncond", "cond")
 
         def selects(self, site: Any) -> bool:
-            return site.layer_name in decoder(toy_model)
+            return site.name in decoder(toy_model)
 
         def edit_qkv(self, query: Tensor, key: Tensor, value: Tensor, site: Any, step: Any) -> Any:
             weights = torch.tensor(WEIGHTS).view(1, 3, 1, 1, 1, 1)

@@ -32,7 +32,6 @@ PLANNED = {
     "flow-model",
     "flow-morph",
     "flow-sampling",
-    "flow-schedule",
     "flowalign",
     "flowedit",
     "renoise",

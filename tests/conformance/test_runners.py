@@ -17,7 +17,7 @@ from sfumato.attention.blend import LocalBlend
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.conditions import align
 from sfumato.errors import UsageError
-from sfumato.models.schedules import Step
+from sfumato.models.schedules import Level, Step
 from tests.conformance.golden import Case, compare
 from tests.conformance.registry import find_runner
 
@@ -111,7 +111,7 @@ def test_the_first_threshold_is_of_the_pooled_map_and_the_second_of_the_subtract
     maps.total = torch.rand(2, 1, 16, 16, 4, generator=torch.Generator().manual_seed(0))
     words, subtract = torch.eye(4)[[1, 1]], torch.eye(4)[[2, 2]]
     blend = LocalBlend(maps, words, subtract=subtract, threshold=(0.9, 0.6))
-    blend(torch.zeros(2, 1, 4, 16, 16), Step(0, 1, -1, 0.5, 1.0, 1))
+    blend(torch.zeros(2, 1, 4, 16, 16), Step(0, 1, 1, -1, Level(0.7, 0.7), Level(1.0, 0.0)))
 
     def union(word: int, threshold: float, pooled: bool) -> Tensor:
         heat = maps.total[:, 0, ..., word]  # type: ignore[index]

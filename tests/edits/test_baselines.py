@@ -17,7 +17,7 @@ from sfumato.guidance.energies import FeatureSimilarity, LowPassDistance, NoisyC
 from sfumato.inversions.bdia import bdia_inversion
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
-from sfumato.models.schedules import Schedule
+from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.gaussian import GaussianModel, cosine_schedule
@@ -203,7 +203,7 @@ def test_egsde_pulls_the_coarse_part_back(toy_model: Any) -> None:
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_the_energys_shift_is_of_the_noise_whatever_the_network_predicts(prediction: Any) -> None:
-    schedule = Schedule(torch.linspace(0.99, 0.01, 10, dtype=torch.float64), prediction)
+    schedule = DiscreteVP(torch.linspace(0.99, 0.01, 10, dtype=torch.float64), prediction)
     latents, output, shift = (normal(1, 4, 8, 8, seed=seed).double() for seed in range(3))
     before, _ = schedule.noise_and_x0(output, latents, 0.3)
     after, _ = schedule.noise_and_x0(output + output_shift(schedule, shift, 0.3), latents, 0.3)

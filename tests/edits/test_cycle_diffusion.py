@@ -69,11 +69,11 @@ def test_each_image_gets_its_own_best_candidate(toy_model: Any) -> None:
 def test_a_search_costs_what_the_docstring_says(toy_model: Any) -> None:
     inverted, before = source(toy_model), toy_model.evaluations
     run(toy_model, inverted, energy=lambda pixels: pixels.flatten(1).mean(dim=1), **SEARCH)
-    executed, scales, ends = 1 + 2, 2, 2
-    assert toy_model.evaluations - before == 2 * (2 * executed * scales + ends) + STEPS
+    executed, rows, ends = 1 + 2, 1 + 2, 2  # at guidance 1 a candidate has one row
+    assert toy_model.evaluations - before == 2 * (executed * rows + ends) + STEPS
     before = toy_model.evaluations
     run(toy_model, inverted, try_guidance_scales=[1.0, 3.0], strength=0.5)
-    assert toy_model.evaluations - before == 2 * 1 * 2 + 1 + 2 * 16  # the model judges: 16 a candidate
+    assert toy_model.evaluations - before == 1 + 2 + 1 + 2 * 16  # the model judges: 16 a candidate
 
 
 def test_the_models_own_judgement_is_of_the_prompts_and_image_by_image(toy_model: Any) -> None:

@@ -16,12 +16,12 @@ from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import KernelCall
-from sfumato.models.schedules import Step
+from sfumato.models.schedules import Level, Step
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
 
 SOURCE, TARGET = "a photo of a cat", "a red cat on the house"
-STEP = Step(0, 1, -1, 0.9, 1.0, 1)
+STEP = Step(0, 1, 1, -1, Level(0.95, 0.31), Level(1.0, 0.0))
 
 
 @pytest.fixture(params=["toy_model", "toy_velocity_model", "toy_xl_model"])
@@ -94,7 +94,7 @@ def test_the_target_moves_and_the_source_does_not(model: Any, guidance_scale: fl
 
 def attend(edit: MutualSelfAttention, model: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """One call of the edit's layer, (branch, heads, position, head_dim)."""
-    site = next(s for s in model.attention_sites((16, 16)) if s.layer_name in edit.layer_names)
+    site = next(s for s in model.sites((16, 16)) if s.name in edit.layer_names)
     control = AttentionControl([edit])
     with control.installed(model, Layout(("cond",), ("source", "target"), 1, (16, 16))):
         control.at_step(STEP)
@@ -103,8 +103,8 @@ def attend(edit: MutualSelfAttention, model: Any, query: Tensor, key: Tensor, va
 
 def test_variants_read_what_they_say(toy_model: Any) -> None:
     """Against attention written out, head by head."""
-    site = next(s for s in toy_model.attention_sites((16, 16)) if s.kind == "self" and s.resolution == (8, 8))
-    names, generator = [site.layer_name], torch.Generator().manual_seed(0)
+    site = next(s for s in toy_model.sites((16, 16)) if s.kind == "self" and s.grid == (8, 8))
+    names, generator = [site.name], torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 4, 64, 4, generator=generator) for _ in range(3))
 
     def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

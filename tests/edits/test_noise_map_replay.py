@@ -107,7 +107,9 @@ def test_the_cost_is_what_the_docstring_says(recipe: Any, encode: Any, toy_model
     assert cost(TARGET, source=plain, guidance_scale=1.0) == STEPS + 1
     assert cost(TARGET, SOURCE, source=plain, skip_steps=1) == 2 * 2 * (STEPS - 1) + 1
     assert cost(TARGET, source=invert(toy_model, encode, guidance_scale=2.0)) == 2 * STEPS + 2
-    assert cost(TARGET, source=plain, attention_control="replace") == 4 * STEPS
+    assert cost(TARGET, source=plain, attention_control="replace") == 3 * STEPS
+    guided = invert(toy_model, encode, guidance_scale=2.0)
+    assert cost(TARGET, source=guided, attention_control="replace") == 4 * STEPS
 
 
 @BOTH

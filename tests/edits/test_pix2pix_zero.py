@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 import sfumato
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import AttentionControl
-from sfumato.attention.record import Recorder, Row
+from sfumato.attention.record import Recorder, RecordKey
 from sfumato.conditions.directions import Direction, make_direction
 from sfumato.edits.pix2pix_zero import pix2pix_zero
 from sfumato.edits.result import LatentEdit
@@ -112,9 +112,9 @@ def _map_distance(model: Any, begin: Inversion, latents: Tensor, condition: Any)
             model.predict(x, step.t, text)
         recorders.append(recorder)
     total = 0.0
-    for site in model.attention_sites((16, 16)):
+    for site in model.sites((16, 16)):
         if site.kind == "cross":
-            a, b = (r.get(0, site.layer_name, Row("cond", "only")) for r in recorders)
+            a, b = (r.get(0, site.name, RecordKey("cond", "only")) for r in recorders)
             total += float((a - b).square().sum(dim=(-2, -1)).mean())
     return total
 
@@ -187,7 +187,7 @@ def test_maps_are_handed_over(model: Any, options: Any) -> None:
 
 def _mean_maps(model: Any, branch: dict[str, Branch]) -> Tensor:
     """Mean conditional maps of plain sampling from the same noise, (image, height, width, token)."""
-    maps = CrossAttentionMaps().choose(model.attention_sites((16, 16)))
+    maps = CrossAttentionMaps()
     sample(model, start(model).noise, branch, num_inference_steps=3, controls=[AttentionControl([maps])])
     return maps.average[0]
 
@@ -267,7 +267,7 @@ def test_maps_are_dropped_after_each_step_and_weights_stay_frozen(toy_model: Any
         assert not pull.loss.requires_grad
 
     run(toy_model, observe=observe)
-    cross = sum(site.kind == "cross" for site in toy_model.attention_sites((16, 16)))
+    cross = sum(site.kind == "cross" for site in toy_model.sites((16, 16)))
     assert sizes == [2 * 2 * cross] * 3  # two halves of source and target, of this step alone
     assert all(len(maps) == 0 for maps in held)
     assert all(p.grad is None and not p.requires_grad for p in toy_model.unet.parameters())
@@ -288,8 +288,8 @@ def test_self_attention_keeps_its_fused_kernel(toy_model: Any) -> None:
 
     with Spy():
         run(toy_model, start(toy_model, 1))
-    sites = [site for site in toy_model.attention_sites((16, 16)) if site.kind == "self"]
-    assert sorted(with_gradient) == sorted(site.num_queries for site in sites)
+    sites = [site for site in toy_model.sites((16, 16)) if site.kind == "self"]
+    assert sorted(with_gradient) == sorted(site.positions for site in sites)
 
 
 def test_nothing_leaks_also_when_a_run_breaks(model: Any) -> None:
@@ -351,7 +351,7 @@ def test_a_model_without_cross_attention_is_refused() -> None:
 
 
 def test_recorder() -> None:
-    recorder, row = Recorder(spill=True), Row("cond", "source")
+    recorder, row = Recorder(spill=True), RecordKey("cond", "source")
     recorder.put(0, "layer", row, torch.ones(2, 3, requires_grad=True))
     recorder.put(1, "layer", row, torch.zeros(2, 3))
     assert not recorder.get(0, "layer", row).requires_grad

@@ -169,12 +169,12 @@ def test_layers_by_topology(toy_model: Any, toy_xl_model: Any, tiny_model: Any) 
     layer, sites = decoder_layers(tiny_model, (64, 64))
     assert layer == "up_blocks.1.resnets.1.conv2"
     blocks = [(1, 1), (1, 2), *((stage, block) for stage in (2, 3) for block in range(3))]
-    assert [site.layer_name.split(".transformer")[0] for site in sites] == [
+    assert [site.name.split(".transformer")[0] for site in sites] == [
         f"up_blocks.{stage}.attentions.{block}" for stage, block in blocks
     ]
     layer, sites = decoder_layers(toy_xl_model, (16, 16))
     assert layer == "up_blocks.0.resnets.1.conv2"
-    assert [site.layer_name.split(".attn1")[0] for site in sites] == [
+    assert [site.name.split(".attn1")[0] for site in sites] == [
         "up_blocks.0.attentions.1.transformer_blocks.0",
         "up_blocks.0.attentions.1.transformer_blocks.1",
         "up_blocks.1.attentions.0.transformer_blocks.0",
@@ -183,8 +183,7 @@ def test_layers_by_topology(toy_model: Any, toy_xl_model: Any, tiny_model: Any) 
 
 
 def test_a_model_without_such_a_decoder_is_refused(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    sites = toy_model.attention_sites((16, 16))
-    monkeypatch.setattr(toy_model, "attention_sites", lambda size: tuple(s for s in sites if s.place != "up"))
+    monkeypatch.setattr(toy_model, "decoder_blocks", lambda: ())
     before = toy_model.evaluations
     with pytest.raises(ModelError, match="no decoder stage"):
         run(toy_model, Inversion("drawn", noise(), tuple(toy_model.schedule.timesteps(3))))

@@ -167,7 +167,7 @@ def test_real_pictures_go_through_an_inversion(toy_model: Any) -> None:
         guidance_scale=3.0,
         source_guidance_scale=1.0,
     )
-    assert toy_model.evaluations - before == 50 * 4  # as the docstring says
+    assert toy_model.evaluations - before == 50 * 3  # as the docstring says
     # how well pictures come back is asked of the embedded model, whose weights are trained
     branch = {"source": Branch(toy_model.encode_prompt(SOURCE))}
     alone = sample(toy_model, inversion.noise, branch, timesteps=inversion.timesteps)
@@ -198,7 +198,7 @@ def test_runs_can_be_repeated(toy_model: Any) -> None:
 
 def test_untouched_sites_keep_the_fused_kernel(tiny_model: Any) -> None:
     """Only cross-attention is materialised; large self-attention layers are not even routed through the control."""
-    control = AttentionControl([CrossAttentionMaps().choose(tiny_model.attention_sites((64, 64)))])
+    control = AttentionControl([CrossAttentionMaps()])
     layout = Layout(("cond",), ("source",), 1, (64, 64))
     with control.installed(tiny_model, layout):
         names = [name for name, module in tiny_model.unet.named_modules() if "forward" in vars(module)]
@@ -207,7 +207,7 @@ def test_untouched_sites_keep_the_fused_kernel(tiny_model: Any) -> None:
 
 
 def test_an_edit_that_finds_no_site_fails_loudly(toy_model: Any) -> None:
-    nowhere = InjectSelfAttention(lambda site: site.num_queries <= 0, 0, 4)
+    nowhere = InjectSelfAttention(lambda site: site.positions <= 0, 0, 4)
     layout = Layout(("cond",), ("source",), 1, (16, 16))
     with pytest.raises(ModelError, match="InjectSelfAttention finds no attention layer"):
         AttentionControl([nowhere]).installed(toy_model, layout).__enter__()

@@ -98,19 +98,21 @@ def test_sizes_that_the_autoencoder_cannot_halve_are_refused(toy_model: Any) -> 
 @pytest.mark.parametrize("size", [(16, 16), (9, 13)])
 def test_sites_tell_the_grids_that_the_network_runs(name: str, size: tuple[int, int], request: Any) -> None:
     model = request.getfixturevalue(name)
-    sites = model.attention_sites(size)
-    seen: list[tuple[str, int]] = []
+    sites = model.sites(size)
+    seen: list[str] = []
 
     class Look:
         def wants(self, site: Any) -> bool:
             return True
 
         def attend(self, call: KernelCall) -> Tensor:
-            assert call.site.num_queries == call.query.shape[2], call.site
-            assert call.site.heads == call.query.shape[1]
+            assert call.site.positions == call.query.shape[2], call.site
             assert (call.site.kind == "cross") == (call.key.shape[2] == 77)
-            seen.append((call.site.layer_name, call.site.order))
-            return (call.query * call.scale @ call.key.transpose(-1, -2)).softmax(-1) @ call.value
+            seen.append(call.site.name)
+            probs = (call.query * call.scale @ call.key.transpose(-1, -2)).softmax(-1)
+            if call.site.text_keys is not None:
+                assert call.site.layout_map(probs).shape[-2:] == (call.site.positions, 77)
+            return probs @ call.value
 
     latents = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(0))
     condition = model.encode_prompt("a cat")
@@ -120,20 +122,20 @@ def test_sites_tell_the_grids_that_the_network_runs(name: str, size: tuple[int, 
             hooked = model.predict(latents, 500, condition)
         assert torch.equal(model.predict(latents, 500, condition), plain)  # nothing leaks
     torch.testing.assert_close(hooked, plain, rtol=1e-4, atol=1e-5)
-    assert seen == [(site.layer_name, site.order) for site in sites]  # in execution order, each once
-    assert [site.order for site in sites] == list(range(len(sites)))
+    assert seen == [site.name for site in sites]  # in execution order, each once
+    assert [site.depth for site in sites] == [k / (len(sites) - 1) for k in range(len(sites))]
 
 
 def test_unknown_attention_processors_are_refused_and_left_alone() -> None:
     model = StableDiffusion.from_pipeline(toy_sd_pipeline(), name="toy", revision="x")
-    site = model.attention_sites((16, 16))[0]
+    site = model.sites((16, 16))[0]
 
     class Custom:
         def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             return hidden_states
 
     custom = Custom()
-    layer = model.unet.get_submodule(site.layer_name)
+    layer = model.unet.get_submodule(site.name)
     layer.set_processor(custom)
     with pytest.raises(ModelError, match="Custom"), model.kernel_hook(None, [site]):  # type: ignore[arg-type]
         pass

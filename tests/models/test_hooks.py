@@ -27,7 +27,7 @@ class Pass:
         return True
 
     def attend(self, call: KernelCall) -> Tensor:
-        self.seen.append((call.site.layer_name, tuple(call.query.shape)))
+        self.seen.append((call.site.name, tuple(call.query.shape)))
         return F.scaled_dot_product_attention(call.query, call.key, call.value, call.mask, scale=call.scale)
 
 
@@ -53,15 +53,15 @@ def predicted(model: Any) -> Tensor:
 @pytest.mark.parametrize("name", ["toy_model", "toy_xl_model"])
 def test_a_hook_that_does_nothing_changes_nothing(name: str, request: Any) -> None:
     model, hook = request.getfixturevalue(name), Pass()
-    plain, sites = predicted(model), model.attention_sites((16, 16))
+    plain, sites = predicted(model), model.sites((16, 16))
     with model.kernel_hook(hook, sites):
         assert torch.equal(predicted(model), plain)
-    assert [name for name, _ in hook.seen] == [site.layer_name for site in sites]
-    assert [shape[:3] for _, shape in hook.seen] == [(2, site.heads, site.num_queries) for site in sites]
+    assert [name for name, _ in hook.seen] == [site.name for site in sites]
+    assert [shape[::2] for _, shape in hook.seen] == [(2, site.positions) for site in sites]
 
 
 def test_the_model_is_left_as_found_also_when_the_block_raises(model: StableDiffusion) -> None:
-    plain, sites = predicted(model), model.attention_sites((16, 16))
+    plain, sites = predicted(model), model.sites((16, 16))
     inside = [vars(module).copy() for module in model.unet.modules()]
 
     def explode() -> None:
@@ -77,24 +77,24 @@ def test_the_model_is_left_as_found_also_when_the_block_raises(model: StableDiff
 
 def test_a_layers_own_forward_is_kept(model: StableDiffusion) -> None:
     """Such as the one that moves weights to the device and back."""
-    site = model.attention_sites((16, 16))[0]
-    layer = model.unet.get_submodule(site.layer_name)
+    site = model.sites((16, 16))[0]
+    layer = model.unet.get_submodule(site.name)
     plain, calls, forward = predicted(model), [], layer.forward
 
     def moving(*args: Any, **kwargs: Any) -> Tensor:
-        calls.append(site.layer_name)
+        calls.append(site.name)
         return forward(*args, **kwargs)  # type: ignore[no-any-return]
 
     layer.forward = moving
     with model.kernel_hook(Pass(), [site]):
         assert torch.equal(predicted(model), plain)
-    assert calls == [site.layer_name]
+    assert calls == [site.name]
     assert layer.forward is moving
 
 
 def test_hooks_of_two_runs_take_turns(model: StableDiffusion) -> None:
     """Two controls may hold the same layers, each for its own network calls."""
-    plain, sites = predicted(model), model.attention_sites((16, 16))
+    plain, sites = predicted(model), model.sites((16, 16))
     first, second = Pass(), Double()
     with model.kernel_hook(first, sites), model.kernel_hook(second, sites):
         second.wants = lambda site: False  # type: ignore[method-assign]
@@ -110,8 +110,8 @@ def test_hooks_of_two_runs_take_turns(model: StableDiffusion) -> None:
     [processors.AttnProcessor, lambda: processors.SlicedAttnProcessor(1), processors.FusedAttnProcessor2_0],
 )
 def test_another_kernel_stands_back_for_the_block(other: Callable[[], Any], model: StableDiffusion) -> None:
-    plain, sites, hook = predicted(model), model.attention_sites((16, 16)), Pass()
-    layers = [model.unet.get_submodule(site.layer_name) for site in sites]
+    plain, sites, hook = predicted(model), model.sites((16, 16)), Pass()
+    layers = [model.unet.get_submodule(site.name) for site in sites]
     for layer in layers:
         layer.fuse_projections()
         layer.set_processor(other())
@@ -124,8 +124,8 @@ def test_another_kernel_stands_back_for_the_block(other: Callable[[], Any], mode
 
 def test_a_kernel_of_another_scale_is_refused(model: StableDiffusion) -> None:
     """There the fused kernel would compute something else."""
-    site = model.attention_sites((16, 16))[0]
-    layer = model.unet.get_submodule(site.layer_name)
+    site = model.sites((16, 16))[0]
+    layer = model.unet.get_submodule(site.name)
     layer.set_processor(processors.AttnProcessor())
     layer.scale = 1.0
     with pytest.raises(ModelError, match="AttnProcessor"), model.kernel_hook(Pass(), [site]):
@@ -138,8 +138,8 @@ def test_a_kernel_of_another_scale_is_refused(model: StableDiffusion) -> None:
     ids=["image prompts", "perturbed attention"],
 )
 def test_what_computes_more_than_attention_is_refused(processor: Any, model: StableDiffusion) -> None:
-    site = model.attention_sites((16, 16))[1]
-    layer = model.unet.get_submodule(site.layer_name)
+    site = model.sites((16, 16))[1]
+    layer = model.unet.get_submodule(site.name)
     layer.set_processor(processor)
     with pytest.raises(ModelError, match=type(processor).__name__), model.kernel_hook(Pass(), [site]):
         pass
@@ -152,14 +152,14 @@ def test_a_kernel_that_is_never_called_is_an_error_not_a_silent_no_op(model: Sta
         def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             return hidden_states
 
-    site = model.attention_sites((16, 16))[0]
-    model.unet.get_submodule(site.layer_name).set_processor(AttnProcessor2_0())
-    with model.kernel_hook(Pass(), [site]), pytest.raises(ModelError, match=f"{site.layer_name} called .* 0 times"):
+    site = model.sites((16, 16))[0]
+    model.unet.get_submodule(site.name).set_processor(AttnProcessor2_0())
+    with model.kernel_hook(Pass(), [site]), pytest.raises(ModelError, match=f"{site.name} called .* 0 times"):
         predicted(model)
 
 
 def test_masks_reach_the_hook_as_additions(model: StableDiffusion) -> None:
-    site = model.attention_sites((16, 16))[0]
+    site = model.sites((16, 16))[0]
     query, masks = torch.randn(1, 2, 3, 4), []
 
     class Look(Pass):
@@ -175,7 +175,7 @@ def test_masks_reach_the_hook_as_additions(model: StableDiffusion) -> None:
 
     layer, mask = Layer(), torch.tensor([True, False, True])[None, None, None].expand(1, 1, 3, 3)
     plain = layer(mask)
-    with kernel_hooked({site.layer_name: layer}, Look(), [site]):
+    with kernel_hooked({site.name: layer}, Look(), [site]):
         torch.testing.assert_close(layer(mask), plain)
         assert torch.equal(layer(None), layer(None))
     assert masks[0] is not None
@@ -213,7 +213,7 @@ def test_joint_attention_is_seen_whole(family: str, tokens: list[int]) -> None:
         for name, module in network.named_modules()
         if hasattr(module, "processor") and hasattr(module, "to_q")
     }
-    sites = [AttentionSite(name, "joint", "mid", k, (4, 4), (8, 8), 2) for k, name in enumerate(layers)]
+    sites = [AttentionSite(name, "joint", 0.0, (4, 4), None, slice(16), slice(16), slice(16, None)) for name in layers]
     hook = Pass()
     with torch.no_grad():
         plain = network(**inputs, return_dict=False)[0]
@@ -228,7 +228,7 @@ def test_joint_attention_is_seen_whole(family: str, tokens: list[int]) -> None:
 def test_a_hooked_block_compiles_whole(model: StableDiffusion) -> None:
     """No graph break, with the hook and without, and each call sees what is installed."""
     block = model.unet.get_submodule("mid_block.attentions.0")
-    sites = [site for site in model.attention_sites((16, 16)) if site.place == "mid"]
+    sites = [site for site in model.sites((16, 16)) if site.stage == "mid"]
     features, text = torch.randn(2, 32, 4, 4), model.encode_prompt(["a cat", "a dog"]).prompt_embeds
     compiled = torch.compile(block, backend="eager", fullgraph=True)
 

@@ -100,9 +100,9 @@ def test_its_self_attention_can_be_edited_and_is_left_as_found() -> None:
             return output + shift
 
     model = toy_ddpm()
-    sites = model.attention_sites((16, 16))
+    sites = model.sites((16, 16))
     assert {site.kind for site in sites} == {"self"}
-    assert {site.resolution for site in sites if site.place != "mid"} == {(16, 16)}
+    assert {site.grid for site in sites if site.stage != "mid"} == {(16, 16)}
     condition = model.encode_prompt("")
     with torch.no_grad():
         before = model.predict(noise_of(), 300, condition)

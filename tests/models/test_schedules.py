@@ -7,8 +7,9 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
 
 from sfumato.errors import ModelError, UsageError
-from sfumato.models.schedules import Schedule
-from sfumato.sampling.ddim import ddim_step
+from sfumato.models.discrete_vp import DiscreteVP
+from sfumato.models.schedules import Level, Prediction, add_noise
+from sfumato.sampling.ddim import move
 from sfumato.sampling.ddpm import ddpm_step
 
 CONFIG: dict[str, Any] = {
@@ -23,7 +24,7 @@ SPACINGS = ("leading", "trailing", "linspace")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
-def double(scheduler: Any, schedule: Schedule) -> Any:
+def double(scheduler: Any, schedule: DiscreteVP) -> Any:
     """diffusers builds its table in float32: give it ours, so that the steps are compared and not the rounding."""
     scheduler.alphas_cumprod = schedule.alphas_cumprod
     return scheduler
@@ -38,7 +39,7 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 def test_levels_equal_diffusers(kind: str, zero_snr: bool) -> None:
     config = CONFIG | {"beta_schedule": kind, "rescale_betas_zero_snr": zero_snr}
     theirs = DDIMScheduler(**config).alphas_cumprod.double()
-    ours = Schedule.from_config(config).alphas_cumprod
+    ours = DiscreteVP.from_config(config).alphas_cumprod
     torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=1e-7)  # theirs is a float32 product of 1000 factors
     assert (ours[-1] == 0) == zero_snr
 
@@ -49,7 +50,7 @@ def test_timesteps_equal_diffusers(spacing: str, steps: int) -> None:
     config = CONFIG | {"timestep_spacing": spacing}
     scheduler = DDIMScheduler(**config)
     scheduler.set_timesteps(steps)
-    assert Schedule.from_config(config).timesteps(steps) == scheduler.timesteps.tolist()
+    assert DiscreteVP.from_config(config).timesteps(steps) == scheduler.timesteps.tolist()
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -64,7 +65,7 @@ def test_ddim_equals_diffusers_step_by_step(spacing: str, prediction: str, eta: 
         "prediction_type": prediction,
         "rescale_betas_zero_snr": zero_snr,
     }
-    schedule = Schedule.from_config(config)
+    schedule = DiscreteVP.from_config(config)
     scheduler = double(DDIMScheduler(**config), schedule)
     scheduler.final_alpha_cumprod = schedule.alphas_cumprod[0]
     scheduler.set_timesteps(12)
@@ -73,10 +74,8 @@ def test_ddim_equals_diffusers_step_by_step(spacing: str, prediction: str, eta: 
     for step in schedule.steps(12, neighbour="stride"):
         output, noise = (torch.randn(latents.shape, dtype=torch.float64, generator=generator) for _ in range(2))
         theirs = scheduler.step(output, step.t, latents, eta=eta, variance_noise=noise if eta else None).prev_sample
-        noise_pred, x0_pred = schedule.noise_and_x0(output, latents, step.alpha_bar)
-        ours = ddim_step(
-            latents, noise_pred, step.alpha_bar, step.alpha_bar_prev, eta=eta, noise=noise, x0_pred=x0_pred
-        )
+        prediction = schedule.split(output, latents, step.level)
+        ours = move(prediction, step.level, step.level_prev, eta=eta, noise=noise)
         assert relative(ours, theirs) < 1e-10, step
         latents = theirs
 
@@ -86,7 +85,7 @@ def test_ddim_equals_diffusers_step_by_step(spacing: str, prediction: str, eta: 
 def test_inversion_equals_diffusers_step_by_step(spacing: str, prediction: str) -> None:
     """The DDIM step with its levels exchanged is the inverse scheduler's step."""
     config = CONFIG | {"timestep_spacing": spacing, "prediction_type": prediction}
-    schedule = Schedule.from_config(config)
+    schedule = DiscreteVP.from_config(config)
     scheduler = double(DDIMInverseScheduler(**config), schedule)
     scheduler.initial_alpha_cumprod = schedule.alphas_cumprod[0]
     scheduler.set_timesteps(10)
@@ -97,8 +96,8 @@ def test_inversion_equals_diffusers_step_by_step(spacing: str, prediction: str) 
     for step in steps:
         output = torch.randn(latents.shape, dtype=torch.float64, generator=generator)
         theirs = scheduler.step(output, step.t, latents).prev_sample
-        noise_pred, x0_pred = schedule.noise_and_x0(output, latents, step.alpha_bar_prev)
-        ours = ddim_step(latents, noise_pred, step.alpha_bar_prev, step.alpha_bar, x0_pred=x0_pred)
+        prediction = schedule.split(output, latents, step.level_prev)
+        ours = move(prediction, step.level_prev, step.level)
         assert relative(ours, theirs) < 1e-10, step
         latents = theirs
 
@@ -106,7 +105,7 @@ def test_inversion_equals_diffusers_step_by_step(spacing: str, prediction: str) 
 @pytest.mark.parametrize(("variance", "theirs_is"), [("posterior", "fixed_small"), ("beta", "fixed_large")])
 def test_ddpm_equals_diffusers_step_by_step(variance: Any, theirs_is: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "clip_sample": False}
-    schedule = Schedule.from_config(config)
+    schedule = DiscreteVP.from_config(config)
     scheduler = double(DDPMScheduler(**config, variance_type=theirs_is), schedule)
     scheduler.one = torch.tensor(1.0, dtype=torch.float64)
     scheduler.set_timesteps(20)
@@ -117,53 +116,54 @@ def test_ddpm_equals_diffusers_step_by_step(variance: Any, theirs_is: str, monke
         monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, draw=noise, **__: draw)
         theirs = scheduler.step(output, step.t, latents).prev_sample
         # diffusers adds nothing at t = 0, and bounds the variance below by 1e-20
-        ours = ddpm_step(latents, output, step.alpha_bar, step.alpha_bar_prev, noise=noise, variance=variance)
+        prediction = schedule.split(output, latents, step.level)
+        ours = ddpm_step(latents, prediction, step.level, step.level_prev, noise=noise, variance=variance)
         assert relative(ours, theirs) < 1e-10, step
         latents = theirs
 
 
 def test_ddpm_is_ddim_at_eta_one() -> None:
-    schedule = Schedule.from_config(CONFIG)
+    schedule = DiscreteVP.from_config(CONFIG)
     latents, output, noise = torch.randn(3, 2, 4, 4, 4, dtype=torch.float64).unbind()
     for step in schedule.steps(10):
-        levels = step.alpha_bar, step.alpha_bar_prev
+        levels, prediction = (step.level, step.level_prev), schedule.split(output, latents, step.level)
         ddim, ddpm = (
-            ddim_step(latents, output, *levels, eta=1.0, noise=noise),
-            ddpm_step(latents, output, *levels, noise=noise),
+            move(prediction, *levels, eta=1.0, noise=noise),
+            ddpm_step(latents, prediction, *levels, noise=noise),
         )
         assert relative(ddim, ddpm) < 1e-12
 
 
 def test_t_prev_is_the_next_entry_of_the_list() -> None:
-    schedule = Schedule.from_config(CONFIG | {"timestep_spacing": "linspace"})
+    schedule = DiscreteVP.from_config(CONFIG | {"timestep_spacing": "linspace"})
     steps = schedule.steps(8)
     assert [step.t_prev for step in steps[:-1]] == [step.t for step in steps[1:]]
     assert steps[-1].t_prev < 0
-    assert steps[-1].alpha_bar_prev == schedule.final_alpha_bar
+    assert steps[-1].level_prev == schedule.level(-1)
     assert [step.index for step in steps] == list(range(8))
 
 
 def test_prediction_targets_convert_into_one_another() -> None:
-    level, x0, noise = 0.3, torch.randn(2, 3), torch.randn(2, 3)
-    latents = level**0.5 * x0 + (1 - level) ** 0.5 * noise
-    targets = {"epsilon": noise, "sample": x0, "v_prediction": level**0.5 * noise - (1 - level) ** 0.5 * x0}
-    for prediction, target in targets.items():
-        schedule = Schedule.from_config(CONFIG | {"prediction_type": prediction})
-        noise_pred, x0_pred = schedule.noise_and_x0(target, latents, level)
-        torch.testing.assert_close(noise_pred, noise)
-        torch.testing.assert_close(x0_pred, x0)
+    level, x0, noise = Level.variance_preserving(0.3), torch.randn(2, 3), torch.randn(2, 3)
+    latents = add_noise(x0, noise, level)
+    targets = {"epsilon": noise, "sample": x0, "v_prediction": level.signal * noise - level.noise * x0}
+    for kind, target in targets.items():
+        prediction = DiscreteVP.from_config(CONFIG | {"prediction_type": kind}).split(target, latents, level)
+        torch.testing.assert_close(prediction.eps, noise)
+        torch.testing.assert_close(prediction.x0, x0)
 
 
 def test_clipping_bounds_the_clean_latents() -> None:
-    schedule = Schedule.from_config(CONFIG | {"clip_sample": True, "clip_sample_range": 0.5})
-    _, x0_pred = schedule.noise_and_x0(torch.zeros(1, 3), torch.tensor([[-9.0, 0.1, 9.0]]), 0.25)
-    torch.testing.assert_close(x0_pred, torch.tensor([[-0.5, 0.2, 0.5]]))
+    schedule = DiscreteVP.from_config(CONFIG | {"clip_sample": True, "clip_sample_range": 0.5})
+    level = Level.variance_preserving(0.25)
+    prediction = schedule.split(torch.zeros(1, 3), torch.tensor([[-9.0, 0.1, 9.0]]), level)
+    torch.testing.assert_close(prediction.x0, torch.tensor([[-0.5, 0.2, 0.5]]))
 
 
 def test_noise_prediction_is_refused_at_level_0() -> None:
-    schedule = Schedule.from_config(CONFIG | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"})
+    schedule = DiscreteVP.from_config(CONFIG | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"})
     with pytest.raises(ModelError, match="level 0"):
-        schedule.noise_and_x0(torch.zeros(1), torch.zeros(1), schedule.steps(5)[0].alpha_bar)
+        schedule.split(torch.zeros(1), torch.zeros(1), schedule.steps(5)[0].level)
 
 
 @pytest.mark.parametrize(
@@ -172,23 +172,24 @@ def test_noise_prediction_is_refused_at_level_0() -> None:
 )
 def test_unknown_configs_are_refused_by_name(config: dict[str, str], named: str) -> None:
     with pytest.raises(ModelError, match=named):
-        Schedule.from_config(CONFIG | config)
+        DiscreteVP.from_config(CONFIG | config)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001, 1000])
 def test_step_counts_outside_the_schedule_are_refused(steps: int) -> None:
     with pytest.raises(UsageError, match=str(steps)):  # 1000 with steps_offset 1 would ask for timestep 1000
-        Schedule.from_config(CONFIG).timesteps(steps)
+        DiscreteVP.from_config(CONFIG).timesteps(steps)
 
 
 @pytest.mark.parametrize("timesteps", [[1, 500], [500, 500], [1000], [3, -1], []])
 def test_bad_timestep_lists_are_refused(timesteps: list[int]) -> None:
     with pytest.raises(UsageError, match="fall strictly"):
-        Schedule.from_config(CONFIG).steps(timesteps=timesteps)
+        DiscreteVP.from_config(CONFIG).steps(timesteps=timesteps)
 
 
 def test_eta_outside_its_range_is_named() -> None:
+    nothing, levels = Prediction(torch.zeros(1), torch.zeros(1)), [Level.variance_preserving(a) for a in (0.5, 0.6)]
     with pytest.raises(UsageError, match=r"eta must be in \[0, 1\], got 1.5"):
-        ddim_step(torch.zeros(1), torch.zeros(1), 0.5, 0.6, eta=1.5)
+        move(nothing, *levels, eta=1.5)
     with pytest.raises(UsageError, match="pass noise"):
-        ddim_step(torch.zeros(1), torch.zeros(1), 0.5, 0.6, eta=0.5)
+        move(nothing, *levels, eta=0.5)

@@ -12,9 +12,9 @@ import torch
 from sfumato import generate
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import Condition
+from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.loading import load_model
 from sfumato.models.scheduler_config import SCHEDULERS
-from sfumato.models.schedules import Schedule
 from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
@@ -50,8 +50,8 @@ def with_scheduler(folder: Path, to: Path, name: str, *, index: bool = True, **c
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_silent_config_means_what_its_class_makes_of_it(name: str) -> None:
     theirs = getattr(diffusers, name)()
-    ours = Schedule.from_config({"_class_name": name})
-    filled = Schedule.from_config({**theirs.config, "_class_name": name})
+    ours = DiscreteVP.from_config({"_class_name": name})
+    filled = DiscreteVP.from_config({**theirs.config, "_class_name": name})
     torch.testing.assert_close(ours.alphas_cumprod, theirs.alphas_cumprod.double(), rtol=2e-4, atol=1e-7)
     torch.testing.assert_close(ours.alphas_cumprod, filled.alphas_cumprod)
     assert ours.prediction_type == theirs.config.prediction_type
@@ -76,16 +76,16 @@ def test_a_silent_config_means_what_its_class_makes_of_it(name: str) -> None:
 )
 def test_the_last_level_is_the_one_at_which_the_class_ends(name: str, last: float | None, told: bool) -> None:
     """Only some classes know `set_alpha_to_one`; where Euler's kept 2.9 % of the noise, a one-step image was grainy."""
-    schedule = Schedule.from_config({"_class_name": name, **LEVELS, "set_alpha_to_one": told})
+    schedule = DiscreteVP.from_config({"_class_name": name, **LEVELS, "set_alpha_to_one": told})
     first = float(schedule.alphas_cumprod[0])
     assert schedule.steps(4)[-1].alpha_bar_prev == (last or (1.0 if told else first))
-    sigmas = Schedule.from_config({"_class_name": "EulerDiscreteScheduler", "final_sigmas_type": "sigma_min"})
+    sigmas = DiscreteVP.from_config({"_class_name": "EulerDiscreteScheduler", "final_sigmas_type": "sigma_min"})
     assert sigmas.final_alpha_bar < 1.0
 
 
 def test_lcm_timesteps_equal_diffusers() -> None:
     scheduler = diffusers.LCMScheduler()
-    schedule = Schedule.from_config({"_class_name": "LCMScheduler", "timestep_spacing": "leading"})
+    schedule = DiscreteVP.from_config({"_class_name": "LCMScheduler", "timestep_spacing": "leading"})
     for steps in (1, 2, 3, 4, 6, 8, 50):
         scheduler.set_timesteps(steps)
         assert schedule.timesteps(steps) == scheduler.timesteps.tolist()
@@ -96,7 +96,7 @@ def test_lcm_timesteps_equal_diffusers() -> None:
 @pytest.mark.parametrize("steps", [400, 501, 600, 700, 999])
 def test_many_steps_start_at_the_noisy_end(steps: int) -> None:
     """501 steps of one timestep each started at t = 501, alpha_bar 0.275."""
-    schedule = Schedule.from_config(LEVELS | {"steps_offset": 1})
+    schedule = DiscreteVP.from_config(LEVELS | {"steps_offset": 1})
     timesteps = schedule.timesteps(steps)
     assert len(set(timesteps)) == steps
     assert timesteps[0] >= 990
@@ -126,7 +126,7 @@ def test_many_steps_start_at_the_noisy_end(steps: int) -> None:
 )
 def test_configs_that_are_not_understood_are_refused_by_name(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        Schedule.from_config(config)
+        DiscreteVP.from_config(config)
 
 
 @pytest.mark.parametrize("index", [True, False])

@@ -5,7 +5,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from sfumato.attention.interpolate import Kind
+from sfumato.attention.interpolate import InterpolationForm
 from sfumato.errors import UsageError
 from sfumato.morphs import attention_interpolation
 from tests.morphs.toy_ends import STEPS, WEIGHTS, drawn, far, path_of, toy_ends
@@ -33,14 +33,14 @@ def test_any_inversion(toy_model: Any, inversion: str) -> None:
 
 
 def test_equal_ends_make_one_frame(model: Any) -> None:
-    for kind in get_args(Kind):
+    for kind in get_args(InterpolationForm):
         frames = drawn(path_of(model, NAME, toy_ends(equal=True), kind=kind), [0.0, 0.2, 0.7, 1.0])
         assert far(frames[1], frames[2]) < 1e-5
         assert torch.equal(frames[0], frames[3])
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
-def test_frames_depend_on_their_weight_alone(toy_model: Any, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", get_args(InterpolationForm))
+def test_frames_depend_on_their_weight_alone(toy_model: Any, kind: InterpolationForm) -> None:
     path = path_of(toy_model, NAME, kind=kind, guidance_scale=2.0)
     together = drawn(path)
     for weight, frame in zip(WEIGHTS, together, strict=True):

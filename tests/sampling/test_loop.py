@@ -20,8 +20,8 @@ COUNTS = (64, 128, 256, 512, 1024)
 
 
 def order_of(errors: list[float]) -> float:
-    """Slope of log error over log step size."""
-    sizes = torch.tensor([1.0 / n for n in COUNTS], dtype=torch.float64).log()
+    """Slope of log error over log step size, for the first of COUNTS."""
+    sizes = torch.tensor([1.0 / n for n in COUNTS[: len(errors)]], dtype=torch.float64).log()
     logs = torch.tensor(errors, dtype=torch.float64).log()
     sizes, logs = sizes - sizes.mean(), logs - logs.mean()
     return float((sizes * logs).sum() / (sizes * sizes).sum())

@@ -9,7 +9,7 @@ from sfumato.attention.interpolate import InterpolatedAttention
 from sfumato.attention.patch import AttentionControl
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.models.schedules import Step
+from sfumato.models.schedules import Level, Step
 from sfumato.morphs.attention_interpolation import interpolated_frames
 from sfumato.morphs.spacings.beta import Beta
 from sfumato.sampling.layout import Layout
@@ -18,7 +18,7 @@ from tests.conformance.registry import runner
 from tests.conformance.runners.layers import attention_output
 
 KINDS = ("fused_outer", "outer", "fused_inner", "inner")
-STEP = Step(0, 1, -1, 0.9, 1.0, 1)
+STEP = Step(0, 1, 1, -1, Level(0.95, 0.31), Level(1.0, 0.0))
 
 
 @runner("attention-interpolation", "attention")

@@ -10,8 +10,8 @@ from sfumato.edits.two_models import reconstruct, translate
 from sfumato.guidance.energies import Quadratic
 from sfumato.guidance.langevin import code_decoder, energy_gradient, langevin
 from sfumato.models.base import Model
+from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.pixel_ddpm import UnconditionalDDPM
-from sfumato.models.schedules import Schedule
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 
@@ -87,4 +87,4 @@ def _network(case: Case, file: str) -> Any:
     unet.load_state_dict(load_file(case.folder / file))
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     levels = (1.0 - betas.float()).cumprod(0)
-    return UnconditionalDDPM(unet=unet, schedule=Schedule(levels.double()), name=file, revision=file)
+    return UnconditionalDDPM(unet=unet, schedule=DiscreteVP(levels.double()), name=file, revision=file)

@@ -8,7 +8,7 @@ from sfumato.attention.interpolate import InterpolatedSource
 from sfumato.attention.patch import AttentionControl
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.models.base import Model
-from sfumato.models.schedules import Step
+from sfumato.models.schedules import Level, Step
 from sfumato.morphs.diffmorpher import Between, adaptive_normalisation
 from sfumato.morphs.slerp import slerp
 from sfumato.morphs.spacings.base import reschedule
@@ -55,7 +55,7 @@ def attention_interpolation(case: Case, model: Model) -> dict[str, Tensor]:
     with torch.no_grad():
         plain = attention_output(model, parameters["layer"], hidden)
         with control.installed(model, Layout(("cond",), ("start", "frame", "end"), 1, (SPATIAL, SPATIAL))):
-            control.at_step(Step(0, 1, -1, 0.9, 1.0, 1))
+            control.at_step(Step(0, 1, 1, -1, Level(0.95, 0.31), Level(1.0, 0.0)))
             replaced = attention_output(model, parameters["layer"], rows)
     return {"plain": plain, "replaced": replaced[[1]]}
 

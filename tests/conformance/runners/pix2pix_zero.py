@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.attention.record import Row
+from sfumato.attention.record import RecordKey
 from sfumato.conditions.directions import Direction, direction_between, mean_embedding
 from sfumato.edits.pix2pix_zero import pix2pix_zero
 from sfumato.guidance.attention_maps import Pull
@@ -122,9 +122,7 @@ def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
     prompts, parameters, per_step, pulls = case.prompts, case.parameters, [], []
     negative = prompts.get("negative", "")
     direction = Direction(case.tensors["direction"], None, model.text_fingerprint, "", "", "given")
-    mid = next(
-        site for site in model.attention_sites(start.noise.shape[-2:]) if (site.kind, site.place) == ("cross", "mid")
-    )
+    mid = next(site for site in model.sites(start.noise.shape[-2:]) if (site.kind, site.stage) == ("cross", "mid"))
     maps: dict[str, Tensor] = {}
 
     def run(amount: float, **hooks: object) -> Tensor:
@@ -151,7 +149,7 @@ def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
         if len(pulls) == 1:
             halves = ("uncond", "cond")[-len(pull.gradient) :]
             for name, branch in (("reference", "source"), ("edit", "target")):
-                found = [pull.maps.get(pull.step.index, mid.layer_name, Row(half, branch)) for half in halves]
+                found = [pull.maps.get(pull.step.index, mid.name, RecordKey(half, branch)) for half in halves]
                 maps[f"{name}_map_first"] = torch.cat([rows.flatten(0, 1) for rows in found])
 
     final = run(parameters["cross_attention_guidance_amount"], on_step=[keep], observe=watch)

@@ -34,7 +34,7 @@ def layers(case: Case, model: Model) -> dict[str, Tensor]:
     latents = torch.stack([source, target])
     layout = Layout(("cond",), ("source", "target"), 1, (source.shape[-2], source.shape[-1]))
     t = int(case.parameters["t"])
-    step = Step(0, t, -1, model.schedule.alpha_bar(t), model.schedule.final_alpha_bar, 1)
+    step = Step(0, 1, t, -1, model.schedule.level(t), model.schedule.level(-1))
     outputs = {}
     for name, features, attention in (("none", 0, 0), ("features", 1, 0), ("attention", 0, 1), ("both", 1, 1)):
         controls = injections(model, layout.latent_size, feature_steps=features, attention_steps=attention)

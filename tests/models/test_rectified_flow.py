@@ -1,0 +1,86 @@
+"""The rectified flow's schedule: its levels, and that sampling and inversion follow the exact flow at order 1."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.errors import UsageError
+from sfumato.models.rectified_flow import DynamicShift, RectifiedFlow
+from sfumato.models.schedules import Level
+from sfumato.sampling.ddim import move
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
+from tests.gaussian import GaussianModel
+from tests.sampling.test_loop import COUNTS, order_of
+
+SCHEDULES = [RectifiedFlow(), RectifiedFlow(shift=3.0, grid="table"), RectifiedFlow(dynamic=DynamicShift())]
+
+
+def drawn() -> Tensor:
+    return torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def test_levels_sum_to_one_and_the_last_step_ends_clean() -> None:
+    steps = RectifiedFlow(shift=3.0).steps(4)
+    assert [step.level.noise for step in steps] == pytest.approx([1.0, 0.9, 0.75, 0.5])  # 3 s / (1 + 2 s)
+    assert [step.time for step in steps] == pytest.approx([1000.0, 900.0, 750.0, 500.0])
+    assert all(step.level.signal + step.level.noise == 1.0 for step in steps)
+    assert [step.level_prev for step in steps[:-1]] == [step.level for step in steps[1:]]
+    assert steps[-1].level_prev == Level(1.0, 0.0)
+    assert steps[-1].time_prev < 0
+
+
+def test_a_grid_of_times_is_the_grid_again() -> None:
+    for schedule in SCHEDULES:
+        steps = schedule.steps(7, latent_size=(16, 24))
+        assert schedule.steps(timesteps=[step.time for step in steps]) == steps
+
+
+def test_larger_images_are_shifted_further() -> None:
+    shift = DynamicShift()
+    assert shift.mu((32, 32)) == pytest.approx(0.5)
+    assert shift.mu((128, 128)) == pytest.approx(1.15)
+    small, large = (RectifiedFlow(dynamic=shift).timesteps(4, latent_size=(side, side)) for side in (32, 128))
+    assert all(a <= b for a, b in zip(small, large, strict=True))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_sampling_follows_the_exact_flow_at_order_one(schedule: RectifiedFlow) -> None:
+    model, errors = GaussianModel(schedule), []
+    exact = model.flow(drawn(), Level(0.0, 1.0), Level(1.0, 0.0))
+    for count in COUNTS[:4]:  # a flow has 1000 times
+        result = sample(model, drawn(), {"sample": Branch(model.encode_prompt("x"))}, num_inference_steps=count)
+        errors.append(float((result[0] - exact).abs().max()))
+    assert order_of(errors) == pytest.approx(1.0, abs=0.1), errors
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_inversion_follows_the_exact_flow_at_order_one(schedule: RectifiedFlow) -> None:
+    """Conditioned on the next level."""
+    model, errors = GaussianModel(schedule), []
+    clean = model.mean + model.std * drawn()
+    exact = model.flow(clean, Level(1.0, 0.0), Level(0.0, 1.0))
+    for count in COUNTS[:4]:  # a flow has 1000 times
+        latents = clean
+        for step in reversed(schedule.steps(count, latent_size=(4, 4))):
+            output = model.predict(latents, step.time, model.encode_prompt("x"))
+            latents = move(schedule.split(output, latents, step.level_prev), step.level_prev, step.level)
+        errors.append(float((latents - exact).abs().max()))
+    assert order_of(errors) == pytest.approx(1.0, abs=0.15), errors
+
+
+@pytest.mark.parametrize("timesteps", [[], [500, 500], [1001.0], [500.0, 0.0], [100.0, 200.0]])
+def test_times_that_do_not_fall_are_refused(timesteps: list[float]) -> None:
+    with pytest.raises(UsageError, match="fall strictly"):
+        RectifiedFlow().steps(timesteps=timesteps)
+
+
+def test_what_a_run_lacks_is_named() -> None:
+    with pytest.raises(UsageError, match="give latent_size"):
+        RectifiedFlow(dynamic=DynamicShift()).steps(4)
+    with pytest.raises(UsageError, match=r"in \[1, 1000\], got 0"):
+        RectifiedFlow().timesteps(0)
+    with pytest.raises(UsageError, match="neighbour must be 'grid'"):
+        RectifiedFlow().steps(4, neighbour="stride")
+    with pytest.raises(UsageError, match="give num_inference_steps or timesteps"):
+        RectifiedFlow().steps()
