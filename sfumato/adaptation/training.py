@@ -21,6 +21,7 @@ from torch import Tensor
 from sfumato.adaptation.store import Slot
 from sfumato.errors import SamplingError, UsageError
 from sfumato.models.base import Condition, Model
+from sfumato.models.schedules import Prediction, Schedule, add_noise, join
 from sfumato.watch import Watch
 
 SECONDS_BETWEEN_SAVES = 60.0
@@ -55,7 +56,7 @@ class Draws:
         """Takes one number from a generator; all else follows from it."""
         return cls(int(torch.randint(2**62, (), generator=generator)), count, shared)
 
-    def at(self, iteration: int, latents: Tensor, num_train_timesteps: int) -> tuple[Tensor, Tensor]:
+    def at(self, iteration: int, latents: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
         """Timesteps (image, draw) and noise (image, draw, channels, height, width) of one iteration.
 
         Raises:
@@ -76,7 +77,7 @@ class Draws:
         generator = torch.Generator().manual_seed(self.seed + iteration)
         rows = 1 if self.shared else images
         part = (torch.arange(self.count) + torch.rand(rows, self.count, generator=generator)) / self.count
-        timesteps = (part * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
+        timesteps = schedule.train_times(part)
         noise = torch.randn(rows, self.count, *latents.shape[1:], generator=generator)
         return timesteps.expand(images, -1), noise.expand(images, *noise.shape[1:]).to(latents)
 
@@ -84,10 +85,9 @@ class Draws:
 class Denoising:
     r"""The loss that diffusion models are trained with, of given pictures.
 
-    .. math:: \sum_i \mathrm{mean}_{t, \epsilon} |f(\sqrt{\bar\alpha_t}\, z_i + \sqrt{1-\bar\alpha_t}\,\epsilon, t, c_i)
-              - y|^2
+    .. math:: \sum_i \mathrm{mean}_{t, \epsilon} |f(s_t\, z_i + n_t\,\epsilon, t, c_i) - y|^2
 
-    y is what the network predicts: noise, velocity or the clean latents. Means over all elements and over the draws,
+    y is what the network predicts, see `Target`; (s, n) are levels. Means over all elements and over the draws,
     the sum over the pictures.
 
     Reference: Ho et al., 2020, https://arxiv.org/abs/2006.11239, Eq. 14.
@@ -118,8 +118,8 @@ class Denoising:
         Raises:
             SamplingError: A loss became NaN or infinite.
         """
-        levels = self.model.schedule.alphas_cumprod
-        timesteps, noise = self.draws.at(iteration, self.latents, len(levels))
+        schedule = self.model.schedule
+        timesteps, noise = self.draws.at(iteration, self.latents, schedule)
         images, count = timesteps.shape
         owner = [image for image in range(images) for _ in range(count)]
         ts, noises = timesteps.flatten().tolist(), noise.flatten(0, 1)
@@ -127,15 +127,10 @@ class Denoising:
         scale = HALF_PRECISION_SCALE if self.model.dtype == torch.float16 else 1.0
         for start in range(0, len(owner), self.rows_at_once):
             rows = slice(start, start + self.rows_at_once)
-            level = levels[ts[rows]].view(-1, 1, 1, 1)
-            signal_part, noise_part = level.sqrt().to(noise), (1.0 - level).sqrt().to(noise)
-            clean = self.latents[owner[rows]]
-            noisy = signal_part * clean + noise_part * noises[rows]
-            target = {
-                "epsilon": noises[rows],
-                "v_prediction": signal_part * noises[rows] - noise_part * clean,
-                "sample": clean,
-            }[self.model.schedule.prediction_type]
+            levels = [schedule.level(t) for t in ts[rows]]
+            true = [Prediction(*each) for each in zip(self.latents[owner[rows]], noises[rows], strict=True)]
+            noisy = torch.stack([add_noise(one.x0, one.eps, level) for one, level in zip(true, levels, strict=True)])
+            target = torch.stack([join(one, level, schedule.target) for one, level in zip(true, levels, strict=True)])
             with torch.enable_grad():
                 output = self.model.predict(noisy, ts[rows], told(owner[rows]))
                 each = (output - target).square().flatten(1).mean(dim=1)

@@ -246,8 +246,8 @@ class OnEstimate:
     @staticmethod
     def estimate(model: Model, condition: Condition, latents: Tensor, step: Step) -> Tensor:
         """The clean latents that the model sees in noisy ones, same shape; differentiable."""
-        output = model.predict(latents, step.t, condition.expand(len(latents)))
-        return model.schedule.noise_and_x0(output, latents, step.alpha_bar)[1]
+        output = model.predict(latents, step.time, condition.expand(len(latents)))
+        return model.schedule.split(output, latents, step.level).x0
 
 
 def low_pass(latents: Tensor, cells: int) -> Tensor:

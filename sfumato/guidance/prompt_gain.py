@@ -60,16 +60,16 @@ class PromptGain:
         targets = [target_prompt] if isinstance(target_prompt, str) else list(target_prompt)
         self.condition = model.encode_prompt([source_prompt, *targets])
         self.noise: Tensor | None = None
-        total = model.schedule.num_train_timesteps
-        self.timesteps = [int(total * (0.3 + 0.4 * k / max(draws - 1, 1))) for k in range(draws)]
+        shares = [0.3 + 0.4 * k / max(draws - 1, 1) for k in range(draws)]
+        self.times: list[float] = model.schedule.train_times(torch.tensor(shares, dtype=torch.float64)).tolist()
 
     def __call__(self, images: Tensor) -> Tensor:
         if self.noise is None:  # the same for all candidates
             shape = alike((self.draws, *images.shape), self.generator)
             self.noise = draw_noise(shape, self.generator, images)
         gains = []
-        for t, noise in zip(self.timesteps, self.noise, strict=True):
-            noisy = add_noise(images, noise, self.model.schedule.alpha_bar(t))
+        for t, noise in zip(self.times, self.noise, strict=True):
+            noisy = add_noise(images, noise, self.model.schedule.level(t))
             halves = self.condition[[0]], self.condition[slice(1, None)]
             rows = Condition.cat([half.expand(len(images)) for half in halves])
             predicted = self.model.predict_noise(noisy.repeat(2, 1, 1, 1), t, rows).unflatten(0, (2, len(images)))

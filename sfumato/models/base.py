@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sfumato.errors import UsageError
 from sfumato.models.discrete_vp import DiscreteVP
+from sfumato.models.schedules import Level
 
 SiteKind = Literal["self", "cross", "joint"]
 Stage = Literal["down", "mid", "up"]
@@ -267,18 +268,25 @@ class Model(ABC):
         """
 
     def predict_noise(
-        self, latents: Tensor, t: float, condition: Condition, *, alpha_bar: float | None = None
+        self,
+        latents: Tensor,
+        t: float,
+        condition: Condition,
+        *,
+        alpha_bar: float | None = None,
+        level: Level | None = None,
     ) -> Tensor:
         """Predicted noise, shaped like the latents.
 
         Args:
             latents: (rows, channels, height, width).
-            t: Timestep told to the network.
+            t: Time told to the network.
             condition: As many rows as the latents.
-            alpha_bar: Level of the latents where it is not that of t (inversion tells the level it moves to).
+            alpha_bar, level: Level of the latents where it is not that of t (an inversion may tell the next one).
         """
-        level = self.schedule.alpha_bar(t) if alpha_bar is None else alpha_bar
-        return self.schedule.noise_and_x0(self.predict(latents, t, condition), latents, level)[0]
+        if level is None:
+            level = self.schedule.level(t) if alpha_bar is None else Level.variance_preserving(alpha_bar)
+        return self.schedule.split(self.predict(latents, t, condition), latents, level).eps
 
     @abstractmethod
     def sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:

@@ -161,6 +161,10 @@ class DiscreteVP:
                 f"timesteps must fall strictly within [0, {self.num_train_timesteps - 1}], got {timesteps[:6]}"
             )
 
+    def train_times(self, u: Tensor) -> Tensor:
+        """Timesteps for u in [0, 1], same shape, whole numbers; see `Schedule.train_times`."""
+        return (u * self.num_train_timesteps).long().clamp(max=self.num_train_timesteps - 1)
+
     def split(self, output: Tensor, latents: Tensor, level: Level) -> Prediction:
         """What a network output says, see `split`; clean latents bounded where the model was trained so."""
         prediction = split(output, latents, level, self.target)

@@ -114,6 +114,10 @@ class RectifiedFlow:
             for i, (time, time_prev) in enumerate(pairwise([*times, -1.0]))
         ]
 
+    def train_times(self, u: Tensor) -> Tensor:
+        """1000 u, without a shift; see `Schedule.train_times`."""
+        return u * TIMES
+
     def split(self, output: Tensor, latents: Tensor, level: Level) -> Prediction:
         """What a network output says, see `split`."""
         return split(output, latents, level, self.target)

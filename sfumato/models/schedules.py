@@ -139,6 +139,9 @@ class Schedule(Protocol):
             UsageError: The times do not fall, leave the schedule, or neither argument is given.
         """
 
+    def train_times(self, u: Tensor) -> Tensor:
+        """Times at which the network was trained, for u in [0, 1] from the clean end on, same shape."""
+
     def split(self, output: Tensor, latents: Tensor, level: Level) -> Prediction:
         """What a network output says, see `split`."""
 

@@ -17,10 +17,12 @@ from sfumato.adaptation.textual_inversion import common_prompt_of, positions, te
 from sfumato.adaptation.training import Denoising, Draws, leaves
 from sfumato.errors import Cancelled, SamplingError, UsageError
 from sfumato.models.base import Condition, Model
+from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.schedules import add_noise
 from sfumato.watch import Watch
 
 PROMPTS = ["a cat", "a dog"]
+SCHEDULE = DiscreteVP(torch.linspace(0.999, 0.001, 1000, dtype=torch.float64))
 
 
 @pytest.fixture(autouse=True)
@@ -64,31 +66,31 @@ def all_equal(first: Lora, second: Lora) -> bool:
 
 def test_draws_are_the_same_for_a_seed_and_cover_the_schedule() -> None:
     draws, latents = Draws(seed=3, count=4), clean(2)
-    (timesteps, noise), (again, _) = draws.at(5, latents, 1000), draws.at(5, latents, 1000)
+    (timesteps, noise), (again, _) = draws.at(5, latents, SCHEDULE), draws.at(5, latents, SCHEDULE)
     assert timesteps.shape == (2, 4)
     assert noise.shape == (2, 4, 4, 8, 8)
     assert torch.equal(timesteps, again)
-    assert not torch.equal(timesteps, draws.at(6, latents, 1000)[0])
+    assert not torch.equal(timesteps, draws.at(6, latents, SCHEDULE)[0])
     assert torch.equal(timesteps // 250, torch.arange(4).expand(2, 4))  # one draw in each quarter
-    every = torch.cat([Draws(seed=k).at(0, latents, 1000)[0].flatten() for k in range(500)]).double()
+    every = torch.cat([Draws(seed=k).at(0, latents, SCHEDULE)[0].flatten() for k in range(500)]).double()
     assert every.mean().item() == pytest.approx(500, abs=30)
     assert 0 <= every.min() < 20
     assert 980 < every.max() < 1000
 
 
 def test_shared_draws_serve_all_pictures() -> None:
-    timesteps, noise = Draws(seed=3, count=2, shared=True).at(0, clean(2), 1000)
+    timesteps, noise = Draws(seed=3, count=2, shared=True).at(0, clean(2), SCHEDULE)
     assert torch.equal(timesteps[0], timesteps[1])
     assert torch.equal(noise[0], noise[1])
 
 
 def test_given_draws_must_fit() -> None:
     given = Draws(timesteps=torch.zeros(2, 1, 1, dtype=torch.long), noise=torch.zeros(2, 1, 1, 4, 8, 8))
-    assert torch.equal(given.at(1, clean(1), 1000)[1], torch.zeros(1, 1, 4, 8, 8))
+    assert torch.equal(given.at(1, clean(1), SCHEDULE)[1], torch.zeros(1, 1, 4, 8, 8))
     with pytest.raises(UsageError, match="2 iterations only"):
-        given.at(2, clean(1), 1000)
+        given.at(2, clean(1), SCHEDULE)
     with pytest.raises(UsageError, match=r"do not fit latents \(2, 4, 8, 8\)"):
-        given.at(0, clean(2), 1000)
+        given.at(0, clean(2), SCHEDULE)
 
 
 @pytest.mark.parametrize("name", ["toy_model", "toy_velocity_model", "toy_xl_model"])
@@ -99,19 +101,18 @@ def test_the_loss_is_what_it_says(name: str, request: pytest.FixtureRequest) -> 
     embeds = leaves({"embeds": condition.prompt_embeds}, model)["embeds"]
     found = loss.backward(4, lambda images: condition[images].with_embeds(embeds[images]))
 
-    timesteps, noise = draws.at(4, latents, 1000)
+    timesteps, noise = draws.at(4, latents, SCHEDULE)
     expected = torch.zeros(2)
     for image in range(2):
         for draw in range(2):
             t = int(timesteps[image, draw])
-            level = model.schedule.alpha_bar(t)
+            level = model.schedule.level(t)
             noisy = add_noise(latents[[image]], noise[image, [draw]], level)
             with torch.no_grad():
                 output = model.predict(noisy, t, condition[[image]])
-            noise_pred, _ = model.schedule.noise_and_x0(output, noisy, level)
-            error = (noise_pred - noise[image, [draw]]).square().mean()
+            error = (model.schedule.split(output, noisy, level).eps - noise[image, [draw]]).square().mean()
             # an error of the velocity is one of the noise, divided by sqrt(alpha_bar)
-            expected[image] += error / 2 / (level if model.schedule.prediction_type == "v_prediction" else 1.0)
+            expected[image] += error / 2 / (level.signal**2 if model.schedule.target == "velocity" else 1.0)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert embeds.grad is not None
     assert embeds.grad.abs().amax(dim=(1, 2)).min() > 0

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, Replace
 from sfumato.models.base import AttentionSite
-from sfumato.models.schedules import Step
+from sfumato.models.schedules import Level, Step
 from sfumato.sampling.loop import Layout
 
-STEP, TEXT, IMAGE = Step(0, 1, -1, 0.9, 1.0, 1), 3, 64
+STEP, TEXT, IMAGE = Step(0, 1, 1, -1, Level(0.95, 0.31), Level(1.0, 0.0)), 3, 64
 WHOLE = slice(None)
 SITES = {
     "cross": AttentionSite("cross", "cross", 0.0, (8, 8), None, WHOLE, None, WHOLE),
