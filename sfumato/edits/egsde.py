@@ -29,27 +29,26 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from sfumato.edits.branches import picture_of, target_branches, with_source
+from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.sdedit import renoised
+from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
 from sfumato.guidance.energies import Expert, LowPassDistance, checked
 from sfumato.guidance.energies_by_name import ExpertSpec, Rows, check_energy, experts_of, names
-from sfumato.inversions.result import Inversion
 from sfumato.judges.encoders import ENCODER_HELP
 from sfumato.models.base import Condition, Model
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.schedules import Step, add_noise
-from sfumato.registry import Option, method
+from sfumato.options import Option
 from sfumato.sampling.draws import Generators, draw_noise, for_branches, streams
 from sfumato.sampling.guidance import guided_output
 from sfumato.sampling.layout import Layout
-from sfumato.sampling.loop import Guide, OnStep
+from sfumato.sampling.loop import Guide
 from sfumato.sampling.shares import first_step, strength_notes
-from sfumato.watch import Watch
 
 
-@method(
+@edit_method(
     "egsde",
     title="EGSDE",
     paper="Zhao et al., 2022, https://arxiv.org/abs/2207.06635",
@@ -59,17 +58,8 @@ from sfumato.watch import Watch
     inversions=(),
 )
 def egsde(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 7.5,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     noise: Tensor | None = None,
     reference_noise: Tensor | None = None,
     strength: Annotated[
@@ -91,59 +81,40 @@ def egsde(
     ] = None,
     encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
 ) -> LatentEdit:
-    """Edits from the picture itself, latent to latent.
+    """Adds noise to the images, and takes it away under the target prompts and the energy.
 
     Costs 2 targets network evaluations a step that is run (int(strength steps) of all), half of it without guidance,
     and what `experts` cost: those that are asked about the model's estimate take 1 evaluation with a backward pass a
     step each.
 
     Args:
-        model: Any model.
-        source: The picture's latents, first noise and grid: `Inversion("picture", noise, timesteps, trajectory=clean)`;
-            or drawn noise, whose picture is sampled first, for as many evaluations as that takes.
-        source_prompt: Not used, but for drawn noise: there it says what the picture shows.
-        target_prompts: One or more prompts, done in one batch.
-        negative_prompt: What guidance leads away from.
-        guidance_scale: Of the edited branches.
-        source_guidance_scale: Likewise; None: as the edited branches.
-        generator: Draws the noise of the steps.
-        on_step: Called after every step with the edited branches.
-        watch: Progress, previews, cancellation.
+        task: From latents of the images and a first noise, or from drawn noise, which is sampled first.
         noise: All draws of the edited branches in place of the generator's, see `sdedit`.
-        reference_noise: Those that bring the picture to each step's level, (run steps, image, channels, height, width).
+        reference_noise: Those that bring the images to each step's level, (run steps, image, channels, height, width).
         experts: Beside the faithfulness expert: names, or (weight, expert) pairs.
-        strength, faithfulness, cells, eta, encoder: see their `Option`.
-
-    Returns:
-        Branches "source" (the picture's own latents) and "target" ("target-1", ... when several).
+        strength, faithfulness, cells, eta, encoder: See their `Option`.
 
     Raises:
         UsageError: An option out of range, noise of another shape, or an expert that does not give one number a row.
         SamplingError: The energy is too strong for the steps.
     """
-    scale = guidance_scale if source_guidance_scale is None else source_guidance_scale
-    source, drawn = picture_of(model, source, source_prompt, negative_prompt, scale, watch=watch), source
-    clean, steps = source.clean.to(model.device), len(source.timesteps)
-    start = first_step(strength, steps)
-    branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
-    edited = clean.expand(len(branches), *clean.shape)
+    start, targets, source = first_step(strength, task.num_steps), len(task.target_prompts), task.with_latents
+    clean = source.clean.to(task.model.device)
+    edited = clean.expand(targets, *clean.shape)
     terms: list[tuple[float, Expert]] = [(faithfulness, LowPassDistance(cells))] if faithfulness else []
     if experts:
-        rows = Rows(
-            model, edited.flatten(0, 1), source_prompt, [text for text in target_prompts for _ in clean], encoder,
-            generator=for_branches(streams(generator, len(clean)), len(branches)),
-        )  # fmt: skip
+        texts = [text for text in task.target_prompts for _ in clean]
+        generator = for_branches(streams(task.generator, len(clean)), targets)
+        rows = Rows(task.model, edited.flatten(0, 1), task.source_prompt, texts, encoder, generator=generator)
         terms += experts_of(experts, rows)
-    guide = energy_guide(clean, terms, start, generator=generator, noise=reference_noise) if terms else None
-    if reference_noise is not None and reference_noise.shape != (steps - start, *clean.shape):
-        raise UsageError(f"reference_noise must be {(steps - start, *clean.shape)}, got {tuple(reference_noise.shape)}")
-    if start < steps:
-        edited = renoised(
-            model, edited, branches, timesteps=source.timesteps, start_index=start, eta=eta,
-            first_noise=source.noise if drawn is source else None, noise=noise, generator=generator, on_step=on_step,
-            watch=watch, guide=guide,
-        )  # fmt: skip
-    return with_source(clean, edited, branches, notes=strength_notes(strength, steps))
+    guide = energy_guide(clean, terms, start, generator=task.generator, noise=reference_noise) if terms else None
+    shape = (task.num_steps - start, *clean.shape)
+    if reference_noise is not None and reference_noise.shape != shape:
+        raise UsageError(f"reference_noise must be {shape}, got {tuple(reference_noise.shape)}")
+    if start < task.num_steps:
+        first = source.noise if task.source is source else None
+        edited = renoised(task, edited, start_index=start, eta=eta, first_noise=first, noise=noise, guide=guide)
+    return task.edited(edited, source=clean, notes=strength_notes(strength, task.num_steps))
 
 
 def energy_guide(

@@ -13,26 +13,23 @@ coarsest). After the last step the reference is the picture itself, without nois
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from torch import Tensor
 
-from sfumato.edits.branches import picture_of, target_branches, with_source
+from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
 from sfumato.guidance.energies import low_pass
 from sfumato.inversions.result import Inversion
-from sfumato.models.base import Model
 from sfumato.models.schedules import Step, add_noise
-from sfumato.registry import Option, method
-from sfumato.sampling.draws import Generators, draw_noise
-from sfumato.sampling.loop import OnStep, sample
+from sfumato.options import Option
+from sfumato.sampling.draws import draw_noise
 from sfumato.sampling.shares import window_notes
-from sfumato.watch import Watch
 
 
-@method(
+@edit_method(
     "ilvr",
     title="ILVR",
     paper="Choi et al., 2021, https://arxiv.org/abs/2108.02938",
@@ -42,17 +39,8 @@ from sfumato.watch import Watch
     inversions=(),
 )
 def ilvr(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 7.5,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     noise: Tensor | None = None,
     cells: Annotated[
         int, Option("how finely the picture is held, in cells along its shorter side; more keeps more of it", low=1)
@@ -60,63 +48,39 @@ def ilvr(
     hold: Annotated[float, Option("share of the steps, from the start, that hold the picture", low=0, high=1)] = 0.8,
     eta: Annotated[float, Option("fresh noise at each step: 1 as in the paper, 0 none", low=0, high=1)] = 1.0,
 ) -> LatentEdit:
-    """Draws from `source.noise` under the picture's coarse part, latent to latent.
+    """Draws from the source's noise under the coarse part of the images.
 
     Costs 2 targets network evaluations a step, half of it without guidance.
 
     Args:
-        model: Any model.
-        source: The picture's latents, first noise and grid: `Inversion("picture", noise, timesteps, trajectory=clean)`;
-            or drawn noise, whose picture is sampled first, for as many evaluations as that takes.
-        source_prompt: Not used, but for drawn noise: there it says what the picture shows.
-        target_prompts: One or more prompts, done in one batch.
-        negative_prompt: What guidance leads away from.
-        guidance_scale: Of the edited branches.
-        source_guidance_scale: Likewise; None: as the edited branches.
-        generator: Draws the noise of the steps and of the reference.
-        on_step: Called after every step with the edited branches, after the reference.
-        watch: Progress, previews, cancellation.
+        task: From latents of the images and a first noise, or from drawn noise, which is sampled first.
         noise: All draws in place of the generator's: the noise of each step, then that of the reference at each step,
             (2, steps, image, channels, height, width).
-        cells, hold, eta: see their `Option`.
-
-    Returns:
-        Branches "source" (the picture's own latents) and "target" ("target-1", ... when several).
+        cells, hold, eta: See their `Option`.
 
     Raises:
         UsageError: An option out of range, or noise of another shape.
     """
-    scale = guidance_scale if source_guidance_scale is None else source_guidance_scale
-    source = picture_of(model, source, source_prompt, negative_prompt, scale, watch=watch)
-    clean, steps = source.clean.to(model.device), len(source.timesteps)
+    steps = task.num_steps
+    shape, held = (2, steps, *task.source.noise.shape), int(hold * steps)
     if cells < 1 or not 0.0 <= hold <= 1.0:
         raise UsageError(f"cells must be at least 1 and hold in [0, 1], got {cells} and {hold:g}")
-    if noise is not None and noise.shape != (2, steps, *clean.shape):
-        raise UsageError(f"noise must be {(2, steps, *clean.shape)}, got {tuple(noise.shape)}")
-    branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
+    if noise is not None and noise.shape != shape:
+        raise UsageError(f"noise must be {shape}, got {tuple(noise.shape)}")
+    source = task.with_latents
+    clean = source.clean.to(task.model.device)
     replay = None if noise is None else Inversion("given", source.noise, source.timesteps, noise_maps=noise[0])
-    held = int(hold * steps)
 
     def refer(latents: Tensor, step: Step) -> Tensor:
         if step.index >= held:
             return latents
         reference = clean.to(latents)
         if step.t_prev >= 0:
-            draw = draw_noise(clean.shape, generator, latents) if noise is None else noise[1, step.index]
+            draw = draw_noise(clean.shape, task.generator, latents) if noise is None else noise[1, step.index]
             reference = add_noise(reference, draw.to(latents), step.alpha_bar_prev)
         difference = reference - latents
         coarse: Tensor = low_pass(difference.flatten(0, 1), cells).unflatten(0, difference.shape[:2])
         return latents + coarse
 
-    edited = sample(
-        model,
-        source.noise,
-        branches,
-        timesteps=source.timesteps,
-        eta=eta,
-        generator=generator,
-        replay=replay,
-        on_step=[refer, *on_step],
-        watch=watch,
-    )
-    return with_source(clean, edited, branches, notes=window_notes(steps, hold=hold))
+    edited = task.sample(source.noise, task.targets, replay=replay, eta=eta, on_step=[refer])
+    return task.edited(edited, source=clean, notes=window_notes(steps, hold=hold))

@@ -92,10 +92,12 @@ class EditTask:
         rows = enumerate(zip(self.names, scales, strict=True))
         return {name: Branch(self.condition[[k]], self.condition[[-1]], scale) for k, (name, scale) in rows}
 
-    @property
+    @cached_property
     def targets(self) -> dict[str, Branch]:
-        """The edited branches alone: of a run whose source needs no network call."""
-        return {name: branch for name, branch in self.branches.items() if name != "source"}
+        """The edited branches alone, of a run without a source branch; the source prompt has no part in them."""
+        condition = self.model.encode_prompt([*self.target_prompts, self.negative_prompt])
+        rows = enumerate(self.names[1:])
+        return {name: Branch(condition[[k]], condition[[-1]], self.guidance_scale) for k, name in rows}
 
     @cached_property
     def with_latents(self) -> Inversion:

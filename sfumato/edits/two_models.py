@@ -17,20 +17,19 @@ first model gives the picture back only nearly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from torch import Tensor
 
 from sfumato.edits.sdedit import renoised
+from sfumato.edits.task import EditTask
 from sfumato.errors import ModelError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import noise_map_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
 from sfumato.sampling.draws import Generators
-from sfumato.sampling.layout import Branch
-from sfumato.sampling.loop import sample
 from sfumato.sampling.shares import first_step, strength_notes
 from sfumato.watch import Watch
 
@@ -38,7 +37,7 @@ SAME_LEVEL = 0.02
 
 
 @dataclass(frozen=True)
-class Translated:
+class LatentTranslation:
     """A translation, and what it went through.
 
     Attributes:
@@ -74,7 +73,7 @@ def translate(
     refine_noise: Tensor | None = None,
     generator: Generators = None,
     watch: Watch | None = None,
-) -> Translated:
+) -> LatentTranslation:
     """CycleDiffusion: encodes with the first model, decodes with the second, refines with the second.
 
     Costs one evaluation of each model a step that is run (int(strength steps) of all), two where guided; and one of the
@@ -101,7 +100,7 @@ def translate(
             the step where the run starts.
         ModelError: The models' latents have different shapes.
     """
-    grid = model_b.schedule.timesteps(num_inference_steps)
+    grid = tuple(model_b.schedule.timesteps(num_inference_steps))
     start = first_step(strength, num_inference_steps, at_least=1)
     refine_start = first_step(refine_strength, num_inference_steps)
     check_pair(model_a, model_b, latents, num_inference_steps, start)
@@ -112,20 +111,20 @@ def translate(
         guidance_scale=source_guidance_scale, num_inference_steps=num_inference_steps, start_index=start, noise=noise,
         generator=generator, watch=watch,
     )  # fmt: skip
-    branch = target_branch(model_b, target_prompt, negative_prompt, guidance_scale)
-    drawn = sample(
-        model_b, inversion.noise, branch, timesteps=grid, start_index=start, eta=eta, replay=inversion,
-        watch=watch.during("translating"),
+    task = EditTask(
+        model_b, replace(inversion, timesteps=grid), source_prompt, [target_prompt], negative_prompt, guidance_scale,
+        generator=generator, watch=watch.during("translating"),
     )  # fmt: skip
+    drawn = task.sample(branches=task.targets, replay=task.source)
     refined = drawn
     if refine_start < num_inference_steps:
         refined = renoised(
-            model_b, drawn, branch, timesteps=grid, start_index=refine_start, eta=refine_eta, repeats=refine_repeats,
-            noise=refine_noise, generator=generator, watch=watch.during("refining"),
+            replace(task, watch=watch.during("refining")), drawn, start_index=refine_start, eta=refine_eta,
+            repeats=refine_repeats, noise=refine_noise,
         )  # fmt: skip
     notes = strength_notes(strength, num_inference_steps)
     notes += strength_notes(refine_strength, num_inference_steps, name="refine_strength")
-    return Translated(refined[0], drawn[0], inversion, notes)
+    return LatentTranslation(refined[0], drawn[0], inversion, notes)
 
 
 def bridge(
@@ -140,7 +139,7 @@ def bridge(
     num_inference_steps: int = 100,
     strength: float = 1.0,
     watch: Watch | None = None,
-) -> Translated:
+) -> LatentTranslation:
     """DDIB: deterministic, so that the way back leads to where one came from, up to the solver's error.
 
     Costs one evaluation of each model a step that is run (two of the second where guided).
@@ -152,8 +151,8 @@ def bridge(
     Raises:
         UsageError, ModelError: As `translate`.
     """
-    grid = model_b.schedule.timesteps(num_inference_steps)
     start = first_step(strength, num_inference_steps, at_least=1)
+    grid = tuple(model_b.schedule.timesteps(num_inference_steps)[start:])
     check_pair(model_a, model_b, latents, num_inference_steps, start)
     watch = watch or Watch()
     inversion = ddim_inversion(
@@ -163,9 +162,12 @@ def bridge(
         timesteps=model_a.schedule.timesteps(num_inference_steps)[start:],
         watch=watch,
     )
-    branch = target_branch(model_b, target_prompt, negative_prompt, guidance_scale)
-    drawn = sample(model_b, inversion.noise, branch, timesteps=grid[start:], watch=watch.during("translating"))
-    return Translated(drawn[0], drawn[0], inversion, strength_notes(strength, num_inference_steps))
+    task = EditTask(
+        model_b, replace(inversion, timesteps=grid), source_prompt, [target_prompt], negative_prompt, guidance_scale,
+        watch=watch.during("translating"),
+    )  # fmt: skip
+    drawn = task.sample(branches=task.targets)
+    return LatentTranslation(drawn[0], drawn[0], inversion, strength_notes(strength, num_inference_steps))
 
 
 def reconstruct(
@@ -177,23 +179,9 @@ def reconstruct(
     guidance_scale: float = 1.0,
     watch: Watch | None = None,
 ) -> Tensor:
-    """The picture as the first model gives it back, (image, channels, height, width); arguments as when encoding."""
-    return sample(
-        model,
-        inversion.noise,
-        target_branch(model, prompt, negative_prompt, guidance_scale),
-        timesteps=inversion.timesteps,
-        start_index=inversion.start_index,
-        eta=inversion.eta,
-        replay=inversion,
-        watch=watch,
-    )[0]
-
-
-def target_branch(model: Model, prompt: str, negative_prompt: str, guidance_scale: float) -> dict[str, Branch]:
-    """The one branch of a run under one prompt."""
-    condition = model.encode_prompt([prompt, negative_prompt])
-    return {"target": Branch(condition[[0]], condition[[1]], guidance_scale)}
+    """The image as the first model gives it back, (image, channels, height, width); arguments as when encoding."""
+    task = EditTask(model, inversion, prompt, [], negative_prompt, guidance_scale, watch=watch)
+    return task.sample(replay=inversion)[0]
 
 
 def check_pair(model_a: Model, model_b: Model, latents: Tensor, num_inference_steps: int, start_index: int) -> None:

@@ -20,6 +20,7 @@ from sfumato.inversions.result import Inversion
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from tests.edits.tasks import edit_by
 from tests.gaussian import GaussianModel, cosine_schedule
 
 SOURCE, TARGET, OTHER = "a photo of a cat", "a photo of a dog", "a red house"
@@ -45,7 +46,7 @@ def picture(model: Any, images: int = 1, steps: int = STEPS) -> Inversion:
 def run(method: Callable[..., LatentEdit], model: Any, *targets: str, **options: Any) -> LatentEdit:
     source = options.pop("source", None) or picture(model)
     given: dict[str, Any] = {"guidance_scale": 3.0, "generator": torch.Generator().manual_seed(3)}
-    return method(model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **(given | options))
+    return edit_by(method, model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **given | options)
 
 
 def far(a: Tensor, b: Tensor) -> float:

@@ -19,6 +19,7 @@ from sfumato.inversions.noise_maps import dpm_encoder
 from sfumato.inversions.result import Inversion
 from sfumato.judges.encoders import dual_encoder
 from sfumato.registry import METHODS
+from tests.edits.tasks import edit_by
 
 CAT, DOG = "a photo of a cat", "a photo of a dog"
 
@@ -176,8 +177,8 @@ def test_a_named_expert_leads_egsde(toy_model: Any) -> None:
     def run(**options: Any) -> Tensor:
         before = toy_model.evaluations
         generator = torch.Generator().manual_seed(0)
-        edited = egsde(
-            toy_model, source, source_prompt=CAT, target_prompts=[DOG, CAT], generator=generator, strength=0.5,
+        edited = edit_by(
+            egsde, toy_model, source, source_prompt=CAT, target_prompts=[DOG, CAT], generator=generator, strength=0.5,
             guidance_scale=1.0, faithfulness=0.0, **options,
         )  # fmt: skip
         spent.append(toy_model.evaluations - before)
