@@ -10,40 +10,32 @@ encoded once for all trials; the encoder's guidance is the inversion's (1 in all
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from sfumato.edits.noise_map_replay import Control, replay_edit, start_of
+from sfumato.edits.noise_map_replay import PromptToPromptOptions, replay_edit, start_of
 from sfumato.edits.result import LatentCandidate, LatentEdit
+from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
 from sfumato.guidance.energies import Energy, evaluated
 from sfumato.guidance.prompt_gain import PromptGain
 from sfumato.inversions.noise_maps import noise_map_inversion
 from sfumato.inversions.result import Inversion
-from sfumato.models.base import Model
-from sfumato.sampling.draws import Generators
-from sfumato.sampling.loop import OnStep
 from sfumato.sampling.shares import strength_notes
 from sfumato.watch import Watch
 
 
 @torch.no_grad()
 def search(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompt: str,
-    negative_prompt: str = "",
     trials: int = 1,
     strengths: Sequence[float],
     guidance_scales: Sequence[float],
     energy: Energy | None = None,
-    control: Control | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
+    control: PromptToPromptOptions | None = None,
 ) -> LatentEdit:
     """Runs every combination of draws, strength and guidance scale and returns the one of least energy, image by image.
 
@@ -51,18 +43,14 @@ def search(
     scale (1 at scale 1) of every strength; then for each candidate the energy (16 evaluations without one).
 
     Args:
-        model: Any model.
-        source: Noise maps and trajectory; the first trial's draws.
-        source_prompt, target_prompt, negative_prompt: As in every recipe.
+        task: From noise maps and a trajectory, with one target prompt. The noise maps are the first trial's; the
+            generator draws further ones, and the noises of `PromptGain`.
         trials: How often the noise maps are drawn, at least 1.
         strengths: Shares of the steps to run, each in [0, 1].
         guidance_scales: Of the edited branch; those of one strength run in one batch.
         energy: Judges clean latents, (image, channels, height, width), the lower the better; None: `PromptGain`. One of
-            pictures: `energies.OfPictures`.
+            images: `energies.OfPictures`.
         control: Prompt-to-Prompt's, or None.
-        generator: Draws further noise maps and the noises of `PromptGain`.
-        on_step: Called after every step.
-        watch: Progress, previews, cancellation.
 
     Returns:
         Branches "source", "target", and all candidates nested in the order trial, strength, guidance scale (innermost);
@@ -73,31 +61,26 @@ def search(
     """
     if trials < 1 or not strengths or not guidance_scales:
         raise UsageError("a search needs at least one trial, one strength and one guidance scale")
-    watch, starts = watch or Watch(), [start_of(source, strength, None) for strength in strengths]
-    score = energy or PromptGain(model, source_prompt, target_prompt, generator=generator)
-    candidates, energies, origin = [], [], source.clean
+    watch, starts = task.watch or Watch(), [start_of(task, strength) for strength in strengths]
+    score = energy or PromptGain(task.model, task.source_prompt, task.target_prompts[0], generator=task.generator)
+    each_scale = replace(task, target_prompts=[task.target_prompts[0]] * len(guidance_scales))
+    candidates, energies, origin = [], [], task.source.clean
     for trial in range(trials):
-        during = watch.during(f"trial {trial + 1} of {trials}")
-        code = source if trial == 0 else _drawn_again(model, source, source_prompt, negative_prompt, generator, watch)
+        code = task.source if trial == 0 else _drawn_again(task)
+        run = replace(each_scale, source=code, watch=watch.during(f"trial {trial + 1} of {trials}"))
         for strength, start in zip(strengths, starts, strict=True):
-            edited = replay_edit(
-                model, code, source_prompt=source_prompt, target_prompts=[target_prompt] * len(guidance_scales),
-                negative_prompt=negative_prompt, guidance_scales=guidance_scales, start_index=start, control=control,
-                on_step=on_step, watch=during,
-            )  # fmt: skip
+            edited = replay_edit(run, start, guidance_scales=guidance_scales, control=control)
             origin = edited.latents[0]
             for scale, latents in zip(guidance_scales, edited.latents[1:], strict=True):
                 energies.append(evaluated(score, latents))
                 options = {"trial": trial, "strength": strength, "guidance_scale": scale}
                 change = float((latents - origin).norm() / origin.norm())
-                candidates.append(
-                    LatentCandidate("cycle-diffusion", options, -float(energies[-1].mean()), change, latents)
-                )
+                agreement = -float(energies[-1].mean())
+                candidates.append(LatentCandidate("cycle-diffusion", options, agreement, change, latents))
     best = best_of(torch.stack(energies))
     chosen = torch.stack([candidates[k].latents[image] for image, k in enumerate(best.tolist())])
-    notes = [note for strength in strengths for note in strength_notes(strength, len(source.timesteps))]
-    latents = torch.stack([origin, chosen])
-    return LatentEdit(latents, ("source", "target"), candidates=tuple(candidates), notes=tuple(notes))
+    notes = [note for strength in strengths for note in strength_notes(strength, task.num_steps)]
+    return task.edited(chosen[None], source=origin, candidates=candidates, notes=notes)
 
 
 def best_of(energies: Tensor) -> Tensor:
@@ -105,14 +88,12 @@ def best_of(energies: Tensor) -> Tensor:
     return energies.argmin(dim=0)
 
 
-def _drawn_again(
-    model: Model, source: Inversion, prompt: str, negative: str, generator: Generators, watch: Watch
-) -> Inversion:
-    """Other noise maps of the same picture."""
-    condition = model.encode_prompt([prompt, negative])
+def _drawn_again(task: EditTask) -> Inversion:
+    """Other noise maps of the same images."""
+    source, branch = task.source, task.source_branch
     return noise_map_inversion(
-        model, source.clean, condition[[0]], negative=condition[[1]], eta=source.eta,
+        task.model, source.clean, branch.condition, negative=branch.negative, eta=source.eta,
         draws="independent" if source.method == "edit-friendly" else "posterior",
         guidance_scale=source.guidance_scale, timesteps=source.timesteps, start_index=source.start_index,
-        generator=generator, watch=watch,
+        generator=task.generator, watch=task.watch,
     )  # fmt: skip

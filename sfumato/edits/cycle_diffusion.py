@@ -18,11 +18,12 @@ from typing import Annotated
 
 from sfumato.attention.prompt_control import CrossReplaceSteps, SelfReplaceSize, SelfReplaceSteps
 from sfumato.edits.candidate_search import search
+from sfumato.edits.method import edit_method
 from sfumato.edits.noise_map_replay import (
     WITHOUT_NOISE_MAPS,
     AttentionControlKind,
-    Control,
     DrawnEta,
+    PromptToPromptOptions,
     SkipSteps,
     Strength,
     replay_edit,
@@ -31,19 +32,15 @@ from sfumato.edits.noise_map_replay import (
     with_noise_maps,
 )
 from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
 from sfumato.guidance.energies import WeightedSum
 from sfumato.guidance.energies_by_name import Rows, Spec, check_energy, energies_of, names
-from sfumato.inversions.result import Inversion
 from sfumato.judges.encoders import ENCODER_HELP
-from sfumato.models.base import Model
-from sfumato.registry import Option, method
-from sfumato.sampling.draws import Generators
-from sfumato.sampling.loop import OnStep
-from sfumato.watch import Watch
+from sfumato.options import Option
 
 
-@method(
+@edit_method(
     "cycle-diffusion",
     title="CycleDiffusion",
     paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
@@ -58,17 +55,8 @@ from sfumato.watch import Watch
     },
 )
 def cycle_diffusion(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 5.0,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     strength: Strength = 0.8,
     skip_steps: SkipSteps = None,
     attention_control: AttentionControlKind = "none",
@@ -97,32 +85,24 @@ def cycle_diffusion(
     encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
     released: Annotated[bool, Option("align words as the code of the author's demo does, its bug included")] = False,
 ) -> LatentEdit:
-    """Edits from an inversion with noise maps, latent to latent.
+    """Replays the code of the images under the target prompts.
 
     Costs 2 network evaluations a target for each executed step (1 when nothing is guided), and 1 at the end for the
-    source (2 when its inversion was guided); with attention control the
-    source takes part in each executed step, for as much. A drawn
-    picture costs 2 a step more. A search: see `search`.
+    source (2 when its inversion was guided); with attention control the source takes part in each executed step, for as
+    much. A drawn image costs 2 a step more. A search: see `search`.
 
     Args:
-        model: Any model.
-        source: A DPM-Encoder inversion; drawn noise in an `Inversion` for a picture that the model draws.
-        source_prompt: What the picture shows.
-        target_prompts: One or more edited prompts, done in one batch; a search takes one.
-        negative_prompt: What guidance leads away from, in all branches.
-        guidance_scale: Of the edited branches; the paper: the best of 1 to 5.
-        source_guidance_scale: That of the inversion (the paper: 1); None: as it was.
-        generator: Draws the noise maps of a drawn picture, and those of further trials.
-        on_step: Called after every step.
-        watch: Progress, previews, cancellation.
-        energy: Ranks the candidates of a search: by name, or an object that judges pictures (`energies.Energy`).
+        task: From a DPM-Encoder inversion, at the guidance that it was made at (the paper: 1); or from drawn noise, for
+            which the generator draws noise maps, as it does for further trials. A search takes one target prompt. The
+            paper: the best guidance of 1 to 5.
+        energy: Ranks the candidates of a search: by name, or an object that judges images (`energies.Energy`).
         strength, skip_steps, attention_control, cross_replace_steps, self_replace_steps, self_replace_size, eta,
-            trials, try_strengths, try_guidance_scales, encoder, released: see their `Option`. The paper: the best of
+            trials, try_strengths, try_guidance_scales, encoder, released: See their `Option`. The paper: the best of
             strengths 0.5 to 0.85; the author's demo 0.7; diffusers 0.8, as here.
 
     Returns:
-        Branches "source", "target" ("target-1", ... when several). `distances` says how far they part at each step (the
-        paper's section 2.3 bounds it); of a search, `candidates` holds all instead.
+        With how far the branches part at each step in `distances` (the paper's section 2.3 bounds it); of a search,
+        with all `candidates` instead.
 
     Raises:
         InversionError: The inversion has no noise maps for so many steps, or was made at another guidance or prompt.
@@ -130,38 +110,26 @@ def cycle_diffusion(
         ModelError: The model has no attention layers that could be controlled.
     """
     searching = trials > 1 or try_strengths is not None or try_guidance_scales is not None
-    start = start_of(source, strength, skip_steps)
-    if searching and len(target_prompts) != 1:
-        raise UsageError(f"a search takes one target prompt, got {len(target_prompts)}: run it once for each")
+    start, control = start_of(task, strength, skip_steps), None
+    if searching and len(task.target_prompts) != 1:
+        raise UsageError(f"a search takes one target prompt, got {len(task.target_prompts)}: run it once for each")
     if energy is not None and not searching:
         raise UsageError(
             "energy ranks the candidates of a search: also give trials, try_strengths or try_guidance_scales"
         )
-    control = None
     if attention_control != "none":
-        control = Control(attention_control, cross_replace_steps, self_replace_steps, self_replace_size, released)
-    own = source.guidance_scale if source.noise_maps is not None else guidance_scale
-    code = with_noise_maps(
-        model, source, source_prompt=source_prompt, negative_prompt=negative_prompt,
-        source_guidance_scale=own if source_guidance_scale is None else source_guidance_scale, eta=eta,
-        generator=generator, watch=watch,
-    )  # fmt: skip
-    if searching:
-        executed = (len(source.timesteps) - start) / len(source.timesteps)
-        rank = None
-        if energy is not None:
-            rows = Rows(
-                model, code.clean, source_prompt, list(target_prompts) * len(code.clean), encoder, generator=generator
-            )
-            rank = WeightedSum(tuple(energies_of(energy, rows, "rank")))
-        return search(
-            model, code, source_prompt=source_prompt, target_prompt=target_prompts[0], negative_prompt=negative_prompt,
-            trials=trials, strengths=[executed] if try_strengths is None else try_strengths,
-            guidance_scales=[guidance_scale] if try_guidance_scales is None else try_guidance_scales,
-            energy=rank, control=control, generator=generator, on_step=on_step, watch=watch,
-        )  # fmt: skip
-    return replay_edit(
-        model, code, source_prompt=source_prompt, target_prompts=target_prompts, negative_prompt=negative_prompt,
-        guidance_scales=[guidance_scale] * len(target_prompts), start_index=start, control=control,
-        notes=start_notes(source, strength, skip_steps), on_step=on_step, watch=watch,
-    )  # fmt: skip
+        control = PromptToPromptOptions(
+            attention_control, cross_replace_steps, self_replace_steps, self_replace_size, released
+        )
+    notes = start_notes(task, strength, skip_steps)
+    task = with_noise_maps(task, eta=eta)
+    if not searching:
+        return replay_edit(task, start, control=control, notes=notes)
+    rank = None
+    if energy is not None:
+        clean, targets = task.source.clean, list(task.target_prompts)
+        rows = Rows(task.model, clean, task.source_prompt, targets * len(clean), encoder, generator=task.generator)
+        rank = WeightedSum(tuple(energies_of(energy, rows, "rank")))
+    strengths = [(task.num_steps - start) / task.num_steps] if try_strengths is None else try_strengths
+    scales = [task.guidance_scale] if try_guidance_scales is None else try_guidance_scales
+    return search(task, trials=trials, strengths=strengths, guidance_scales=scales, energy=rank, control=control)

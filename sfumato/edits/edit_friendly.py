@@ -12,15 +12,15 @@ first executed one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from sfumato.attention.prompt_control import CrossReplaceSteps, SelfReplaceSize, SelfReplaceSteps
+from sfumato.edits.method import edit_method
 from sfumato.edits.noise_map_replay import (
     WITHOUT_NOISE_MAPS,
     AttentionControlKind,
-    Control,
     DrawnEta,
+    PromptToPromptOptions,
     SkipSteps,
     Strength,
     replay_edit,
@@ -29,15 +29,11 @@ from sfumato.edits.noise_map_replay import (
     with_noise_maps,
 )
 from sfumato.edits.result import LatentEdit
-from sfumato.inversions.result import Inversion
-from sfumato.models.base import Model
-from sfumato.registry import Option, method
-from sfumato.sampling.draws import Generators
-from sfumato.sampling.loop import OnStep
-from sfumato.watch import Watch
+from sfumato.edits.task import EditTask
+from sfumato.options import Option
 
 
-@method(
+@edit_method(
     "edit-friendly",
     title="Edit-friendly DDPM editing",
     paper="Huberman-Spiegelglas et al., 2023, https://arxiv.org/abs/2304.06140",
@@ -51,17 +47,8 @@ from sfumato.watch import Watch
     },
 )
 def edit_friendly(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 15.0,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     strength: Strength = 0.64,
     skip_steps: SkipSteps = None,
     attention_control: AttentionControlKind = "none",
@@ -71,47 +58,31 @@ def edit_friendly(
     eta: DrawnEta = 1.0,
     released: Annotated[bool, Option("align words as the authors' released code does, its bug included")] = False,
 ) -> LatentEdit:
-    """Edits from an inversion with noise maps, latent to latent.
+    """Replays the noise maps of the inversion under the target prompts.
 
     Costs 2 network evaluations a target for each executed step (1 when nothing is guided), and 2 at the end for the
-    source (1 when its inversion was not guided); with attention control 2 (1 + targets) for each executed step. A drawn
-    picture costs 2 a step more.
+    source (1 when its inversion was not guided); with attention control the source takes part in each executed step, for
+    as much. A drawn image costs 2 a step more.
 
     Args:
-        model: Any model.
-        source: An edit-friendly inversion; drawn noise in an `Inversion` for a picture that the model draws.
-        source_prompt: What the picture shows.
-        target_prompts: One or more edited prompts, done in one batch.
-        negative_prompt: What guidance leads away from, in all branches.
-        guidance_scale: Of the edited branches; the paper: 15, with attention control 9.
-        source_guidance_scale: That of the inversion (the paper: 3.5); None: as it was.
-        generator: Draws the noise maps of a drawn picture; not used otherwise.
-        on_step: Called after every step.
-        watch: Progress, previews, cancellation.
+        task: From an edit-friendly inversion, at the guidance that it was made at (the paper: 3.5); or from drawn
+            noise, for which the generator draws noise maps. The paper: guidance 15, with attention control 9.
         strength, skip_steps, attention_control, cross_replace_steps, self_replace_steps, self_replace_size, eta,
-            released: see their `Option`. The paper: strength 0.64 of 100 steps, or 0.6 to 1 as the edit asks; with
+            released: See their `Option`. The paper: strength 0.64 of 100 steps, or 0.6 to 1 as the edit asks; with
             attention control 0.88.
 
     Returns:
-        Branches "source", "target" ("target-1", ... when several); how far they part at each step in `distances`.
+        With how far the branches part at each step in `distances`.
 
     Raises:
         InversionError: The inversion has no noise maps for so many steps, or was made at another guidance or prompt.
         UsageError: An option is out of range; prompts do not fit one another.
         ModelError: The model has no attention layers that could be controlled.
     """
-    start = start_of(source, strength, skip_steps)
-    control = None
+    start, control = start_of(task, strength, skip_steps), None
     if attention_control != "none":
-        control = Control(attention_control, cross_replace_steps, self_replace_steps, self_replace_size, released)
-    own = source.guidance_scale if source.noise_maps is not None else guidance_scale
-    code = with_noise_maps(
-        model, source, source_prompt=source_prompt, negative_prompt=negative_prompt,
-        source_guidance_scale=own if source_guidance_scale is None else source_guidance_scale, eta=eta,
-        generator=generator, watch=watch,
-    )  # fmt: skip
-    return replay_edit(
-        model, code, source_prompt=source_prompt, target_prompts=target_prompts, negative_prompt=negative_prompt,
-        guidance_scales=[guidance_scale] * len(target_prompts), start_index=start, control=control,
-        notes=start_notes(source, strength, skip_steps), on_step=on_step, watch=watch,
-    )  # fmt: skip
+        control = PromptToPromptOptions(
+            attention_control, cross_replace_steps, self_replace_steps, self_replace_size, released
+        )
+    notes = start_notes(task, strength, skip_steps)
+    return replay_edit(with_noise_maps(task, eta=eta), start, control=control, notes=notes)

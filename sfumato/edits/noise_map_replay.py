@@ -16,17 +16,14 @@ from torch import Tensor
 from sfumato.attention.prompt_control import prompt_control
 from sfumato.conditions.align import Bounds
 from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask, with_source
 from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.result import Inversion
-from sfumato.models.base import Model
 from sfumato.models.schedules import Step
-from sfumato.registry import Option
-from sfumato.sampling.draws import Generators, draw_noise
-from sfumato.sampling.layout import Branch
-from sfumato.sampling.loop import OnStep, sample
+from sfumato.options import Option
+from sfumato.sampling.draws import draw_noise
 from sfumato.sampling.pin import PinSource
 from sfumato.sampling.shares import first_step, strength_notes
-from sfumato.watch import Watch
 
 ControlKind = Literal["none", "auto", "replace", "refine"]
 
@@ -58,8 +55,8 @@ WITHOUT_NOISE_MAPS = dict.fromkeys(
 
 
 @dataclass(frozen=True)
-class Control:
-    """Prompt-to-Prompt's options as these methods pass them on; see `prompt_control`."""
+class PromptToPromptOptions:
+    """Options of Prompt-to-Prompt as these methods pass them on; see `prompt_control`."""
 
     edit: ControlKind
     cross_replace_steps: Any
@@ -69,18 +66,12 @@ class Control:
 
 
 def replay_edit(
-    model: Model,
-    source: Inversion,
-    *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str,
-    guidance_scales: Sequence[float],
+    task: EditTask,
     start_index: int,
-    control: Control | None = None,
+    *,
+    guidance_scales: Sequence[float] | None = None,
+    control: PromptToPromptOptions | None = None,
     notes: Sequence[str] = (),
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
 ) -> LatentEdit:
     """Starts all targets from the source's latents at a step, and replays its noise maps under their prompts.
 
@@ -89,15 +80,11 @@ def replay_edit(
     the source takes part in every step, for as much.
 
     Args:
-        model: Any model; with control one with cross-attention on text.
-        source: Noise maps and trajectory, see `noise_map_inversion`.
-        source_prompt, target_prompts, negative_prompt: As in every recipe.
-        guidance_scales: One a target. The source's is the inversion's own.
+        task: From noise maps and a trajectory, see `with_noise_maps`; its hooks see the source as branch 0.
         start_index: First step to execute, in [0, steps]; at `steps` nothing is run.
-        notes: What there is to say already.
+        guidance_scales: One a target; None: the task's.
         control: Prompt-to-Prompt's, or None. Its shares are of all steps, counted from the first executed one.
-        on_step: Called after every step with the source as branch 0.
-        watch: Progress, previews, cancellation.
+        notes: What there is to say already.
 
     Returns:
         Branches "source", "target" ("target-1", ... when several), with distances.
@@ -106,137 +93,96 @@ def replay_edit(
         InversionError: The inversion holds no noise maps, or none for so early a step.
         UsageError, ModelError: Of the control.
     """
-    targets, steps = list(target_prompts), len(source.timesteps)
-    names = ("source", *(["target"] if len(targets) == 1 else [f"target-{k + 1}" for k in range(len(targets))]))
+    source = task.source
     _check_start(source, start_index)
     built = None
     if control is not None:
         built = prompt_control(
-            model, source_prompt, targets, num_inference_steps=steps, start_index=start_index,
-            latent_size=(source.noise.shape[-2], source.noise.shape[-1]), edit=control.edit,
+            task.model, task.source_prompt, task.target_prompts, num_inference_steps=task.num_steps,
+            start_index=start_index, latent_size=task.latent_size, edit=control.edit,
             cross_replace_steps=control.cross_replace_steps, self_replace_steps=control.self_replace_steps,
             self_replace_size=control.self_replace_size, released=control.released,
         )  # fmt: skip
-    if start_index == steps:
-        return LatentEdit(source.clean.expand(len(names), *source.clean.shape), names)
+    if start_index == task.num_steps:
+        return task.edited(source.clean)
 
-    condition = model.encode_prompt([source_prompt, *(targets if built is None else built.prompts), negative_prompt])
-    negative = condition[[-1]]
-    scales = [source.guidance_scale, *guidance_scales]
-    branches = {
-        name: Branch(condition[[row]], negative, scale)
-        for row, (name, scale) in enumerate(zip(names, scales, strict=True))
-    }
-    own = {"source": branches["source"]} if built is not None else {}
-    run = _Run(source, source_in_run=built is not None, on_step=on_step)
+    branches = (task if built is None else replace(task, target_prompts=built.prompts)).branches
+    if guidance_scales is not None:
+        for name, scale in zip(task.names[1:], guidance_scales, strict=True):
+            branches[name] = replace(branches[name], guidance_scale=scale)
+    alone = {"source": branches.pop("source")}
+    distances: list[Tensor] = []  # (edit, image) each
+
+    def measure(latents: Tensor, step: Step) -> Tensor:
+        distances.append((latents[1:] - latents[:1]).flatten(2).norm(dim=2))
+        return latents
+
+    hooks = [*task.on_step, measure]
     executed = source.timesteps[start_index:]
-    latents = sample(
-        model,
-        source.latents_at(executed[0]),
-        own | {name: branch for name, branch in branches.items() if name != "source"},
-        timesteps=source.timesteps,
-        start_index=start_index,
-        eta=source.eta,
-        replay=source,
-        controls=[] if built is None else [built.control],
-        before_step=[] if built is None else [PinSource(source.latents_at, executed)],
-        on_step=[run.after],
-        watch=watch,
-    )
-    if built is None:
-        end = sample(
-            model, source.latents_at(executed[-1]), {"source": branches["source"]}, timesteps=source.timesteps,
-            start_index=steps - 1, eta=source.eta, replay=source,
+    if built is not None:
+        latents = replace(task, on_step=hooks).sample(
+            source.latents_at(executed[0]), alone | branches, start_index=start_index, replay=source,
+            controls=[built.control], before_step=[PinSource(source.latents_at, executed)],
         )  # fmt: skip
-        latents = torch.cat([end, latents])
-    maps = None if built is None else built.maps.average
-    notes = (*notes, *(() if built is None else built.notes))
-    return LatentEdit(latents, names, maps, distances=torch.stack(run.distances), notes=notes)
+        return task.edited(
+            latents, maps=built.maps.average, distances=torch.stack(distances), notes=(*notes, *built.notes)
+        )
+    latents = replace(task, on_step=[with_source(source, hook) for hook in hooks]).sample(
+        source.latents_at(executed[0]), branches, start_index=start_index, replay=source
+    )
+    (end,) = replace(task, on_step=(), watch=None).sample(
+        source.latents_at(executed[-1]), alone, start_index=task.num_steps - 1, replay=source
+    )
+    return task.edited(latents, source=end, distances=torch.stack(distances), notes=notes)
 
 
-def start_of(source: Inversion, strength: float, skip_steps: int | None) -> int:
+def start_of(task: EditTask, strength: float, skip_steps: int | None = None) -> int:
     """First step to execute, in [0, steps]; at strength 0 there is none.
 
     Raises:
         UsageError: The strength is outside [0, 1], or more steps are skipped than there are.
     """
-    steps = len(source.timesteps)
     if skip_steps is None:
-        return first_step(strength, steps)
-    if not 0 <= skip_steps <= steps:
-        raise UsageError(f"skip_steps must be in [0, {steps}], got {skip_steps}")
+        return first_step(strength, task.num_steps)
+    if not 0 <= skip_steps <= task.num_steps:
+        raise UsageError(f"skip_steps must be in [0, {task.num_steps}], got {skip_steps}")
     return skip_steps
 
 
-def start_notes(source: Inversion, strength: float, skip_steps: int | None) -> tuple[str, ...]:
+def start_notes(task: EditTask, strength: float, skip_steps: int | None) -> tuple[str, ...]:
     """What there is to say of the first step, see `strength_notes`."""
-    return () if skip_steps is not None else strength_notes(strength, len(source.timesteps))
+    return () if skip_steps is not None else strength_notes(strength, task.num_steps)
 
 
-def with_noise_maps(
-    model: Model,
-    source: Inversion,
-    *,
-    source_prompt: str,
-    negative_prompt: str,
-    source_guidance_scale: float,
-    eta: float,
-    generator: Generators,
-    watch: Watch | None = None,
-) -> Inversion:
-    """The inversion itself; for drawn noise, the code of the picture that the model draws from it.
+def with_noise_maps(task: EditTask, *, eta: float) -> EditTask:
+    """The task itself; from drawn noise, the task from the code of the images that the model draws from it.
 
     A drawn one costs one network evaluation a step, two with guidance.
 
     Raises:
-        InversionError: The inversion is of a real picture and keeps no noise maps, or was made at another guidance or
-            with another prompt, under which the picture would not come back.
+        InversionError: The inversion is of real images and keeps no noise maps, or was made at another guidance or
+            with another prompt, under which the images would not come back.
         UsageError: eta is 0.
     """
+    source = task.source
     if source.noise_maps is not None:
-        _check_origin(source, source_prompt, source_guidance_scale)
-        return source
+        _check_origin(source, task.source_prompt, task.source_scale)
+        return task
     if source.trajectory is not None:
         raise InversionError(f"a {source.method} inversion keeps no noise maps: use 'dpm-encoder' or 'edit-friendly'")
     if eta <= 0.0:
         raise UsageError("eta=0 adds no noise, so there are no noise maps to share: use eta above 0")
-    condition = model.encode_prompt([source_prompt, negative_prompt])
-    shape = (len(source.timesteps), *source.noise.shape)
-    maps = draw_noise(shape, generator, source.noise).to(model.device)
-    code = replace(source, noise_maps=maps, eta=eta, guidance_scale=source_guidance_scale)
-    trajectory = [source.noise.to(model.device)]
+    maps = draw_noise((task.num_steps, *source.noise.shape), task.generator, source.noise).to(task.model.device)
+    code = replace(source, noise_maps=maps, eta=eta, guidance_scale=task.source_scale)
+    trajectory = [source.noise.to(task.model.device)]
 
     def keep(latents: Tensor, step: Step) -> Tensor:
         trajectory.append(latents[0])
         return latents
 
-    sample(
-        model,
-        source.noise,
-        {"source": Branch(condition[[0]], condition[[1]], source_guidance_scale)},
-        timesteps=source.timesteps,
-        eta=eta,
-        replay=code,
-        on_step=[keep],
-        watch=None if watch is None else watch.during("drawing"),
-    )
-    return replace(code, trajectory=torch.stack(trajectory[::-1]))
-
-
-class _Run:
-    """What happens after every step: the caller's hooks see all branches, and the distances are measured."""
-
-    def __init__(self, source: Inversion, *, source_in_run: bool, on_step: Sequence[OnStep]) -> None:
-        self.source, self.source_in_run, self.on_step = source, source_in_run, on_step
-        self.distances: list[Tensor] = []  # (edit, image) each
-
-    def after(self, latents: Tensor, step: Step) -> Tensor:
-        known = self.source.latents_at(max(step.t_prev, -1)).to(latents)
-        whole = latents if self.source_in_run else torch.cat([known[None], latents])
-        for hook in self.on_step:
-            whole = hook(whole, step)
-        self.distances.append((whole[1:] - whole[:1]).flatten(2).norm(dim=2))
-        return whole if self.source_in_run else whole[1:]
+    watch = None if task.watch is None else task.watch.during("drawing")
+    replace(task, on_step=[keep], watch=watch).sample(branches={"source": task.source_branch}, replay=code)
+    return replace(task, source=replace(code, trajectory=torch.stack(trajectory[::-1])))
 
 
 def _check_start(source: Inversion, start_index: int) -> None:

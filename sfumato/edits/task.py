@@ -16,6 +16,7 @@ from sfumato.edits.result import LatentCandidate, LatentEdit
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.sampled_source import with_trajectory
 from sfumato.models.base import Condition, Model
+from sfumato.models.schedules import Step
 from sfumato.sampling.draws import Generators
 from sfumato.sampling.layout import Branch, Control
 from sfumato.sampling.loop import Guide, OnStep, sample
@@ -100,12 +101,20 @@ class EditTask:
         return {name: Branch(condition[[k]], condition[[-1]], self.guidance_scale) for k, name in rows}
 
     @cached_property
+    def source_branch(self) -> Branch:
+        """The source branch of a run of its own; the target prompts have no part in it."""
+        condition = self.model.encode_prompt([self.source_prompt, self.negative_prompt])
+        return Branch(condition[[0]], condition[[1]], self.source_scale)
+
+    @cached_property
     def with_latents(self) -> Inversion:
         """The source with the latents of its images, which are sampled at the first use where it is drawn noise.
 
         Costs nothing, or one network evaluation a step and image, two with guidance.
         """
-        return with_trajectory(self.model, self.source, self.branches["source"], watch=self.watch)
+        if self.source.trajectory is not None:
+            return self.source
+        return with_trajectory(self.model, self.source, self.source_branch, watch=self.watch)
 
     def sample(
         self,
@@ -177,3 +186,13 @@ class EditTask:
         elif source is not None:
             latents = torch.cat([source.to(latents)[None], latents])
         return LatentEdit(latents, self.names, maps, mask, tuple(candidates), distances, tuple(notes))
+
+
+def with_source(source: Inversion, hook: OnStep) -> OnStep:
+    """A hook for a run without a source branch: it sees the source's known latents after the step as branch 0."""
+
+    def called(latents: Tensor, step: Step) -> Tensor:
+        known = source.latents_at(max(step.t_prev, -1)).to(latents)
+        return hook(torch.cat([known[None], latents]), step)[1:]
+
+    return called

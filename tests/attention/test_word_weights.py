@@ -12,6 +12,7 @@ from sfumato.conditions import align
 from sfumato.edits.edit_friendly import edit_friendly
 from sfumato.edits.prompt_to_prompt import prompt_to_prompt
 from sfumato.inversions.result import Inversion
+from tests.edits.tasks import edit_by
 
 SOURCE, TARGET = "a photo of a cat on the house", "a photo of a dog on the house"
 
@@ -78,9 +79,9 @@ def test_escaped_brackets_are_words_of_the_prompt(tiny_model: Any) -> None:
 
 def test_other_methods_with_this_control_join_them_too(toy_model: Any) -> None:
     def edited(target: str) -> Any:
-        return edit_friendly(
-            toy_model, start(toy_model), source_prompt=SOURCE, target_prompts=[target], guidance_scale=3.0,
-            attention_control="replace", generator=torch.Generator().manual_seed(0),
+        return edit_by(
+            edit_friendly, toy_model, start(toy_model), source_prompt=SOURCE, target_prompts=[target],
+            guidance_scale=3.0, attention_control="replace", generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
 
     plain, weighted = edited(TARGET), edited(TARGET.replace("dog", "(dog:1.9)"))

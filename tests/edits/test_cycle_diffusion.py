@@ -14,6 +14,7 @@ from sfumato.guidance.prompt_gain import DirectionalAgreement, PromptGain
 from sfumato.inversions.noise_maps import dpm_encoder
 from sfumato.inversions.result import Inversion
 from sfumato.registry import METHODS
+from tests.edits.tasks import edit_by
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 STEPS = 2
@@ -29,10 +30,9 @@ def source(model: Any, images: int = 1) -> Inversion:
 def run(model: Any, inverted: Inversion, *targets: str, **options: Any) -> LatentEdit:
     generator = torch.Generator().manual_seed(0)
     targets = targets or (TARGET,)
-    edited: LatentEdit = cycle_diffusion(
-        model, inverted, source_prompt=SOURCE, target_prompts=targets, generator=generator, **options
+    return edit_by(
+        cycle_diffusion, model, inverted, source_prompt=SOURCE, target_prompts=targets, generator=generator, **options
     )
-    return edited
 
 
 def test_candidates_are_all_combinations_scale_innermost(toy_model: Any) -> None:

@@ -17,6 +17,7 @@ from sfumato.inversions.noise_maps import dpm_encoder, edit_friendly_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from tests.edits.tasks import edit_by
 
 SOURCE, TARGET = "a photo of a cat on the house", "a photo of a dog on the house"
 STEPS = 3
@@ -41,8 +42,7 @@ def invert(model: Any, encode: Any, *, images: int = 1, guidance_scale: float = 
 
 def run(model: Any, recipe: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 3.0, "strength": 1.0} | options
-    edited: LatentEdit = recipe(model, source, source_prompt=SOURCE, target_prompts=targets, **options)
-    return edited
+    return edit_by(recipe, model, source, source_prompt=SOURCE, target_prompts=targets, **options)
 
 
 def far(a: Tensor, b: Tensor) -> float:

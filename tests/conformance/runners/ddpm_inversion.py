@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.edit_friendly import edit_friendly
+from sfumato.edits.task import EditTask
 from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
@@ -87,18 +88,9 @@ def edited(
             per_step.append(latents[:, 0])
             return latents
 
-        result = edit_friendly(
-            model,
-            found,
-            source_prompt=case.prompts[0],
-            target_prompts=case.prompts[1:],
-            guidance_scale=case.parameters["cfg_target"],
-            skip_steps=case.parameters["skip"],
-            attention_control=control,
-            released=True,
-            on_step=[keep],
-            **options,
-        )
+        scale, skip = case.parameters["cfg_target"], case.parameters["skip"]
+        task = EditTask(model, found, case.prompts[0], case.prompts[1:], guidance_scale=scale, on_step=[keep])
+        result = edit_friendly(task, skip_steps=skip, attention_control=control, released=True, **options)
         return torch.as_tensor(result.latents), step_outputs(case, per_step)
 
     def after_each_step(name: str) -> Tensor:
