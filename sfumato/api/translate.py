@@ -18,7 +18,7 @@ from sfumato.api.common import seeded, told_of_prompts
 from sfumato.api.cost import Cost, measured
 from sfumato.api.requests import TranslateRequest, TranslationMethod
 from sfumato.api.source_image import read_picture
-from sfumato.edits.two_models import Translated, bridge, reconstruct
+from sfumato.edits.two_models import LatentTranslation, bridge, reconstruct
 from sfumato.edits.two_models import translate as translate_latents
 from sfumato.images import Fit, ImageSource, as_png, save_image, to_images
 from sfumato.inversions.result import Inversion
@@ -177,7 +177,9 @@ def run(model_a: Model, model_b: Model, request: TranslateRequest, watch: Watch 
     )
 
 
-def _translated(model_a: Model, model_b: Model, latents: Tensor, request: TranslateRequest, watch: Watch) -> Translated:
+def _translated(
+    model_a: Model, model_b: Model, latents: Tensor, request: TranslateRequest, watch: Watch
+) -> LatentTranslation:
     """Runs the method on latents of the first model."""
     arguments: dict[str, Any] = {
         "num_inference_steps": request.num_inference_steps,
