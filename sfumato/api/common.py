@@ -48,10 +48,15 @@ def warn(text: str) -> None:
     warnings.warn(text, stacklevel=level)
 
 
+def following(seed: int, k: int) -> int:
+    """The k-th seed after `seed`; after the largest comes 0."""
+    found = seed + k if seed + k < 2**64 else seed + k - 2**64
+    return found if found != -1 else 2**64 - 1  # the same to a generator, and no request for a random one
+
+
 def seeded(seed: int, k: int = 0) -> torch.Generator:
-    """A generator with the k-th seed after `seed`; after the largest comes 0."""
-    following = seed + k
-    return torch.Generator().manual_seed(following if following < 2**64 else following - 2**64)
+    """A generator with the k-th seed after `seed`."""
+    return torch.Generator().manual_seed(following(seed, k))
 
 
 def drawn_noise(model: Model, generators: Sequence[torch.Generator], size: tuple[int, int] | None) -> Tensor:

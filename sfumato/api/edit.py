@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
+from typing import Any, TypeAlias, overload
 
 from sfumato.api.arguments import boundary
-from sfumato.api.common import (
-    LOW_PSNR,
-    against_source,
-    drawn_noise,
-    inverted_picture,
-    low_psnr_note,
-    seeded,
-    warn,
-)
-from sfumato.api.cost import Cost, measured
-from sfumato.api.edit_plan import STARTS, EditPlan, plan_edit
-from sfumato.api.encoding import encoded
-from sfumato.api.masks import MaskedRun, MaskSource
-from sfumato.api.request import recipe_of
+from sfumato.api.edit_run import run_each, several
+from sfumato.api.masks import MaskSource
 from sfumato.api.requests import EditRequest
-from sfumato.api.results import EditCandidate, EditResult
-from sfumato.conditions.words import pieces_of
-from sfumato.edits.result import LatentEdit
-from sfumato.edits.task import EditTask
-from sfumato.images import Fit, ImageSource, to_images
+from sfumato.api.results import EditResult
+from sfumato.images import Fit, ImageSource
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.sampling.turns import taking_turns
-from sfumato.watch import Watch, progress_bar
+from sfumato.watch import Watch
 
-if TYPE_CHECKING:
-    from PIL import Image
+Images: TypeAlias = "list[Any] | tuple[Any, ...]"
+"""Several images, each an `ImageSource`."""
 
 
-@boundary
+@overload
 def edit(
     model: Model,
     image: ImageSource | None = None,
@@ -68,13 +48,53 @@ def edit(
     alpha: bool = True,
     watch: Watch | None = None,
     **options: Any,
-) -> EditResult:
+) -> EditResult: ...
+
+
+@overload
+def edit(
+    model: Model, image: Images, *, source_prompt: str, target_prompt: str | Sequence[str], **arguments: Any
+) -> tuple[EditResult, ...]: ...
+
+
+@boundary
+def edit(
+    model: Model,
+    image: ImageSource | Images | None = None,
+    *,
+    source_prompt: str,
+    target_prompt: str | Sequence[str],
+    method: str = "prompt-to-prompt",
+    inversion: str | None = None,
+    inversion_options: Mapping[str, Any] | None = None,
+    inverted: Inversion | None = None,
+    negative_prompt: str | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    source_guidance_scale: float | None = None,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    fit: Fit | None = None,
+    background: tuple[int, int, int] = (255, 255, 255),
+    encode_steps: int = 0,
+    mask: MaskSource | None = None,
+    mask_words: str | Sequence[str] | None = None,
+    mask_threshold: float = 0.4,
+    mask_feather: float = 0.0,
+    mask_invert: bool = False,
+    mask_pixels: bool = False,
+    alpha: bool = True,
+    watch: Watch | None = None,
+    **options: Any,
+) -> EditResult | tuple[EditResult, ...]:
     """Edits a picture by text; everything else stays.
 
     Args:
         model: From `load_model`.
         image: Path, bytes, PIL picture, array or tensor; None: edit the picture that the model draws of the source
-            prompt.
+            prompt. A list or tuple of them gives a tuple of results: all arguments are for every image, and each
+            further image has the next seed, so that its result is that of an edit of its own. Images of one size are
+            edited in batches.
         source_prompt: What the picture shows.
         target_prompt: What it shall show; several give several pictures in one batch.
         method: A name in `METHODS`.
@@ -115,7 +135,7 @@ def edit(
         SamplingError: The run broke down.
     """
     request = EditRequest(
-        image=image,
+        image=None if isinstance(image, list | tuple) else image,
         source_prompt=source_prompt,
         target_prompt=target_prompt,
         method=method,
@@ -140,154 +160,7 @@ def edit(
         alpha=alpha,
         options=options,
     )
+    if isinstance(image, list | tuple):
+        found = dict(run_each(model, several(request, image), watch))
+        return tuple(found[k] for k in range(len(image)))
     return request.run(model, watch=watch)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where a run starts: the image's clean latents, where there are any, and what leads back to it."""
-
-    clean: Tensor | None
-    start: Inversion
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """Images of a run: the source branch, the edits, all that were tried, and the image's clean latents."""
-
-    reconstruction: Image.Image
-    edits: Sequence[Image.Image]
-    tried: Sequence[Image.Image]
-    ceiling: Image.Image | None
-
-
-def run(model: Model, request: EditRequest, watch: Watch | None = None) -> EditResult:
-    """Runs a request, see `edit`."""
-    return run_plan(model, plan_edit(model, request), watch)
-
-
-def run_plan(model: Model, plan: EditPlan, watch: Watch | None = None) -> EditResult:
-    """Runs what was planned with the same model."""
-    with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
-        generator = seeded(plan.request.seed)
-        source = _source(model, plan, generator, watching)
-        masked = None
-        if plan.masking is not None and source.clean is not None:
-            prompt, targets = plan.request.source_prompt, len(plan.request.targets)
-            masked = plan.masking.for_run(model, source.clean, source.start, prompt, targets, generator)
-        edited = _edited(model, plan, source.start, masked, generator, watching.during("editing"))
-        decoded = _decoded(model, edited, source.clean, masked)
-    return _result(model, plan, source.start, edited, decoded, masked, cost)
-
-
-def _source(model: Model, plan: EditPlan, generator: torch.Generator, watch: Watch) -> _Source:
-    """Encodes and inverts the image, or draws the noise of one, as far as it was not done before."""
-    request, inverted, picture, clean = plan.request, plan.inverted, plan.picture, None
-    if inverted is not None and inverted.trajectory is not None:
-        clean = inverted.clean.to(model.device, torch.float32)
-    elif picture is not None:
-        encoding = watch.during("encoding") if request.encode_steps else None
-        clean = encoded(model, picture.pixels, encode_steps=request.encode_steps, watch=encoding)
-    prompt = request.source_prompt
-    if inverted is not None and (plan.inversion or inverted.method in STARTS):
-        return _Source(clean, inverted)
-    if clean is None:
-        noise = drawn_noise(model, [generator], request.size)
-        return _Source(None, Inversion("drawn", noise, plan.timesteps, prompt=prompt))
-    if not plan.inversion or picture is None:
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
-        return _Source(clean, Inversion("picture", noise, plan.timesteps, trajectory=clean[None], prompt=prompt))
-    start = inverted_picture(
-        model, clean, picture, plan.inversion, prompt, negative_prompt=request.negative_prompt or "",
-        seed=request.seed, guidance_scale=request.source_guidance_scale,
-        num_inference_steps=request.num_inference_steps, generator=generator, watch=watch.during("inverting"),
-        encode_steps=request.encode_steps, **(request.inversion_options or {}),
-    )  # fmt: skip
-    return _Source(clean, start)
-
-
-def _edited(
-    model: Model, plan: EditPlan, start: Inversion, masked: MaskedRun | None, generator: torch.Generator, watch: Watch
-) -> LatentEdit:
-    """Runs the method."""
-    request = plan.request
-    task = EditTask(
-        model,
-        start,
-        request.source_prompt,
-        request.targets,
-        request.negative_prompt or "",
-        guidance_scale=request.guidance_scale or model.guidance_scale,
-        source_guidance_scale=request.source_guidance_scale,
-        generator=generator,
-        mask=None if masked is None else masked.hook.inside,
-        on_step=() if masked is None else (masked.hook,),
-        watch=watch,
-    )
-    edited: LatentEdit = plan.method.function(task, **request.options)
-    return edited
-
-
-@torch.no_grad()
-def _decoded(model: Model, edited: LatentEdit, clean: Tensor | None, masked: MaskedRun | None) -> _Decoded:
-    """The images of all latents, under a mask with those of the image outside it."""
-    final, tried = edited.latents[:, 0], [candidate.latents for candidate in edited.candidates]
-    if masked is not None:
-        final = torch.cat([final[:1], masked.latents(final[1:])])
-        tried = [masked.latents(latents) for latents in tried]
-    reconstruction, *edits = to_images(model.decode_latents(final))
-    return _Decoded(
-        reconstruction,
-        edits,
-        [to_images(model.decode_latents(latents))[0] for latents in tried],
-        None if clean is None else to_images(model.decode_latents(clean))[0],
-    )
-
-
-def _result(
-    model: Model,
-    plan: EditPlan,
-    start: Inversion,
-    edited: LatentEdit,
-    decoded: _Decoded,
-    masked: MaskedRun | None,
-    cost: Cost,
-) -> EditResult:
-    """Measures how well the source came back, and puts all together."""
-    request, picture = plan.request, plan.picture
-    source, source_psnr, ceiling_psnr, measured_how = against_source(
-        decoded.reconstruction, decoded.ceiling, picture, drawn=plan.drawn
-    )
-    notes = [*plan.notes, *edited.notes, *plan.source_notes, *measured_how]
-    if source_psnr < LOW_PSNR:
-        notes.append(low_psnr_note(source_psnr, ceiling_psnr, request.source_guidance_scale or 1.0, plan.suits))
-        warn(notes[-1])
-    edits, tried = decoded.edits, decoded.tried
-    if masked is not None:
-        edits, tried = masked.images(edits, source), masked.images(tried, source)
-
-    def restored(image: Image.Image) -> Image.Image:
-        return image if picture is None else picture.fitted.restore(image)
-
-    def shown(image: Image.Image) -> Image.Image:
-        return plan.transparent(restored(image)) if request.alpha else restored(image)
-
-    prompts = (request.source_prompt, *request.targets) if edited.maps is not None else ()
-    return EditResult(
-        images=tuple(map(shown, edits)),
-        source=restored(source),
-        reconstruction=restored(decoded.reconstruction),
-        recipe=recipe_of(request, model),
-        cost=cost,
-        reconstruction_psnr=source_psnr,
-        ceiling_psnr=ceiling_psnr,
-        inversion=start,
-        notes=tuple(notes),
-        maps=None if edited.maps is None else edited.maps[:, 0].float().cpu(),
-        tried=tuple(
-            EditCandidate(candidate.method, candidate.options, candidate.agreement, candidate.change, shown(image))
-            for candidate, image in zip(edited.candidates, tried, strict=True)
-        ),
-        distances=None if edited.distances is None else edited.distances[..., 0].float().cpu(),
-        _pieces=tuple(tuple(pieces_of(model.tokenizer, prompt)) for prompt in prompts),
-    )

@@ -54,6 +54,15 @@ class EditPlan:
     def method(self) -> Method:
         return METHODS[self.request.method]
 
+    @property
+    def shared_size(self) -> tuple[int, int] | None:
+        """(width, height) of an image that can be edited in one batch with others of that size; else None.
+
+        By itself is run: what starts from a given inversion or from none, what is masked, and what tries several edits.
+        """
+        alone = self.inverted is not None or self.masking is not None or self.request.method == "auto"
+        return None if alone or self.picture is None else self.picture.fitted.image.size
+
     def transparent(self, image: Image.Image) -> Image.Image:
         """An edited image without padding, taken off the background where the source image is transparent."""
         if self.picture is None or self.picture.alpha is None:

@@ -87,7 +87,7 @@ class EditRequest(Request):
 
     def run(self, model: Model, *, watch: Watch | None = None) -> EditResult:
         """As `sfumato.edit`."""
-        from sfumato.api.edit import run
+        from sfumato.api.edit_run import run
 
         self.check_models(watch, model=model)
         return run(model, self, watch)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from sfumato.api import edit
+from sfumato.api import edit_run
 from sfumato.api.arguments import boundary
 from sfumato.api.cost import measured
 from sfumato.api.edit_plan import plan_edit
@@ -139,7 +139,7 @@ def run(model: Model, request: SliderRequest, watch: Watch | None = None) -> Mor
     measure = load_distance(request.distance, model)
     plan = plan_edit(model, _edit_at(request, 1.0))
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
-        full = edit.run_plan(model, plan, watching)
+        full = edit_run.run_plan(model, plan, watching)
         draw = _Drawing(model, request, full, Watch(cancelled=watching.cancelled))
         options = request.spacing_options or {}
         path = MorphPath(draw, in_pixels=True)
@@ -236,7 +236,7 @@ class _Drawing:
         if self._request.vary is None:
             model = self._between.at(weight)
             changes[GUIDANCE] = self._source_guidance + weight * (self._guidance - self._source_guidance)
-        return edit.run(model, _edit_at(self._request, weight, **changes), self._watch)
+        return edit_run.run(model, _edit_at(self._request, weight, **changes), self._watch)
 
 
 class _Between:

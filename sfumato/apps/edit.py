@@ -30,7 +30,7 @@ from sfumato.apps.options import (
     Vae,
     Variant,
     check_pictures,
-    choose_output,
+    choose_outputs,
     given,
     load,
     outputs,
@@ -47,10 +47,10 @@ if TYPE_CHECKING:
 
 
 def edit(
-    image: Annotated[
-        Path | None,
+    images: Annotated[
+        list[Path] | None,
         typer.Argument(
-            help="The picture. Without it, the picture that the model draws of the source prompt is edited."
+            help="The picture, or several. Without it, the picture that the model draws of the source prompt is edited."
         ),
     ] = None,
     source: Annotated[str | None, typer.Option("--source", "-s", help="What the picture shows.")] = None,
@@ -58,7 +58,13 @@ def edit(
         list[str] | None, typer.Option("--target", "-t", help="What it shall show; several make several pictures.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The result.", show_default="named after the picture")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The result; for several pictures a folder that exists.",
+            show_default="named after the picture",
+        ),
     ] = None,
     method: Annotated[str | None, typer.Option(help="See: sfumato methods.", show_default="prompt-to-prompt")] = None,
     inversion: Annotated[
@@ -120,15 +126,18 @@ def edit(
     vae: Vae = None,
     as_json: AsJson = False,
 ) -> None:
-    """Edit a picture by text; everything else stays.
+    """Edit a picture by text; everything else stays. Several pictures are edited alike, each with the next seed.
 
     Example: sfumato edit cat.png --source "a cat face" --target "a dog face" -o dog.png
     """
     if like is None and not target:
         raise UsageError("--target is missing: say what the picture shall show, e.g. --target 'a dog face'")
-    check_pictures(image)
+    images = images or []
+    check_pictures(*images)
+    if inverted is not None and len(images) > 1:
+        raise UsageError(f"--inverted is of one picture, got {len(images)}: give one with it")
     asked = given(
-        image=image,
+        image=images[0] if images else None,
         source_prompt=source,
         target_prompt=target or None,
         method=method,
@@ -150,6 +159,7 @@ def edit(
         alpha=alpha,
     )
     with working("starting"):
+        from sfumato.api.edit_run import run_each, several
         from sfumato.api.recipe import Recipe
         from sfumato.inversions.result import Inversion
 
@@ -157,9 +167,9 @@ def edit(
     asked |= given(inverted=None if inverted is None else Inversion.load(inverted))
     texts = _Settings(settings or [], weight or [], inversion_settings or [])
     request = _new(asked, texts) if recipe is None else _again(recipe, asked, texts)
-    path = choose_output(
-        output, f"{_stem(request)}-edit", ".png", count=len(request.targets), inputs=_inputs(request, like)
-    )
+    stems = [image.stem for image in images] or [_stem(request)]
+    count, inputs = len(request.targets), [*images, *_inputs(request, like)]
+    paths = choose_outputs(output, stems, "edit", count=count, inputs=inputs)
     name, revision = (model or "emoji", revision) if recipe is None else recipe.model(model, revision, variant)
     added = (lora, embedding, vae) if recipe is None else recipe.parts(lora, embedding, vae)
     loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
@@ -168,15 +178,24 @@ def edit(
             note(text)
         if "size" not in asked:
             recipe.check_size(request, loaded)
-    result = request.run(loaded)
-    result.save(path)
-    if result.tried:
-        from sfumato.apps.tradeoff import tradeoff_sheet
-        from sfumato.images import save_image
+    requests = several(request, images) if images else [request]
+    results: dict[int, EditResult] = {}
+    for k, result in run_each(loaded, requests):
+        result.save(paths[k])
+        _save_tried(result, paths[k])
+        results[k] = result
+    _report([results[k] for k in range(len(paths))], [outputs(path, count) for path in paths], as_json)
 
-        sheet = save_image(tradeoff_sheet(result), path.with_name(f"{path.stem}-tried.png"))
-        note(f"all {len(result.tried)} candidates and their trade-off: {sheet}")
-    _report(result, outputs(path, len(request.targets)), as_json)
+
+def _save_tried(result: EditResult, path: Path) -> None:
+    """A sheet of all candidates beside the result, where there were several."""
+    if not result.tried:
+        return
+    from sfumato.apps.tradeoff import tradeoff_sheet
+    from sfumato.images import save_image
+
+    sheet = save_image(tradeoff_sheet(result), path.with_name(f"{path.stem}-tried.png"))
+    note(f"all {len(result.tried)} candidates and their trade-off: {sheet}")
 
 
 @dataclass(frozen=True)
@@ -280,37 +299,44 @@ def _inputs(request: EditRequest, like: Path | None) -> list[Path]:
     return [Path(path) for path in (*paths, like) if path is not None]
 
 
-def _report(result: EditResult, paths: list[Path], as_json: bool) -> None:
-    if as_json:
-        print_json(
-            {
-                "command": "edit",
-                "images": [str(path) for path in paths],
-                "reconstruction_psnr": result.reconstruction_psnr,
-                "ceiling_psnr": result.ceiling_psnr,
-                "distances": None if result.distances is None else result.distances.tolist(),
-                "tried": [
-                    {
-                        "method": edit.method,
-                        "options": dict(edit.options),
-                        "agreement": edit.agreement,
-                        "change": edit.change,
-                    }
-                    for edit in result.tried
-                ],
-                "cost": cost_fields(result.cost),
-                "notes": list(result.notes),
-                "recipe": dict(result.recipe),
-            }
-        )
+def _report(results: list[EditResult], paths: list[list[Path]], as_json: bool) -> None:
+    if as_json and len(results) == 1:
+        print_json({"command": "edit", **_fields(results[0], paths[0])})
         return
-    rows = [("result", ", ".join(str(path) for path in paths))]
-    rows += [("source", comes_back(result.reconstruction_psnr, result.ceiling_psnr))]
-    if result.distances is not None:
-        first, last = result.distances[0].tolist(), result.distances[-1].tolist()
-        parted = ", ".join(f"{start:.2f} to {end:.2f}" for start, end in zip(first, last, strict=True))
-        rows.append(("apart", f"{parted} (distance of the latents to the source's, first and last step)"))
-    rows.append(("cost", str(result.cost)))
-    table(rows, to=stdout())
-    for text in result.notes:
-        note(text)
+    if as_json:
+        each = [_fields(result, files) for result, files in zip(results, paths, strict=True)]
+        print_json({"command": "edit", "images": [str(file) for files in paths for file in files], "pictures": each})
+        return
+    for result, files in zip(results, paths, strict=True):
+        rows = [("result", ", ".join(map(str, files)))]
+        rows += [("source", comes_back(result.reconstruction_psnr, result.ceiling_psnr))]
+        if result.distances is not None:
+            first, last = result.distances[0].tolist(), result.distances[-1].tolist()
+            parted = ", ".join(f"{start:.2f} to {end:.2f}" for start, end in zip(first, last, strict=True))
+            rows.append(("apart", f"{parted} (distance of the latents to the source's, first and last step)"))
+        rows.append(("cost", str(result.cost)))
+        table(rows, to=stdout())
+        for text in result.notes:
+            note(text)
+
+
+def _fields(result: EditResult, paths: list[Path]) -> dict[str, Any]:
+    """What `--json` says of one image."""
+    return {
+        "images": [str(path) for path in paths],
+        "reconstruction_psnr": result.reconstruction_psnr,
+        "ceiling_psnr": result.ceiling_psnr,
+        "distances": None if result.distances is None else result.distances.tolist(),
+        "tried": [
+            {
+                "method": edit.method,
+                "options": dict(edit.options),
+                "agreement": edit.agreement,
+                "change": edit.change,
+            }
+            for edit in result.tried
+        ],
+        "cost": cost_fields(result.cost),
+        "notes": list(result.notes),
+        "recipe": dict(result.recipe),
+    }

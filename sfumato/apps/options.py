@@ -219,3 +219,36 @@ def choose_output(
             if given is not None and path.exists() and given.exists() and path.samefile(given):
                 raise UsageError(f"{path} is an input and would be overwritten; choose another name with -o")
     return asked
+
+
+def choose_outputs(
+    asked: Path | None, stems: Sequence[str], what: str, *, count: int = 1, inputs: Sequence[Path | None] = ()
+) -> list[Path]:
+    """A file for each input, named STEM-WHAT.png, in the folder asked for; for a single one, the name asked for.
+
+    Args:
+        asked: A file, or for several inputs a folder that exists; None: the current folder.
+        stems: Names of the inputs without their endings.
+        what: What is done to them.
+        count: Images for each.
+        inputs: Files that must not be overwritten.
+
+    Raises:
+        UsageError: Two results would have one name, an input would be overwritten, or a file is asked for, for several.
+        ImageError: One cannot be written.
+    """
+    if asked is not None and len(stems) == 1 and not asked.is_dir():
+        return [choose_output(asked, "", ".png", count=count, inputs=inputs)]
+    if asked is not None and not asked.is_dir():
+        raise UsageError(f"-o must be a folder that exists, for {len(stems)} pictures; got {asked}")
+    doubled = {stem for stem in stems if stems.count(stem) > 1}
+    if asked is not None and doubled:
+        raise UsageError(f"two pictures are called {doubled.pop()}: their results would have one name in {asked}")
+    paths: list[Path] = []
+    for stem in stems:
+        path = None if asked is None else asked / f"{stem}-{what}.png"
+        path = choose_output(path, f"{stem}-{what}", ".png", count=count, inputs=inputs)
+        if path in paths:
+            raise UsageError(f"two pictures are called {stem}: name the results one by one with -o")
+        paths.append(path)
+    return paths

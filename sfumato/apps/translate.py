@@ -21,6 +21,7 @@ from sfumato.apps.options import (
     Vae,
     check_pictures,
     choose_output,
+    choose_outputs,
     load,
     parse_size,
 )
@@ -107,7 +108,7 @@ def translate(
     if reconstruction is not None and len(images) > 1:
         raise UsageError("--reconstruction goes with one picture")
     pixels = parse_size(size)
-    paths = _outputs(output, images)
+    paths = choose_outputs(output, [image.stem for image in images], "translated", inputs=images)
     back = None
     if reconstruction is not None:
         back = choose_output(reconstruction, "", ".png", inputs=images)
@@ -152,27 +153,6 @@ def translate(
             save_image(result.reconstruction, back, recipe=result.recipe)
         results.append(result)
     _report(results, paths, back, as_json)
-
-
-def _outputs(asked: Path | None, images: list[Path]) -> list[Path]:
-    """One file a picture, named after it unless a name is given; checked to be writable."""
-    names = [image.stem for image in images]
-    if asked is not None and len(images) == 1 and not asked.is_dir():
-        return [choose_output(asked, "", ".png", inputs=images)]
-    if asked is not None and not asked.is_dir():
-        raise UsageError(f"-o must be a folder that exists, for {len(images)} pictures; got {asked}")
-    doubled = {name for name in names if names.count(name) > 1}
-    if asked is not None and doubled:
-        raise UsageError(f"two pictures are called {doubled.pop()}: their results would have one name in {asked}")
-    if asked is not None:
-        return [choose_output(asked / f"{name}-translated.png", "", ".png", inputs=images) for name in names]
-    paths: list[Path] = []
-    for name in names:
-        path = choose_output(None, f"{name}-translated", ".png", inputs=images)
-        if path in paths:
-            raise UsageError(f"two pictures are called {name}: name the results one by one with -o")
-        paths.append(path)
-    return paths
 
 
 def _report(results: list[TranslateResult], paths: list[Path], back: Path | None, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -50,3 +50,14 @@ class LatentEdit:
     candidates: tuple[LatentCandidate, ...] = ()
     distances: Tensor | None = None
     notes: tuple[str, ...] = ()
+
+    def of_image(self, k: int) -> LatentEdit:
+        """The edit of one image of the batch, the image axis kept."""
+        return replace(
+            self,
+            latents=self.latents[:, [k]],
+            maps=None if self.maps is None else self.maps[:, [k]],
+            mask=None if self.mask is None else self.mask[:, [k]],
+            candidates=tuple(replace(candidate, latents=candidate.latents[[k]]) for candidate in self.candidates),
+            distances=None if self.distances is None else self.distances[..., [k]],
+        )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -343,3 +344,37 @@ def test_the_shell_completes_commands() -> None:
     asked = {**os.environ, "_SFUMATO_COMPLETE": "complete_bash", "COMP_WORDS": "sfumato mo", "COMP_CWORD": "1"}
     done = subprocess.run([sys.executable, "-m", "sfumato"], env=asked, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["morph", "models"]
+
+
+def test_several_images(run: Any, edit: Any, cat: Path, toy: Path) -> None:
+    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save("dog.png")
+    Image.new("RGB", (64, 96), (9, 99, 9)).save("tall.png")
+    Path("out").mkdir()
+    prompts = ("--source", "a photo of a cat", "--target", "a photo of a dog", "--target", "a red cat")
+    common = ("--model", toy, "--steps", 2, "--seed", 5, "--device", "cpu")
+    answer = json.loads(run("edit", cat, "dog.png", "tall.png", *prompts, *common, "-o", "out", "--json").stdout)
+    names = [f"{stem}-edit{number}.png" for stem in ("cat", "dog", "tall") for number in ("", "-2")]
+    assert answer["images"] == [str(Path("out") / name) for name in names]
+    assert [picture["recipe"]["seed"] for picture in answer["pictures"]] == [5, 6, 7]
+    assert sorted(path.name for path in Path("out").iterdir()) == sorted(names)
+    run("edit", "dog.png", *prompts, *common, "--seed", 6, "-o", "alone.png")
+    with Image.open("alone.png") as alone, Image.open("out/dog-edit.png") as together:
+        assert np.abs(np.asarray(alone, int) - np.asarray(together, int)).max() <= 1
+    run("edit", "--like", "out/tall-edit.png", "--model", toy, "-o", "again.png")
+    assert pixels(Path("again.png")) == pixels(Path("out/tall-edit.png"))
+    said = run("edit", cat, "dog.png", "--like", "out/tall-edit.png", "--model", toy).stdout
+    assert "cat-edit.png" in said
+    assert "dog-edit-2.png" in said
+
+
+def test_several_images_that_cannot_be(run: Any, cat: Path, toy: Path) -> None:
+    Path("more").mkdir()
+    Image.new("RGB", (65, 64)).save("more/cat.png")
+    args = ("--source", "a cat", "--target", "a dog", "--model", toy, "--steps", 2)
+    assert "-o must be a folder that exists" in run("edit", cat, "more/cat.png", *args, "-o", "x.png", code=2).stderr
+    assert "two pictures are called cat" in run("edit", cat, "more/cat.png", *args, code=2).stderr
+    Path("more/cat.png").rename("odd.png")
+    said = run("edit", cat, "odd.png", *args, code=1).stderr
+    assert "image 2 of 2 (odd.png): the picture has 65x64 pixels" in said
+    assert "--inverted is of one picture" in run("edit", cat, "odd.png", *args, "--inverted", "x", code=2).stderr
+    assert not list(Path().glob("*-edit*"))
