@@ -94,7 +94,7 @@ def positions(model: Model, prompt: str, placeholder: str) -> Tensor:
         UsageError: The prompt does not have it.
     """
     try:
-        at = token_indices(model.tokenizer, prompt, placeholder)
+        at = token_indices(model.text, prompt, placeholder)
     except UsageError as error:
         raise UsageError(
             f"the prompt {prompt!r} lacks the placeholder {placeholder!r}: write it where the learned word shall stand"

@@ -263,5 +263,5 @@ def _result(
             for candidate, image in zip(edited.candidates, tried, strict=True)
         ),
         distances=None if edited.distances is None else edited.distances[..., 0].float().cpu(),
-        _pieces=tuple(tuple(pieces_of(model.tokenizer, prompt)) for prompt in prompts),
+        _pieces=tuple(tuple(pieces_of(model.text, prompt)) for prompt in prompts),
     )

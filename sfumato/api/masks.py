@@ -278,7 +278,7 @@ class Masking:
     def check(self, model: Model, prompt: str) -> None:
         """Refuses words that are not in the prompt, with a UsageError, before the network runs."""
         if self.mask is None:
-            indicator(model.tokenizer, prompt, self.words)
+            indicator(model.text, prompt, self.words)
 
     def for_run(
         self, model: Model, clean: Tensor, start: Inversion, prompt: str, targets: int, generator: torch.Generator

@@ -20,13 +20,12 @@ from sfumato.api.morph_plan import distance_notes
 from sfumato.api.requests import EditRequest, SliderRequest
 from sfumato.api.results import EditResult, MorphResult
 from sfumato.api.vary import GUIDANCE, Vary, options_at
-from sfumato.conditions.align import chunk_length, token_ids
 from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource, to_images, to_pixels
 from sfumato.inversions.result import Inversion
 from sfumato.judges.distances import load_distance
 from sfumato.metrics.distance import Distance
-from sfumato.models.base import Condition, Model, Tokenizer
+from sfumato.models.base import Condition, Model, TextSide
 from sfumato.models.prompt_syntax import plain_text
 from sfumato.morphs.drawing import drawing
 from sfumato.morphs.path import MorphPath
@@ -248,7 +247,7 @@ class _Between:
     def __init__(self, model: Model, source_prompt: str, target_prompt: str) -> None:
         self._model, self._target = model, plain_text(target_prompt)
         both = model.encode_prompt([source_prompt, target_prompt])
-        places = paired_tokens(model.tokenizer, source_prompt, target_prompt, both.prompt_embeds.shape[1])
+        places = paired_tokens(model.text, source_prompt, target_prompt, both.prompt_embeds.shape[1])
         self._start = both[[0]].with_embeds(both.prompt_embeds[:1, places])
 
     def at(self, weight: float) -> Model:
@@ -288,16 +287,19 @@ class _Told:
         return getattr(self._model, name)
 
 
-def paired_tokens(tokenizer: Tokenizer, source: str, target: str, length: int) -> list[int]:
+def paired_tokens(text: TextSide, source: str, target: str, length: int) -> list[int]:
     """For each token position of the target prompt that of the source which it comes from.
 
     Args:
-        tokenizer: The model's.
+        text: The model's.
         source, target: Prompts.
         length: Positions of both; prompts of several chunks are paired position by position.
     """
-    a, b = ([-1, *token_ids(tokenizer, prompt), -2] for prompt in (source, target))
-    if max(len(a), len(b)) > chunk_length(tokenizer):
+    a, b = (
+        [*[-1] * text.start, *(token for token, _ in text.tokens(plain_text(prompt))), -2]
+        for prompt in (source, target)
+    )
+    if max(len(a), len(b)) > text.length:
         return list(range(length))
     places: list[int] = []
     for kind, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():

@@ -20,7 +20,7 @@ from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.attention.word_weights import word_weights
 from sfumato.conditions import align
 from sfumato.errors import UsageError
-from sfumato.models.base import Model, Tokenizer
+from sfumato.models.base import Model, TextSide
 from sfumato.models.prompt_syntax import plain_text
 from sfumato.registry import Option
 from sfumato.sampling.shares import window_notes
@@ -96,18 +96,18 @@ def prompt_control(
     Raises:
         UsageError: Prompts, words or bounds do not fit one another.
     """
-    tokenizer, targets, steps = model.tokenizer, list(target_prompts), num_inference_steps
-    written = [word_weights(tokenizer, source_prompt, target) for target in targets]
+    text, targets, steps = model.text, list(target_prompts), num_inference_steps
+    written = [word_weights(text, source_prompt, target) for target in targets]
     told = tuple(targets)
     if released:  # looks words up in the text as it is
         source_prompt, targets = plain_text(source_prompt), [plain_text(target) for target in targets]
-    _warn_long_prompts(tokenizer, [source_prompt, *targets])
+    _warn_long_prompts(text, [source_prompt, *targets])
 
     edits: list[AttentionEdit] = []
     factors = torch.stack([each.factors for each in written])
-    map_edit = _map_edit(tokenizer, source_prompt, targets, edit, weights, factors, released)
+    map_edit = _map_edit(text, source_prompt, targets, edit, weights, factors, released)
     if map_edit is not None:
-        alpha = align.replace_schedule(tokenizer, targets, steps, cross_replace_steps, released=released)
+        alpha = align.replace_schedule(text, targets, steps, cross_replace_steps, released=released)
         alpha = torch.cat([alpha[:1].expand(start_index, *alpha.shape[1:]), alpha])  # row start_index comes first
         if alpha[start_index:steps].any():
             edits.append(CrossAttentionEdit(map_edit, alpha))
@@ -122,12 +122,12 @@ def prompt_control(
     edits.append(maps)  # last: it sees the edited maps
 
     blend = _local_blend(
-        tokenizer, maps, [source_prompt, *targets], blend_words, blend_subtract_words, blend_threshold,
+        text, maps, [source_prompt, *targets], blend_words, blend_subtract_words, blend_threshold,
         start_index + int(blend_start * steps), released,
     )  # fmt: skip
     notes = [*_share_notes(steps, map_edit, cross_replace_steps, self_replace_steps, blend, blend_start)]
     if not released and edit != "none":
-        notes += _without_common_words(tokenizer, source_prompt, targets)
+        notes += _without_common_words(text, source_prompt, targets)
     return PromptControl(AttentionControl(edits), maps, blend, tuple(notes), told)
 
 
@@ -150,7 +150,7 @@ def _share_notes(
 
 
 def _map_edit(
-    tokenizer: Tokenizer,
+    text: TextSide,
     source: str,
     targets: Sequence[str],
     edit: MapEditKind,
@@ -162,7 +162,7 @@ def _map_edit(
 
     `factors`, (target, token), are the weights written in the targets; `weights` come on top.
     """
-    each = [_word_edit(tokenizer, source, target, edit, released) for target in targets]
+    each = [_word_edit(text, source, target, edit, released) for target in targets]
     inner = None if edit == "none" else _together([found for found in each if found is not None])
     if weights:
         outside = {word: weight for word, weight in weights.items() if not -2.0 <= weight <= 2.0}
@@ -170,24 +170,22 @@ def _map_edit(
             warnings.warn(
                 f"weights outside [-2, 2], the paper's range, tend to break the picture: {outside}", stacklevel=4
             )
-        factors = factors * align.equalizer(tokenizer, targets, weights, released=released)
+        factors = factors * align.equalizer(text, targets, weights, released=released)
     elif inner is None or bool((factors == 1.0).all()):
         return inner
     return Reweight(factors, inner)
 
 
-def _word_edit(
-    tokenizer: Tokenizer, source: str, target: str, edit: MapEditKind, released: bool
-) -> Replace | Refine | None:
+def _word_edit(text: TextSide, source: str, target: str, edit: MapEditKind, released: bool) -> Replace | Refine | None:
     """The word swap or refinement of one target; "auto": a swap where words are exchanged for others and no more."""
     if edit == "auto" and released:
         edit = "replace" if len({len(align.words_of(p, released=True)) for p in (source, target)}) == 1 else "refine"
     elif edit == "auto":
-        edit = "replace" if align.pairing_of(tokenizer, source, target).is_swap else "refine"
+        edit = "replace" if align.pairing_of(text, source, target).is_swap else "refine"
     if edit == "replace":
-        return Replace(align.replace_mapper(tokenizer, source, target, released=released)[None])
+        return Replace(align.replace_mapper(text, source, target, released=released)[None])
     if edit == "refine":
-        mapper, aligned = align.refine_mapper(tokenizer, source, target, released=released)
+        mapper, aligned = align.refine_mapper(text, source, target, released=released)
         return Refine(mapper[None], aligned[None])
     return None
 
@@ -205,10 +203,10 @@ def _together(edits: Sequence[Replace | Refine]) -> MapEdit:
     return OneEach(tuple(edits))
 
 
-def _without_common_words(tokenizer: Tokenizer, source: str, targets: Sequence[str]) -> Iterator[str]:
+def _without_common_words(text: TextSide, source: str, targets: Sequence[str]) -> Iterator[str]:
     """A note for each target that shares no word with the source, and is no swap of one word either."""
     for target in targets:
-        found = align.pairing_of(tokenizer, source, target)
+        found = align.pairing_of(text, source, target)
         if not found.kept and not found.is_swap:
             yield (
                 f"the prompts have no word in common, so all words of the target count as new: {source!r}, {target!r};"
@@ -217,7 +215,7 @@ def _without_common_words(tokenizer: Tokenizer, source: str, targets: Sequence[s
 
 
 def _local_blend(
-    tokenizer: Tokenizer,
+    text: TextSide,
     maps: CrossAttentionMaps,
     prompts: Sequence[str],
     words: str | Sequence[str] | None,
@@ -238,7 +236,7 @@ def _local_blend(
                 f"{option} needs one word for all, or one for each of {len(prompts)} prompts; got {one_each}"
             )
         return torch.stack(
-            [align.indicator(tokenizer, p, [w], released=released) for p, w in zip(prompts, one_each, strict=True)]
+            [align.indicator(text, p, [w], released=released) for p, w in zip(prompts, one_each, strict=True)]
         )
 
     return LocalBlend(
@@ -250,10 +248,10 @@ def _local_blend(
     )
 
 
-def _warn_long_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> None:
-    limit = tokenizer.max_words_tokens
+def _warn_long_prompts(text: TextSide, prompts: Sequence[str]) -> None:
+    limit = align.room(text)
     for prompt in prompts:
-        count = len(align.token_ids(tokenizer, prompt))
+        count = align.words_end(text, prompt) - text.start
         if count > limit:
             warnings.warn(
                 f"the prompt has {count} tokens; attention is edited for its first {limit} only: {prompt[:60]!r}...",

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.conditions.align import chunk_length, pairing_of
+from sfumato.conditions.align import pairing_of
 from sfumato.conditions.words import Piece, pieces_of
-from sfumato.models.base import Tokenizer
+from sfumato.models.base import TextSide
 from sfumato.models.prompt_syntax import read_prompt, write_prompt
 
 
@@ -33,16 +33,16 @@ class WordWeights:
     prompt: str
 
 
-def word_weights(tokenizer: Tokenizer, source: str, target: str) -> WordWeights:
+def word_weights(text: TextSide, source: str, target: str) -> WordWeights:
     """Parts the weights of a target prompt into factors on attention and those of its text embedding."""
-    old, new = pieces_of(tokenizer, source), pieces_of(tokenizer, target)
+    old, new = pieces_of(text, source), pieces_of(text, target)
     weights_old, weights_new = _by_piece(source, old), _by_piece(target, new)
     carried = [1.0] * len(new)
-    found = pairing_of(tokenizer, source, target)  # of the first pieces, so that indices agree
+    found = pairing_of(text, source, target)  # of the first pieces, so that indices agree
     for sources, targets in [*(((s,), (t,)) for s, t in found.kept), *found.swapped]:
         for k in targets:
             carried[k] = weights_old[sources[0]]
-    factors = torch.ones(chunk_length(tokenizer))
+    factors = torch.ones(text.length)
     for k, piece in enumerate(new):
         if carried[k] == 0.0 or any(position >= len(factors) - 1 for position in piece.positions):
             carried[k] = weights_new[

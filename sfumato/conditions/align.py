@@ -1,7 +1,7 @@
 """Which token of one prompt answers to which token of another, and which tokens a word is made of.
 
-Used by Prompt-to-Prompt (Hertz et al., 2022, https://arxiv.org/abs/2208.01626). Positions count the start token as 0
-and stay within one chunk of the text encoder, `length` positions.
+Used by Prompt-to-Prompt (Hertz et al., 2022, https://arxiv.org/abs/2208.01626). Positions stay within one chunk of the
+text, `TextSide.length`, and before its last, which is an end or padding.
 
 Differs from the authors' code, whose behaviour `released=True` gives: a word is looked up without regard to case and
 punctuation around it, phrases are allowed, and a word that is not there is an error instead of an edit that does
@@ -21,16 +21,23 @@ from torch import Tensor
 from sfumato.conditions.pairing import Pairing, aligned, pairing
 from sfumato.conditions.words import Piece, occurrences, pieces_of
 from sfumato.errors import UsageError
-from sfumato.models.base import Tokenizer
+from sfumato.models.base import TextSide
 from sfumato.models.prompt_syntax import plain_text
 
 Bounds = float | tuple[float, float]
 DEFAULT = "default_"
+_START, _END = -1, -2
+"""Stand for the tokens around a prompt."""
 
 
-def chunk_length(tokenizer: Tokenizer) -> int:
-    """Positions of one chunk, start and end token counted."""
-    return tokenizer.max_words_tokens + 2
+def room(text: TextSide) -> int:
+    """Positions of one chunk that words can stand at."""
+    return max(text.length - 1 - text.start, 0)
+
+
+def words_end(text: TextSide, prompt: str) -> int:
+    """The position after the prompt's last word, which may lie beyond the first chunk."""
+    return max((position for _, positions in text.words(prompt) for position in positions), default=text.start - 1) + 1
 
 
 def words_of(prompt: str, *, released: bool = False) -> list[str]:
@@ -38,45 +45,40 @@ def words_of(prompt: str, *, released: bool = False) -> list[str]:
     return prompt.split(" ") if released else plain_text(prompt).split()
 
 
-def token_ids(tokenizer: Tokenizer, prompt: str, *, released: bool = False) -> list[int]:
-    """Tokens of the prompt's words, start and end token left out (released: of the prompt as it is)."""
-    return tokenizer.ids(prompt if released else plain_text(prompt))
-
-
-def word_positions(tokenizer: Tokenizer, prompt: str, *, released: bool = False) -> list[list[int]]:
-    """Token positions of each word of the prompt, in order."""
-    words, ids = words_of(prompt, released=released), token_ids(tokenizer, prompt, released=released)
+def word_positions(text: TextSide, prompt: str, *, released: bool = False) -> list[list[int]]:
+    """Positions of each word of the prompt, in order."""
+    words = words_of(prompt, released=released)
     found: list[list[int]] = [[] for _ in words]
     if not released:
-        for piece in pieces_of(tokenizer, prompt):
+        for piece in pieces_of(text, prompt):
             found[piece.word] += piece.positions
         return found
     # Walk over the decoded tokens; a word is complete once as many characters were seen as it has
     word, seen = 0, 0
-    for position, token_id in enumerate(ids, start=1):
+    for position, (_, characters) in enumerate(text.tokens(prompt), start=text.start):
         if word == len(words):
             break
         found[word].append(position)
-        seen += len(tokenizer.text(token_id))
+        seen += len(characters)
         if seen >= len(words[word]):
             word, seen = word + 1, 0
     return found
 
 
-def token_indices(tokenizer: Tokenizer, prompt: str, word: str, *, released: bool = False) -> list[int]:
+def token_indices(text: TextSide, prompt: str, word: str, *, released: bool = False) -> list[int]:
     """Token positions of every occurrence of a word or phrase, punctuation around it left out.
 
     Raises:
         UsageError: The word is not in the prompt; lists the prompt's words.
     """
     if released:
-        words, positions = words_of(prompt, released=True), word_positions(tokenizer, prompt, released=True)
-        return [p for text, at in zip(words, positions, strict=True) if text == word for p in at]
-    return positions_in(pieces_of(tokenizer, prompt), prompt, word)
+        words, positions = words_of(prompt, released=True), word_positions(text, prompt, released=True)
+        return [p for one, at in zip(words, positions, strict=True) if one == word for p in at]
+    return positions_in(pieces_of(text, prompt), prompt, word)
 
 
 def positions_in(pieces: Sequence[Piece], prompt: str, word: str) -> list[int]:
-    """The same from the pieces of the prompt, without a tokenizer."""
+    """The same from the pieces of the prompt, without a text side."""
     found = [p for place in occurrences(pieces, word) for p in place]
     if not found:
         words = words_of(prompt)
@@ -84,30 +86,30 @@ def positions_in(pieces: Sequence[Piece], prompt: str, word: str) -> list[int]:
     return found
 
 
-def indicator(tokenizer: Tokenizer, prompt: str, words: Sequence[str], *, released: bool = False) -> Tensor:
+def indicator(text: TextSide, prompt: str, words: Sequence[str], *, released: bool = False) -> Tensor:
     """1 at the tokens of the words, (length,), 0 elsewhere.
 
     Raises:
         UsageError: A word is not in the prompt.
     """
-    row = torch.zeros(chunk_length(tokenizer))
+    row = torch.zeros(text.length)
     for word in words:
-        row[_inside(token_indices(tokenizer, prompt, word, released=released), len(row), word)] = 1.0
+        row[_inside(text, token_indices(text, prompt, word, released=released), word)] = 1.0
     return row
 
 
-def pairing_of(tokenizer: Tokenizer, source: str, target: str) -> Pairing:
+def pairing_of(text: TextSide, source: str, target: str) -> Pairing:
     """What the target keeps of the source's words, swaps, adds and removes, of `edited_pieces`."""
-    return pairing(edited_pieces(tokenizer, source), edited_pieces(tokenizer, target))
+    return pairing(edited_pieces(text, source), edited_pieces(text, target))
 
 
-def edited_pieces(tokenizer: Tokenizer, prompt: str) -> list[Piece]:
+def edited_pieces(text: TextSide, prompt: str) -> list[Piece]:
     """The prompt's pieces that begin within the first chunk, where attention is edited."""
-    last = chunk_length(tokenizer) - 1
-    return [piece for piece in pieces_of(tokenizer, prompt) if piece.positions and piece.positions[0] < last]
+    last = text.length - 1
+    return [piece for piece in pieces_of(text, prompt) if piece.positions and piece.positions[0] < last]
 
 
-def replace_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: bool = False) -> Tensor:
+def replace_mapper(text: TextSide, source: str, target: str, *, released: bool = False) -> Tensor:
     """Word swap: weight of each source token in each target token, (length source, length target).
 
     A kept word pairs its tokens one to one. Swapped words, one or many, spread each of their n_s source tokens evenly
@@ -118,8 +120,8 @@ def replace_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: 
             several words have none in common.
     """
     if released:
-        return _released_replace_mapper(tokenizer, source, target)
-    old, new = edited_pieces(tokenizer, source), edited_pieces(tokenizer, target)
+        return _released_replace_mapper(text, source, target)
+    old, new = edited_pieces(text, source), edited_pieces(text, target)
     found = pairing(old, new)
     counts = len(words_of(source)), len(words_of(target))
     if not found.is_swap and not found.kept and counts[0] == counts[1]:
@@ -137,36 +139,40 @@ def replace_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: 
             f"a word swap exchanges words for others, or needs equally many words, got {counts[0]} and {counts[1]};"
             f" here {', '.join(alone)}: {source!r}, {target!r}; use edit='refine' where words are added or removed"
         )
-    length = chunk_length(tokenizer)
+    length = text.length
     mapper = torch.zeros(length, length)
-    mapper[0, 0] = 1.0
+    before = min(text.start, length)
+    mapper[:before, :before] = torch.eye(before)
     runs = [*(((s,), (t,)) for s, t in found.kept), *found.swapped]
     for run, other in runs:
         rows = [p for k in run for p in old[k].positions if p < length - 1]
         columns = [p for k in other for p in new[k].positions if p < length - 1]
         share = torch.eye(len(rows)) if len(rows) == len(columns) else torch.tensor(1.0 / max(len(columns), 1))
         mapper[torch.tensor(rows, dtype=torch.long)[:, None], torch.tensor(columns, dtype=torch.long)] = share
-    i, j = (min(len(token_ids(tokenizer, prompt)) + 1, length - 1) for prompt in (source, target))
+    i, j = (min(words_end(text, prompt), length - 1) for prompt in (source, target))
     padding = min(length - i, length - j)
     mapper[i : i + padding, j : j + padding] = torch.eye(padding)
     mapper[-1, j + padding :] = 1.0  # a shorter target has more padding than the source: it reads the last of it
     return mapper
 
 
-def refine_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: bool = False) -> tuple[Tensor, Tensor]:
+def refine_mapper(text: TextSide, source: str, target: str, *, released: bool = False) -> tuple[Tensor, Tensor]:
     """Refinement: the source position of each target token, (length,), -1 where new; and 1 where aligned, (length,).
 
     What the target keeps of the source is aligned, see `pairing`; a swapped word counts as new. Released: tokens are
     aligned whatever words they are of, in order, see `pairing.aligned`.
     """
-    length = chunk_length(tokenizer)
-    sources, targets = (token_ids(tokenizer, prompt, released=released) for prompt in (source, target))
-    i, j = (min(len(ids) + 1, length - 1) for ids in (sources, targets))  # the end tokens
+    length = text.length
     if released:
-        pairs = aligned([-1, *sources, -2][:length], [-1, *targets, -2][:length])
+        framed = [
+            [*[_START] * text.start, *(token for token, _ in text.tokens(prompt)), _END] for prompt in (source, target)
+        ]
+        i, j = (min(len(tokens), length) - 1 for tokens in framed)
+        pairs = aligned(framed[0][:length], framed[1][:length])
     else:
-        old, new = edited_pieces(tokenizer, source), edited_pieces(tokenizer, target)
-        pairs = [(0, 0), (i, j)]
+        i, j = (min(words_end(text, prompt), length - 1) for prompt in (source, target))
+        old, new = edited_pieces(text, source), edited_pieces(text, target)
+        pairs = [*((p, p) for p in range(text.start)), (i, j)]
         for s, t in pairing(old, new).kept:
             both = zip(old[s].positions, new[t].positions, strict=True)
             pairs += [(p, q) for p, q in both if p < length - 1 and q < length - 1]
@@ -179,7 +185,7 @@ def refine_mapper(tokenizer: Tokenizer, source: str, target: str, *, released: b
     return mapper, known
 
 
-def _released_replace_mapper(tokenizer: Tokenizer, source: str, target: str) -> Tensor:
+def _released_replace_mapper(text: TextSide, source: str, target: str) -> Tensor:
     """The authors': words paired by position, and after the last changed word a neighbour where token counts differ."""
     source_words, target_words = words_of(source, released=True), words_of(target, released=True)
     if len(source_words) != len(target_words):
@@ -187,10 +193,10 @@ def _released_replace_mapper(tokenizer: Tokenizer, source: str, target: str) -> 
             f"a word swap as released needs prompts with equally many words, got {len(source_words)} and"
             f" {len(target_words)}: {source!r}, {target!r}; use edit='refine' where words are added or removed"
         )
-    length = chunk_length(tokenizer)
+    length = text.length
     mapper = torch.zeros(length, length)
-    source_at = word_positions(tokenizer, source, released=True)
-    target_at = word_positions(tokenizer, target, released=True)
+    source_at = word_positions(text, source, released=True)
+    target_at = word_positions(text, target, released=True)
     changed = [
         (s, t)
         for a, b, s, t in zip(source_words, target_words, source_at, target_at, strict=True)
@@ -213,7 +219,7 @@ def _released_replace_mapper(tokenizer: Tokenizer, source: str, target: str) -> 
 
 
 def replace_schedule(
-    tokenizer: Tokenizer,
+    text: TextSide,
     targets: Sequence[str],
     num_inference_steps: int,
     cross_replace_steps: Bounds | Mapping[str, Bounds],
@@ -227,7 +233,7 @@ def replace_schedule(
     steps ends after 40, 0.5 after 25), and with DDIM the last row is never reached.
 
     Args:
-        tokenizer: The model's.
+        text: The model's.
         targets: Edited prompts.
         num_inference_steps: N.
         cross_replace_steps: A share of the run (0 to b), a pair (start, end), or such per word of the edited prompts
@@ -239,7 +245,7 @@ def replace_schedule(
     """
     table = dict(cross_replace_steps) if isinstance(cross_replace_steps, Mapping) else {DEFAULT: cross_replace_steps}
     rows = num_inference_steps + 1
-    alpha = torch.zeros(rows, len(targets), chunk_length(tokenizer))
+    alpha = torch.zeros(rows, len(targets), text.length)
 
     def fill(bounds: Bounds, target: int, columns: slice | list[int]) -> None:
         start, end = share_of_run(bounds, "cross_replace_steps")
@@ -252,23 +258,23 @@ def replace_schedule(
     for word, bounds in table.items():
         if word == DEFAULT:
             continue
-        for target, at in _occurrences(tokenizer, targets, word, released=released):
-            fill(bounds, target, _inside(at, alpha.shape[-1], word))
+        for target, at in _occurrences(text, targets, word, released=released):
+            fill(bounds, target, _inside(text, at, word))
     return alpha
 
 
 def equalizer(
-    tokenizer: Tokenizer, targets: Sequence[str], weights: Mapping[str, float], *, released: bool = False
+    text: TextSide, targets: Sequence[str], weights: Mapping[str, float], *, released: bool = False
 ) -> Tensor:
     """Factor on each token's attention, (targets, length): the word's weight at its tokens, 1 elsewhere.
 
     Raises:
         UsageError: A word is in none of the edited prompts.
     """
-    factors = torch.ones(len(targets), chunk_length(tokenizer))
+    factors = torch.ones(len(targets), text.length)
     for word, weight in weights.items():
-        for target, at in _occurrences(tokenizer, targets, word, released=released):
-            factors[target, _inside(at, factors.shape[1], word)] = weight
+        for target, at in _occurrences(text, targets, word, released=released):
+            factors[target, _inside(text, at, word)] = weight
     return factors
 
 
@@ -286,14 +292,12 @@ def share_of_run(bounds: Bounds, name: str) -> tuple[float, float]:
     return start, end
 
 
-def _occurrences(
-    tokenizer: Tokenizer, prompts: Sequence[str], word: str, *, released: bool
-) -> list[tuple[int, list[int]]]:
+def _occurrences(text: TextSide, prompts: Sequence[str], word: str, *, released: bool) -> list[tuple[int, list[int]]]:
     """(prompt, token positions) for each prompt that holds the word."""
     found, refused = [], None
     for index, prompt in enumerate(prompts):
         try:
-            found.append((index, token_indices(tokenizer, prompt, word, released=released)))
+            found.append((index, token_indices(text, prompt, word, released=released)))
         except UsageError as error:
             refused = error
     if not found and refused is not None:
@@ -301,12 +305,12 @@ def _occurrences(
     return found
 
 
-def _inside(positions: list[int], length: int, word: str) -> list[int]:
+def _inside(text: TextSide, positions: list[int], word: str) -> list[int]:
     """The positions that lie in the first chunk; warns about the others."""
-    inside = [p for p in positions if p < length - 1]
+    inside = [p for p in positions if p < text.length - 1]
     if len(inside) < len(positions):
         warnings.warn(
-            f"{word!r} lies beyond the first {length - 2} tokens of its prompt, where attention is not edited;"
+            f"{word!r} lies beyond the first {room(text)} tokens of its prompt, where attention is not edited;"
             " move it further to the front",
             stacklevel=2,
         )

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sfumato import checks
-from sfumato.conditions.align import chunk_length, token_ids
+from sfumato.conditions.align import room, words_end
 from sfumato.conditions.sentences import Writer, template_sentences
 from sfumato.errors import DirectionError, UsageError
 from sfumato.json_input import check_fields
@@ -240,9 +240,9 @@ def mean_embedding(model: Model, sentences: Sequence[str]) -> tuple[Tensor, Tens
     sentences = checks.listed("the sentences of a direction", sentences, checks.text, most=MOST_SENTENCES)
     if not sentences or not all(sentence.strip() for sentence in sentences):
         raise UsageError(f"a bank needs sentences, none of them blank; got {len(sentences)}")
-    tokens = chunk_length(model.tokenizer)
-    if any(len(token_ids(model.tokenizer, sentence)) > tokens - 2 for sentence in sentences):
-        warnings.warn(f"sentences longer than {tokens - 2} tokens are cut there", stacklevel=2)
+    text, tokens = model.text, model.text.length
+    if any(words_end(text, sentence) - text.start > room(text) for sentence in sentences):
+        warnings.warn(f"sentences longer than {room(text)} tokens are cut there", stacklevel=2)
     total: Tensor | float = 0.0
     pooled: Tensor | float = 0.0
     for start in range(0, len(sentences), _BATCH):

@@ -108,7 +108,7 @@ def aligned(source: Sequence[Hashable], target: Sequence[Hashable]) -> list[tupl
 
 
 def _key(piece: Piece) -> Hashable:
-    return piece.key, piece.ids
+    return piece.key, len(piece.positions)
 
 
 def _moved_tags(source: Sequence[Piece], target: Sequence[Piece]) -> list[tuple[int, int]]:

@@ -46,7 +46,7 @@ from sfumato.edits.result import LatentEdit
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.sampled_source import with_trajectory
-from sfumato.models.base import Condition, Model, Tokenizer
+from sfumato.models.base import Condition, Model, TextSide
 from sfumato.models.schedules import Step
 from sfumato.registry import Option, method
 from sfumato.sampling.draws import Generators
@@ -165,7 +165,7 @@ def ledits(
     texts = list(dict.fromkeys([source_prompt, negative_prompt, *targets, *(concepts or ())]))
     encoded = model.encode_prompt(texts)
     told = {text: encoded[[row]] for row, text in enumerate(texts)}
-    rows, terms = _plan(model.tokenizer, told, source_prompt, negative_prompt, targets, concepts, own, guidance_scale)
+    rows, terms = _plan(model.text, told, source_prompt, negative_prompt, targets, concepts, own, guidance_scale)
     branch = Branch(told[source_prompt], told[negative_prompt], own)
     if drawn and start > 0:
         source = with_trajectory(model, source, branch, watch=watch)
@@ -213,7 +213,7 @@ def ledits(
 
 
 def _plan(
-    tokenizer: Tokenizer,
+    text: TextSide,
     told: Mapping[str, Condition],
     source_prompt: str,
     negative_prompt: str,
@@ -231,23 +231,23 @@ def _plan(
     for k, target in enumerate(targets, start=1):
         if concepts is None:
             rows.append(Row(f"target-{k}", k, told[target]))
-            looks = [(f"target-{k}", target, _new_words(tokenizer, target, source_prompt))]
-            looks.append(("base-0", source_prompt, _new_words(tokenizer, source_prompt, target)))
-            tokens = tuple((row, align.indicator(tokenizer, text, words)) for row, text, words in looks if words)
+            looks = [(f"target-{k}", target, _new_words(text, target, source_prompt))]
+            looks.append(("base-0", source_prompt, _new_words(text, source_prompt, target)))
+            tokens = tuple((row, align.indicator(text, prompt, words)) for row, prompt, words in looks if words)
             if target != source_prompt:
                 terms.append(_Concept(k, f"target-{k}", scale, True, tokens))
             continue
         for number, (concept, share) in enumerate(concepts.items()):
             rows.append(Row(name := f"concept-{k}-{number}", k, told[concept]))
-            words = align.indicator(tokenizer, concept, align.words_of(concept))
+            words = align.indicator(text, concept, align.words_of(concept))
             terms.append(_Concept(k, name, scale * share, False, ((name, words),)))
     return Rows(rows), terms
 
 
-def _new_words(tokenizer: Tokenizer, prompt: str, other: str) -> list[str]:
+def _new_words(text: TextSide, prompt: str, other: str) -> list[str]:
     """Words of a prompt that the other one lacks, without regard to case; in scripts without spaces letters."""
-    known = {piece.key for piece in pieces_of(tokenizer, other)}
-    return [piece.text for piece in pieces_of(tokenizer, prompt) if not piece.is_punctuation and piece.key not in known]
+    known = {piece.key for piece in pieces_of(text, other)}
+    return [piece.text for piece in pieces_of(text, prompt) if not piece.is_punctuation and piece.key not in known]
 
 
 def _mask(strength: Tensor, term: _Concept, rows: Rows, maps: CrossAttentionMaps, kind: str, quantile: float) -> Tensor:

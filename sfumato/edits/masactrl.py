@@ -242,5 +242,5 @@ def _regions(
         raise UsageError(
             f"foreground_words needs one word for all, or one for each of {len(prompts)} prompts; got {one_each}"
         )
-    rows = [align.indicator(model.tokenizer, p, [w]) for p, w in zip(prompts, one_each, strict=True)]
+    rows = [align.indicator(model.text, p, [w]) for p, w in zip(prompts, one_each, strict=True)]
     return WordRegions(maps, torch.stack(rows), threshold)

@@ -44,7 +44,7 @@ def mask_from_words(
     Raises:
         UsageError: A word is not in the prompt.
     """
-    row = indicator(model.tokenizer, prompt, words)
+    row = indicator(model.text, prompt, words)
     size = (clean.shape[-2], clean.shape[-1])
     maps = CrossAttentionMaps()
     control, condition = AttentionControl([maps]), model.encode_prompt(prompt)

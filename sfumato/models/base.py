@@ -187,20 +187,26 @@ ProjectionHook = Callable[[str, Tensor, Tensor], Tensor]
 """From a linear layer's name, its input (rows, tokens, in) and output (rows, tokens, out), to what goes on."""
 
 
-class Tokenizer(Protocol):
-    """The text side of a model, as far as a method may see it."""
+class TextSide(Protocol):
+    """Which words stand at which positions of the text that attention looks at.
 
-    max_words_tokens: int
-    """Tokens of text that fit one chunk, start and end token not counted."""
+    Attributes:
+        length: Positions of one chunk of text, where attention is edited; the last is an end or padding. 0: the model
+            reads no text.
+        start: Positions before the first word.
+    """
 
-    def ids(self, prompt: str) -> list[int]:
-        """Token ids of the whole prompt, without start and end token."""
+    length: int
+    start: int
 
-    def text(self, token_id: int) -> str:
-        """A token in characters, without its end-of-word mark."""
+    def words(self, prompt: str) -> list[tuple[str, tuple[int, ...]]]:
+        """The words of a prompt and its punctuation, in order, each with all its positions.
 
-    def size(self, token_id: int) -> int:
-        """How many bytes of text a token stands for; a letter may be several tokens, and a token several letters."""
+        Weights written in the prompt are left out. Positions go on beyond `length` where the prompt does.
+        """
+
+    def tokens(self, prompt: str) -> list[tuple[int, str]]:
+        """The tokens of a prompt as it is, from position `start` on: number and characters."""
 
 
 class Model(ABC):
@@ -210,7 +216,7 @@ class Model(ABC):
         name, revision: What was loaded: the name asked for, and the hub commit or content fingerprint.
         device, dtype: Where and in what precision the networks compute.
         schedule: Noise levels.
-        tokenizer: Words to positions.
+        text: Words to positions.
         latent_channels: Channels of the latents.
         vae_scale_factor: Pixels per latent, along one side.
         sample_size: (height, width) in pixels that the model was trained at.
@@ -232,7 +238,7 @@ class Model(ABC):
     device: torch.device
     dtype: torch.dtype
     schedule: DiscreteVP
-    tokenizer: Tokenizer
+    text: TextSide
     latent_channels: int
     vae_scale_factor: int
     sample_size: tuple[int, int]

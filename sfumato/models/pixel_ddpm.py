@@ -16,23 +16,21 @@ from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import AttentionSite, Condition, FeatureHook, KernelHook, Model, ProjectionHook, SourceHook
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.hooks import feature_hooked, kernel_hooked, projection_hooked, projections, source_hooked
+from sfumato.models.prompt_syntax import plain_text
 from sfumato.models.scheduling import schedule_of
 from sfumato.models.sites import attention_layers, sites_of
 
 
 class NoText:
-    """The text side of a model that has none: no prompt has any token."""
+    """The text side of a model that has none: no word has a position."""
 
-    max_words_tokens = 0
+    length = start = 0
 
-    def ids(self, prompt: str) -> list[int]:
+    def words(self, prompt: str) -> list[tuple[str, tuple[int, ...]]]:
+        return [(word, ()) for word in plain_text(prompt).split()]
+
+    def tokens(self, prompt: str) -> list[tuple[int, str]]:
         return []
-
-    def text(self, token_id: int) -> str:
-        raise UsageError("the model is unconditional: it has no tokens")
-
-    def size(self, token_id: int) -> int:
-        raise UsageError("the model is unconditional: it has no tokens")
 
 
 class UnconditionalDDPM(Model):
@@ -52,7 +50,7 @@ class UnconditionalDDPM(Model):
         """
         self.unet, self.schedule, self.name, self.revision = unet, schedule, name, revision
         self.device, self.dtype = unet.device, unet.dtype
-        self.tokenizer = NoText()
+        self.text = NoText()
         config = unet.config
         self.latent_channels = int(config.in_channels)
         if self.latent_channels not in (1, 3) or config.out_channels not in (

@@ -92,7 +92,7 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
     """
     if scheduler not in _DDIM:
         model.notes += (f"the model's own scheduler {scheduler} is replaced: its noise levels are walked with DDIM",)
-    if model.tokenizer.max_words_tokens == 0:  # an unconditional model has no guidance to be distilled
+    if model.text.length == 0:  # an unconditional model has no guidance to be distilled
         return
     told = [name for name in names if _FEW_STEPS.search(name)]
     told += [name for name in loras if _FEW_STEPS_LORA.search(name)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from sfumato.models.base import Condition
 from sfumato.models.scheduling import schedule_of
 from sfumato.models.stable_diffusion import StableDiffusion
-from sfumato.models.text import ClipTokenizer, chunked_ids, reweighted
+from sfumato.models.text import ClipText, chunked_ids, reweighted
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -53,9 +53,7 @@ class StableDiffusionXL(StableDiffusion):
             condition = Condition(condition.prompt_embeds * keep[:, None, None], pooled * keep[:, None])
         return condition
 
-    def _encoded(
-        self, tokenizer: ClipTokenizer, encoder: Any, texts: Sequence[str], count: int
-    ) -> tuple[Tensor, Tensor]:
+    def _encoded(self, tokenizer: ClipText, encoder: Any, texts: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
         """Embeddings, (rows, count x tokens, dim), and the pooled one of the first chunk, (rows, dim)."""
         chunks = chunked_ids(tokenizer, texts, count).to(self.device)
         output = encoder(chunks.flatten(0, 1), output_hidden_states=True)
@@ -63,7 +61,7 @@ class StableDiffusionXL(StableDiffusion):
         embeds = output.hidden_states[-2].unflatten(0, chunks.shape[:2]).flatten(1, 2)
         return embeds, output[0].unflatten(0, chunks.shape[:2])[:, 0]
 
-    def _empty(self, tokenizer: ClipTokenizer, encoder: Any) -> Tensor:
+    def _empty(self, tokenizer: ClipText, encoder: Any) -> Tensor:
         return self._encoded(tokenizer, encoder, [""], 1)[0]
 
     def _added_conditions(self, latents: Tensor, condition: Condition) -> dict[str, Tensor] | None:

@@ -25,7 +25,7 @@ from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.hooks import feature_hooked, kernel_hooked, projection_hooked, projections, source_hooked
 from sfumato.models.scheduling import schedule_of
 from sfumato.models.sites import attention_layers, decoder_blocks_of, sites_of
-from sfumato.models.text import ClipTokenizer, chunked_ids, fingerprint, reweighted
+from sfumato.models.text import ClipText, chunked_ids, fingerprint, reweighted
 
 
 class StableDiffusion(Model):
@@ -41,8 +41,8 @@ class StableDiffusion(Model):
         """Takes loaded networks, on one device and in one dtype; see `load_model` for the usual way."""
         self.unet, self.vae, self.text_encoders = unet, vae, list(text_encoders)
         pairs = zip(tokenizers, text_encoders, strict=True)
-        self.tokenizers = [ClipTokenizer(tokenizer, encoder) for tokenizer, encoder in pairs]
-        self.tokenizer: ClipTokenizer = self.tokenizers[0]
+        self.tokenizers = [ClipText(tokenizer, encoder) for tokenizer, encoder in pairs]
+        self.text: ClipText = self.tokenizers[0]
         self.schedule, self.name, self.revision = schedule, name, revision
         self.device, self.dtype = unet.device, unet.dtype
         self.latent_channels = int(unet.config.in_channels)
@@ -97,12 +97,12 @@ class StableDiffusion(Model):
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
 
         def encoded(texts: Sequence[str]) -> Tensor:
-            chunks = chunked_ids(self.tokenizer, texts).to(self.device)
+            chunks = chunked_ids(self.text, texts).to(self.device)
             output = self.text_encoders[0](chunks.flatten(0, 1))[0]  # (rows x chunks, tokens, dim)
             embeds: Tensor = output.unflatten(0, chunks.shape[:2]).flatten(1, 2)
             return embeds
 
-        return Condition(reweighted(encoded(texts), self.tokenizer, texts, lambda: encoded([""])))
+        return Condition(reweighted(encoded(texts), self.text, texts, lambda: encoded([""])))
 
     @property
     def networks(self) -> tuple[object, ...]:

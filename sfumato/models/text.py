@@ -13,12 +13,15 @@ from torch import Tensor
 
 from sfumato.errors import ModelError
 from sfumato.models.prompt_syntax import Prompt, read_prompt
+from sfumato.models.words import words_with_positions
 
 _LETTERS: Final = "abc"
 
 
-class ClipTokenizer:
-    """What a method may see of a CLIP tokenizer, and what the adapter needs to lay out its input."""
+class ClipText:
+    """The text side of a CLIP encoder, and what the adapter needs to lay out its input."""
+
+    start = 1
 
     def __init__(self, tokenizer: Any, encoder: Any) -> None:
         """Takes the tokenizer and the text encoder that it belongs to.
@@ -29,9 +32,9 @@ class ClipTokenizer:
         self._tokenizer = tokenizer
         # a tokenizer that was saved without its length says 10^30
         self.length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
-        self.max_words_tokens = self.length - 2
-        self.start, self.end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
-        self.padding = self.end if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        self.chunk = self.length - 2
+        self.start_token, self.end_token = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+        self.padding = self.end_token if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         known, rows = len(tokenizer), encoder.get_input_embeddings().num_embeddings
         if known > rows:
             raise ModelError(
@@ -66,7 +69,15 @@ class ClipTokenizer:
         weights = [weight for part, weight in parts for _ in part]
         return ids, [*weights, *[1.0] * len(ids)][: len(ids)]
 
-    def text(self, token_id: int) -> str:
+    def words(self, prompt: str) -> list[tuple[str, tuple[int, ...]]]:
+        """See `TextSide`; positions beyond `length` are of further chunks."""
+        return words_with_positions(self, prompt, self.start)
+
+    def tokens(self, prompt: str) -> list[tuple[int, str]]:
+        """See `TextSide`."""
+        return [(token, self.characters(token)) for token in self.ids(prompt)]
+
+    def characters(self, token_id: int) -> str:
         """A token in characters, without its end-of-word mark."""
         return str(self._tokenizer.decode([token_id])).strip()
 
@@ -91,22 +102,22 @@ class ClipTokenizer:
         return len(str(self._tokenizer.convert_ids_to_tokens(token_id)).removesuffix("</w>"))
 
 
-def chunked_ids(tokenizer: ClipTokenizer, prompts: Sequence[str], chunks: int | None = None) -> Tensor:
+def chunked_ids(tokenizer: ClipText, prompts: Sequence[str], chunks: int | None = None) -> Tensor:
     """Token ids, (rows, chunks, length): each chunk framed by start and end token and padded.
 
     All rows get as many chunks as the longest prompt needs, or `chunks` when that is more.
     """
-    size = tokenizer.max_words_tokens
+    size = tokenizer.chunk
     words = [tokenizer.weighted_ids(prompt)[0] for prompt in prompts]
     count = max([1, chunks or 1, *(-(-len(ids) // size) for ids in words)])
     rows = []
     for ids in words:
-        framed = [[tokenizer.start, *ids[i * size : (i + 1) * size], tokenizer.end] for i in range(count)]
+        framed = [[tokenizer.start_token, *ids[i * size : (i + 1) * size], tokenizer.end_token] for i in range(count)]
         rows.append([chunk + [tokenizer.padding] * (tokenizer.length - len(chunk)) for chunk in framed])
     return torch.tensor(rows)
 
 
-def reweighted(embeds: Tensor, tokenizer: ClipTokenizer, prompts: Sequence[str], empty: Callable[[], Tensor]) -> Tensor:
+def reweighted(embeds: Tensor, tokenizer: ClipText, prompts: Sequence[str], empty: Callable[[], Tensor]) -> Tensor:
     r"""Embeddings with the weights of their prompts: e + (w - 1) (e - e_empty) at each token, w its weight.
 
     Args:
@@ -115,7 +126,7 @@ def reweighted(embeds: Tensor, tokenizer: ClipTokenizer, prompts: Sequence[str],
         prompts: One a row.
         empty: Gives the output for the empty prompt, (1, length, dim); asked where any weight is not 1.
     """
-    size, chunks = tokenizer.max_words_tokens, embeds.shape[1] // tokenizer.length
+    size, chunks = tokenizer.chunk, embeds.shape[1] // tokenizer.length
     factors = torch.ones(len(prompts), chunks, tokenizer.length)
     for row, prompt in enumerate(prompts):
         weights = tokenizer.weighted_ids(prompt)[1]
@@ -138,7 +149,7 @@ def _weighted_words(prompt: Prompt) -> list[tuple[str, float]]:
     ]
 
 
-def fingerprint(encoders: Sequence[Any], tokenizers: Sequence[ClipTokenizer]) -> str:
+def fingerprint(encoders: Sequence[Any], tokenizers: Sequence[ClipText]) -> str:
     """Hash of text encoders and their vocabularies, 16 hexadecimal digits; the same in every precision.
 
     Of the weights only the signs are taken: rounding to half precision keeps every one of them, and no two trainings

@@ -139,7 +139,7 @@ def test_both_text_embeddings_of_sdxl(toy_xl_model: Any) -> None:
 
 
 def test_tokens_are_paired_with_their_own(toy_model: Any) -> None:
-    tokenizer = toy_model.tokenizer
+    tokenizer = toy_model.text
     assert paired_tokens(tokenizer, CAT, DOG, 77) == list(range(77))
     start = len(tokenizer.ids("a photo of a")) + 1
     new = len(tokenizer.ids(RED)) - len(tokenizer.ids(CAT))

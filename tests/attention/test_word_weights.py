@@ -51,7 +51,7 @@ def test_without_injected_attention_weights_stay_in_the_text(toy_model: Any) -> 
 
 
 def test_factors_are_relative_to_the_sources_weights(toy_model: Any) -> None:
-    tokenizer = toy_model.tokenizer
+    tokenizer = toy_model.text
     found = word_weights(tokenizer, "a (cat:2) and a (red:0.5) mat", "a (dog:3) and a (red:0.5) (big:1.2) mat")
     at = {word: align.token_indices(tokenizer, found.prompt, word)[0] for word in ("dog", "red", "big")}
     assert found.factors[at["dog"]] == pytest.approx(1.5)  # takes the cat's place, and its weight in the text
@@ -64,13 +64,13 @@ def test_factors_are_relative_to_the_sources_weights(toy_model: Any) -> None:
 
 def test_a_weight_beyond_the_edited_maps_stays_in_the_text(toy_model: Any) -> None:
     words = " ".join(["cat"] * 80)
-    found = word_weights(toy_model.tokenizer, f"{words} hat", f"{words} (hat:1.5)")
+    found = word_weights(toy_model.text, f"{words} hat", f"{words} (hat:1.5)")
     assert bool((found.factors == 1.0).all())
     assert found.prompt == f"{words} (hat:1.500000)"
 
 
 def test_escaped_brackets_are_words_of_the_prompt(tiny_model: Any) -> None:
-    tokenizer = tiny_model.tokenizer
+    tokenizer = tiny_model.text
     assert align.token_indices(tokenizer, r"a (red:1.3) hat \(cat\)", "red") == [2]
     assert align.words_of(r"a (red:1.3) hat \(cat\)") == ["a", "red", "hat", "(cat)"]
     mapper = align.replace_mapper(tokenizer, "a (red:1.3) cat", "a red dog")

@@ -11,8 +11,8 @@ from sfumato.errors import UsageError
 
 
 @pytest.fixture
-def tokenizer(tiny_model: Any) -> Any:
-    return tiny_model.tokenizer
+def text(tiny_model: Any) -> Any:
+    return tiny_model.text
 
 
 @pytest.mark.parametrize(
@@ -31,26 +31,26 @@ def tokenizer(tiny_model: Any) -> Any:
         ('a "red" car', "red", [3]),
     ],
 )
-def test_words_are_found(tokenizer: Any, prompt: str, word: str, positions: list[int]) -> None:
-    assert align.token_indices(tokenizer, prompt, word) == positions
+def test_words_are_found(text: Any, prompt: str, word: str, positions: list[int]) -> None:
+    assert align.token_indices(text, prompt, word) == positions
 
 
 @pytest.mark.parametrize("prompt", ["a cat on a mat", "Ünïcödé 猫 and 🐱 cats", "it's 12 o'clock, isn't it?", "a" * 60])
-def test_every_token_belongs_to_exactly_one_word(tokenizer: Any, prompt: str) -> None:
-    positions = [p for word in align.word_positions(tokenizer, prompt) for p in word]
-    assert positions == list(range(1, len(tokenizer.ids(prompt)) + 1))
+def test_every_token_belongs_to_exactly_one_word(text: Any, prompt: str) -> None:
+    positions = [p for word in align.word_positions(text, prompt) for p in word]
+    assert positions == list(range(1, len(text.ids(prompt)) + 1))
 
 
-def test_a_missing_word_lists_the_prompts_words(tokenizer: Any) -> None:
+def test_a_missing_word_lists_the_prompts_words(text: Any) -> None:
     with pytest.raises(UsageError, match=r"'dog' is not in .*a, cat, on, a, mat"):
-        align.token_indices(tokenizer, "a cat on a mat", "dog")
-    assert align.token_indices(tokenizer, "a cat on a mat", "dog", released=True) == []  # theirs: silence
+        align.token_indices(text, "a cat on a mat", "dog")
+    assert align.token_indices(text, "a cat on a mat", "dog", released=True) == []  # theirs: silence
 
 
-def test_equal_prompts_align_to_themselves(tokenizer: Any) -> None:
+def test_equal_prompts_align_to_themselves(text: Any) -> None:
     prompt = "a photo of a hippopotamus on a wooden table"
-    assert torch.equal(align.replace_mapper(tokenizer, prompt, prompt), torch.eye(77))
-    mapper, aligned = align.refine_mapper(tokenizer, prompt, prompt)
+    assert torch.equal(align.replace_mapper(text, prompt, prompt), torch.eye(77))
+    mapper, aligned = align.refine_mapper(text, prompt, prompt)
     assert mapper.tolist() == list(range(77))
     assert bool(aligned.all())
 
@@ -63,25 +63,25 @@ def test_equal_prompts_align_to_themselves(tokenizer: Any) -> None:
         ("a cat and a lasagne near a tricycle", "a capybara and a dog near a bicycle"),
     ],
 )
-def test_swap_keeps_later_words_on_their_own_tokens(tokenizer: Any, source: str, target: str) -> None:
+def test_swap_keeps_later_words_on_their_own_tokens(text: Any, source: str, target: str) -> None:
     """The authors' matrix reads a neighbour here: the reason for `released`."""
-    mapper = align.replace_mapper(tokenizer, source, target)
-    source_at, target_at = (align.word_positions(tokenizer, prompt) for prompt in (source, target))
+    mapper = align.replace_mapper(text, source, target)
+    source_at, target_at = (align.word_positions(text, prompt) for prompt in (source, target))
     for a, b, s, t in zip(source.split(), target.split(), source_at, target_at, strict=True):
         block = mapper[s][:, t]
         assert float(block.sum()) == pytest.approx(len(s))
         if a == b:
             assert torch.equal(block, torch.eye(len(s)))
-    ends = len(tokenizer.ids(source)) + 1, len(tokenizer.ids(target)) + 1
+    ends = len(text.ids(source)) + 1, len(text.ids(target)) + 1
     assert mapper[ends] == 1.0
     assert torch.allclose(mapper.sum(dim=0)[ends[1] :], torch.ones(77 - ends[1]))  # padding reads padding
-    same = torch.equal(mapper, align.replace_mapper(tokenizer, source, target, released=True))
+    same = torch.equal(mapper, align.replace_mapper(text, source, target, released=True))
     assert same == (ends[0] == ends[1])  # theirs slips by the difference in tokens
 
 
-def test_refinement_marks_new_tokens(tokenizer: Any) -> None:
-    mapper, aligned = align.refine_mapper(tokenizer, "a bowl of soup", "a bowl of pea soup with croutons")
-    new = len(tokenizer.ids("with croutons"))
+def test_refinement_marks_new_tokens(text: Any) -> None:
+    mapper, aligned = align.refine_mapper(text, "a bowl of soup", "a bowl of pea soup with croutons")
+    new = len(text.ids("with croutons"))
     assert mapper[:6].tolist() == [0, 1, 2, 3, -1, 4]
     assert mapper[6 : 6 + new].tolist() == [-1] * new
     assert mapper[6 + new] == 5  # the end token
@@ -89,52 +89,75 @@ def test_refinement_marks_new_tokens(tokenizer: Any) -> None:
     assert aligned.tolist() == (mapper >= 0).float().tolist()
 
 
-def test_swap_refuses_what_it_cannot_pair(tokenizer: Any) -> None:
+def test_swap_refuses_what_it_cannot_pair(text: Any) -> None:
     with pytest.raises(UsageError, match=r"equally many words, got 2 and 3.*'red' is added.*edit='refine'"):
-        align.replace_mapper(tokenizer, "a cat", "a red cat")
+        align.replace_mapper(text, "a cat", "a red cat")
     with pytest.raises(UsageError, match=r"'red' removed.*edit='refine'"):
-        align.replace_mapper(tokenizer, "a red cat", "a cat")
+        align.replace_mapper(text, "a red cat", "a cat")
     with pytest.raises(UsageError, match=r"equally many words, got 2 and 3.*edit='refine'"):
-        align.replace_mapper(tokenizer, "a cat", "a red cat", released=True)
+        align.replace_mapper(text, "a cat", "a red cat", released=True)
 
 
-def test_schedule_rows(tokenizer: Any) -> None:
-    rows = align.replace_schedule(tokenizer, ["a dog on a rug"], 50, {"default_": (0.2, 0.8), "dog": 0.4})
+def test_schedule_rows(text: Any) -> None:
+    rows = align.replace_schedule(text, ["a dog on a rug"], 50, {"default_": (0.2, 0.8), "dog": 0.4})
     assert rows.shape == (51, 1, 77)
     other, dog = rows[:, 0, 3], rows[:, 0, 2]
     assert other.nonzero().flatten().tolist() == list(range(10, 40))
     assert dog.nonzero().flatten().tolist() == list(range(20))
-    assert float(align.replace_schedule(tokenizer, ["a dog"], 10, 1).min()) == 1.0  # a whole number is a number
+    assert float(align.replace_schedule(text, ["a dog"], 10, 1).min()) == 1.0  # a whole number is a number
 
 
-def test_schedule_does_not_change_the_callers_table(tokenizer: Any) -> None:
+def test_schedule_does_not_change_the_callers_table(text: Any) -> None:
     table = {"dog": 0.5}
-    align.replace_schedule(tokenizer, ["a dog"], 10, table)
+    align.replace_schedule(text, ["a dog"], 10, table)
     assert table == {"dog": 0.5}
 
 
 @pytest.mark.parametrize("bounds", [1.2, -0.1, (0.5, 0.2), (0.0, 1.5)])
-def test_bounds_outside_the_run_are_refused(tokenizer: Any, bounds: Any) -> None:
+def test_bounds_outside_the_run_are_refused(text: Any, bounds: Any) -> None:
     with pytest.raises(UsageError, match=r"\[0, 1\]"):
-        align.replace_schedule(tokenizer, ["a dog"], 10, bounds)
+        align.replace_schedule(text, ["a dog"], 10, bounds)
 
 
-def test_a_scheduled_or_weighted_word_must_be_in_a_target(tokenizer: Any) -> None:
+def test_a_scheduled_or_weighted_word_must_be_in_a_target(text: Any) -> None:
     targets = ["a dog on a mat", "a lion on a rug"]
     for misspelt in (
-        lambda: align.replace_schedule(tokenizer, targets, 10, {"tiger": 0.5}),
-        lambda: align.equalizer(tokenizer, targets, {"tiger": 2.0}),
+        lambda: align.replace_schedule(text, targets, 10, {"tiger": 0.5}),
+        lambda: align.equalizer(text, targets, {"tiger": 2.0}),
     ):
         with pytest.raises(UsageError, match="'tiger' is not in"):
             misspelt()
-    assert align.equalizer(tokenizer, targets, {"rug": 2.0}).nonzero().shape[0] == 2 * 77
-    assert align.equalizer(tokenizer, targets, {"rug": 2.0})[:, 5].tolist() == [1.0, 2.0]
+    assert align.equalizer(text, targets, {"rug": 2.0}).nonzero().shape[0] == 2 * 77
+    assert align.equalizer(text, targets, {"rug": 2.0})[:, 5].tolist() == [1.0, 2.0]
 
 
 def test_words_beyond_the_first_chunk_warn() -> None:
-    tokenizer = SimpleNamespace(
-        max_words_tokens=4, ids=lambda text: [ord(word[0]) for word in text.split()], text=lambda token: chr(token)
-    )
+    text = SimpleNamespace(length=6, start=1, words=lambda prompt: [(w, (k,)) for k, w in enumerate(prompt.split(), 1)])
     with pytest.warns(UserWarning, match="'f' lies beyond the first 4 tokens"):
-        row = align.indicator(tokenizer, "a b c d e f", ["f"])  # type: ignore[arg-type]
+        row = align.indicator(text, "a b c d e f", ["f"])  # type: ignore[arg-type]
     assert float(row.sum()) == 0.0
+
+
+def test_a_text_without_a_start_token_is_aligned_alike(text: Any) -> None:
+    """As T5 has it: words stand from position 0 on, and all maps move by one."""
+
+    class Shifted:
+        """The same text, one position earlier."""
+
+        length, start = 76, 0
+
+        def words(self, prompt: str) -> list[tuple[str, tuple[int, ...]]]:
+            return [(word, tuple(p - 1 for p in positions)) for word, positions in text.words(prompt)]
+
+        def tokens(self, prompt: str) -> list[tuple[int, str]]:
+            return text.tokens(prompt)  # type: ignore[no-any-return]
+
+    moved, source, target = Shifted(), "a cat on a red sofa", "a lion on a red sofa"
+    assert [p + 1 for p in align.token_indices(moved, source, "cat")] == align.token_indices(text, source, "cat")
+    assert align.room(moved) == align.room(text)
+    assert torch.equal(align.replace_mapper(moved, source, target), align.replace_mapper(text, source, target)[1:, 1:])
+    for released in (False, True):
+        mapper, known = align.refine_mapper(moved, source, "a red " + target[2:], released=released)
+        theirs, known_too = align.refine_mapper(text, source, "a red " + target[2:], released=released)
+        assert torch.equal(known, known_too[1:])
+        assert torch.equal(torch.where(mapper < 0, mapper, mapper + 1), theirs[1:])

@@ -14,14 +14,14 @@ from sfumato.conditions.words import occurrences, pieces_of
 
 
 @pytest.fixture
-def tokenizer(tiny_model: Any) -> Any:
-    return tiny_model.tokenizer
+def text(tiny_model: Any) -> Any:
+    return tiny_model.text
 
 
-def told(tokenizer: Any, source: str, target: str) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+def told(text: Any, source: str, target: str) -> tuple[list[tuple[str, str]], list[str], list[str]]:
     """Swapped, added and removed, as text."""
-    old, new = pieces_of(tokenizer, source), pieces_of(tokenizer, target)
-    found: Pairing = align.pairing_of(tokenizer, source, target)
+    old, new = pieces_of(text, source), pieces_of(text, target)
+    found: Pairing = align.pairing_of(text, source, target)
     swapped = [
         (" ".join(old[k].text for k in s), " ".join(new[k].text for k in t))
         for s, t in found.swapped
@@ -50,11 +50,11 @@ def told(tokenizer: Any, source: str, target: str) -> tuple[list[tuple[str, str]
         ("猫、夜、赤いソファ", "夜、犬、赤いソファ", [("猫", "犬")]),
     ],
 )
-def test_exchanged_words_are_a_swap(tokenizer: Any, source: str, target: str, swapped: Any) -> None:
-    found, added, removed = told(tokenizer, source, target)
+def test_exchanged_words_are_a_swap(text: Any, source: str, target: str, swapped: Any) -> None:
+    found, added, removed = told(text, source, target)
     assert (added, removed) == ([], [])
     assert swapped is None or found == swapped
-    align.replace_mapper(tokenizer, source, target)
+    align.replace_mapper(text, source, target)
 
 
 @pytest.mark.parametrize(
@@ -72,44 +72,44 @@ def test_exchanged_words_are_a_swap(tokenizer: Any, source: str, target: str, sw
     ],
 )
 def test_added_removed_and_moved_words_are_no_swap(
-    tokenizer: Any, source: str, target: str, added: list[str], removed: list[str]
+    text: Any, source: str, target: str, added: list[str], removed: list[str]
 ) -> None:
-    found = told(tokenizer, source, target)
+    found = told(text, source, target)
     assert sorted(found[1]) == sorted(added)
     assert sorted(found[2]) == sorted(removed)
 
 
-def test_moved_words_keep_all_others_on_their_own_tokens(tokenizer: Any) -> None:
+def test_moved_words_keep_all_others_on_their_own_tokens(text: Any) -> None:
     """The fault: by position red read cat, cat read on, on read a."""
-    mapper, _ = align.refine_mapper(tokenizer, "a cat on a red sofa", "a red cat on a sofa")
+    mapper, _ = align.refine_mapper(text, "a cat on a red sofa", "a red cat on a sofa")
     assert mapper[:8].tolist() == [0, 1, -1, 2, 3, 4, 6, 7]
 
 
-def test_reordered_tags_are_aligned_with_themselves(tokenizer: Any) -> None:
+def test_reordered_tags_are_aligned_with_themselves(text: Any) -> None:
     source, target = "red hair, cat, night", "night, red hair, cat"
-    mapper, aligned = align.refine_mapper(tokenizer, source, target)
-    ids = [[0, *tokenizer.ids(prompt), 1] for prompt in (source, target)]
+    mapper, aligned = align.refine_mapper(text, source, target)
+    ids = [[0, *text.ids(prompt), 1] for prompt in (source, target)]
     assert bool(aligned.all())
     assert [ids[0][k] for k in mapper[: len(ids[1])].tolist()] == ids[1]
     assert mapper[1] == 6  # night, from the end to the front
 
 
-def test_a_phrase_takes_the_whole_of_its_words_attention(tokenizer: Any) -> None:
+def test_a_phrase_takes_the_whole_of_its_words_attention(text: Any) -> None:
     source, target = "a glass of water on a table", "a glass of toxic glowing acid on a table"
-    mapper = align.replace_mapper(tokenizer, source, target)
-    phrase = [p for word in ("toxic", "glowing", "acid") for p in align.token_indices(tokenizer, target, word)]
+    mapper = align.replace_mapper(text, source, target)
+    phrase = [p for word in ("toxic", "glowing", "acid") for p in align.token_indices(text, target, word)]
     assert torch.allclose(mapper[4, phrase], torch.full((len(phrase),), 1.0 / len(phrase)))
     assert torch.allclose(mapper.sum(dim=1)[:9], torch.ones(9))  # nothing of the source's attention is lost
     assert float(mapper[5, phrase[-1] + 1]) == 1.0  # "on" reads "on"
 
 
-def test_one_letter_scripts_are_found_and_cover_every_token(tokenizer: Any) -> None:
+def test_one_letter_scripts_are_found_and_cover_every_token(text: Any) -> None:
     for prompt in ("一只猫在沙发上", "猫がソファにいる。", "แมวบนโซฟา", "고양이가 소파 위에", "a 猫, and 🐱s!"):
-        positions = [p for piece in pieces_of(tokenizer, prompt) for p in piece.positions]
-        assert positions == list(range(1, len(tokenizer.ids(prompt)) + 1)), prompt
-    assert align.token_indices(tokenizer, "一只猫在沙发上", "猫") == [5, 6, 7]
-    assert align.token_indices(tokenizer, "一只猫在沙发上", "沙发")[0] == 10
-    assert occurrences(pieces_of(tokenizer, "a cat, face"), "cat face") == [[2, 4]]
+        positions = [p for piece in pieces_of(text, prompt) for p in piece.positions]
+        assert positions == list(range(1, len(text.ids(prompt)) + 1)), prompt
+    assert align.token_indices(text, "一只猫在沙发上", "猫") == [5, 6, 7]
+    assert align.token_indices(text, "一只猫在沙发上", "沙发")[0] == 10
+    assert occurrences(pieces_of(text, "a cat, face"), "cat face") == [[2, 4]]
 
 
 def test_each_target_has_its_own_kind_of_edit(tiny_model: Any) -> None:

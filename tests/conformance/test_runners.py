@@ -64,10 +64,10 @@ def test_cycle_diffusion_returns_mapper_and_alphas_of_any_control(
         "posterior_noise": noise(2, 4, 16, 16),
     }
     if control == "refine":
-        mapper, alphas = align.refine_mapper(toy_model.tokenizer, SOURCE, target, released=True)
+        mapper, alphas = align.refine_mapper(toy_model.text, SOURCE, target, released=True)
         outputs = {"mapper": mapper[None], "alphas": alphas.view(1, 1, 1, 77)}  # the shapes of two ports
     else:
-        outputs = {"mapper": align.replace_mapper(toy_model.tokenizer, SOURCE, target, released=True)[None]}
+        outputs = {"mapper": align.replace_mapper(toy_model.text, SOURCE, target, released=True)[None]}
     outputs["latents_per_step"] = torch.zeros(3, 2, 4, 16, 16)
     prompts = {"source": SOURCE, "target": target}
     kind = ("cycle-diffusion", "zero-shot-edit-attention-control")

@@ -67,7 +67,7 @@ def test_images_encode_and_decode_as_diffusers_does(toy_model: Any) -> None:
 
 
 def test_prompts_of_any_length_are_encoded_in_full(toy_model: Any, toy_xl_model: Any) -> None:
-    limit = toy_model.tokenizer.max_words_tokens
+    limit = toy_model.text.chunk
     long = " ".join(["cat"] * limit + ["dog"])
     for model in (toy_model, toy_xl_model):
         both = model.encode_prompt([long, "a cat"])

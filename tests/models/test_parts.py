@@ -60,9 +60,9 @@ def test_all_vectors_of_a_word_in_a_ready_pipeline_are_kept() -> None:
         theirs, _ = pipeline.encode_prompt(prompt, torch.device("cpu"), 1, False)
         torch.testing.assert_close(model.encode_prompt(prompt).prompt_embeds, theirs)
     first = pipeline.tokenizer.convert_tokens_to_ids("<cat-toy>")
-    assert model.tokenizer.ids("a <cat-toy>")[1:] == [first, first + 1, first + 2]
+    assert model.text.ids("a <cat-toy>")[1:] == [first, first + 1, first + 2]
     # a user who knows diffusers' names for the further vectors may write them all
-    assert model.tokenizer.ids("<cat-toy> <cat-toy>_1 <cat-toy>_2") == [first, first + 1, first + 2]
+    assert model.text.ids("<cat-toy> <cat-toy>_1 <cat-toy>_2") == [first, first + 1, first + 2]
 
 
 def test_the_revision_of_a_ready_pipeline_tells_words_apart() -> None:
@@ -77,8 +77,8 @@ def test_the_revision_of_a_ready_pipeline_tells_words_apart() -> None:
 def test_a_word_of_several_vectors_is_one_word_to_the_methods(sd: Path, tmp_path: Path) -> None:
     model = load_model(sd, device="cpu", embeddings=embedding(tmp_path / "toy.safetensors"))
     prompt = "a photo of <cat-toy> with a hat"
-    assert token_indices(model.tokenizer, prompt, "<cat-toy>") == [4, 5, 6]
-    assert token_indices(model.tokenizer, prompt, "hat") == [9]
+    assert token_indices(model.text, prompt, "<cat-toy>") == [4, 5, 6]
+    assert token_indices(model.text, prompt, "hat") == [9]
 
 
 @pytest.mark.parametrize(("key", "word"), [("<cat-toy>", "<cat-toy>"), ("emb_params", "my-style")])
@@ -115,8 +115,8 @@ def test_embeddings_of_sdxl_reach_both_encoders(sdxl: Path, tmp_path: Path) -> N
 def test_a_word_is_not_found_inside_another(sd: Path, tmp_path: Path) -> None:
     model = load_model(sd, device="cpu", embeddings=embedding(tmp_path / "art.safetensors", "emb_params", 1))
     plain = load_model(sd, device="cpu")
-    assert model.tokenizer.ids("a smart cat") == plain.tokenizer.ids("a smart cat")
-    assert model.tokenizer.ids("ART, cat") != plain.tokenizer.ids("ART, cat")
+    assert model.text.ids("a smart cat") == plain.text.ids("a smart cat")
+    assert model.text.ids("ART, cat") != plain.text.ids("ART, cat")
 
 
 def test_embeddings_that_cannot_be_used(sd: Path, sdxl: Path, lora: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sfumato.errors import UsageError
 from sfumato.models.prompt_syntax import plain_text, read_prompt, write_prompt
-from sfumato.models.text import ClipTokenizer
+from sfumato.models.text import ClipText
 
 MODELS = ["toy_model", "toy_xl_model"]
 
@@ -149,7 +149,7 @@ def test_weights_reach_the_second_chunk(toy_model: Any) -> None:
 
 
 def test_a_weight_inside_a_word_is_the_whole_words(tiny_model: Any) -> None:
-    tokenizer: ClipTokenizer = tiny_model.tokenizer
+    tokenizer: ClipText = tiny_model.text
     ids, weights = tokenizer.weighted_ids("an un(believ:1.5)able hat")
     assert ids == tokenizer.ids("an unbelievable hat")
     assert weights == [1.0, *[1.5] * (len(ids) - 2), 1.0]

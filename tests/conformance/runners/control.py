@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfumato.attention.blend import LocalBlend
 from sfumato.conditions import align
-from sfumato.models.base import Tokenizer
+from sfumato.models.base import TextSide
 from tests.conformance.golden import Case
 
 BY_STEP = ("latents_per_step", "edit_latents_per_step")
@@ -42,24 +42,24 @@ def blend_options(parameters: Mapping[str, Any], start: float) -> dict[str, Any]
     }
 
 
-def control_outputs(case: Case, tokenizer: Tokenizer, prompts: Sequence[str], edit: str) -> dict[str, Tensor]:
+def control_outputs(case: Case, text: TextSide, prompts: Sequence[str], edit: str) -> dict[str, Tensor]:
     """Mapper, alphas, equalizer, schedule and blend words of the control, under every name that cases have for them."""
     (source, *targets), parameters, found = prompts, case.parameters, {}
     kind = control_kind(edit)
     if kind == "replace":
-        mapper = torch.stack([align.replace_mapper(tokenizer, source, t, released=True) for t in targets])
+        mapper = torch.stack([align.replace_mapper(text, source, t, released=True) for t in targets])
         found |= {"mapper": mapper, "replace_mapper": mapper}
     elif kind == "refine":
-        mappers, alphas = zip(*(align.refine_mapper(tokenizer, source, t, released=True) for t in targets), strict=True)
+        mappers, alphas = zip(*(align.refine_mapper(text, source, t, released=True) for t in targets), strict=True)
         found |= dict.fromkeys(("mapper", "refine_mapper"), torch.stack(mappers))
         found |= dict.fromkeys(("alphas", "refine_alphas"), torch.stack(alphas))
     if weights := parameters.get("equalizer"):
-        found["equalizer"] = align.equalizer(tokenizer, targets, weights, released=True)
+        found["equalizer"] = align.equalizer(text, targets, weights, released=True)
     found["cross_replace_alpha"] = align.replace_schedule(
-        tokenizer, targets, parameters["num_steps"], pairs(parameters["cross_replace_steps"]), released=True
+        text, targets, parameters["num_steps"], pairs(parameters["cross_replace_steps"]), released=True
     )
     if words := (parameters.get("local_blend") or {}).get("words"):
-        rows = [align.indicator(tokenizer, p, [w], released=True) for p, w in zip(prompts, words, strict=True)]
+        rows = [align.indicator(text, p, [w], released=True) for p, w in zip(prompts, words, strict=True)]
         found["blend_words"] = torch.stack(rows)
     return {name: stored_shape(case, name, tensor) for name, tensor in found.items()}
 

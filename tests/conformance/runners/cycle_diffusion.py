@@ -70,7 +70,7 @@ def zero_shot_edit_attention_control(case: Case, model: Model) -> dict[str, Tens
         on_step=[keep],
     )
     return {
-        **control_outputs(case, model.tokenizer, [prompts["source"], prompts["target"]], parameters["control"]),
+        **control_outputs(case, model.text, [prompts["source"], prompts["target"]], parameters["control"]),
         **step_outputs(case, per_step),
         "z": code(found),
         "edited": controlled,

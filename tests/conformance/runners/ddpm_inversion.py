@@ -36,7 +36,7 @@ def edit_with_prompt_to_prompt(case: Case, model: Model) -> dict[str, Result]:
         cross_replace_steps=pairs(parameters["cross_replace_steps"]),
         self_replace_steps=pairs(parameters["self_replace_steps"]),
     )  # fmt: skip
-    control = control_outputs(case, model.tokenizer, case.prompts, parameters["edit"])
+    control = control_outputs(case, model.text, case.prompts, parameters["edit"])
     return {**control, **inverted(case, model, found), **by_step, "final_latents": lambda: latents()[:, 0]}
 
 

@@ -80,7 +80,7 @@ def edit(case: Case, model: Model) -> dict[str, Result]:
         "inner_losses": losses.nan_to_num(nan=-1.0),
         "inner_iterations": losses.isfinite().sum(dim=1),
         "reconstruction": reconstruction,
-        **control_outputs(case, model.tokenizer, prompts, parameters["edit"]),
+        **control_outputs(case, model.text, prompts, parameters["edit"]),
         **step_outputs(case, per_step),
         **mask_outputs(case, masks, len(inversion.timesteps)),
         "final_latents": edited.latents[:, 0],

@@ -26,23 +26,23 @@ from tests.conformance.runners.control import (
 
 @runner("prompt-to-prompt", "aligner")
 def aligner(case: Case, model: Model) -> dict[str, Tensor]:
-    tokenizer, outputs = model.tokenizer, {}
+    text, outputs = model.text, {}
     for index, pair in enumerate(case.prompts):
-        mapper, alphas = align.refine_mapper(tokenizer, pair["source"], pair["target"], released=True)
+        mapper, alphas = align.refine_mapper(text, pair["source"], pair["target"], released=True)
         outputs[f"refine_mapper_{index:02d}"], outputs[f"refine_alphas_{index:02d}"] = mapper, alphas
         if pair["replace"]:
-            swap = align.replace_mapper(tokenizer, pair["source"], pair["target"], released=True)
+            swap = align.replace_mapper(text, pair["source"], pair["target"], released=True)
             outputs[f"replace_mapper_{index:02d}"] = swap
         for side, words in pair.get("word_positions", {}).items():
             for word, positions in words.items():
-                assert align.token_indices(tokenizer, pair[side], word, released=True) == positions, (pair[side], word)
+                assert align.token_indices(text, pair[side], word, released=True) == positions, (pair[side], word)
     for index, asked in enumerate(case.parameters["schedules"]):
         outputs[f"schedule_{index:02d}"] = align.replace_schedule(
-            tokenizer, asked["prompts"][1:], asked["num_steps"], pairs(asked["cross_replace_steps"]), released=True
+            text, asked["prompts"][1:], asked["num_steps"], pairs(asked["cross_replace_steps"]), released=True
         )
     for index, asked in enumerate(case.parameters["equalizers"]):
         weights = dict(zip(asked["words"], asked["values"], strict=True))
-        outputs[f"equalizer_{index:02d}"] = align.equalizer(tokenizer, [asked["prompt"]], weights, released=True)[0]
+        outputs[f"equalizer_{index:02d}"] = align.equalizer(text, [asked["prompt"]], weights, released=True)[0]
     return outputs
 
 
@@ -81,7 +81,7 @@ def edit(case: Case, model: Model) -> dict[str, Result]:
 
     assert edited.maps is not None
     return {
-        **control_outputs(case, model.tokenizer, prompts, parameters["edit"]),
+        **control_outputs(case, model.text, prompts, parameters["edit"]),
         **step_outputs(case, per_step),
         **mask_outputs(case, masks, len(timesteps)),
         "final_latents": edited.latents[:, 0],
