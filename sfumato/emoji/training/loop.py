@@ -7,7 +7,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -87,6 +87,166 @@ def make_workers(model: nn.Module, settings: Settings) -> list[Worker]:
     return workers
 
 
+class Trainee:
+    """A model in training: its average, and its parameters and optimizers, shared out among workers.
+
+    Each worker updates every n-th parameter, n being the number of workers.
+
+    Args:
+        model: Trained in place.
+        settings: See `Settings`.
+        weight_decay: AdamW's.
+
+    Attributes:
+        model: The same.
+        average: The averaged model, in evaluation mode.
+        workers: See `Worker`.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings, weight_decay: float) -> None:
+        self.model, self.average = model, copy.deepcopy(model).eval().requires_grad_(False)
+        self.workers = make_workers(model, settings)
+        self._replicas = [[p for p in worker.model.parameters() if p.requires_grad] for worker in self.workers]
+        pairs = zip(self.average.parameters(), model.parameters(), strict=True)
+        self._averaged = [average for average, parameter in pairs if parameter.requires_grad]
+        self._optimizers = [
+            torch.optim.AdamW(
+                self._replicas[0][worker.index :: worker.count],
+                lr=settings.learning_rate,
+                betas=(0.9, 0.99),
+                weight_decay=weight_decay,
+                fused=True,
+            )
+            for worker in self.workers
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            ValueError: It was written with another number of workers.
+        """
+        if len(state["optimizers"]) != len(self._optimizers):
+            raise ValueError(f"was written with --workers {len(state['optimizers'])}, got {len(self._optimizers)}")
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def differentiate(self, worker: Worker, loss_of_batch: Callable[[Worker], torch.Tensor]) -> float:
+        """The loss of a worker's share of the batch, and the gradients on its replica."""
+        for parameter in self._replicas[worker.index]:
+            parameter.grad = None
+        loss = loss_of_batch(worker)
+        (loss / worker.count).backward()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def gather(self, worker: Worker) -> float:
+        """Sums a worker's part of the gradients over the replicas; returns the norm of its part."""
+        part = slice(worker.index, None, worker.count)
+        gradients = [p.grad for p in self._replicas[0][part] if p.grad is not None]
+        for other in self._replicas[1:]:
+            torch._foreach_add_(gradients, [p.grad for p in other[part] if p.grad is not None])
+        return float(torch.stack(torch._foreach_norm(gradients)).norm())
+
+    @torch.no_grad()
+    def update(self, worker: Worker, scale: float, learning_rate: float, decay: float) -> None:
+        """Steps a worker's part of the parameters, its gradients scaled down by `scale` below 1, and of the average."""
+        part, parameters = slice(worker.index, None, worker.count), self._replicas[0]
+        if scale < 1:
+            torch._foreach_mul_([p.grad for p in parameters[part] if p.grad is not None], scale)
+        for group in self._optimizers[worker.index].param_groups:
+            group["lr"] = learning_rate
+        self._optimizers[worker.index].step()
+        torch._foreach_lerp_(list[torch.Tensor](self._averaged[part]), list[torch.Tensor](parameters[part]), 1 - decay)
+
+
+class Journal:
+    """How far a stage has come, on disk: checkpoints and a log.
+
+    Args:
+        name: Of the stage; names its files.
+        trainee: What is trained.
+        settings: See `Settings`.
+        on_save: Called with the averaged model and the step at each checkpoint; its figures are logged.
+
+    Attributes:
+        step: Steps done.
+        spent: Seconds spent on them.
+        loss: Running mean; None before the first step.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        trainee: Trainee,
+        settings: Settings,
+        on_save: Callable[[nn.Module, int], dict[str, float] | None] | None,
+    ) -> None:
+        self.name, self._trainee, self._settings, self._on_save = name, trainee, settings, on_save
+        self.step, self.spent = 0, 0.0
+        self.loss: float | None = None
+        self._checkpoint = settings.folder / f"{name}.pt"
+
+    def resume(self) -> None:
+        """Goes on from the folder's checkpoint if there is one.
+
+        Raises:
+            ValueError: It was written with another number of workers.
+        """
+        if not self._checkpoint.exists():
+            return
+        state = torch.load(self._checkpoint, map_location=self._settings.device, weights_only=True)
+        try:
+            self._trainee.load_state_dict(state)
+        except ValueError as error:
+            raise ValueError(f"{self._checkpoint} {error}") from None
+        self.step, self.spent = state["step"], state["spent"]
+        console.print(f"{self.name}: resumed at step {self.step}, {self.spent / 60:.1f} minutes")
+        for worker in self._trainee.workers:  # not the draws of the first steps again
+            worker.random.seed(worker.random.random() + self.step)
+            worker.generator.manual_seed(self._settings.seed * 1000 + worker.index + 7919 * self.step)
+
+    def count(self, loss: float, seconds: float) -> None:
+        """Takes a step into account; logs now and then."""
+        self.loss = loss if self.loss is None else 0.99 * self.loss + 0.01 * loss
+        self.step += 1
+        self.spent += seconds
+        if self.step % 100 == 0:
+            self.log({})
+
+    def save(self) -> None:
+        """Writes a checkpoint, whole or not at all."""
+        if self._settings.workers > 1:
+            torch.set_num_threads(self._settings.workers)  # of this thread; the workers keep one core each
+        figures = self._on_save(self._trainee.average, self.step) if self._on_save else None
+        with written_whole(self._checkpoint) as part:
+            torch.save({**self._trainee.state_dict(), "step": self.step, "spent": self.spent}, part)
+        self.log(figures or {})
+
+    def log(self, figures: Mapping[str, float]) -> None:
+        """Prints a line and adds it to the log."""
+        entry = {
+            "step": self.step,
+            "samples": self.step * self._settings.batch,
+            "minutes": round(self.spent / 60, 2),
+            "loss": round(self.loss or 0.0, 5),
+            **{key: round(value, 4) for key, value in figures.items()},
+        }
+        console.print(f"{self.name}: {entry}")
+        with (self._settings.folder / f"{self.name}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
 def train_loop(
     name: str,
     model: nn.Module,
@@ -111,119 +271,35 @@ def train_loop(
 
     Returns:
         The averaged model, in evaluation mode.
+
+    Raises:
+        RuntimeError: The loss became infinite or NaN.
+        ValueError: The checkpoint was written with another number of workers.
     """
     settings.folder.mkdir(parents=True, exist_ok=True)
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    workers = make_workers(model, settings)
-    replicas = [[p for p in worker.model.parameters() if p.requires_grad] for worker in workers]
-    parameters = replicas[0]
-    averaged = [a for a, p in zip(average.parameters(), model.parameters(), strict=True) if p.requires_grad]
-    optimizers = [
-        torch.optim.AdamW(
-            parameters[worker.index :: worker.count],
-            lr=settings.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=weight_decay,
-            fused=True,
-        )
-        for worker in workers
-    ]
-    step, spent = 0, 0.0
-    running: float | None = None
-    checkpoint = settings.folder / f"{name}.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=settings.device, weights_only=True)
-        if len(state["optimizers"]) != len(optimizers):
-            raise ValueError(
-                f"{checkpoint} was written with --workers {len(state['optimizers'])}, got {len(optimizers)}"
-            )
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, spent = state["step"], state["spent"]
-        console.print(f"{name}: resumed at step {step}, {spent / 60:.1f} minutes")
-        for worker in workers:  # not the draws of the first steps again
-            worker.random.seed(worker.random.random() + step)
-            worker.generator.manual_seed(settings.seed * 1000 + worker.index + 7919 * step)
-
-    def save() -> None:
-        if settings.workers > 1:
-            torch.set_num_threads(settings.workers)  # of this thread; the workers keep one core each
-        average_figures = on_save(average, step) if on_save else None
-        state = {
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-            "step": step,
-            "spent": spent,
-        }
-        with written_whole(checkpoint) as part:
-            torch.save(state, part)
-        log(average_figures or {})
-
-    def log(figures: dict[str, float]) -> None:
-        entry = {
-            "step": step,
-            "samples": step * settings.batch,
-            "minutes": round(spent / 60, 2),
-            "loss": round(running or 0.0, 5),
-            **{key: round(value, 4) for key, value in figures.items()},
-        }
-        console.print(f"{name}: {entry}")
-        with (settings.folder / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def differentiate(worker: Worker) -> float:
-        for parameter in replicas[worker.index]:
-            parameter.grad = None
-        loss = loss_of_batch(worker)
-        (loss / worker.count).backward()
-        return float(loss.detach())
-
-    @torch.no_grad()
-    def gather(
-        worker: Worker,
-    ) -> float:  # sums this worker's part of the parameters over the replicas; returns its norm
-        part = slice(worker.index, None, worker.count)
-        gradients = [p.grad for p in parameters[part] if p.grad is not None]
-        for other in replicas[1:]:
-            torch._foreach_add_(gradients, [p.grad for p in other[part] if p.grad is not None])
-        return float(torch.stack(torch._foreach_norm(gradients)).norm())
-
-    @torch.no_grad()
-    def update(worker: Worker, scale: float, learning_rate: float, decay: float) -> None:
-        part = slice(worker.index, None, worker.count)
-        if scale < 1:
-            torch._foreach_mul_([p.grad for p in parameters[part] if p.grad is not None], scale)
-        for group in optimizers[worker.index].param_groups:
-            group["lr"] = learning_rate
-        optimizers[worker.index].step()
-        torch._foreach_lerp_(list[torch.Tensor](averaged[part]), list[torch.Tensor](parameters[part]), 1 - decay)
-
-    last_save, budget = spent, settings.minutes * 60
+    trainee = Trainee(model, settings, weight_decay)
+    workers, journal = trainee.workers, Journal(name, trainee, settings, on_save)
+    journal.resume()
+    last_save, budget = journal.spent, settings.minutes * 60
     with ThreadPoolExecutor(settings.workers, initializer=_one_core if settings.workers > 1 else None) as threads:
-        while spent < budget:
-            begin = time.monotonic()
-            cosine = 0.5 + 0.5 * math.cos(math.pi * spent / budget)
+        while journal.spent < budget:
+            begin, step = time.monotonic(), journal.step
+            cosine = 0.5 + 0.5 * math.cos(math.pi * journal.spent / budget)
             learning_rate = settings.learning_rate * min(1.0, (step + 1) / 200) * max(0.01, cosine)
-            value = sum(threads.map(differentiate, workers)) / len(workers)
-            if not math.isfinite(value):
-                raise RuntimeError(f"{name}: the loss became {value} at step {step}; try a lower --learning-rate")
-            norm = math.hypot(*threads.map(gather, workers))
+            losses = threads.map(partial(trainee.differentiate, loss_of_batch=loss_of_batch), workers)
+            loss = sum(losses) / len(workers)
+            if not math.isfinite(loss):
+                raise RuntimeError(f"{name}: the loss became {loss} at step {step}; try a lower --learning-rate")
+            norm = math.hypot(*threads.map(trainee.gather, workers))
             decay = min(settings.ema_decay, (step + 1) / (step + 10))
-            fixed = partial(update, scale=1 / max(norm, 1e-6), learning_rate=learning_rate, decay=decay)
-            list(threads.map(fixed, workers))
-            running = value if running is None else 0.99 * running + 0.01 * value
-            step += 1
-            spent += time.monotonic() - begin
-            if step % 100 == 0:
-                log({})
-            if spent - last_save > settings.save_minutes * 60:
-                last_save = spent
-                save()
-    save()
-    return average
+            update = partial(trainee.update, scale=1 / max(norm, 1e-6), learning_rate=learning_rate, decay=decay)
+            list(threads.map(update, workers))
+            journal.count(loss, time.monotonic() - begin)
+            if journal.spent - last_save > settings.save_minutes * 60:
+                last_save = journal.spent
+                journal.save()
+    journal.save()
+    return trainee.average
 
 
 def _one_core() -> None:
