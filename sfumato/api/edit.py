@@ -135,31 +135,14 @@ def edit(
         SamplingError: The run broke down.
     """
     request = EditRequest(
-        image=None if isinstance(image, list | tuple) else image,
-        source_prompt=source_prompt,
-        target_prompt=target_prompt,
-        method=method,
-        inversion=inversion,
-        inversion_options=inversion_options,
-        inverted=inverted,
-        negative_prompt=negative_prompt,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        source_guidance_scale=source_guidance_scale,
-        seed=seed,
-        size=size,
-        fit=fit,
-        background=background,
-        encode_steps=encode_steps,
-        mask=mask,
-        mask_words=mask_words,
-        mask_threshold=mask_threshold,
-        mask_feather=mask_feather,
-        mask_invert=mask_invert,
-        mask_pixels=mask_pixels,
-        alpha=alpha,
-        options=options,
-    )
+        image=None if isinstance(image, list | tuple) else image, source_prompt=source_prompt,
+        target_prompt=target_prompt, method=method, inversion=inversion, inversion_options=inversion_options,
+        inverted=inverted, negative_prompt=negative_prompt, num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale, source_guidance_scale=source_guidance_scale, seed=seed, size=size,
+        fit=fit, background=background, encode_steps=encode_steps, mask=mask, mask_words=mask_words,
+        mask_threshold=mask_threshold, mask_feather=mask_feather, mask_invert=mask_invert,
+        mask_pixels=mask_pixels, alpha=alpha, options=options,
+    )  # fmt: skip
     if isinstance(image, list | tuple):
         found = dict(run_each(model, several(request, image), watch))
         return tuple(found[k] for k in range(len(image)))

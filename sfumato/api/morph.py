@@ -99,26 +99,11 @@ def morph(
         Cancelled: The watch asked to stop.
     """
     request = MorphRequest(
-        images=images,
-        prompts=prompts,
-        method=method,
-        num_frames=num_frames,
-        one_pace=one_pace,
-        spacing=spacing,
-        spacing_options=spacing_options,
-        distance=distance,
-        negative_prompt=negative_prompt,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        seed=seed,
-        size=size,
-        fit=fit,
-        background=background,
-        encode_steps=encode_steps,
-        store=store,
-        alpha=alpha,
-        options=options,
-    )
+        images=images, prompts=prompts, method=method, num_frames=num_frames, one_pace=one_pace,
+        spacing=spacing, spacing_options=spacing_options, distance=distance, negative_prompt=negative_prompt,
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, seed=seed, size=size, fit=fit,
+        background=background, encode_steps=encode_steps, store=store, alpha=alpha, options=options,
+    )  # fmt: skip
     return request.run(model, watch=watch)
 
 

@@ -107,6 +107,8 @@ class Request:
     ) -> Self:
         """Makes the request that `to_json` wrote; arguments with a default may be missing.
 
+        Files that it names are opened when it is run: of a stranger's request, look at them, or put others in.
+
         Args:
             values: An object of JSON.
             what, remedy, error: How the request is called, what to do and what to raise where it does not fit.

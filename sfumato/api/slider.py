@@ -99,36 +99,15 @@ def slider(
         SfumatoError: What `edit` raises.
     """
     request = SliderRequest(
-        image=image,
-        source_prompt=source_prompt,
-        target_prompt=() if target_prompt is None else target_prompt,
-        method=method,
-        vary=vary,
-        num_frames=num_frames,
-        spacing=spacing,
-        spacing_options=spacing_options,
-        distance=distance,
-        inversion=inversion,
-        inversion_options=inversion_options,
-        inverted=inverted,
-        negative_prompt=negative_prompt,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        source_guidance_scale=source_guidance_scale,
-        seed=seed,
-        size=size,
-        fit=fit,
-        background=background,
-        encode_steps=encode_steps,
-        mask=mask,
-        mask_words=mask_words,
-        mask_threshold=mask_threshold,
-        mask_feather=mask_feather,
-        mask_invert=mask_invert,
-        mask_pixels=mask_pixels,
-        alpha=alpha,
+        image=image, source_prompt=source_prompt, target_prompt=() if target_prompt is None else target_prompt,
+        method=method, vary=vary, num_frames=num_frames, spacing=spacing, spacing_options=spacing_options,
+        distance=distance, inversion=inversion, inversion_options=inversion_options, inverted=inverted,
+        negative_prompt=negative_prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+        source_guidance_scale=source_guidance_scale, seed=seed, size=size, fit=fit, background=background,
+        encode_steps=encode_steps, mask=mask, mask_words=mask_words, mask_threshold=mask_threshold,
+        mask_feather=mask_feather, mask_invert=mask_invert, mask_pixels=mask_pixels, alpha=alpha,
         options=options,
-    )
+    )  # fmt: skip
     return request.run(model, watch=watch)
 
 

@@ -118,24 +118,12 @@ def translate(
         ModelError: The models' latents have different shapes.
     """
     request = TranslateRequest(
-        image=image,
-        method=method,
-        source_prompt=source_prompt,
-        target_prompt=target_prompt,
-        negative_prompt=negative_prompt,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        source_guidance_scale=source_guidance_scale,
-        strength=strength,
-        eta=eta,
-        refine_strength=refine_strength,
-        refine_repeats=refine_repeats,
-        reconstruct_source=reconstruct_source,
-        seed=seed,
-        size=size,
-        fit=fit,
-        background=background,
-    )
+        image=image, method=method, source_prompt=source_prompt, target_prompt=target_prompt,
+        negative_prompt=negative_prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+        source_guidance_scale=source_guidance_scale, strength=strength, eta=eta,
+        refine_strength=refine_strength, refine_repeats=refine_repeats, reconstruct_source=reconstruct_source,
+        seed=seed, size=size, fit=fit, background=background,
+    )  # fmt: skip
     return request.run(model_a, model_b, watch=watch)
 
 
