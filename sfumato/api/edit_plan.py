@@ -11,7 +11,7 @@ from sfumato.api.origin import Origin, opened_inversion
 from sfumato.api.requests import EditRequest
 from sfumato.api.source_image import Picture, read_picture
 from sfumato.errors import InversionError, UsageError
-from sfumato.images import ImageSource, lifted
+from sfumato.images import ImageSource, as_transparent
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
 from sfumato.registry import INVERSIONS, METHODS, Method
@@ -65,9 +65,9 @@ class EditPlan:
 
     def transparent(self, image: Image.Image) -> Image.Image:
         """An edited image without padding, taken off the background where the source image is transparent."""
-        if self.picture is None or self.picture.alpha is None:
+        if self.picture is None or self.picture.rgba is None:
             return image
-        return lifted(image, self.picture.fitted.restore(self.picture.alpha), self.request.background)
+        return as_transparent(image, self.picture.fitted.restore(self.picture.rgba), self.request.background)
 
     @property
     def source_notes(self) -> list[str]:

@@ -27,7 +27,7 @@ class Picture:
         origin: Its path, where it has one, and the SHA-256 of its pixels as they were read; goes into recipes.
         digest: SHA-256 of its fitted pixels.
         turn: What turned it upright, as its EXIF orientation says, or None.
-        alpha: Its alpha, fitted as the image is, mode L; None where every pixel is opaque.
+        rgba: The image with its alpha, fitted as it is, mode RGBA; None where every pixel is opaque.
     """
 
     fitted: FittedImage
@@ -36,7 +36,12 @@ class Picture:
     origin: Origin
     digest: str
     turn: Image.Transpose | None = None
-    alpha: Image.Image | None = None
+    rgba: Image.Image | None = None
+
+    @property
+    def alpha(self) -> Image.Image | None:
+        """Its alpha, mode L; None where every pixel is opaque."""
+        return None if self.rgba is None else self.rgba.getchannel("A")
 
 
 def read_picture(
@@ -67,5 +72,5 @@ def read_picture(
             f"picture of {fitted.original_size[0]}x{fitted.original_size[1]} fitted to {width}x{height} ({fitted.fit})"
         )
     origin = Origin(image.path if isinstance(image, Origin) else path_of(image), read)
-    alpha = None if loaded.alpha is None else fitted.alike(loaded.alpha).convert("L")
-    return Picture(fitted, to_pixels(fitted.image), tuple(notes), origin, digest, loaded.turn, alpha)
+    rgba = None if loaded.rgba is None else fitted.alike(loaded.rgba)
+    return Picture(fitted, to_pixels(fitted.image), tuple(notes), origin, digest, loaded.turn, rgba)

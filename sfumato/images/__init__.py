@@ -4,7 +4,7 @@
 in the `notes` of the result, and what cannot be done is an `ImageError` that names the picture and the remedy.
 """
 
-from sfumato.images.alpha import faded, flattened, lifted
+from sfumato.images.alpha import as_transparent, faded, flattened, lifted
 from sfumato.images.fitting import FITS, Fit, FittedImage, fit_image
 from sfumato.images.pace import EASINGS, Easing, Pace
 from sfumato.images.pixels import to_images, to_pixels
@@ -24,6 +24,7 @@ __all__ = [
     "LoadedImage",
     "Pace",
     "as_png",
+    "as_transparent",
     "check_movie_path",
     "check_writable",
     "faded",

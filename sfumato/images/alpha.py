@@ -50,6 +50,22 @@ def lifted(image: Image.Image, alpha: Image.Image, background: Colour = WHITE) -
     return found
 
 
+def as_transparent(image: Image.Image, source: Image.Image, background: Colour = WHITE) -> Image.Image:
+    """Takes what was made of a transparent image off the colour that this was put on.
+
+    Args:
+        image: RGB, as it looks on the background.
+        source: RGBA, of the same size. Its alpha is the result's; a pixel that looks as the source's does is that.
+        background: The colour.
+
+    Returns:
+        RGBA.
+    """
+    same = (np.asarray(image) == np.asarray(flattened(source, background))).all(axis=-1)
+    unchanged = Image.fromarray(np.where(same, 255, 0).astype(np.uint8))
+    return Image.composite(source, lifted(image, source.getchannel("A"), background), unchanged)
+
+
 def faded(first: Image.Image | None, second: Image.Image | None, weight: float, size: tuple[int, int]) -> Image.Image:
     """Alpha between that of two images of one size; None: opaque. `weight` 0 is the first, 1 the second."""
     opaque = Image.new("L", size, 255)

@@ -41,7 +41,7 @@ class FittedImage:
         return image if self.box == (0, 0, *image.size) else image.crop(self.box)
 
     def alike(self, image: Image.Image) -> Image.Image:
-        """Fits another image of the original's size in the same way: a mask, whose edges must not ring.
+        """Fits another image of the original's size in the same way: a mask or an alpha, whose edges must not ring.
 
         Raises:
             ImageError: It has another size.
@@ -160,4 +160,6 @@ def _pad(
         padded.paste(image, box)
         return padded, box
     margins = ((top, size[1] - box[3]), (left, size[0] - box[2]), (0, 0))
-    return Image.fromarray(np.pad(np.asarray(image.convert("RGB")), margins, mode="edge")), box
+    return Image.fromarray(
+        np.pad(np.asarray(image if image.mode == "RGBA" else image.convert("RGB")), margins, mode="edge")
+    ), box

@@ -52,13 +52,18 @@ class LoadedImage:
         image: PIL picture, mode RGB, upright.
         notes: What was done to get there, for the user to read; empty when nothing had to be.
         turn: What turned it upright, as its EXIF orientation says, or None.
-        alpha: Its alpha, mode L, upright; None where every pixel is opaque.
+        rgba: The same with its alpha, mode RGBA; None where every pixel is opaque.
     """
 
     image: Image.Image
     notes: tuple[str, ...] = ()
     turn: Image.Transpose | None = None
-    alpha: Image.Image | None = None
+    rgba: Image.Image | None = None
+
+    @property
+    def alpha(self) -> Image.Image | None:
+        """Its alpha, mode L, upright; None where every pixel is opaque."""
+        return None if self.rgba is None else self.rgba.getchannel("A")
 
 
 def load_image(source: ImageSource, *, background: tuple[int, int, int] = (255, 255, 255)) -> LoadedImage:
@@ -189,11 +194,11 @@ def _upright_rgb(image: Image.Image, what: str, background: tuple[int, int, int]
     if image.mode.startswith("I") or image.mode == "F":
         notes.append("converted from 16-bit or float grey, its full range kept")
         image = _from_deep_grey(image, what)
-    alpha = None
+    rgba = None
     if image.has_transparency_data:
         image = with_alpha(image)
         if image.mode == "RGBA":
-            alpha = image.getchannel("A")
+            rgba = image
             colour = "white" if tuple(background) == WHITE else f"rgb{tuple(background)}"
             notes.append(f"alpha composited on {colour}")
         image = flattened(image, background)
@@ -201,11 +206,11 @@ def _upright_rgb(image: Image.Image, what: str, background: tuple[int, int, int]
         notes.append("converted from CMYK")
     image = image.convert("RGB")
     if turn is not None:
-        image, alpha = image.transpose(turn), None if alpha is None else alpha.transpose(turn)
+        image, rgba = image.transpose(turn), None if rgba is None else rgba.transpose(turn)
         for name in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
             image.info.pop(name, None)  # it is upright now: who reads it again must not turn it once more
         notes.append("turned upright as its EXIF orientation says")
-    return LoadedImage(image, (*_frames_note(original), *notes), turn, alpha)
+    return LoadedImage(image, (*_frames_note(original), *notes), turn, rgba)
 
 
 def _frames_note(image: Image.Image) -> tuple[str, ...]:

@@ -58,6 +58,19 @@ def test_an_opaque_image_stays_rgb(toy_model: Any, cat: Image.Image) -> None:
     assert edit(toy_model, cat).image.mode == "RGB"
 
 
+def test_what_a_mask_keeps_is_the_source_to_the_bit(toy_model: Any, cat: Image.Image) -> None:
+    mask = Image.new("L", cat.size, 0)
+    mask.paste(255, (0, 0, 70, 30))
+    given: dict[str, Any] = {"mask": mask, "mask_pixels": True}
+    result = edit(toy_model, cat, **given)
+    frames = sfumato.slider(
+        toy_model, cat, **PROMPTS, **given, num_inference_steps=2, fit="pad", num_frames=3, distance="pixel"
+    ).images
+    for image in (result.image, *frames):
+        assert np.array_equal(np.asarray(image)[30:], np.asarray(cat)[30:])  # colours under half an alpha, too
+    assert not np.array_equal(np.asarray(result.image)[:30], np.asarray(cat)[:30])
+
+
 def test_frames_of_a_slider(toy_model: Any, cat: Image.Image) -> None:
     given: dict[str, Any] = {**PROMPTS, "num_inference_steps": 2, "fit": "pad", "num_frames": 3, "distance": "pixel"}
     clear, opaque = (sfumato.slider(toy_model, cat, spacing="even", **given, alpha=alpha) for alpha in (True, False))
