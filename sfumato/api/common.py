@@ -93,8 +93,8 @@ def inverted_picture(
         guidance_scale=options["guidance_scale"],
         seed=seed,
         source_image=torch.from_numpy(np.array(picture.fitted.image)),
-        model=model.revision,
-        picture=picture.digest,
+        model_revision=model.revision,
+        image_sha256=picture.digest,
         key=key,
     )
 
@@ -116,7 +116,10 @@ def check_inverted(model: Model, inverted: Inversion, picture: Picture | None, t
         pooled = 0 if empty.pooled_embeds is None else empty.pooled_embeds.shape[1]
         embeds = (empty.prompt_embeds.shape[1], empty.prompt_embeds.shape[2], pooled)
     digest = "" if picture is None else picture.digest
-    inverted.check(model=model.revision, timesteps=timesteps, picture=digest, latent_shape=shape, embeds_shape=embeds)
+    inverted.check(
+        model_revision=model.revision, timesteps=timesteps, image_sha256=digest, latent_shape=shape,
+        embeds_shape=embeds,
+    )  # fmt: skip
 
 
 def against_source(

@@ -117,5 +117,5 @@ def bdia_inversion(
         correction=missed,
         gamma=gamma,
         guidance_scale=guidance_scale,
-        model=model.revision,
+        model_revision=model.revision,
     )

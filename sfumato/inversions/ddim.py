@@ -101,5 +101,5 @@ def ddim_inversion(
         noise=latents,
         timesteps=tuple(step.t for step in steps),
         trajectory=torch.stack(trajectory),
-        model=model.revision,
+        model_revision=model.revision,
     )

@@ -111,7 +111,7 @@ def fixed_point_inversion(
         trajectory=torch.stack(trajectory),
         residuals=residuals,
         guidance_scale=guidance_scale,
-        model=model.revision,
+        model_revision=model.revision,
     )
 
 

@@ -119,7 +119,7 @@ def noise_map_inversion(
         noise_maps=torch.stack(maps),
         eta=eta,
         guidance_scale=guidance_scale,
-        model=model.revision,
+        model_revision=model.revision,
         start_index=start_index,
     )
 

@@ -123,7 +123,7 @@ def regularised_ddim_inversion(
         noise=trajectory[-1],
         timesteps=tuple(step.t for step in steps),
         trajectory=trajectory if grid == "full" else None,
-        model=model.revision,
+        model_revision=model.revision,
     )
 
 

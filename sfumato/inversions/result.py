@@ -42,6 +42,8 @@ _FIELDS: Mapping[str, checks.Check] = {
     "start_index": partial(checks.whole, low=0),
 }
 _NEW = ("negative_prompt", "seed")  # which earlier files do not have
+_IN_FILES = {"model_revision": "model", "image_sha256": "picture"}
+"""Fields that have another name in files: the format, and with it the fingerprints in recipes, stays as it was."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class Inversion:
         prompt, negative_prompt: That it was made with.
         guidance_scale: Guidance that it was made with.
         seed: Of the draws that it was made with, or None where that is not known.
-        model: Revision of the model.
-        picture: SHA-256 of the fitted picture's pixels, or "" for latents given directly.
+        model_revision: Revision of the model.
+        image_sha256: SHA-256 of the fitted image's pixels, or "" for latents given directly.
         key: Content hash of image, model and options, see `content_key`.
         start_index: First step that it leads back from; `noise` is at that step's level, and the trajectory ends there.
         file: Where it was loaded from, or None; not kept in files.
@@ -90,8 +92,8 @@ class Inversion:
     negative_prompt: str = ""
     guidance_scale: float = 1.0
     seed: int | None = None
-    model: str = ""
-    picture: str = ""
+    model_revision: str = ""
+    image_sha256: str = ""
     key: str = ""
     start_index: int = 0
     file: str | None = field(default=None, compare=False)
@@ -107,7 +109,9 @@ class Inversion:
 
     @property
     def _fields(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_TENSORS, "file")}
+        """All but the tensors, by their names in files."""
+        names = [entry.name for entry in fields(self) if entry.name not in (*_TENSORS, "file")]
+        return {_IN_FILES.get(name, name): getattr(self, name) for name in names}
 
     @property
     def clean(self) -> Tensor:
@@ -147,31 +151,32 @@ class Inversion:
     def check(
         self,
         *,
-        model: str,
+        model_revision: str,
         timesteps: tuple[int, ...],
-        picture: str = "",
+        image_sha256: str = "",
         latent_shape: tuple[int, int, int] | None = None,
         embeds_shape: tuple[int, int, int] | None = None,
     ) -> None:
         """Refuses a run that this inversion does not lead back from.
 
         Args:
-            model: The model's revision.
+            model_revision: The model's.
             timesteps: Of the run.
-            picture: SHA-256 of the image's pixels, where there is one.
+            image_sha256: SHA-256 of the image's pixels, where there is one.
             latent_shape: (channels, height, width) of the image's latents, where there is one, for the model.
             embeds_shape: Tokens and channels of one chunk of the model's text embeddings, and channels of the pooled
                 one (0: it has none).
 
         Raises:
-            InversionError: It was made with another model, of another picture, on another grid, or holds several
+            InversionError: It was made with another model, of another image, on another grid, or holds several
                 images.
         """
-        if self.picture and picture and self.picture != picture:
+        if self.image_sha256 and image_sha256 and self.image_sha256 != image_sha256:
             raise InversionError("the inversion was made of another picture: invert this one")
-        if self.model and self.model != model:
+        if self.model_revision and self.model_revision != model_revision:
             raise InversionError(
-                f"the inversion was made with model {self.model}, not {model}: invert again with this model"
+                f"the inversion was made with model {self.model_revision}, not {model_revision}: invert again with this"
+                " model"
             )
         if self.timesteps != timesteps:
             raise InversionError(
@@ -222,9 +227,12 @@ class Inversion:
         if foreign or "noise" not in tensors:
             what = f"unknown tensor {checks.shown(foreign[0])}" if foreign else "no noise"
             raise InversionError(f"{path} is damaged ({what}): {_KIND.again}")
-        found = cls(**{**plain, "timesteps": tuple(plain["timesteps"]), **tensors, "file": os.fspath(path)})
-        found.check_tensors()
-        return found
+        plain["timesteps"] = tuple(plain["timesteps"])
+        for name, in_files in _IN_FILES.items():
+            plain[name] = plain.pop(in_files)
+        inversion = cls(**plain, **tensors, file=os.fspath(path))
+        inversion.check_tensors()
+        return inversion
 
     def check_tensors(self) -> None:
         """Refuses tensors whose shapes do not fit one another, or that are not finite numbers.

@@ -30,13 +30,13 @@ class Ends:
         pixels: (2, 3, H, W) in [-1, 1].
         latents: Their clean latents, (2, channels, height, width).
         prompts: What each shows.
-        pictures: SHA-256 of each one's fitted pixels; keys what is kept between runs.
+        image_digests: SHA-256 of each one's fitted pixels; keys what is kept between runs.
     """
 
     pixels: Tensor
     latents: Tensor
     prompts: tuple[str, str]
-    pictures: tuple[str, str] = ("", "")
+    image_digests: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def adaptation_key(model: Model, ends: Ends, part: str, options: Mapping[str, An
     Returns:
         `<part>-<24 hexadecimal digits>`.
     """
-    pictures = list(ends.pictures)
+    pictures = list(ends.image_digests)
     if not all(pictures):
         stored = ends.latents.detach().float().cpu().contiguous()
         pictures = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in stored]

@@ -30,12 +30,12 @@ def test_the_key_changes_with_whatever_changes_the_result() -> None:
         key(part="embeddings"),
         key(model=SimpleNamespace(revision="def", dtype=torch.float32)),
         key(model=SimpleNamespace(revision="abc", dtype=torch.float16)),
-        key(ends=replace(ENDS, pictures=("one", "three"))),
-        key(ends=replace(ENDS, pictures=("two", "one"))),
+        key(ends=replace(ENDS, image_digests=("one", "three"))),
+        key(ends=replace(ENDS, image_digests=("two", "one"))),
         key(ends=replace(ENDS, prompts=("a cat", "a lion"))),
         key(ends=replace(ENDS, latents=torch.zeros(2, 4, 2, 2))),
-        key(ends=replace(ENDS, pictures=("", ""))),
-        key(ends=replace(ENDS, pictures=("", ""), latents=torch.ones(2, 4, 1, 1))),
+        key(ends=replace(ENDS, image_digests=("", ""))),
+        key(ends=replace(ENDS, image_digests=("", ""), latents=torch.ones(2, 4, 1, 1))),
     ]
     assert len(set(keys)) == len(keys)
     assert key() == keys[0]

@@ -46,7 +46,7 @@ def test_the_image_goes_with_it(toy_model: Any, image: Image.Image, tmp_path: Pa
     assert alone.source.tobytes() == image.tobytes()
     assert (alone.reconstruction_psnr, alone.ceiling_psnr) == (beside.reconstruction_psnr, beside.ceiling_psnr)
     assert alone.recipe["inversion"] == "direct"
-    assert alone.recipe["image"] == {"path": None, "sha256": saved.picture}
+    assert alone.recipe["image"] == {"path": None, "sha256": saved.image_sha256}
     assert alone.recipe["inverted"] == {"path": str(tmp_path / "cat.safetensors"), "sha256": saved.fingerprint}
     masked = edit(toy_model, None, inverted=saved, mask=Image.new("L", image.size, 255))
     assert masked.image.size == image.size
@@ -166,7 +166,7 @@ def test_tensors_are_checked(
 
 
 def test_an_inversion_of_another_size_or_of_several_images_is_refused(toy_model: Any, image: Image.Image) -> None:
-    inverted = replace(invert(toy_model, image).inversion, picture="")
+    inverted = replace(invert(toy_model, image).inversion, image_sha256="")
     with pytest.raises(InversionError, match="the image's latents"):
         edit(toy_model, image.resize((64, 32)), inverted=inverted)
     assert inverted.trajectory is not None

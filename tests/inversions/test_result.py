@@ -18,7 +18,7 @@ def example() -> Inversion:
         timesteps=(601, 301, 1),
         trajectory=torch.randn(4, 1, 4, 8, 8),
         prompt="a cat “quoted”",
-        model="rev",
+        model_revision="rev",
         key="abc",
     )
 
@@ -30,10 +30,28 @@ def test_round_trip(tmp_path: Path) -> None:
     assert after.trajectory is not None
     assert before.trajectory is not None
     assert torch.equal(after.trajectory, before.trajectory)
-    assert (after.timesteps, after.prompt, after.model, after.key, after.noise_maps) == (
+    assert (after.timesteps, after.prompt, after.model_revision, after.key, after.noise_maps) == (
         before.timesteps, before.prompt, "rev", "abc", None,
     )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["cat.safetensors"]  # nothing left beside it
+
+
+def test_files_keep_the_names_of_their_first_format(tmp_path: Path) -> None:
+    """So that files written by 0.1 are read, and the fingerprints in its recipes still hold."""
+    noise = torch.arange(4.0).view(1, 1, 2, 2)
+    plain = {
+        "method": "ddim", "timesteps": [601, 301, 1], "gamma": 0.0, "pinned": False, "eta": 0.0, "prompt": "a cat",
+        "negative_prompt": "", "guidance_scale": 1.0, "seed": None, "model": "rev", "picture": "digest", "key": "",
+        "start_index": 0,
+    }  # fmt: skip
+    content = "cfc69ed14f4f4c2b85118559cb7b02bdf10f9eb5cfa1661c8d55d7efbc73744f"
+    metadata = {"content": content, "fields": json.dumps(plain), "format": "sfumato-inversion-1"}
+    save_file({"noise": noise}, tmp_path / "old.safetensors", metadata=metadata)
+    old = Inversion.load(tmp_path / "old.safetensors")
+    assert (old.model_revision, old.image_sha256) == ("rev", "digest")
+    new = Inversion("ddim", noise, (601, 301, 1), prompt="a cat", model_revision="rev", image_sha256="digest")
+    assert new.fingerprint == old.fingerprint == content
+    assert Inversion.load(new.save(tmp_path / "new.safetensors")).fingerprint == content
 
 
 def test_latents_by_timestep() -> None:
@@ -80,11 +98,11 @@ def test_bad_targets_are_refused(tmp_path: Path) -> None:
 
 def test_runs_that_do_not_fit_are_refused() -> None:
     inversion = example()
-    inversion.check(model="rev", timesteps=(601, 301, 1))
+    inversion.check(model_revision="rev", timesteps=(601, 301, 1))
     with pytest.raises(InversionError, match="made with model rev, not other"):
-        inversion.check(model="other", timesteps=(601, 301, 1))
+        inversion.check(model_revision="other", timesteps=(601, 301, 1))
     with pytest.raises(InversionError, match="num_inference_steps=3"):
-        inversion.check(model="rev", timesteps=(501, 1))
+        inversion.check(model_revision="rev", timesteps=(501, 1))
 
 
 def test_content_key_depends_on_all_of_it() -> None:
