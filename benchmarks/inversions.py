@@ -34,6 +34,7 @@ from PIL import Image
 import sfumato
 from sfumato.api.cost import measured
 from sfumato.images import to_images, to_pixels
+from sfumato.inversions.task import InversionTask
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
 from sfumato.registry import INVERSIONS, METHODS
@@ -89,10 +90,8 @@ def measure(model: Model, name: str, picture: dict[str, Any], scale: float, step
     before, begun = memory(), time.process_time()
     with warnings.catch_warnings(record=True) as told, measured(model) as cost:
         warnings.simplefilter("always")
-        found = INVERSIONS[name].function(
-            model, clean, condition, guidance_scale=scale, num_inference_steps=steps,
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
+        generator = torch.Generator().manual_seed(0)
+        found = INVERSIONS[name].function(InversionTask(model, clean, condition, None, scale, steps, None, generator))
     seconds = time.process_time() - begun
     branch = {"source": Branch(condition, guidance_scale=scale)}
     back = sample(model, found.noise, branch, timesteps=found.timesteps, replay=found, eta=found.eta)[0]

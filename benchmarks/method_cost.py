@@ -36,6 +36,7 @@ import sfumato
 from sfumato.api.cost import Cost, measured
 from sfumato.edits.task import EditTask
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Condition, Model
 from sfumato.registry import INVERSIONS, METHODS
 
@@ -139,8 +140,9 @@ def _start(model: Model, clean: Tensor, name: str, steps: int) -> Inversion:
         return Inversion("picture", torch.randn(clean.shape, generator=generator), timesteps, trajectory=clean[None])
     entry = INVERSIONS[method.default_inversion]
     scale = GUIDANCE if entry.source_guidance_scale is None else entry.source_guidance_scale
+    condition = model.encode_prompt(SOURCE)
     made: Inversion = entry.function(
-        model, clean, model.encode_prompt(SOURCE), guidance_scale=scale, num_inference_steps=steps, generator=generator
+        InversionTask(model, clean, condition, None, scale, num_inference_steps=steps, generator=generator)
     )
     return replace(made, prompt=SOURCE, guidance_scale=scale)
 

@@ -1,10 +1,9 @@
 """Methods by name, and their options, each declared once: on the method's own function.
 
-A method is a function under `sfumato/edits/` decorated with `@edit_method(...)` (`sfumato.edits.method`), or one under
-`sfumato/morphs/` decorated with `@morph_method(...)`. Its keyword-only parameters annotated with `Option` are its
+A method is a function under `sfumato/edits/`, an inversion one under `sfumato/inversions/`, a morph one under
+`sfumato/morphs/`; each folder has its decorator in `method.py`. Keyword-only parameters annotated with `Option` are
 options; the command line, the web page, batch runs and benchmarks read name, type, range, default and help from there
-through `METHODS` and `MORPHS`.
-Nothing heavy is imported until one of them is first looked at.
+through `METHODS`, `INVERSIONS` and `MORPHS`. Nothing heavy is imported until one of them is first looked at.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from sfumato.checks import shown
 from sfumato.errors import UsageError
@@ -24,6 +23,16 @@ from sfumato.options import Option as Option  # recipes take it and their decora
 from sfumato.options import Parameter, parameters
 
 Function = Callable[..., Any]
+
+
+class Description(TypedDict):
+    """The texts of an entry, see `Entry`, as decorators take them."""
+
+    title: str
+    paper: str
+    summary: str
+    when: str
+    cost: str
 
 
 @dataclass(frozen=True)
@@ -151,28 +160,6 @@ def method(
     return register
 
 
-def inversion(
-    name: str,
-    *,
-    title: str,
-    paper: str,
-    summary: str,
-    when: str,
-    cost: str,
-    source_guidance_scale: float | None = 1.0,
-) -> Callable[[Function], Function]:
-    """Registers the decorated function as an inversion; see `InversionEntry` for the fields."""
-
-    def register(function: Function) -> Function:
-        options = parameters(function)
-        INVERSIONS.add(
-            InversionEntry(name, function, title, paper, summary, when, cost, options, source_guidance_scale)
-        )
-        return function
-
-    return register
-
-
 def morph_method(
     name: str,
     *,
@@ -216,6 +203,7 @@ def recorded(value: Any) -> Any:
 
 
 Kind = TypeVar("Kind", bound=Entry)
+AnyFunction = TypeVar("AnyFunction", bound=Function)
 
 
 class Registry(Mapping[str, Kind]):
@@ -236,6 +224,15 @@ class Registry(Mapping[str, Kind]):
         if known is not None and known.function.__module__ != entry.function.__module__:
             raise ValueError(f"two entries are called {entry.name!r}")
         self._entries[entry.name] = entry
+
+    def decorator(self, name: str, make: Callable[..., Kind], **fields: Any) -> Callable[[AnyFunction], AnyFunction]:
+        """Registers the decorated function, with its options and these fields of the entry, and leaves it as it is."""
+
+        def register(function: AnyFunction) -> AnyFunction:
+            self.add(make(name, function, parameters=parameters(function), **fields))
+            return function
+
+        return register
 
     def _load(self) -> dict[str, Kind]:
         if not self._loaded:

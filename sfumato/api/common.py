@@ -15,11 +15,13 @@ from torch import Tensor
 
 from sfumato.api.source_image import Picture
 from sfumato.inversions.result import Inversion, content_key
+from sfumato.inversions.task import InversionTask
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
 from sfumato.models.prompt_syntax import prompt_notes
 from sfumato.registry import INVERSIONS
 from sfumato.sampling.draws import draw_noise
+from sfumato.watch import Watch
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -73,16 +75,22 @@ def inverted_picture(
     prompt: str,
     *,
     negative_prompt: str,
+    guidance_scale: float,
+    num_inference_steps: int,
+    generator: torch.Generator,
+    watch: Watch,
     seed: int,
     encode_steps: int = 0,
     **options: Any,
 ) -> Inversion:
     """Runs an inversion and stamps it with all that it was made from, which its content key is of, and the image."""
-    negative = model.encode_prompt(negative_prompt)
-    found: Inversion = INVERSIONS[name].function(
-        model, clean, model.encode_prompt(prompt), negative=negative, **options
-    )
-    plain = {key: value for key, value in options.items() if isinstance(value, int | float | str | bool | None)}
+    task = InversionTask(
+        model, clean, model.encode_prompt(prompt), model.encode_prompt(negative_prompt), guidance_scale,
+        num_inference_steps, generator=generator, watch=watch,
+    )  # fmt: skip
+    found: Inversion = INVERSIONS[name].function(task, **options)
+    plain: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+    plain |= {key: value for key, value in options.items() if isinstance(value, int | float | str | bool | None)}
     plain |= {"method": name, "prompt": prompt, "negative_prompt": negative_prompt, "seed": seed}
     plain |= {"encode_steps": encode_steps} if encode_steps else {}
     key = content_key(picture.fitted.image.tobytes(), model.revision, plain)
@@ -90,7 +98,7 @@ def inverted_picture(
         found,
         prompt=prompt,
         negative_prompt=negative_prompt,
-        guidance_scale=options["guidance_scale"],
+        guidance_scale=guidance_scale,
         seed=seed,
         source_image=torch.from_numpy(np.array(picture.fitted.image)),
         model_revision=model.revision,

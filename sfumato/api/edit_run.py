@@ -173,8 +173,8 @@ def _source(model: Model, plan: EditPlan, generator: torch.Generator, watch: Wat
         return _Source(clean, Inversion("picture", noise, plan.timesteps, trajectory=clean[None], prompt=prompt))
     start = inverted_picture(
         model, clean, picture, plan.inversion, prompt, negative_prompt=request.negative_prompt or "",
-        seed=request.seed, guidance_scale=request.source_guidance_scale,
-        num_inference_steps=request.num_inference_steps, generator=generator, watch=watch.during("inverting"),
+        seed=request.seed, guidance_scale=request.source_guidance_scale or 1.0,
+        num_inference_steps=len(plan.timesteps), generator=generator, watch=watch.during("inverting"),
         encode_steps=request.encode_steps, **(request.inversion_options or {}),
     )  # fmt: skip
     return _Source(clean, start)

@@ -21,8 +21,9 @@ from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
 from sfumato.guidance.energies import Energy, evaluated
 from sfumato.guidance.prompt_gain import PromptGain
-from sfumato.inversions.noise_maps import noise_map_inversion
+from sfumato.inversions.noise_maps import NoiseCoupling, noise_map_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.sampling.shares import strength_notes
 from sfumato.watch import Watch
 
@@ -91,9 +92,9 @@ def best_of(energies: Tensor) -> Tensor:
 def _drawn_again(task: EditTask) -> Inversion:
     """Other noise maps of the same images."""
     source, branch = task.source, task.source_branch
-    return noise_map_inversion(
-        task.model, source.clean, branch.condition, negative=branch.negative, eta=source.eta,
-        draws="independent" if source.method == "edit-friendly" else "posterior",
-        guidance_scale=source.guidance_scale, timesteps=source.timesteps, start_index=source.start_index,
-        generator=task.generator, watch=task.watch,
+    inverting = InversionTask(
+        task.model, source.clean, branch.condition, branch.negative, source.guidance_scale,
+        timesteps=source.timesteps, generator=task.generator, watch=task.watch or Watch(),
     )  # fmt: skip
+    coupling: NoiseCoupling = "independent" if source.method == "edit-friendly" else "posterior"
+    return noise_map_inversion(inverting, coupling=coupling, eta=source.eta, start_index=source.start_index)

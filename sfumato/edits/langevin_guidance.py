@@ -25,6 +25,7 @@ from sfumato.guidance.energies_by_name import Rows, Spec, check_energy, energies
 from sfumato.guidance.langevin import code_decoder, code_of, langevin
 from sfumato.inversions.noise_maps import noise_map_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.judges.encoders import ENCODER_HELP
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
@@ -146,10 +147,8 @@ def langevin_edit(
     energies = energies_of(energy, rows)
 
     told = {"none": "", "source": source_prompt, "target": source_prompt}[prompt]
-    encoded = noise_map_inversion(
-        model, clean, model.encode_prompt(told), draws="posterior", eta=eta, num_inference_steps=steps,
-        start_index=first, noise=encoder_noise, watch=watch,
-    )  # fmt: skip
+    task = InversionTask(model, clean, model.encode_prompt(told), num_inference_steps=steps, watch=watch or Watch())
+    encoded = noise_map_inversion(task, coupling="posterior", eta=eta, start_index=first, noise=encoder_noise)
     code = code_of(encoded) if drawn is None else drawn
     branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
     condition, negative = model.encode_prompt(told), None

@@ -28,6 +28,7 @@ from sfumato.errors import ModelError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import noise_map_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
 from sfumato.sampling.draws import Generators
 from sfumato.sampling.shares import first_step, strength_notes
@@ -106,11 +107,11 @@ def translate(
     check_pair(model_a, model_b, latents, num_inference_steps, start)
     watch = watch or Watch()
     condition = model_a.encode_prompt([source_prompt, negative_prompt])
-    inversion = noise_map_inversion(
-        model_a, latents, condition[[0]], draws="posterior", eta=eta, negative=condition[[1]],
-        guidance_scale=source_guidance_scale, num_inference_steps=num_inference_steps, start_index=start, noise=noise,
+    encoding = InversionTask(
+        model_a, latents, condition[[0]], condition[[1]], source_guidance_scale, num_inference_steps,
         generator=generator, watch=watch,
     )  # fmt: skip
+    inversion = noise_map_inversion(encoding, coupling="posterior", eta=eta, start_index=start, noise=noise)
     task = EditTask(
         model_b, replace(inversion, timesteps=grid), source_prompt, [target_prompt], negative_prompt, guidance_scale,
         generator=generator, watch=watch.during("translating"),
@@ -155,13 +156,9 @@ def bridge(
     grid = tuple(model_b.schedule.timesteps(num_inference_steps)[start:])
     check_pair(model_a, model_b, latents, num_inference_steps, start)
     watch = watch or Watch()
-    inversion = ddim_inversion(
-        model_a,
-        latents,
-        model_a.encode_prompt(source_prompt),
-        timesteps=model_a.schedule.timesteps(num_inference_steps)[start:],
-        watch=watch,
-    )
+    timesteps = model_a.schedule.timesteps(num_inference_steps)[start:]
+    condition = model_a.encode_prompt(source_prompt)
+    inversion = ddim_inversion(InversionTask(model_a, latents, condition, timesteps=timesteps, watch=watch))
     task = EditTask(
         model_b, replace(inversion, timesteps=grid), source_prompt, [target_prompt], negative_prompt, guidance_scale,
         watch=watch.during("translating"),

@@ -19,20 +19,16 @@ that step too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from torch import Tensor
 
+from sfumato.inversions.method import inversion
 from sfumato.inversions.result import Inversion
-from sfumato.inversions.source import SourceBranch, working_latents
-from sfumato.models.base import Condition, Model
-from sfumato.registry import Option, inversion
+from sfumato.inversions.task import InversionTask
+from sfumato.options import Option
 from sfumato.sampling.bdia import check_gamma
 from sfumato.sampling.ddim import ddim_step
-from sfumato.sampling.draws import Generators
-from sfumato.watch import Watch
 
 
 @inversion(
@@ -45,16 +41,8 @@ from sfumato.watch import Watch
 )
 @torch.no_grad()
 def bdia_inversion(
-    model: Model,
-    latents: Tensor,
-    condition: Condition,
+    task: InversionTask,
     *,
-    negative: Condition | None = None,
-    guidance_scale: float = 1.0,
-    num_inference_steps: int = 50,
-    timesteps: Sequence[int] | None = None,
-    generator: Generators = None,
-    watch: Watch | None = None,
     gamma: Annotated[
         float | None,
         Option(
@@ -67,19 +55,8 @@ def bdia_inversion(
 ) -> Inversion:
     """Carries clean latents to noise by the exact inverse of BDIA's sampling step.
 
-    Costs N + 1 network evaluations an image, twice that with guidance.
-
-    Args:
-        model: Any model.
-        latents: Clean latents x_0, (image, channels, height, width); in float64 they come back at its rounding level.
-        condition: The source prompt; one row, or one an image.
-        negative: What guidance leads away from; None: the empty prompt.
-        guidance_scale: That of the source branch in the replay; the picture comes back at this one only.
-        num_inference_steps: Steps of the grid that sampling will use.
-        timesteps: An explicit grid instead, noisiest first.
-        generator: Not used: nothing is drawn.
-        watch: Progress and cancellation.
-        gamma: see its `Option`.
+    Costs N + 1 network evaluations an image, twice that with guidance. Float64 latents come back at their rounding
+    level, at the guidance that they were inverted with.
 
     Returns:
         Noise, trajectory, the grid, gamma and the first step's `correction`, by which `sample(replay=...)` steps.
@@ -87,35 +64,24 @@ def bdia_inversion(
     Raises:
         UsageError: gamma is outside (0, 1].
     """
-    steps = model.schedule.steps(num_inference_steps, timesteps=timesteps)
+    steps = task.steps
     gamma = max(0.9, 0.025 ** (1.0 / len(steps))) if gamma is None else gamma
     check_gamma(gamma)
-    latents = working_latents(model, latents)
-    branch = SourceBranch(model, latents, condition, negative, guidance_scale)
+    source, latents = task.source(), task.clean
 
-    # The least noisy step has nothing before it: DDIM inversion, told the level moved to
+    # The least noisy step has nothing before it: DDIM inversion, conditioned on the next timestep
     last = steps[-1]
-    noise_pred, x0_pred = branch.predict(latents, last.t, last.alpha_bar_prev)
+    noise_pred, x0_pred = source.predict(latents, last.t, last.alpha_bar_prev)
     up = ddim_step(latents, noise_pred, last.alpha_bar_prev, last.alpha_bar, x0_pred=x0_pred)
     trajectory = [latents, up]
 
     noisier = [step.alpha_bar for step in steps[:-1]][::-1]
     missed = torch.zeros_like(latents)
-    for k, step in enumerate((watch or Watch()).during("inverting").over(steps[::-1])):
+    for k, step in enumerate(task.over(steps[::-1])):
         before, now = trajectory[-2:]
-        noise_pred, x0_pred = branch.predict(now, step.t, step.alpha_bar)
+        noise_pred, x0_pred = source.predict(now, step.t, step.alpha_bar)
         missed = before - ddim_step(now, noise_pred, step.alpha_bar, step.alpha_bar_prev, x0_pred=x0_pred)
         if k < len(noisier):
             up = ddim_step(now, noise_pred, step.alpha_bar, noisier[k], x0_pred=x0_pred)
             trajectory.append(up + missed / gamma)
-
-    return Inversion(
-        method="bdia",
-        noise=trajectory[-1],
-        timesteps=tuple(step.t for step in steps),
-        trajectory=torch.stack(trajectory),
-        correction=missed,
-        gamma=gamma,
-        guidance_scale=guidance_scale,
-        model_revision=model.revision,
-    )
+    return task.inversion("bdia", trajectory[-1], trajectory=torch.stack(trajectory), correction=missed, gamma=gamma)

@@ -13,17 +13,12 @@ add it to the source branch (Alg. 1); the sum is the trajectory, so the replay s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
 from sfumato.inversions.ddim import Told, ddim_inversion
+from sfumato.inversions.method import inversion
 from sfumato.inversions.result import Inversion
-from sfumato.models.base import Condition, Model
-from sfumato.registry import inversion
-from sfumato.sampling.draws import Generators
-from sfumato.watch import Watch
+from sfumato.inversions.task import InversionTask
 
 
 @inversion(
@@ -35,39 +30,12 @@ from sfumato.watch import Watch
     cost="1 evaluation a step.",
     source_guidance_scale=1.0,
 )
-def direct_inversion(
-    model: Model,
-    latents: Tensor,
-    condition: Condition,
-    *,
-    negative: Condition | None = None,
-    guidance_scale: float = 1.0,
-    num_inference_steps: int = 50,
-    timesteps: Sequence[int] | None = None,
-    generator: Generators = None,
-    watch: Watch | None = None,
-    told: Told = "to",
-) -> Inversion:
-    """Carries clean latents to noise; `sample(replay=...)` pins branch 0 to the latents on the way.
+def direct_inversion(task: InversionTask, *, told: Told = "to") -> Inversion:
+    """Carries clean latents to noise without guidance; `sample(replay=...)` pins branch 0 to the latents on the way.
 
     Costs one network evaluation a step and image.
-
-    Args:
-        model: Any model.
-        latents: Clean latents x_0, (image, channels, height, width).
-        condition: The source prompt; one row, or one an image.
-        negative: Not used: the path is walked without guidance.
-        guidance_scale: That of the source branch in the replay; any comes back.
-        num_inference_steps: Steps of the grid that sampling will use.
-        timesteps: An explicit grid instead, noisiest first.
-        generator: Not used: nothing is drawn.
-        watch: Progress and cancellation.
-        told: see its `Option`.
 
     Returns:
         Noise, trajectory x_0 ... x_T and the grid, with `pinned` set.
     """
-    found: Inversion = ddim_inversion(
-        model, latents, condition, num_inference_steps=num_inference_steps, timesteps=timesteps, watch=watch, told=told
-    )
-    return replace(found, method="direct", pinned=True, guidance_scale=guidance_scale)
+    return replace(ddim_inversion(task, told=told), method="direct", pinned=True)

@@ -16,21 +16,19 @@ image that is solved is not evaluated again; where the iteration does not contra
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from math import sqrt
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from sfumato.inversions.method import inversion
 from sfumato.inversions.result import Inversion
-from sfumato.inversions.source import SourceBranch, working_latents
-from sfumato.models.base import Condition, Model
+from sfumato.inversions.source import SourceBranch
+from sfumato.inversions.task import InversionTask
 from sfumato.models.schedules import Step
-from sfumato.registry import Option, inversion
+from sfumato.options import Option
 from sfumato.sampling.ddim import ddim_step
-from sfumato.sampling.draws import Generators
-from sfumato.watch import Watch
 
 
 @inversion(
@@ -43,16 +41,8 @@ from sfumato.watch import Watch
 )
 @torch.no_grad()
 def fixed_point_inversion(
-    model: Model,
-    latents: Tensor,
-    condition: Condition,
+    task: InversionTask,
     *,
-    negative: Condition | None = None,
-    guidance_scale: float = 1.0,
-    num_inference_steps: int = 50,
-    timesteps: Sequence[int] | None = None,
-    generator: Generators = None,
-    watch: Watch | None = None,
     iterations: Annotated[int, Option("most evaluations at each step (twice that with guidance)", low=1)] = 10,
     tolerance: Annotated[
         float, Option("a step is solved when it leads back this closely, relative to the latents", low=0)
@@ -62,18 +52,6 @@ def fixed_point_inversion(
 
     Costs at most 1 + N iterations network evaluations an image, twice that with guidance.
 
-    Args:
-        model: Any model.
-        latents: Clean latents x_0, (image, channels, height, width).
-        condition: The source prompt; one row, or one an image.
-        negative: What guidance leads away from; None: the empty prompt.
-        guidance_scale: That of the source branch in the replay, which the steps are solved for.
-        num_inference_steps: Steps of the grid that sampling will use.
-        timesteps: An explicit grid instead, noisiest first.
-        generator: Not used: nothing is drawn.
-        watch: Progress and cancellation.
-        iterations, tolerance: see their `Option`.
-
     Returns:
         Noise, trajectory, the grid, and as `residuals` ||x_prev - D(x)|| / ||x_prev|| of each iterate that was looked
         at; the smallest of a step is that of the latents taken.
@@ -81,17 +59,15 @@ def fixed_point_inversion(
     Warns:
         UserWarning: Some steps were not solved, not to ten times the tolerance.
     """
-    steps = model.schedule.steps(num_inference_steps, timesteps=timesteps)
-    latents = working_latents(model, latents)
-    branch = SourceBranch(model, latents, condition, negative, guidance_scale)
+    steps, source, latents = task.steps, task.source(), task.clean
     residuals = torch.full((len(steps), len(latents), iterations), float("nan"))
 
     trajectory = [latents]
     x0_pred: Tensor | None
-    noise_pred, x0_pred = branch.predict(latents, steps[-1].t, steps[-1].alpha_bar_prev)
-    for step in (watch or Watch()).during("inverting").over(steps[::-1]):
+    noise_pred, x0_pred = source.predict(latents, steps[-1].t, steps[-1].alpha_bar_prev)
+    for step in task.over(steps[::-1]):
         guess = ddim_step(latents, noise_pred, step.alpha_bar_prev, step.alpha_bar, x0_pred=x0_pred)
-        latents, noise_pred = _solve(branch, guess, latents, step, tolerance, residuals[step.index])
+        latents, noise_pred = _solve(source, guess, latents, step, tolerance, residuals[step.index])
         x0_pred = None
         trajectory.append(latents)
 
@@ -104,19 +80,11 @@ def fixed_point_inversion(
             " guidance",
             stacklevel=2,
         )
-    return Inversion(
-        method="fixed-point",
-        noise=latents,
-        timesteps=tuple(step.t for step in steps),
-        trajectory=torch.stack(trajectory),
-        residuals=residuals,
-        guidance_scale=guidance_scale,
-        model_revision=model.revision,
-    )
+    return task.inversion("fixed-point", latents, trajectory=torch.stack(trajectory), residuals=residuals)
 
 
 def _solve(
-    branch: SourceBranch, guess: Tensor, latents_prev: Tensor, step: Step, tolerance: float, residuals: Tensor
+    source: SourceBranch, guess: Tensor, latents_prev: Tensor, step: Step, tolerance: float, residuals: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Latents at t that the step carries to `latents_prev`, and the noise predicted there; both like the latents.
 
@@ -127,7 +95,7 @@ def _solve(
     smallest = torch.full((len(guess),), torch.inf)
     active, current = list(range(len(guess))), guess
     for iteration in range(residuals.shape[1]):
-        noise_pred, x0_pred = branch.predict(current, step.t, step.alpha_bar, active)
+        noise_pred, x0_pred = source.predict(current, step.t, step.alpha_bar, active)
         left = latents_prev[active] - ddim_step(
             current, noise_pred, step.alpha_bar, step.alpha_bar_prev, x0_pred=x0_pred
         )

@@ -8,18 +8,15 @@ which replays as at guidance 1, and leads the edited branches away from what the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.method import inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Condition, Model
-from sfumato.registry import inversion
-from sfumato.sampling.draws import Generators
-from sfumato.watch import Watch
 
 
 @inversion(
@@ -31,52 +28,29 @@ from sfumato.watch import Watch
     cost="1 evaluation a step.",
     source_guidance_scale=None,
 )
-def negative_prompt_inversion(
-    model: Model,
-    latents: Tensor,
-    condition: Condition,
-    *,
-    negative: Condition | None = None,
-    guidance_scale: float = 1.0,
-    num_inference_steps: int = 50,
-    timesteps: Sequence[int] | None = None,
-    generator: Generators = None,
-    watch: Watch | None = None,
-) -> Inversion:
+def negative_prompt_inversion(task: InversionTask) -> Inversion:
     """Carries clean latents to noise, and puts the source prompt in the empty prompt's place.
 
     Costs one network evaluation a step and image.
 
-    Args:
-        model: Any model.
-        latents: Clean latents x_0, (image, channels, height, width).
-        condition: The source prompt; one row, or one an image.
-        negative: The source prompt takes its place; a warning where it is not the empty prompt.
-        guidance_scale: That of the source branch in the replay; any comes back alike.
-        num_inference_steps: Steps of the grid that sampling will use.
-        timesteps: An explicit grid instead, noisiest first.
-        generator: Not used: nothing is drawn.
-        watch: Progress and cancellation.
-
     Returns:
         Noise, trajectory, the grid, and the source prompt as `null_embeds`.
+
+    Warns:
+        UserWarning: There is a negative prompt, whose place the source prompt takes.
     """
-    if negative is not None and not _is_empty(model, negative):
+    if task.negative is not None and not _is_empty(task.model, task.negative):
         warnings.warn(
             "the negative prompt is not used: negative-prompt inversion puts the source prompt in its place; take"
             " inversion 'direct' to have both",
             stacklevel=3,
         )
-    found: Inversion = ddim_inversion(
-        model, latents, condition, num_inference_steps=num_inference_steps, timesteps=timesteps, watch=watch
-    )
-    rows = condition.expand(len(found.noise))
+    rows = task.condition.expand(len(task.latents))
     return replace(
-        found,
+        ddim_inversion(replace(task, negative=None)),
         method="negative-prompt",
-        null_embeds=rows.prompt_embeds.expand(len(found.timesteps), -1, -1, -1),
+        null_embeds=rows.prompt_embeds.expand(len(task.steps), -1, -1, -1),
         null_pooled_embeds=rows.pooled_embeds,
-        guidance_scale=guidance_scale,
     )
 
 

@@ -13,7 +13,6 @@ is given: tuning starts there.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -21,14 +20,14 @@ import torch
 from torch import Tensor
 
 from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.method import inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.source import SourceBranch
-from sfumato.models.base import Condition, Model
+from sfumato.inversions.task import InversionTask
+from sfumato.models.base import Model
 from sfumato.models.schedules import Step
-from sfumato.registry import Option, inversion
+from sfumato.options import Option
 from sfumato.sampling.ddim import ddim_step
-from sfumato.sampling.draws import Generators
-from sfumato.watch import Watch
 
 MISSED = 0.1  # relative error of the latents that a user sees: 20 dB
 
@@ -43,16 +42,8 @@ MISSED = 0.1  # relative error of the latents that a user sees: 20 dB
     source_guidance_scale=None,
 )
 def null_text_inversion(
-    model: Model,
-    latents: Tensor,
-    condition: Condition,
+    task: InversionTask,
     *,
-    negative: Condition | None = None,
-    guidance_scale: float = 7.5,
-    num_inference_steps: int = 50,
-    timesteps: Sequence[int] | None = None,
-    generator: Generators = None,
-    watch: Watch | None = None,
     inner_steps: Annotated[int, Option("most updates of the embedding at each step", low=1)] = 10,
     learning_rate: Annotated[float, Option("of the first step; it falls by a hundredth a step", low=0)] = 1e-2,
     early_stop: Annotated[
@@ -65,18 +56,6 @@ def null_text_inversion(
     guidance 1 the empty prompt has no say: nothing is tuned, and N evaluations are all. Images are tuned one after the
     other, so each comes out as if alone, in the memory of one.
 
-    Args:
-        model: Any model.
-        latents: Clean latents x_0, (image, channels, height, width).
-        condition: The source prompt; one row, or one an image.
-        negative: Where tuning starts; None: the empty prompt. One row, or one an image.
-        guidance_scale: That of the source branch in the replay, which the embeddings are tuned for.
-        num_inference_steps: Steps of the grid that sampling will use.
-        timesteps: An explicit grid instead, noisiest first.
-        generator: Not used: nothing is drawn.
-        watch: Progress and cancellation.
-        inner_steps, learning_rate, early_stop: see their `Option`.
-
     Returns:
         Noise, pivot (as trajectory), the grid, `null_embeds`, and as `residuals` each loss: the mean squared difference
         between the guided step and the pivot before each update.
@@ -84,14 +63,10 @@ def null_text_inversion(
     Warns:
         UserWarning: The replay misses the picture by more than a tenth of its norm.
     """
-    conditions, negatives = condition.expand(len(latents)), (negative or model.encode_prompt("")).expand(len(latents))
     found = [
-        _one_image(
-            model, latents[[k]], conditions[[k]], negatives[[k]], guidance_scale, num_inference_steps, timesteps,
-            watch or Watch(), inner_steps=inner_steps, learning_rate=learning_rate, early_stop=early_stop,
-        )
-        for k in range(len(latents))
-    ]  # fmt: skip
+        _one_image(task.image(k), inner_steps=inner_steps, learning_rate=learning_rate, early_stop=early_stop)
+        for k in range(len(task.latents))
+    ]
     missed = max(miss for _, miss in found)
     if missed > MISSED:
         warnings.warn(
@@ -115,32 +90,17 @@ def null_text_inversion(
 
 @torch.no_grad()
 def _one_image(
-    model: Model,
-    latents: Tensor,
-    condition: Condition,
-    negative: Condition,
-    guidance_scale: float,
-    num_inference_steps: int,
-    timesteps: Sequence[int] | None,
-    watch: Watch,
-    *,
-    inner_steps: int,
-    learning_rate: float,
-    early_stop: float,
+    task: InversionTask, *, inner_steps: int, learning_rate: float, early_stop: float
 ) -> tuple[Inversion, float]:
     """The inversion of one image, and the relative error of its replay."""
-    pivot: Inversion = ddim_inversion(
-        model, latents, condition, num_inference_steps=num_inference_steps, timesteps=timesteps, watch=watch
-    )
-    assert pivot.trajectory is not None
-    steps = model.schedule.steps(timesteps=pivot.timesteps)
-    branch = SourceBranch(model, pivot.noise, condition, negative, guidance_scale)
-    moved, embeds = pivot.noise, branch.uncond.prompt_embeds.to(pivot.noise)
+    pivot = ddim_inversion(task)
+    steps, source = task.steps, task.source()
+    moved, embeds = pivot.noise, source.uncond.prompt_embeds.to(pivot.noise)
     null_embeds, losses = [], torch.full((len(steps), 1, inner_steps), float("nan"))
 
-    for step in watch.during("optimising").over(steps if guidance_scale != 1.0 else []):
+    for step in task.watch.during("optimising").over(steps if task.guidance_scale != 1.0 else []):
         target = pivot.latents_at(max(step.t_prev, -1))
-        tuning = _Tuning(model, moved, step, branch, target)
+        tuning = _Tuning(task.model, moved, step, source, target)
         # The 100 is a constant of the authors' code, not the number of steps
         rate = learning_rate * (1.0 - step.index / max(100, len(steps)))
         embeds, history = tuning.minimise(embeds, inner_steps, rate, early_stop + step.index * 2e-5)
@@ -149,26 +109,23 @@ def _one_image(
         moved = tuning.step(embeds)
 
     missed = 0.0
-    if guidance_scale != 1.0:
+    if task.guidance_scale != 1.0:
         missed = float((moved - pivot.clean).norm() / pivot.clean.norm().clamp(min=1e-12))
     tuned = torch.stack(null_embeds or [embeds] * len(steps))  # (steps, image, tokens, dim)
-    found = replace(
-        pivot, method="null-text", null_embeds=tuned, residuals=losses.to(moved), guidance_scale=guidance_scale
-    )
-    return found, missed
+    return replace(pivot, method="null-text", null_embeds=tuned, residuals=losses.to(moved)), missed
 
 
 class _Tuning:
     """One guided step as a function of the null embedding, (1, tokens, dim); the network itself stays frozen."""
 
-    def __init__(self, model: Model, latents: Tensor, step: Step, branch: SourceBranch, target: Tensor) -> None:
-        self.model, self.latents, self.now, self.branch, self.target = model, latents, step, branch, target
-        self._cond = model.predict(latents, step.t, branch.cond)
+    def __init__(self, model: Model, latents: Tensor, step: Step, source: SourceBranch, target: Tensor) -> None:
+        self.model, self.latents, self.now, self.source, self.target = model, latents, step, source, target
+        self._cond = model.predict(latents, step.t, source.cond)
 
     def step(self, embeds: Tensor) -> Tensor:
         """Latents after the guided step."""
-        uncond = self.model.predict(self.latents, self.now.t, self.branch.uncond.with_embeds(embeds))
-        output = uncond + self.branch.guidance_scale * (self._cond - uncond)
+        uncond = self.model.predict(self.latents, self.now.t, self.source.uncond.with_embeds(embeds))
+        output = uncond + self.source.guidance_scale * (self._cond - uncond)
         level, level_prev = self.now.alpha_bar, self.now.alpha_bar_prev
         noise_pred, x0_pred = self.model.schedule.noise_and_x0(output, self.latents, level)
         return ddim_step(self.latents, noise_pred, level, level_prev, x0_pred=x0_pred)

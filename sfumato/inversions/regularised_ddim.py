@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UsageError
+from sfumato.inversions.method import inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.inversions.white_noise import draw_rolls, pyramid_levels, regularised
 from sfumato.models.base import Condition, Model
 from sfumato.models.discrete_vp import DiscreteVP
-from sfumato.registry import Option, inversion
+from sfumato.options import Option
 from sfumato.sampling.ddim import ddim_step
-from sfumato.sampling.draws import Generators, streams
 from sfumato.watch import Watch
 
 
@@ -47,16 +48,8 @@ class Move(NamedTuple):
 )
 @torch.no_grad()
 def regularised_ddim_inversion(
-    model: Model,
-    latents: Tensor,
-    condition: Condition,
+    task: InversionTask,
     *,
-    negative: Condition | None = None,
-    guidance_scale: float = 1.0,
-    num_inference_steps: int = 50,
-    timesteps: Sequence[int] | None = None,
-    generator: Generators = None,
-    watch: Watch | None = None,
     rolls: Tensor | None = None,
     correlation_weight: Annotated[
         float, Option("how strongly repeating patterns are removed from the noise, 0 = not", low=0)
@@ -76,19 +69,9 @@ def regularised_ddim_inversion(
     add 30 gradient steps on the noise prediction to each step.
 
     Args:
-        model: Any model; noise is regularised whatever it predicts.
-        latents: Clean latents x_0, (image, channels, height, width), any height and width.
-        condition: The source prompt; one row, or one an image.
-        negative: Not used: inverting is never guided.
-        guidance_scale: Not used, as there.
-        num_inference_steps: Steps of the grid that sampling will use.
-        timesteps: An explicit grid instead, noisiest first.
-        generator: Draws the offsets, one call of `draw_rolls` for the whole inversion; a single one for all images
-            alike, or one for each.
-        watch: Progress and cancellation.
+        task: A single generator draws one set of offsets for all images; one for each draws a set for each.
         rolls: The offsets instead, (step, round, roll, channel, level) or with a last axis (height, width), steps in
             the order of the inversion (least noisy first).
-        correlation_weight, gaussian_weight, regularisation_rounds, rolls_per_round, grid: see their `Option`.
 
     Returns:
         Noise and grid; the trajectory x_0 ... x_T too on the full grid (the released one meets other levels).
@@ -96,35 +79,26 @@ def regularised_ddim_inversion(
     Raises:
         UsageError: Offsets of another shape, or fewer than 3 steps on the released grid.
     """
-    steps = model.schedule.steps(num_inference_steps, timesteps=timesteps)
     if grid == "full":
-        moves = [Move(step.t, step.alpha_bar_prev, step.alpha_bar) for step in reversed(steps)]
+        moves = [Move(step.t, step.alpha_bar_prev, step.alpha_bar) for step in reversed(task.steps)]
     else:
-        moves = released_moves(model.schedule, [step.t for step in steps])
-    latents = latents.to(model.device)
-    latents = latents if latents.dtype == torch.float64 else latents.float()
-    rows, images = condition.expand(len(latents)), list(range(len(latents)))
-
-    def walk(chosen: list[int], rolls: Tensor) -> Tensor:
-        return regularised_walk(
-            model, latents[chosen], rows[chosen], moves, rolls, correlation_weight, gaussian_weight, watch=watch
-        )
-
+        moves = released_moves(task.model.schedule, [step.t for step in task.steps])
     shape = (len(moves), regularisation_rounds, rolls_per_round)
-    if rolls is not None:
-        trajectory = walk(images, rolls)
-    elif generator is None or isinstance(generator, torch.Generator):
-        trajectory = walk(images, draw_rolls(latents.shape[1:], shape, generator))
-    else:  # every image has offsets of its own
-        each = [draw_rolls(latents.shape[1:], shape, stream) for stream in streams(generator, len(images))]
-        trajectory = torch.cat([walk([k], rolls) for k, rolls in enumerate(each)], dim=1)
-    return Inversion(
-        method="regularised-ddim",
-        noise=trajectory[-1],
-        timesteps=tuple(step.t for step in steps),
-        trajectory=trajectory if grid == "full" else None,
-        model_revision=model.revision,
-    )
+
+    def walk(part: InversionTask) -> Tensor:
+        offsets = rolls
+        if offsets is None:
+            assert part.generator is None or isinstance(part.generator, torch.Generator)
+            offsets = draw_rolls(part.clean.shape[1:], shape, part.generator)
+        return regularised_walk(
+            part.model, part.clean, part.condition, moves, offsets, correlation_weight, gaussian_weight,
+            watch=part.watch,
+        )  # fmt: skip
+
+    shared = rolls is not None or task.generator is None or isinstance(task.generator, torch.Generator)
+    images = range(len(task.latents))
+    trajectory = walk(task) if shared else torch.cat([walk(task.image(k)) for k in images], dim=1)
+    return task.inversion("regularised-ddim", trajectory[-1], trajectory=trajectory if grid == "full" else None)
 
 
 def released_moves(schedule: DiscreteVP, timesteps: Sequence[int]) -> list[Move]:

@@ -230,7 +230,7 @@ class Inversion:
         plain["timesteps"] = tuple(plain["timesteps"])
         for name, in_files in _IN_FILES.items():
             plain[name] = plain.pop(in_files)
-        inversion = cls(**plain, **tensors, file=os.fspath(path))
+        inversion = cls(**{**plain, **tensors, "file": os.fspath(path)})
         inversion.check_tensors()
         return inversion
 

@@ -14,7 +14,8 @@ class SourceBranch:
     """Predicts noise for a batch of images under one prompt each, with guidance.
 
     Attributes:
-        evaluations: Network evaluations of one call for one image: 2 with guidance, else 1.
+        cond, uncond: Rows of the source prompt and of the negative one, one an image, of equally many tokens.
+        guidance_scale: 1 = off.
     """
 
     def __init__(
@@ -22,22 +23,28 @@ class SourceBranch:
     ) -> None:
         """Takes latents for their shape, (image, channels, height, width).
 
+        One network evaluation a call and image, two with guidance; one again where the prompts are the same.
+
         Args:
             model: Any model.
             latents: Any latents of the run.
             condition: The source prompt; one row, or one an image.
-            negative: What guidance leads away from; None: the empty prompt.
+            negative: The negative prompt; None: the empty one.
             guidance_scale: 1 = off.
         """
         empty, images = model.encode_prompt(""), len(latents)
-        given, away = condition.expand(images), negative or empty
-        tokens = max(given.prompt_embeds.shape[1], away.prompt_embeds.shape[1])
+        negative = negative or empty
+        tokens = max(condition.prompt_embeds.shape[1], negative.prompt_embeds.shape[1])
         self.model, self.guidance_scale = model, guidance_scale
-        self.cond = given.padded(tokens, empty)
-        self.uncond = away.padded(tokens, empty).expand(images)
-        self._halves = guidance_halves(model, guidance_scale != 1.0)
-        self.evaluations = len(self._halves)
+        self.cond, self.uncond = (rows.padded(tokens, empty).expand(images) for rows in (condition, negative))
+        guided = guidance_scale != 1.0 and not torch.equal(self.uncond.prompt_embeds, self.cond.prompt_embeds)
+        self._halves = guidance_halves(model, guided)
+        self._rows = self._both(self.cond, self.uncond)
+        self._scales = torch.tensor([guidance_scale])
         self._size = (latents.shape[-2], latents.shape[-1])
+
+    def _both(self, cond: Condition, uncond: Condition) -> Condition:
+        return Condition.cat([uncond, cond]) if len(self._halves) == 2 else cond
 
     def predict(
         self, latents: Tensor, t: int, alpha_bar: float, images: list[int] | None = None
@@ -46,20 +53,11 @@ class SourceBranch:
 
         Args:
             latents: (image, channels, height, width).
-            t: Timestep told to the network.
+            t: Timestep that the network is conditioned on.
             alpha_bar: Level of the latents.
             images: Which images of the batch they are; None: all.
         """
-        rows = self.cond if images is None else self.cond[images]
-        if len(self._halves) == 2:
-            rows = Condition.cat([self.uncond if images is None else self.uncond[images], rows])
+        rows = self._rows if images is None else self._both(self.cond[images], self.uncond[images])
         layout = Layout(self._halves, ("source",), len(latents), self._size)
-        scales = torch.tensor([self.guidance_scale]).to(latents)
-        output = guided_output(self.model, latents[None], t, rows, scales, layout)[0]
+        output = guided_output(self.model, latents[None], t, rows, self._scales.to(latents), layout)[0]
         return self.model.schedule.noise_and_x0(output, latents, alpha_bar)
-
-
-def working_latents(model: Model, latents: Tensor) -> Tensor:
-    """Latents on the model's device in the precision that inversions keep: float64 stays, all else is float32."""
-    latents = latents.to(model.device)
-    return latents if latents.dtype == torch.float64 else latents.float()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Condition, Model
 from sfumato.morphs.path import Draw, Ends
 from sfumato.morphs.slerp import slerp
@@ -54,16 +55,11 @@ def inverted_ends(
         The inversion, and the two prompts' conditions.
     """
     condition = model.encode_prompt(list(ends.prompts))
-    found: Inversion = INVERSIONS[name].function(
-        model,
-        ends.latents,
-        condition,
-        negative=model.encode_prompt(negative_prompt),
-        guidance_scale=guidance_scale,
-        num_inference_steps=num_inference_steps,
-        generator=generator,
-        watch=(watch or Watch()).during("inverting"),
-    )
+    task = InversionTask(
+        model, ends.latents, condition, model.encode_prompt(negative_prompt), guidance_scale, num_inference_steps,
+        generator=generator, watch=watch or Watch(),
+    )  # fmt: skip
+    found: Inversion = INVERSIONS[name].function(task)
     return found, condition
 
 

@@ -35,6 +35,7 @@ from sfumato.adaptation.training import Draws
 from sfumato.attention.interpolate import END, START, InterpolatedSource
 from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder
+from sfumato.inversions.task import InversionTask
 from sfumato.metrics.distance import Distance
 from sfumato.models.base import AttentionSite, Condition, Model
 from sfumato.morphs.between_inversions import KEPT_AT_MOST, draw_between, mixed_condition, tent
@@ -105,10 +106,11 @@ def diffmorpher(
     noise, timesteps = [], tuple(model.schedule.timesteps(num_inference_steps))
     for k, lora in enumerate(loras):
         with adapted(model, lora):
-            found = INVERSIONS[inversion].function(
+            task = InversionTask(
                 model, ends.latents[[k]], condition[[k]], timesteps=timesteps, generator=generator,
-                watch=watch,
+                watch=watch or Watch(),
             )  # fmt: skip
+            found = INVERSIONS[inversion].function(task)
         noise.append(found.noise)
     steps = ceil(attention_share * (50 if released else num_inference_steps) - 1e-9)
     between = Between(

@@ -16,7 +16,7 @@ from sfumato.adaptation.textual_inversion import textual_inversion
 from sfumato.adaptation.training import Draws
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.fixed_point import fixed_point_inversion
-from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.metrics.distance import Distance
 from sfumato.models.base import Condition, Model
 from sfumato.morphs.path import Ends, adaptation_key
@@ -108,15 +108,11 @@ class Stages:
     def inverted(self, text: Condition, lora: Lora | None) -> Tensor:
         """Noise of both pictures, (2, channels, height, width)."""
         steps, watch = self.chosen.inversion_steps or self.steps, self.watch.during("inverting")
-        found: Inversion
+        task = InversionTask(self.model, self.ends.latents, text, num_inference_steps=steps, watch=watch)
         with adapted(self.model, lora):
             if self.chosen.inversion == "ddim":
-                found = ddim_inversion(self.model, self.ends.latents, text, num_inference_steps=steps, watch=watch)
-            else:
-                found = fixed_point_inversion(
-                    self.model, self.ends.latents, text, num_inference_steps=steps, tolerance=SOLVED, watch=watch
-                )
-        return found.noise
+                return ddim_inversion(task).noise
+            return fixed_point_inversion(task, tolerance=SOLVED).noise
 
     def rank(self, text: Condition, rule: Rule) -> int:
         """By the rule, not yet clamped."""

@@ -17,6 +17,7 @@ from sfumato.guidance.energies import FeatureSimilarity, LowPassDistance, NoisyC
 from sfumato.inversions.bdia import bdia_inversion
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
@@ -147,7 +148,9 @@ def test_evaluations_are_as_told(method: Any, toy_model: Any) -> None:
 
 
 def inverted(model: Any, steps: int = STEPS) -> Inversion:
-    return ddim_inversion(model, picture(model).clean, model.encode_prompt(SOURCE), num_inference_steps=steps)
+    return ddim_inversion(
+        InversionTask(model, picture(model).clean, model.encode_prompt(SOURCE), num_inference_steps=steps)
+    )
 
 
 def test_ddib_with_equal_prompts_gives_the_source(model: Any) -> None:
@@ -259,7 +262,7 @@ def test_a_drawn_source_is_sampled_first(method: Any, toy_model: Any) -> None:
 
 def test_ddib_replays_an_exact_inversion_as_a_whole(toy_model: Any) -> None:
     source = bdia_inversion(
-        toy_model, picture(toy_model).clean, toy_model.encode_prompt(SOURCE), num_inference_steps=STEPS
+        InversionTask(toy_model, picture(toy_model).clean, toy_model.encode_prompt(SOURCE), num_inference_steps=STEPS)
     )
     whole = run(ddib, toy_model, source=source, source_guidance_scale=1.0)
     assert far(whole.latents[0], picture(toy_model).clean) < 1e-4

@@ -13,6 +13,7 @@ from sfumato.errors import UsageError
 from sfumato.guidance.prompt_gain import DirectionalAgreement, PromptGain
 from sfumato.inversions.noise_maps import dpm_encoder
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.registry import METHODS
 from tests.edits.tasks import edit_by
 
@@ -24,7 +25,7 @@ SEARCH: dict[str, Any] = {"trials": 2, "try_strengths": [0.5, 1.0], "try_guidanc
 def source(model: Any, images: int = 1) -> Inversion:
     noise = torch.randn(STEPS, images, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     clean = 0.5 * torch.randn(images, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    return dpm_encoder(model, clean, model.encode_prompt(SOURCE), num_inference_steps=STEPS, noise=noise)
+    return dpm_encoder(InversionTask(model, clean, model.encode_prompt(SOURCE), num_inference_steps=STEPS), noise=noise)
 
 
 def run(model: Any, inverted: Inversion, *targets: str, **options: Any) -> LatentEdit:

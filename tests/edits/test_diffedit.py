@@ -12,6 +12,7 @@ from sfumato.edits.result import LatentEdit
 from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.schedules import add_noise
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
@@ -29,7 +30,9 @@ def noise(images: int = 1, seed: int = 1) -> Tensor:
 
 
 def inverted(model: Any, images: int = 1, steps: int = 5) -> Inversion:
-    return ddim_inversion(model, 0.5 * noise(images), model.encode_prompt(SOURCE), num_inference_steps=steps)
+    return ddim_inversion(
+        InversionTask(model, 0.5 * noise(images), model.encode_prompt(SOURCE), num_inference_steps=steps)
+    )
 
 
 def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:

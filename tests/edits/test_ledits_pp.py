@@ -14,6 +14,7 @@ from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from sfumato.sampling.rows import Row, Rows
@@ -33,8 +34,9 @@ def clean(images: int = 1) -> Tensor:
 def friendly(model: Any, images: int = 1, guidance_scale: float = 2.0) -> Inversion:
     generator = torch.Generator().manual_seed(2)
     condition = model.encode_prompt(SOURCE)
-    options: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": guidance_scale, "generator": generator}
-    return edit_friendly_inversion(model, clean(images), condition, **options)
+    return edit_friendly_inversion(
+        InversionTask(model, clean(images), condition, None, guidance_scale, 4, generator=generator)
+    )
 
 
 def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
@@ -75,7 +77,7 @@ def test_each_mask_limits_the_edit(toy_model: Any) -> None:
 def test_without_masks_it_is_guidance_to_the_target(model: Any) -> None:
     """eps("") + s (eps(target) - eps("")): the source prompt leaves no trace in the edit."""
     noise = 2 * clean()
-    source = ddim_inversion(model, clean(), model.encode_prompt(SOURCE), num_inference_steps=4)
+    source = ddim_inversion(InversionTask(model, clean(), model.encode_prompt(SOURCE), num_inference_steps=4))
     for own in (1.0, 2.0):
         result = run(model, replace(source, noise=noise), masks="none", source_guidance_scale=own, strength=1.0)
         branch = {"target": Branch(model.encode_prompt(TARGET), guidance_scale=4.0)}

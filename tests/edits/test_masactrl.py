@@ -15,6 +15,7 @@ from sfumato.errors import UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import KernelCall
 from sfumato.models.schedules import Level, Step
 from sfumato.sampling.layout import Branch, Layout
@@ -38,7 +39,7 @@ def drawn(model: Any, images: int = 1, steps: int = 4) -> Inversion:
 
 
 def inverted(model: Any, images: int = 1) -> Inversion:
-    return ddim_inversion(model, 0.5 * noise(images), model.encode_prompt(SOURCE), num_inference_steps=4)
+    return ddim_inversion(InversionTask(model, 0.5 * noise(images), model.encode_prompt(SOURCE), num_inference_steps=4))
 
 
 def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
@@ -165,9 +166,16 @@ def test_it_starts_at_step_4_of_50(toy_model: Any) -> None:
 def test_inversions_that_begin_late(toy_model: Any) -> None:
     """Noise maps of the last two of four steps: the run begins where they do, and the source comes back."""
     source = edit_friendly_inversion(
-        toy_model, 0.5 * noise(), toy_model.encode_prompt(SOURCE), guidance_scale=1.0, num_inference_steps=4,
-        strength=0.5, generator=torch.Generator().manual_seed(2),
-    )  # fmt: skip
+        InversionTask(
+            toy_model,
+            0.5 * noise(),
+            toy_model.encode_prompt(SOURCE),
+            guidance_scale=1.0,
+            num_inference_steps=4,
+            generator=torch.Generator().manual_seed(2),
+        ),
+        strength=0.5,
+    )
     before = toy_model.evaluations
     result = run(toy_model, source, source_guidance_scale=1.0)
     assert toy_model.evaluations - before == 2 * 4

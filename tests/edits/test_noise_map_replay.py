@@ -15,6 +15,7 @@ from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import dpm_encoder, edit_friendly_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.edits.tasks import edit_by
@@ -236,7 +237,9 @@ def test_mistakes_are_named_before_any_work(
     options = dict(options)
     inverted = options.pop("inverted", {})
     if inverted == "ddim":
-        source = ddim_inversion(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=STEPS)
+        source = ddim_inversion(
+            InversionTask(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=STEPS)
+        )
     elif inverted == "drawn":
         source = Inversion("drawn", clean(), tuple(toy_model.schedule.timesteps(STEPS)))
     else:

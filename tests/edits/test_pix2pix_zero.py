@@ -21,6 +21,7 @@ from sfumato.errors import DirectionError, ModelError, UsageError
 from sfumato.guidance.attention_maps import Pull
 from sfumato.inversions.regularised_ddim import regularised_ddim_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.registry import INVERSIONS, METHODS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
@@ -152,7 +153,9 @@ def test_velocity_models_are_held_more_gently(toy_velocity_model: Any, toy_model
 
 def test_the_caption_may_be_the_negative_prompt(toy_model: Any) -> None:
     clean = 0.5 * torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2))
-    inverted = regularised_ddim_inversion(toy_model, clean, toy_model.encode_prompt(SOURCE), num_inference_steps=4)
+    inverted = regularised_ddim_inversion(
+        InversionTask(toy_model, clean, toy_model.encode_prompt(SOURCE), num_inference_steps=4)
+    )
     shared = run(toy_model, inverted, caption_as_negative=True).latents
     written_out = run(toy_model, inverted, negative_prompt=SOURCE).latents
     assert far(shared, written_out) < 1e-5  # one row of the source serves both halves
@@ -208,7 +211,9 @@ def test_a_result_shows_where_words_look(toy_model: Any) -> None:
 def test_every_inversion_that_is_named_serves(toy_model: Any, name: str) -> None:
     clean, condition = 0.5 * start(toy_model).noise, toy_model.encode_prompt(SOURCE)
     scale = INVERSIONS[name].source_guidance_scale or 3.0
-    begin = INVERSIONS[name].function(toy_model, clean, condition, num_inference_steps=2, guidance_scale=scale)
+    begin = INVERSIONS[name].function(
+        InversionTask(toy_model, clean, condition, num_inference_steps=2, guidance_scale=scale)
+    )
     latents = run(toy_model, begin, source_guidance_scale=scale).latents
     alone = sample(
         toy_model, begin.noise, {"source": Branch(condition, guidance_scale=scale)}, timesteps=begin.timesteps,

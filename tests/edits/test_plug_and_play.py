@@ -15,6 +15,7 @@ from sfumato.errors import InversionError, ModelError
 from sfumato.guidance.growing_negative import negative_shares
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
 
@@ -31,7 +32,9 @@ def noise(images: int = 1) -> Tensor:
 
 
 def inverted(model: Any, steps: int = 4, images: int = 1, prompt: str = SOURCE) -> Inversion:
-    return ddim_inversion(model, 0.5 * noise(images), model.encode_prompt(prompt), num_inference_steps=steps)
+    return ddim_inversion(
+        InversionTask(model, 0.5 * noise(images), model.encode_prompt(prompt), num_inference_steps=steps)
+    )
 
 
 def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:

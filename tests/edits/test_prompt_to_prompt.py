@@ -14,6 +14,7 @@ from sfumato.edits.result import LatentEdit
 from sfumato.errors import ModelError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
 
@@ -157,7 +158,7 @@ def test_a_words_own_schedule_differs_from_the_rest(toy_model: Any) -> None:
 
 def test_real_pictures_go_through_an_inversion(toy_model: Any) -> None:
     clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2)) * 0.5
-    inversion = ddim_inversion(toy_model, clean, toy_model.encode_prompt(SOURCE), num_inference_steps=50)
+    inversion = ddim_inversion(InversionTask(toy_model, clean, toy_model.encode_prompt(SOURCE), num_inference_steps=50))
     before = toy_model.evaluations
     result = prompt_to_prompt(
         toy_model,

@@ -10,6 +10,7 @@ from torch import Tensor
 from sfumato.edits.task import EditTask
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.sampling.loop import Branch, sample
 
 SOURCE, TARGET, OTHER, STEPS = "a photo of a cat", "a photo of a dog", "a red house", 3
@@ -73,7 +74,7 @@ def test_sample_is_the_loop_with_the_tasks_hooks_last(toy_model: Any) -> None:
 def test_sample_begins_where_the_source_leads_back_from(toy_model: Any) -> None:
     clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     timesteps = toy_model.schedule.timesteps(STEPS)
-    whole = ddim_inversion(toy_model, clean, toy_model.encode_prompt(SOURCE), timesteps=timesteps)
+    whole = ddim_inversion(InversionTask(toy_model, clean, toy_model.encode_prompt(SOURCE), timesteps=timesteps))
     start = replace(whole, noise=whole.latents_at(timesteps[1]), start_index=1)
     task = EditTask(toy_model, start, SOURCE, [TARGET], guidance_scale=1.0)
     branch = {"source": Branch(toy_model.encode_prompt(SOURCE))}

@@ -17,6 +17,7 @@ from sfumato.guidance.energies_by_name import ENERGIES, Rows, check_energy, ener
 from sfumato.images import load_image, to_pixels
 from sfumato.inversions.noise_maps import dpm_encoder
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.judges.encoders import dual_encoder
 from sfumato.registry import METHODS
 from tests.edits.tasks import edit_by
@@ -155,7 +156,10 @@ def test_options_refuse_them_before_any_work(toy_model: Any) -> None:
 def test_a_search_ranks_by_a_named_energy(toy_model: Any) -> None:
     noise = normal(2, 1, 4, 16, 16, seed=2)
     inverted = dpm_encoder(
-        toy_model, 0.5 * normal(1, 4, 16, 16, seed=1), toy_model.encode_prompt(CAT), num_inference_steps=2, noise=noise
+        InversionTask(
+            toy_model, 0.5 * normal(1, 4, 16, 16, seed=1), toy_model.encode_prompt(CAT), num_inference_steps=2
+        ),
+        noise=noise,
     )
     options: dict[str, Any] = {"source_prompt": CAT, "target_prompts": [DOG]}
     found = edit_by(cycle_diffusion, toy_model, inverted, try_strengths=[0.5, 1.0], energy="stay-near", **options)

@@ -13,6 +13,7 @@ from sfumato.guidance.energies import ClassLabel, Quadratic, TextAgreement, eval
 from sfumato.guidance.langevin import LangevinResult, code_decoder, code_of, energy_gradient, langevin
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import dpm_encoder
+from sfumato.inversions.task import InversionTask
 from tests.gaussian import GaussianModel, cosine_schedule
 
 SHAPE = (4, 2, 1, 4, 4)
@@ -90,12 +91,14 @@ def test_checkpointing_changes_memory_and_not_numbers(toy_model: Any) -> None:
 def test_the_code_of_a_picture_decodes_to_it(toy_model: Any) -> None:
     clean, condition = 0.5 * normal(1, 4, 16, 16).float(), toy_model.encode_prompt("a cat")
     for strength in (1.0, 0.5):
-        inversion = dpm_encoder(toy_model, clean, condition, num_inference_steps=4, eta=0.5, strength=strength)
+        inversion = dpm_encoder(
+            InversionTask(toy_model, clean, condition, num_inference_steps=4), eta=0.5, strength=strength
+        )
         decode = decoder(toy_model, eta=0.5, num_inference_steps=4, start_index=inversion.start_index)
         with torch.no_grad():
             torch.testing.assert_close(decode(code_of(inversion)), clean, rtol=1e-3, atol=1e-4)
     with pytest.raises(UsageError, match="'ddim' keeps no noise maps"):
-        code_of(ddim_inversion(toy_model, clean, condition, num_inference_steps=2))
+        code_of(ddim_inversion(InversionTask(toy_model, clean, condition, num_inference_steps=2)))
 
 
 def run(model: Any, code: Tensor, target: Tensor, steps: int = 3, **options: Any) -> LangevinResult:

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from tests.inverting import inverted
 
 SOURCE = "a photo of a cat on the house"
 STEPS = 4
@@ -50,7 +52,7 @@ def clean(images: int = 1) -> Tensor:
 
 def invert(model: Any, name: str, latents: Tensor, **options: Any) -> Inversion:
     options = {"guidance_scale": 3.0, "num_inference_steps": STEPS} | OPTIONS[name] | options
-    found: Inversion = INVERSIONS[name].function(model, latents, model.encode_prompt(SOURCE), **options)
+    found: Inversion = inverted(INVERSIONS[name].function, model, latents, model.encode_prompt(SOURCE), **options)
     return found
 
 
@@ -127,7 +129,9 @@ def test_nothing_leaks_also_when_an_inversion_breaks(model: Any, name: str) -> N
 def test_prompts_that_do_not_fit_the_batch_are_refused(toy_model: Any, name: str) -> None:
     before = toy_model.evaluations
     with pytest.raises(UsageError, match="2 rows does not fit a batch of 3"):
-        INVERSIONS[name].function(toy_model, clean(3), toy_model.encode_prompt(["a", "b"]), num_inference_steps=4)
+        INVERSIONS[name].function(
+            InversionTask(toy_model, clean(3), toy_model.encode_prompt(["a", "b"]), num_inference_steps=4)
+        )
     assert toy_model.evaluations == before
 
 
@@ -135,12 +139,9 @@ def test_prompts_that_do_not_fit_the_batch_are_refused(toy_model: Any, name: str
 def test_the_negative_prompt_of_another_length_fits(toy_model: Any, name: str) -> None:
     """A prompt of two chunks beside an empty one, both ways."""
     long = toy_model.encode_prompt(" ".join(["cat"] * 80))
-    function = INVERSIONS[name].function
     for condition, negative in ((long, None), (toy_model.encode_prompt("a cat"), long)):
-        found = function(
-            toy_model, clean(), condition, negative=negative, guidance_scale=3.0, num_inference_steps=2,
-            **OPTIONS[name],
-        )  # fmt: skip
+        task = InversionTask(toy_model, clean(), condition, negative, 3.0, num_inference_steps=2)
+        found = INVERSIONS[name].function(task, **OPTIONS[name])
         branch = Branch(condition, negative, 3.0)
         back = sample(toy_model, found.noise, {"source": branch}, timesteps=found.timesteps, replay=found)
         assert bool(torch.isfinite(back).all())

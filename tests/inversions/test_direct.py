@@ -8,6 +8,7 @@ from torch import Tensor
 from sfumato.edits.prompt_to_prompt import prompt_to_prompt
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.direct import direct_inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.inversions.test_deterministic import SOURCE, clean
@@ -16,7 +17,7 @@ TARGET = "a photo of a dog on the house"
 
 
 def test_the_source_comes_back_at_any_guidance(toy_model: Any) -> None:
-    found = direct_inversion(toy_model, clean(2), toy_model.encode_prompt(SOURCE), num_inference_steps=4)
+    found = direct_inversion(InversionTask(toy_model, clean(2), toy_model.encode_prompt(SOURCE), num_inference_steps=4))
     for scale in (1.0, 7.5):
         branch = {"source": Branch(toy_model.encode_prompt(SOURCE), guidance_scale=scale)}
         back = sample(toy_model, found.noise, branch, timesteps=found.timesteps, replay=found)
@@ -24,19 +25,16 @@ def test_the_source_comes_back_at_any_guidance(toy_model: Any) -> None:
 
 
 def test_it_walks_to_noise_as_ddim_does(toy_model: Any) -> None:
-    condition = toy_model.encode_prompt(SOURCE)
+    task = InversionTask(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4)
     for told in ("to", "from"):
-        pinned, plain = (
-            invert(toy_model, clean(), condition, num_inference_steps=4, told=told)
-            for invert in (direct_inversion, ddim_inversion)
-        )
+        pinned, plain = (invert(task, told=told) for invert in (direct_inversion, ddim_inversion))
         assert torch.equal(pinned.trajectory, plain.trajectory)
         assert pinned.pinned
         assert not plain.pinned
 
 
 def test_the_guidance_of_the_source_is_of_no_consequence(toy_model: Any) -> None:
-    found = direct_inversion(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4)
+    found = direct_inversion(InversionTask(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4))
     one, other = (
         prompt_to_prompt(
             toy_model, found, source_prompt=SOURCE, target_prompts=[TARGET], guidance_scale=3.0,
@@ -48,7 +46,7 @@ def test_the_guidance_of_the_source_is_of_no_consequence(toy_model: Any) -> None
 
 
 def test_every_step_of_the_source_lies_on_the_trajectory(toy_model: Any) -> None:
-    found = direct_inversion(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4)
+    found = direct_inversion(InversionTask(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4))
     seen: list[Tensor] = []
 
     def keep(latents: Tensor, step: Any) -> Tensor:
@@ -70,8 +68,8 @@ def test_only_the_source_is_pinned(toy_model: Any) -> None:
         "self_replace_steps": 0.0,
     }  # fmt: skip
     condition = toy_model.encode_prompt(SOURCE)
-    pinned = direct_inversion(toy_model, clean(), condition, num_inference_steps=4)
-    plain = ddim_inversion(toy_model, clean(), condition, num_inference_steps=4)
+    pinned = direct_inversion(InversionTask(toy_model, clean(), condition, num_inference_steps=4))
+    plain = ddim_inversion(InversionTask(toy_model, clean(), condition, num_inference_steps=4))
     held, free = (prompt_to_prompt(toy_model, start, **options).latents for start in (pinned, plain))
     torch.testing.assert_close(held[1], free[1])
     assert not torch.allclose(held[0], free[0])
@@ -82,7 +80,7 @@ def test_only_the_source_is_pinned(toy_model: Any) -> None:
 
 def test_pinning_comes_before_the_hooks_of_the_run(toy_model: Any) -> None:
     """Local blend copies the source's latents after each step: these must be the pinned ones."""
-    found = direct_inversion(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4)
+    found = direct_inversion(InversionTask(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4))
     result = prompt_to_prompt(
         toy_model, found, source_prompt=SOURCE, target_prompts=[TARGET], guidance_scale=3.0,
         blend_words=["cat", "dog"], blend_threshold=0.9, blend_start=0.0,

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import InversionError, UsageError
-from sfumato.inversions.noise_maps import Draws, dpm_encoder, edit_friendly_inversion, noise_map_inversion
+from sfumato.inversions.noise_maps import NoiseCoupling, dpm_encoder, edit_friendly_inversion, noise_map_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.gaussian import GaussianModel, cosine_schedule
+from tests.inverting import inverted
 
-DRAWS: tuple[Draws, ...] = ("posterior", "independent")
+COUPLINGS: tuple[NoiseCoupling, ...] = ("posterior", "independent")
 
 
 def gaussian(**changes: Any) -> GaussianModel:
@@ -23,10 +25,14 @@ def gaussian(**changes: Any) -> GaussianModel:
     return GaussianModel(cosine_schedule(**({"final_alpha_bar": 0.99995} | changes)))
 
 
-def invert(model: Any, clean: Tensor, draws: Draws = "posterior", *, steps: int = 6, **options: Any) -> Inversion:
+def invert(
+    model: Any, clean: Tensor, coupling: NoiseCoupling = "posterior", *, steps: int = 6, **options: Any
+) -> Inversion:
     options = {"eta": 0.4, "generator": torch.Generator().manual_seed(0)} | options
     condition = model.encode_prompt("a photo of a cat")
-    return noise_map_inversion(model, clean, condition, draws=draws, num_inference_steps=steps, **options)
+    return inverted(
+        noise_map_inversion, model, clean, condition, coupling=coupling, num_inference_steps=steps, **options
+    )
 
 
 def back(model: Any, found: Inversion) -> Tensor:
@@ -41,32 +47,32 @@ def far(a: Tensor, b: Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("draws", DRAWS)
+@pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("eta", [0.01, 0.4, 1.0])
-def test_the_picture_comes_back_at_rounding_level(draws: Draws, prediction_type: str, eta: float) -> None:
+def test_the_picture_comes_back_at_rounding_level(coupling: NoiseCoupling, prediction_type: str, eta: float) -> None:
     model = gaussian(prediction_type=prediction_type)
     clean = torch.randn(2, 1, 4, 4, dtype=torch.float64)
-    found = invert(model, clean, draws, eta=eta)
+    found = invert(model, clean, coupling, eta=eta)
     assert far(back(model, found), clean) < 1e-12
 
 
-@pytest.mark.parametrize("draws", DRAWS)
+@pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("name", ["toy_model", "toy_velocity_model", "toy_xl_model"])
-def test_networks_give_the_picture_back_also_under_guidance(name: str, draws: Draws, request: Any) -> None:
+def test_networks_give_the_picture_back_also_under_guidance(name: str, coupling: NoiseCoupling, request: Any) -> None:
     model = request.getfixturevalue(name)
     clean = torch.randn(1, 4, 16, 16)
-    found = invert(model, clean, draws, steps=3, guidance_scale=3.0)
+    found = invert(model, clean, coupling, steps=3, guidance_scale=3.0)
     assert found.noise_maps is not None
     assert found.noise_maps.dtype == torch.float32
     assert far(back(model, found), clean) < 1e-4
 
 
-@pytest.mark.parametrize("draws", DRAWS)
-def test_every_level_has_the_forward_process_distribution(draws: Draws) -> None:
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_every_level_has_the_forward_process_distribution(coupling: NoiseCoupling) -> None:
     """A wrong posterior shows in the variance of some level: the marginals are q(x_t | x_0) for both."""
     model, clean = gaussian(), torch.full((4000, 1, 4, 4), 0.7, dtype=torch.float64)
-    found = invert(model, clean, draws, eta=0.6)
+    found = invert(model, clean, coupling, eta=0.6)
     for t in found.timesteps:
         level, latents = model.schedule.alpha_bar(t), found.latents_at(t)
         noise = (latents - sqrt(level) * clean) / sqrt(1.0 - level)
@@ -77,8 +83,8 @@ def test_every_level_has_the_forward_process_distribution(draws: Draws) -> None:
 def test_neighbouring_levels_are_joined_as_each_method_says() -> None:
     model, clean = gaussian(), torch.zeros(4000, 1, 4, 4, dtype=torch.float64)
 
-    def correlation(draws: Draws, eta: float) -> float:
-        found = invert(model, clean, draws, eta=eta)
+    def correlation(coupling: NoiseCoupling, eta: float) -> float:
+        found = invert(model, clean, coupling, eta=eta)
         first, second = (found.latents_at(t).flatten() for t in found.timesteps[1:3])
         return float(torch.corrcoef(torch.stack([first, second]))[0, 1])
 
@@ -103,13 +109,13 @@ def test_maps_of_data_under_its_exact_model_are_standard_normal() -> None:
     assert float(independent[middle].std()) > 2.0  # what makes that space editable, their figure 5
 
 
-@pytest.mark.parametrize("draws", DRAWS)
-def test_given_draws_are_used_level_by_level(draws: Draws) -> None:
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_given_draws_are_used_level_by_level(coupling: NoiseCoupling) -> None:
     model, clean = gaussian(), torch.randn(2, 1, 4, 4, dtype=torch.float64)
     noise = torch.randn(6, 2, 1, 4, 4, dtype=torch.float64)
-    whole = invert(model, clean, draws, noise=noise)
+    whole = invert(model, clean, coupling, noise=noise)
     for image in range(2):  # a batch equals single runs
-        one = invert(model, clean[[image]], draws, noise=noise[:, [image]])
+        one = invert(model, clean[[image]], coupling, noise=noise[:, [image]])
         assert whole.noise_maps is not None
         assert one.noise_maps is not None
         assert torch.allclose(whole.noise_maps[:, [image]], one.noise_maps, atol=1e-9)
@@ -117,11 +123,11 @@ def test_given_draws_are_used_level_by_level(draws: Draws) -> None:
     assert torch.allclose(whole.noise, sqrt(level) * clean + sqrt(1 - level) * noise[0])
 
 
-@pytest.mark.parametrize("draws", DRAWS)
-def test_a_later_start_encodes_the_rest_of_the_grid_only(draws: Draws, tmp_path: Path) -> None:
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_a_later_start_encodes_the_rest_of_the_grid_only(coupling: NoiseCoupling, tmp_path: Path) -> None:
     model, clean = gaussian(), torch.randn(1, 1, 4, 4, dtype=torch.float64)
     before = model.evaluations
-    found = invert(model, clean, draws, start_index=4)
+    found = invert(model, clean, coupling, start_index=4)
     assert model.evaluations - before == 2
     assert found.noise_maps is not None
     assert not found.noise_maps[:4].any()
@@ -159,7 +165,7 @@ def test_the_released_eta_is_ddim_at_its_root_with_scaled_maps() -> None:
     model, clean, eta = gaussian(), torch.randn(2, 1, 4, 4, dtype=torch.float64), 0.3
     condition = model.encode_prompt("")
     found = edit_friendly_inversion(
-        model, clean, condition, guidance_scale=1.0, num_inference_steps=6, eta=eta, released_eta=True
+        InversionTask(model, clean, condition, guidance_scale=1.0, num_inference_steps=6), eta=eta, released_eta=True
     )
     assert found.eta == sqrt(eta)
     assert found.noise_maps is not None
@@ -178,7 +184,7 @@ def test_dropping_the_last_map_changes_nothing_else() -> None:
     noise = torch.randn(6, 2, 1, 4, 4, dtype=torch.float64)
     options: dict[str, Any] = {"guidance_scale": 1.0, "num_inference_steps": 6, "noise": noise}
     kept, dropped = (
-        edit_friendly_inversion(model, clean, model.encode_prompt(""), drop_last_map=drop, **options)
+        inverted(edit_friendly_inversion, model, clean, model.encode_prompt(""), drop_last_map=drop, **options)
         for drop in (False, True)
     )
     assert kept.noise_maps is not None
@@ -204,5 +210,7 @@ def test_dropping_the_last_map_changes_nothing_else() -> None:
 def test_mistakes_are_named_before_any_work(function: Any, options: Any, message: str) -> None:
     model = gaussian()
     with pytest.raises(UsageError, match=message):
-        function(model, torch.zeros(1, 1, 4, 4), model.encode_prompt(""), num_inference_steps=6, **options)
+        function(
+            InversionTask(model, torch.zeros(1, 1, 4, 4), model.encode_prompt(""), num_inference_steps=6), **options
+        )
     assert model.evaluations == 0

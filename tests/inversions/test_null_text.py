@@ -12,16 +12,18 @@ from sfumato.inversions import null_text
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.null_text import null_text_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.inversions.test_deterministic import MODELS, SOURCE, clean
+from tests.inverting import inverted
 
 pytestmark = pytest.mark.filterwarnings("ignore:null-text inversion does not")
 
 
 def invert(model: Any, latents: Tensor, **options: Any) -> Inversion:
     options = {"guidance_scale": 3.0, "num_inference_steps": 4, "inner_steps": 3} | options
-    return null_text_inversion(model, latents, model.encode_prompt(SOURCE), **options)
+    return inverted(null_text_inversion, model, latents, model.encode_prompt(SOURCE), **options)
 
 
 def replay(model: Any, noise: Tensor, found: Inversion | None, scale: float = 3.0) -> Tensor:
@@ -43,7 +45,7 @@ def test_the_source_comes_back_nearer_than_untuned(name: str, request: Any) -> N
 
 def test_the_pivot_is_plain_ddim_inversion(toy_model: Any) -> None:
     found = invert(toy_model, clean())
-    plain = ddim_inversion(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4)
+    plain = ddim_inversion(InversionTask(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4))
     assert found.trajectory is not None
     assert plain.trajectory is not None
     assert torch.equal(found.trajectory, plain.trajectory)
@@ -80,10 +82,9 @@ def test_rates_and_stop_thresholds_are_the_authors(
     assert rates[-1] > 0.0
 
 
-def walked(model: Any, latents: Tensor, condition: Any, *, num_inference_steps: int, **options: Any) -> Inversion:
+def walked(task: InversionTask) -> Inversion:
     """A pivot without a network call."""
-    timesteps = tuple(model.schedule.timesteps(num_inference_steps))
-    return Inversion("ddim", latents, timesteps, latents.expand(len(timesteps) + 1, *latents.shape))
+    return task.inversion("ddim", task.clean, trajectory=task.clean.expand(len(task.steps) + 1, *task.clean.shape))
 
 
 def test_a_step_that_is_good_enough_is_updated_once(toy_model: Any) -> None:

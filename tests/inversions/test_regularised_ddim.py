@@ -10,6 +10,7 @@ from torch import Tensor
 from sfumato.errors import UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.regularised_ddim import regularised_ddim_inversion, released_moves
+from sfumato.inversions.task import InversionTask
 from sfumato.inversions.white_noise import (
     auto_correlation,
     draw_rolls,
@@ -20,6 +21,7 @@ from sfumato.inversions.white_noise import (
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.gaussian import GaussianModel, cosine_schedule
+from tests.inverting import inverted
 
 
 def seeded(*shape: int, seed: int = 0, **options: Any) -> Tensor:
@@ -103,14 +105,16 @@ def test_weights_of_zero_change_nothing() -> None:
 def test_off_it_is_ddim_inversion(name: str, request: Any) -> None:
     model = request.getfixturevalue(name)
     clean, condition = 0.5 * seeded(1, 4, 16, 16), model.encode_prompt("a photo of a cat")
-    plain = ddim_inversion(model, clean, condition, num_inference_steps=4)
+    plain = ddim_inversion(InversionTask(model, clean, condition, num_inference_steps=4))
     before = model.evaluations
-    off = regularised_ddim_inversion(model, clean, condition, num_inference_steps=4, regularisation_rounds=0)
+    off = regularised_ddim_inversion(
+        InversionTask(model, clean, condition, num_inference_steps=4), regularisation_rounds=0
+    )
     assert model.evaluations - before == 4
     assert off.trajectory is not None
     assert plain.trajectory is not None
     assert far(off.trajectory, plain.trajectory) < 1e-5
-    on = regularised_ddim_inversion(model, clean, condition, num_inference_steps=4)
+    on = regularised_ddim_inversion(InversionTask(model, clean, condition, num_inference_steps=4))
     assert far(on.noise, plain.noise) > 1e-4
     assert on.timesteps == plain.timesteps
 
@@ -121,12 +125,16 @@ def test_the_round_trip_closes_with_the_steps() -> None:
     clean = 0.7 + 0.4 * seeded(1, 1, 16, 16, dtype=torch.float64)
     condition, errors = model.encode_prompt("x"), []
     for steps in (32, 64, 128):
-        inverted = regularised_ddim_inversion(
-            model, clean, condition, num_inference_steps=steps, correlation_weight=0.05, gaussian_weight=0.05,
-            regularisation_rounds=1, rolls_per_round=2,
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
-        back = sample(model, inverted.noise, {"source": Branch(condition)}, timesteps=inverted.timesteps)
+        found = regularised_ddim_inversion(
+            InversionTask(
+                model, clean, condition, num_inference_steps=steps, generator=torch.Generator().manual_seed(0)
+            ),
+            correlation_weight=0.05,
+            gaussian_weight=0.05,
+            regularisation_rounds=1,
+            rolls_per_round=2,
+        )
+        back = sample(model, found.noise, {"source": Branch(condition)}, timesteps=found.timesteps)
         errors.append(far(back[0], clean))
     assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 0.2
@@ -138,7 +146,7 @@ def test_a_batch_equals_single_runs(toy_model: Any) -> None:
     def run(latents: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(5)
         return regularised_ddim_inversion(
-            toy_model, latents, condition, num_inference_steps=3, generator=generator
+            InversionTask(toy_model, latents, condition, num_inference_steps=3, generator=generator)
         ).noise
 
     together = run(clean)
@@ -150,7 +158,7 @@ def test_draws_are_the_generators_or_given(toy_model: Any) -> None:
     clean, condition = 0.5 * seeded(1, 4, 16, 16), toy_model.encode_prompt("a cat")
 
     def run(**options: Any) -> Tensor:
-        return regularised_ddim_inversion(toy_model, clean, condition, num_inference_steps=3, **options).noise
+        return inverted(regularised_ddim_inversion, toy_model, clean, condition, num_inference_steps=3, **options).noise
 
     given = run(rolls=rolls_for((4, 16, 16), 3, 5, 5, seed=7))
     assert torch.equal(given, run(generator=torch.Generator().manual_seed(7)))
@@ -159,13 +167,13 @@ def test_draws_are_the_generators_or_given(toy_model: Any) -> None:
 
 def test_the_released_grid_is_two_steps_shorter(toy_model: Any) -> None:
     condition, before = toy_model.encode_prompt("a cat"), toy_model.evaluations
-    inverted = regularised_ddim_inversion(
-        toy_model, 0.5 * seeded(1, 4, 16, 16), condition, num_inference_steps=5, grid="released"
+    found = regularised_ddim_inversion(
+        InversionTask(toy_model, 0.5 * seeded(1, 4, 16, 16), condition, num_inference_steps=5), grid="released"
     )
     assert toy_model.evaluations - before == 3
-    assert len(inverted.timesteps) == 5
-    assert inverted.trajectory is None
-    moves = released_moves(toy_model.schedule, inverted.timesteps)
+    assert len(found.timesteps) == 5
+    assert found.trajectory is None
+    moves = released_moves(toy_model.schedule, found.timesteps)
     assert [move.t for move in moves] == [201, 401, 601]
     assert moves[0].alpha_bar == toy_model.schedule.alpha_bar(200)
     assert moves[-1].alpha_bar_next == toy_model.schedule.alpha_bar(800)
@@ -184,7 +192,11 @@ def test_the_released_grid_is_two_steps_shorter(toy_model: Any) -> None:
 def test_mistakes_are_named_before_any_work(toy_model: Any, options: Any, message: str) -> None:
     before = toy_model.evaluations
     with pytest.raises(UsageError, match=message):
-        regularised_ddim_inversion(
-            toy_model, seeded(1, 4, 16, 16), toy_model.encode_prompt("a cat"), **({"num_inference_steps": 4} | options)
+        inverted(
+            regularised_ddim_inversion,
+            toy_model,
+            seeded(1, 4, 16, 16),
+            toy_model.encode_prompt("a cat"),
+            **{"num_inference_steps": 4} | options,
         )
     assert toy_model.evaluations == before

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Condition
 from sfumato.morphs.between_inversions import between, inverted_ends, tent
 from sfumato.morphs.slerp import slerp
@@ -68,7 +69,7 @@ def test_frames_depend_on_their_weight_alone(toy_model: Any) -> None:
 def test_a_frame_is_a_plain_run_from_the_noise_between(toy_model: Any) -> None:
     ends = toy_ends()
     condition = toy_model.encode_prompt(list(PROMPTS))
-    noise = ddim_inversion(toy_model, ends.latents, condition, num_inference_steps=STEPS).noise
+    noise = ddim_inversion(InversionTask(toy_model, ends.latents, condition, num_inference_steps=STEPS)).noise
     embeds = torch.lerp(*condition.prompt_embeds, 0.3)
     one = sample(
         toy_model,

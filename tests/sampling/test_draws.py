@@ -11,6 +11,7 @@ from sfumato.edits.task import EditTask
 from sfumato.edits.two_models import translate
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.registry import INVERSIONS, METHODS
 from sfumato.sampling.draws import draw_noise, streams
 
@@ -47,10 +48,10 @@ def inverted(model: Any, name: str, latents: Tensor, generators: Any) -> Inversi
         return Inversion(name, noise, timesteps, trajectory=trajectory if name == "picture" else None)
     entry = INVERSIONS[name]
     guidance = 3.0 if entry.source_guidance_scale is None else entry.source_guidance_scale
-    return entry.function(
-        model, latents, model.encode_prompt(SOURCE), guidance_scale=guidance, num_inference_steps=STEPS,
-        generator=generators,
-    )  # fmt: skip
+    task = InversionTask(
+        model, latents, model.encode_prompt(SOURCE), None, guidance, num_inference_steps=STEPS, generator=generators
+    )
+    return entry.function(task)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch import Tensor
 from sfumato.errors import Cancelled, SamplingError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.sampling.ddpm import DDPM
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
@@ -52,7 +53,9 @@ def test_ddim_inversion_converges_at_order_one(told: Any, prediction: Any) -> No
     errors = []
     for count in COUNTS:
         clean = model.mean + model.std * drawn()
-        inversion = ddim_inversion(model, clean, model.encode_prompt("x"), num_inference_steps=count, told=told)
+        inversion = ddim_inversion(
+            InversionTask(model, clean, model.encode_prompt("x"), num_inference_steps=count), told=told
+        )
         exact = model.flow(clean, schedule.final_alpha_bar, schedule.steps(count)[0].alpha_bar)
         errors.append(float((inversion.noise - exact).abs().max()))
     assert order_of(errors) == pytest.approx(1.0, abs=0.15), errors
@@ -61,7 +64,7 @@ def test_ddim_inversion_converges_at_order_one(told: Any, prediction: Any) -> No
 def test_inverting_then_sampling_comes_back() -> None:
     model = GaussianModel(cosine_schedule())
     clean = model.mean + model.std * drawn()
-    inversion = ddim_inversion(model, clean, model.encode_prompt("x"), num_inference_steps=512)
+    inversion = ddim_inversion(InversionTask(model, clean, model.encode_prompt("x"), num_inference_steps=512))
     back = sample(model, inversion.noise, {"source": Branch(model.encode_prompt("x"))}, timesteps=inversion.timesteps)
     assert float((back[0] - clean).abs().max()) < 0.02
     assert inversion.trajectory is not None

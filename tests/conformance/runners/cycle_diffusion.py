@@ -11,6 +11,7 @@ from sfumato.edits.cycle_diffusion import cycle_diffusion
 from sfumato.edits.task import EditTask
 from sfumato.inversions.noise_maps import dpm_encoder
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.metrics import directional_agreement, mse, psnr, ssim, text_agreement
 from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
@@ -106,11 +107,13 @@ def encode(case: Case, model: Model, guidance_scale: float) -> Inversion:
     """The case's latents encoded with its own draws."""
     executed, steps = case.tensors["posterior_noise"].shape[0] + 1, case.parameters["num_steps"]
     return dpm_encoder(
-        model,
-        case.tensors["x_0"],
-        model.encode_prompt(case.prompts["source"]),
-        guidance_scale=guidance_scale,
-        num_inference_steps=steps,
+        InversionTask(
+            model,
+            case.tensors["x_0"],
+            model.encode_prompt(case.prompts["source"]),
+            guidance_scale=guidance_scale,
+            num_inference_steps=steps,
+        ),
         noise=torch.cat([case.tensors["noise_T"], case.tensors["posterior_noise"]])[:, None],
         eta=case.parameters["eta"],
         strength=executed / steps,

@@ -12,6 +12,7 @@ from sfumato.edits.edit_friendly import edit_friendly
 from sfumato.edits.task import EditTask
 from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
@@ -42,12 +43,14 @@ def edit_with_prompt_to_prompt(case: Case, model: Model) -> dict[str, Result]:
 
 def invert(case: Case, model: Model) -> Inversion:
     return edit_friendly_inversion(
-        model,
-        case.tensors["source_latent"],
-        model.encode_prompt(case.prompts[0]),
-        guidance_scale=case.parameters["cfg_source"],
-        timesteps=case.tensors["timesteps"].tolist(),
-        noise=case.tensors["noise"].flip(0)[:, None],  # stored from the least noisy level up
+        InversionTask(
+            model,
+            case.tensors["source_latent"],
+            model.encode_prompt(case.prompts[0]),
+            guidance_scale=case.parameters["cfg_source"],
+            timesteps=case.tensors["timesteps"].tolist(),
+        ),
+        noise=case.tensors["noise"].flip(0)[:, None],
         eta=case.parameters["eta"],
         released_eta=True,
         drop_last_map=True,

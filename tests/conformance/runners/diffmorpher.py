@@ -7,6 +7,7 @@ from sfumato.adaptation.lora import Lora, adapted
 from sfumato.attention.interpolate import InterpolatedSource
 from sfumato.attention.patch import AttentionControl
 from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
 from sfumato.models.schedules import Level, Step
 from sfumato.morphs.diffmorpher import Between, adaptive_normalisation
@@ -68,7 +69,7 @@ def sequence(case: Case, model: Model) -> dict[str, Tensor]:
     for k, lora in enumerate(loras):
         with adapted(model, lora):
             latents = case.tensors[f"latents_{k}"]
-            noise.append(ddim_inversion(model, latents, condition[[k]], timesteps=timesteps).noise)
+            noise.append(ddim_inversion(InversionTask(model, latents, condition[[k]], timesteps=timesteps)).noise)
     between = Between(
         torch.cat(noise), condition, loras, timesteps, adain=parameters["adain"],
         attention_steps=parameters["replaced_steps"], lora_weight=parameters.get("fix_lora"),

@@ -11,6 +11,7 @@ from sfumato.adaptation.lora import Lora, adapted
 from sfumato.adaptation.textual_inversion import textual_inversion
 from sfumato.adaptation.training import Denoising, Draws, leaves
 from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Condition, Model
 from sfumato.morphs.between_inversions import mixed_condition
 from sfumato.morphs.impus import Adapted
@@ -116,11 +117,13 @@ def lora_training(case: Case, model: Model) -> dict[str, Tensor]:
 def inversion(case: Case, model: Model) -> dict[str, Tensor]:
     parameters, timesteps = case.parameters, case.parameters.get("timesteps")
     found = ddim_inversion(
-        model,
-        case.tensors["latents"],
-        Condition(case.tensors["embedding"]),
-        num_inference_steps=parameters["num_inversion_steps"],
-        timesteps=None if timesteps is None else sorted(timesteps, reverse=True),
+        InversionTask(
+            model,
+            case.tensors["latents"],
+            Condition(case.tensors["embedding"]),
+            num_inference_steps=parameters["num_inversion_steps"],
+            timesteps=None if timesteps is None else sorted(timesteps, reverse=True),
+        ),
         inversion_guidance_scale=parameters.get("guidance_scale", 1.0),
     )
     return {"noise": found.noise, "variance": found.noise.flatten(1).var(dim=1)}

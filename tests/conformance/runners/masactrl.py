@@ -9,6 +9,7 @@ from sfumato.edits.masactrl import masactrl
 from sfumato.edits.result import LatentEdit
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
@@ -26,7 +27,7 @@ def synthesis(case: Case, model: Model) -> dict[str, Result]:
 @runner("masactrl", "real")
 def real(case: Case, model: Model) -> dict[str, Result]:
     condition = model.encode_prompt(case.prompts[0])
-    start = ddim_inversion(model, case.tensors["source_latent"], condition, timesteps=_timesteps(case))
+    start = ddim_inversion(InversionTask(model, case.tensors["source_latent"], condition, timesteps=_timesteps(case)))
     assert start.trajectory is not None
     return {
         **_edit(case, model, start),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sfumato.edits.prompt_to_prompt import prompt_to_prompt
 from sfumato.inversions.null_text import null_text_inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
@@ -31,11 +32,13 @@ def edit(case: Case, model: Model) -> dict[str, Result]:
     condition, empty = model.encode_prompt(prompts), model.encode_prompt("")
 
     inversion = null_text_inversion(
-        model,
-        case.tensors["source_latent"],
-        condition[[0]],
-        guidance_scale=guidance_scale,
-        timesteps=case.tensors["timesteps"].tolist(),
+        InversionTask(
+            model,
+            case.tensors["source_latent"],
+            condition[[0]],
+            guidance_scale=guidance_scale,
+            timesteps=case.tensors["timesteps"].tolist(),
+        ),
         inner_steps=parameters["num_inner_steps"],
         early_stop=parameters["early_stop_epsilon"],
     )

@@ -10,6 +10,7 @@ from sfumato.edits.pix2pix_zero import pix2pix_zero
 from sfumato.guidance.attention_maps import Pull
 from sfumato.inversions.regularised_ddim import Move, regularised_ddim_inversion, regularised_walk, released_moves
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.inversions.white_noise import auto_correlation, gaussian_divergence, regularised
 from sfumato.models.base import Model
 from tests.conformance.golden import Case
@@ -90,10 +91,12 @@ def edit_drawn(case: Case, model: Model) -> dict[str, Tensor]:
 
 def _inverted(case: Case, model: Model, parameters: dict, *, grid: str) -> Inversion:
     return regularised_ddim_inversion(
-        model,
-        case.tensors["x_0"],
-        model.encode_prompt(case.prompts["source"]),
-        num_inference_steps=parameters["num_inversion_steps"],
+        InversionTask(
+            model,
+            case.tensors["x_0"],
+            model.encode_prompt(case.prompts["source"]),
+            num_inference_steps=parameters["num_inversion_steps"],
+        ),
         rolls=case.tensors["rolls"],
         correlation_weight=parameters["lambda_ac"],
         gaussian_weight=parameters["lambda_kl"],

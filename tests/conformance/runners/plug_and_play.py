@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sfumato.edits.plug_and_play import injections, plug_and_play, translation_rows
 from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Branch, Layout
@@ -20,7 +21,7 @@ from tests.conformance.registry import runner
 def inversion(case: Case, model: Model) -> dict[str, Tensor]:
     condition = model.encode_prompt(case.prompts["source_prompt"])
     timesteps = sorted(case.parameters["timesteps"], reverse=True)
-    found = ddim_inversion(model, case.tensors["latents"], condition, timesteps=timesteps)
+    found = ddim_inversion(InversionTask(model, case.tensors["latents"], condition, timesteps=timesteps))
     back = sample(model, found.noise, {"source": Branch(condition)}, timesteps=timesteps)
     assert found.trajectory is not None
     return {"trajectory": found.trajectory[1:, 0], "noise": found.noise, "reconstruction": back[0]}
@@ -51,7 +52,7 @@ def translate(case: Case, model: Model) -> dict[str, Tensor]:
     parameters, prompts = case.parameters, case.prompts
     steps, sampled = parameters["num_inversion_steps"], parameters["num_inference_steps"]
     condition = model.encode_prompt(prompts["source_prompt"])
-    found = ddim_inversion(model, case.tensors["latents"], condition, num_inference_steps=steps)
+    found = ddim_inversion(InversionTask(model, case.tensors["latents"], condition, num_inference_steps=steps))
     per_step: list[Tensor] = []
     outputs: dict[str, Tensor] = {}
 

@@ -1,0 +1,29 @@
+"""The decorator that registers an inversion: a function of an `InversionTask` and of options that gives an `Inversion`.
+
+Options are keyword-only parameters annotated with `Option`, all with a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar, Unpack
+
+from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
+from sfumato.registry import INVERSIONS, Description, InversionEntry
+
+
+class InversionRecipe(Protocol):
+    """A function that inverts: it takes a task, and options that all have defaults."""
+
+    def __call__(self, task: InversionTask, /) -> Inversion: ...
+
+
+Recipe = TypeVar("Recipe", bound=InversionRecipe)
+
+
+def inversion(
+    name: str, *, source_guidance_scale: float | None = 1.0, **description: Unpack[Description]
+) -> Callable[[Recipe], Recipe]:
+    """Registers the decorated function, whose type it keeps; see `InversionEntry` for the fields."""
+    return INVERSIONS.decorator(name, InversionEntry, source_guidance_scale=source_guidance_scale, **description)
