@@ -51,6 +51,7 @@ from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
 from sfumato.morphs.path import Ends, Frames
 from sfumato.morphs.spacings.base import SPACINGS
+from sfumato.morphs.task import MorphTask
 from sfumato.registry import MORPHS
 
 
@@ -160,15 +161,12 @@ def measure(
     clean = encoded(model, pictures, encode_steps=settings["encode_steps"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        path = entry.function(
-            model,
-            Ends(pictures, clean, prompts, (pair.name, pair.name)),
-            guidance_scale=suited_guidance(model, entry),
+        ends = Ends(pictures, clean, prompts, (pair.name, pair.name))
+        task = MorphTask(
+            model, ends, distance, torch.Generator().manual_seed(0), guidance_scale=suited_guidance(model, entry),
             num_inference_steps=steps,
-            distance=distance,
-            generator=torch.Generator().manual_seed(0),
-            **{**model.method_options.get(method, {}), **entry.check_options(options)},
-        )
+        )  # fmt: skip
+        path = entry.function(task, **{**model.method_options.get(method, {}), **entry.check_options(options)})
     prepared, ready = model.evaluations - before, time.process_time()
     frames = Frames(path, model.decode_latents)
     ends = frames.at([0.0, 1.0])

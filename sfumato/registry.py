@@ -160,30 +160,6 @@ def method(
     return register
 
 
-def morph_method(
-    name: str,
-    *,
-    title: str,
-    paper: str,
-    summary: str,
-    when: str,
-    cost: str,
-    spacing: str = "even",
-    guidance_scale: float | None = None,
-    num_inference_steps: int | None = None,
-    encodes: Callable[[Mapping[str, Any]], bool] = lambda _: True,
-) -> Callable[[Function], Function]:
-    """Registers the decorated function as a morphing method; see `MorphMethod` for the fields."""
-
-    def register(function: Function) -> Function:
-        options = parameters(function)
-        defaults = (spacing, guidance_scale, num_inference_steps, encodes)
-        MORPHS.add(MorphMethod(name, function, title, paper, summary, when, cost, options, *defaults))
-        return function
-
-    return register
-
-
 def unknown(kind: str, name: Any, known: Mapping[str, Any] | list[str], *, of: str = "") -> str:
     """Words for a name that is not known, with the closest one that is."""
     close = difflib.get_close_matches(name[:100], list(known), n=1, cutoff=0.5) if isinstance(name, str) else []

@@ -26,6 +26,7 @@ from sfumato.morphs.drawing import drawing
 from sfumato.morphs.path import Ends, Frames, MorphPath
 from sfumato.morphs.spacings.base import Spaced
 from sfumato.morphs.spacings.several_images import at_one_pace
+from sfumato.morphs.task import MorphTask
 from sfumato.registry import recorded
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
@@ -184,23 +185,18 @@ def _legs(model: Model, plan: MorphPlan, clean: Tensor, watch: Watch) -> _Legs:
 def _path(model: Model, plan: MorphPlan, clean: Tensor, k: int, watch: Watch) -> MorphPath:
     """Runs the method from image k to the next."""
     request, prompts, (first, second) = plan.request, plan.request.prompts or (), plan.pictures[k : k + 2]
-    path: MorphPath = plan.method.function(
-        model,
-        Ends(
-            torch.cat([first.pixels, second.pixels]),
-            clean[k : k + 2],
-            (prompts[k], prompts[k + 1]),
-            (_digest(first, request.encode_steps), _digest(second, request.encode_steps)),
-        ),
-        negative_prompt=request.negative_prompt,
-        guidance_scale=request.guidance_scale,
-        num_inference_steps=request.num_inference_steps,
-        distance=plan.measure,
-        generator=seeded(request.seed),
-        store=plan.store,
-        watch=watch,
-        **request.options,
+    ends = Ends(
+        torch.cat([first.pixels, second.pixels]),
+        clean[k : k + 2],
+        (prompts[k], prompts[k + 1]),
+        (_digest(first, request.encode_steps), _digest(second, request.encode_steps)),
     )
+    task = MorphTask(
+        model, ends, plan.measure, seeded(request.seed), request.negative_prompt,
+        request.guidance_scale or model.guidance_scale,  # the plan has filled both
+        request.num_inference_steps or model.num_inference_steps, plan.store, watch,
+    )  # fmt: skip
+    path: MorphPath = plan.method.function(task, **request.options)
     return path
 
 

@@ -45,6 +45,7 @@ from sfumato.metrics.morph import diffmorpher_measures, directness, perceptual_p
 from sfumato.metrics.psnr import psnr
 from sfumato.morphs.path import Ends, Frames
 from sfumato.morphs.spacings.base import SPACINGS
+from sfumato.morphs.task import MorphTask
 from sfumato.registry import MORPHS, Option
 
 if TYPE_CHECKING:
@@ -161,13 +162,13 @@ class Morphs:
         distance = load_distance(self.distance, model)
         latents = encoded(model, pixels, encode_steps=self.encode_steps)
         with measured(model) as cost:
-            path = entry.function(
-                model, Ends(pixels, latents, prompts, (case.name, case.name)),
-                guidance_scale=suited_guidance(model, entry),
-                num_inference_steps=self.steps or suited_steps(model, entry),
-                distance=distance, generator=torch.Generator().manual_seed(self.seed), watch=QUIET,
-                **{**model.method_options.get(configuration.method, {}), **configuration.options},
+            task = MorphTask(
+                model, Ends(pixels, latents, prompts, (case.name, case.name)), distance,
+                torch.Generator().manual_seed(self.seed), guidance_scale=suited_guidance(model, entry),
+                num_inference_steps=self.steps or suited_steps(model, entry), watch=QUIET,
             )  # fmt: skip
+            options = {**model.method_options.get(configuration.method, {}), **configuration.options}
+            path = entry.function(task, **options)
             frames = Frames(path, model.decode_latents)
             if path.weights is not None and configuration.inversion != "even":
                 raise NotApplicable(f"{configuration.method} draws a fixed tree of frames")

@@ -25,13 +25,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from sfumato.adaptation.store import Store
 from sfumato.attention.interpolate import END, START, InterpolatedAttention, InterpolationForm
 from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder
+from sfumato.conditions.mixing import mixed_condition
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
-from sfumato.metrics.distance import Distance
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
 from sfumato.morphs.between_inversions import (
@@ -39,13 +38,14 @@ from sfumato.morphs.between_inversions import (
     as_branches,
     between,
     draw_between,
-    inverted_ends,
-    mixed_condition,
     tent,
 )
-from sfumato.morphs.path import Ends, MorphPath
+from sfumato.morphs.method import morph_method
+from sfumato.morphs.path import MorphPath
 from sfumato.morphs.slerp import slerp
-from sfumato.registry import INVERSIONS, Option, morph_method
+from sfumato.morphs.task import MorphTask
+from sfumato.options import Option
+from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import OnStep, sample
 from sfumato.sampling.shares import window_notes
@@ -62,16 +62,8 @@ from sfumato.watch import Watch
     spacing="beta",
 )
 def attention_interpolation(
-    model: Model,
-    ends: Ends,
+    task: MorphTask,
     *,
-    negative_prompt: str = "",
-    guidance_scale: float = 7.5,
-    num_inference_steps: int = 50,
-    distance: Distance,
-    generator: torch.Generator,
-    store: Store | None = None,
-    watch: Watch | None = None,
     kind: Annotated[
         InterpolationForm,
         Option("inner blends the two, outer lets them stand side by side; fused also reads the frame's own"),
@@ -94,41 +86,28 @@ def attention_interpolation(
 ) -> MorphPath:
     """Prepares frames whose attention lies between that of both pictures.
 
-    Args:
-        model: Any model with attention.
-        ends: The two pictures.
-        negative_prompt: What guidance leads away from.
-        guidance_scale: In the middle of the morph.
-        num_inference_steps: Steps of the inversion and of every frame.
-        distance, store: Not used.
-        generator: Draws what a stochastic inversion draws.
-        watch: Progress and cancellation.
-        kind, warmup_ratio, guide_prompt, inversion, end_guidance_scale, released: see their `Option`.
-
     Raises:
         UsageError: The guide prompt is empty.
     """
     if guide_prompt is not None and not guide_prompt.strip():
         raise UsageError("guide_prompt is empty: say what the frames shall show, or leave it out")
     corrects = INVERSIONS[inversion].source_guidance_scale not in (None, 1.0)
-    at_ends = end_guidance_scale or (guidance_scale if corrects else 1.0)
-    found, prompts = inverted_ends(
-        model, ends, inversion, negative_prompt=negative_prompt, guidance_scale=at_ends,
-        num_inference_steps=num_inference_steps, generator=generator, watch=watch,
-    )  # fmt: skip
-    negative = model.encode_prompt(negative_prompt)
-    guide = None if guide_prompt is None else model.encode_prompt(guide_prompt)
-    warmup_steps, quiet = int(warmup_ratio * num_inference_steps), Watch(cancelled=watch.cancelled if watch else None)
-    keeps = 0 < _kept_bytes(model, prompts, found.noise, warmup_steps) <= KEPT_AT_MOST
+    at_ends = end_guidance_scale or (task.guidance_scale if corrects else 1.0)
+    ends: Inversion = INVERSIONS[inversion].function(task.inversion(at_ends))
+    guide = None if guide_prompt is None else task.model.encode_prompt(guide_prompt)
+    warmup_steps, watch = int(warmup_ratio * task.num_inference_steps), task.frame_watch
+    keeps = 0 < _kept_bytes(task.model, task.condition, ends.noise, warmup_steps) <= KEPT_AT_MOST
     kept = Recorder(spill=True) if keeps else None
 
     def run(weights: Sequence[float]) -> Tensor:
         return interpolated_frames(
-            model, found, prompts, weights, negative=negative, guide=guide, guidance_scale=guidance_scale,
-            end_guidance_scale=at_ends, kind=kind, warmup_steps=warmup_steps, released=released, kept=kept, watch=quiet,
+            task.model, ends, task.condition, weights, negative=task.negative, guide=guide,
+            guidance_scale=task.guidance_scale, end_guidance_scale=at_ends, kind=kind, warmup_steps=warmup_steps,
+            released=released, kept=kept, watch=watch,
         )  # fmt: skip
 
-    return MorphPath(draw_between(run, kept=keeps), notes=window_notes(num_inference_steps, warmup_ratio=warmup_ratio))
+    notes = window_notes(task.num_inference_steps, warmup_ratio=warmup_ratio)
+    return MorphPath(draw_between(run, kept=keeps), notes=notes)
 
 
 def interpolated_frames(

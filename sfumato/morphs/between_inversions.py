@@ -1,4 +1,4 @@
-"""The two end pictures carried to noise, and what lies between their two inversions.
+"""What lies between two inverted images.
 
 Both ends are inverted in one batch, each under its own prompt. A frame replays a mixture of the two: noise and noise
 maps along the great circle, embeddings and corrections along the straight line.
@@ -15,52 +15,13 @@ from torch import Tensor
 
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
-from sfumato.inversions.task import InversionTask
-from sfumato.models.base import Condition, Model
-from sfumato.morphs.path import Draw, Ends
+from sfumato.morphs.path import Draw
 from sfumato.morphs.slerp import slerp
-from sfumato.registry import INVERSIONS
-from sfumato.watch import Watch
 
 InversionName = Literal[
     "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt", "dpm-encoder", "edit-friendly"
 ]
 """Inversions whose replay needs nothing of the picture but what can be mixed."""
-
-
-def inverted_ends(
-    model: Model,
-    ends: Ends,
-    name: str,
-    *,
-    negative_prompt: str,
-    guidance_scale: float,
-    num_inference_steps: int,
-    generator: torch.Generator,
-    watch: Watch | None = None,
-) -> tuple[Inversion, Condition]:
-    """Inverts both pictures; the images of the inversion are the two ends.
-
-    Args:
-        model: Any model.
-        ends: The pictures and their prompts.
-        name: Of an inversion.
-        negative_prompt: What guidance leads away from.
-        guidance_scale: Of the replay; an inversion that corrects for guidance is made for it.
-        num_inference_steps: Steps of the run.
-        generator: Draws what a stochastic inversion draws.
-        watch: Progress and cancellation.
-
-    Returns:
-        The inversion, and the two prompts' conditions.
-    """
-    condition = model.encode_prompt(list(ends.prompts))
-    task = InversionTask(
-        model, ends.latents, condition, model.encode_prompt(negative_prompt), guidance_scale, num_inference_steps,
-        generator=generator, watch=watch or Watch(),
-    )  # fmt: skip
-    found: Inversion = INVERSIONS[name].function(task)
-    return found, condition
 
 
 def between(inversion: Inversion, weights: Sequence[float]) -> Inversion:
@@ -120,17 +81,6 @@ def _slerped(tensor: Tensor, weight: float) -> Tensor:
     """The walk from image 0 to image 1, each picture's tensor one vector at every step."""
     first, second = tensor.split(1, dim=-4)
     return slerp(first, second, weight, dims=(-3, -2, -1))
-
-
-def mixed_condition(condition: Condition, weights: Sequence[float]) -> Condition:
-    """Embeddings on the straight line between two, one row a weight; `condition` has the two rows."""
-
-    def mix(tensor: Tensor) -> Tensor:
-        parts = torch.tensor(weights, dtype=tensor.dtype, device=tensor.device)
-        return torch.lerp(tensor[:1], tensor[1:], parts.view(-1, *[1] * (tensor.ndim - 1)))
-
-    pooled = condition.pooled_embeds
-    return Condition(mix(condition.prompt_embeds), None if pooled is None else mix(pooled))
 
 
 def tent(weight: float, middle: float, at_ends: float) -> float:

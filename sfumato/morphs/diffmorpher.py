@@ -30,18 +30,19 @@ from torch import Tensor
 
 from sfumato.adaptation.fine_tune import fine_tune
 from sfumato.adaptation.lora import Lora, RowAdapters, adapted, widest_rank
-from sfumato.adaptation.store import Store
 from sfumato.adaptation.training import Draws
 from sfumato.attention.interpolate import END, START, InterpolatedSource
 from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder
-from sfumato.inversions.task import InversionTask
-from sfumato.metrics.distance import Distance
+from sfumato.conditions.mixing import mixed_condition
 from sfumato.models.base import AttentionSite, Condition, Model
-from sfumato.morphs.between_inversions import KEPT_AT_MOST, draw_between, mixed_condition, tent
-from sfumato.morphs.path import Ends, MorphPath, adaptation_key
+from sfumato.morphs.between_inversions import KEPT_AT_MOST, draw_between, tent
+from sfumato.morphs.method import morph_method
+from sfumato.morphs.path import MorphPath
 from sfumato.morphs.slerp import slerp
-from sfumato.registry import INVERSIONS, Option, morph_method
+from sfumato.morphs.task import MorphTask
+from sfumato.options import Option
+from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch, Control
 from sfumato.sampling.loop import sample
 from sfumato.watch import Watch
@@ -58,16 +59,8 @@ from sfumato.watch import Watch
     guidance_scale=1.0,
 )
 def diffmorpher(
-    model: Model,
-    ends: Ends,
+    task: MorphTask,
     *,
-    negative_prompt: str = "",
-    guidance_scale: float = 1.0,
-    num_inference_steps: int = 50,
-    distance: Distance,
-    generator: torch.Generator,
-    store: Store | None = None,
-    watch: Watch | None = None,
     lora_rank: Annotated[int, Option("rank of each picture's adapter", low=1, high=1024)] = 16,
     lora_steps: Annotated[int, Option("training steps of each adapter; 0 trains none", low=0)] = 200,
     lora_rate: Annotated[float, Option("learning rate of the adapters", low=1e-8, high=1)] = 2e-4,
@@ -85,45 +78,28 @@ def diffmorpher(
     ] = "ddim",
     released: Annotated[bool, Option("count attention_share as of 50 steps, as the authors' code does")] = False,
 ) -> MorphPath:
-    """Trains both adapters, inverts both pictures, and prepares the frames between.
-
-    Args:
-        model: Any model with self-attention in its decoder.
-        ends: The two pictures.
-        negative_prompt: What guidance leads away from, where there is any.
-        guidance_scale: In the middle of the morph; 1 at its ends.
-        num_inference_steps: Steps of the inversion and of every frame.
-        distance: Not used.
-        generator: Draws the adapters' start, and timesteps and noises of the training.
-        store: Keeps the adapters.
-        watch: Progress and cancellation.
-        lora_rank, lora_steps, lora_rate, lora_weight, attention_share, own_attention, adain, inversion, released: see
-            their `Option`.
-    """
-    condition = model.encode_prompt(list(ends.prompts))
+    """Trains both adapters, inverts both images, and prepares the frames between; guidance is 1 at the ends."""
+    model, steps = task.model, task.num_inference_steps
     rank = min(lora_rank, widest_rank(model))
-    loras = _adapters(model, ends, condition, rank, lora_steps, lora_rate, generator, store, watch)
-    noise, timesteps = [], tuple(model.schedule.timesteps(num_inference_steps))
+    loras = _adapters(task, rank, lora_steps, lora_rate)
+    inverting, noise = task.inversion(), []
     for k, lora in enumerate(loras):
         with adapted(model, lora):
-            task = InversionTask(
-                model, ends.latents[[k]], condition[[k]], timesteps=timesteps, generator=generator,
-                watch=watch or Watch(),
-            )  # fmt: skip
-            found = INVERSIONS[inversion].function(task)
-        noise.append(found.noise)
-    steps = ceil(attention_share * (50 if released else num_inference_steps) - 1e-9)
-    between = Between(
-        torch.cat(noise), condition, loras, timesteps, adain=adain, lora_weight=lora_weight,
-        attention_steps=min(steps, num_inference_steps), own_attention=own_attention,
+            noise.append(INVERSIONS[inversion].function(inverting.image(k)).noise)
+    attention_steps = ceil(attention_share * (50 if released else steps) - 1e-9)
+    plan = DiffMorpherPath(
+        torch.cat(noise), task.condition, loras, tuple(step.t for step in inverting.steps), adain=adain,
+        lora_weight=lora_weight, attention_steps=min(attention_steps, steps), own_attention=own_attention,
     )  # fmt: skip
     # With guidance the ends' unconditional halves are read too, which a run of the ends alone has not
-    keeps = guidance_scale == 1.0 and 0 < between.kept_bytes(model) <= KEPT_AT_MOST
+    keeps = task.guidance_scale == 1.0 and 0 < plan.kept_bytes(model) <= KEPT_AT_MOST
     kept = Recorder(spill=True) if keeps else None
-    negative, quiet = model.encode_prompt(negative_prompt), Watch(cancelled=watch.cancelled if watch else None)
 
     def run(weights: Sequence[float]) -> Tensor:
-        return between.frames(model, weights, negative=negative, guidance_scale=guidance_scale, kept=kept, watch=quiet)
+        return plan.frames(
+            model, weights, negative=task.negative, guidance_scale=task.guidance_scale, kept=kept,
+            watch=task.frame_watch,
+        )  # fmt: skip
 
     narrow = f"the adapters have rank {rank}, not {lora_rank}: the model's layers allow no more"
     return MorphPath(
@@ -132,7 +108,7 @@ def diffmorpher(
 
 
 @dataclass(frozen=True)
-class Between:
+class DiffMorpherPath:
     """Two inverted pictures with their adapters: all that a frame is interpolated from.
 
     Attributes:
@@ -242,21 +218,14 @@ def adaptive_normalisation(noise: Tensor, first: Tensor, second: Tensor, weight:
     return styled.to(noise.dtype)
 
 
-def _adapters(
-    model: Model, ends: Ends, condition: Condition, rank: int, steps: int, rate: float, generator: torch.Generator,
-    store: Store | None, watch: Watch | None,
-) -> tuple[Lora, Lora]:  # fmt: skip
-    """One adapter a picture, trained or from the store."""
-    seed = int(torch.randint(2**62, (), generator=generator))
-    fresh = [Lora.fresh(model, rank, generator=torch.Generator().manual_seed(seed)) for _ in ends.prompts]
-    draws = Draws(seed, shared=True)  # both pictures see the same draws, so equal pictures get equal adapters
-    slot = None
-    if store is not None:
-        options = {"method": "diffmorpher", "rank": rank, "steps": steps, "rate": rate, "seed": seed}
-        slot = store.slot(adaptation_key(model, ends, "lora", options))
-    trained = fine_tune(
-        model, ends.latents, condition, fresh, iterations=steps, draws=draws, learning_rate=rate, slot=slot,
-        watch=(watch or Watch()).during("training adapters"),
-    )  # fmt: skip
-    first, second = trained.loras
+def _adapters(task: MorphTask, rank: int, steps: int, rate: float) -> tuple[Lora, Lora]:
+    """One adapter an image, trained or from the store."""
+    seed = int(torch.randint(2**62, (), generator=task.generator))
+    fresh = [Lora.fresh(task.model, rank, generator=torch.Generator().manual_seed(seed)) for _ in task.ends.prompts]
+    draws = Draws(seed, shared=True)  # both images see the same draws, so equal images get equal adapters
+    options = {"method": "diffmorpher", "rank": rank, "steps": steps, "rate": rate, "seed": seed}
+    first, second = fine_tune(
+        task.model, task.ends.latents, task.condition, fresh, iterations=steps, draws=draws, learning_rate=rate,
+        slot=task.slot("lora", options), watch=task.watch.during("training adapters"),
+    ).loras  # fmt: skip
     return first, second

@@ -45,17 +45,17 @@ import torch
 from torch import Tensor
 
 from sfumato.adaptation.lora import Lora, RowAdapters, clamped_rank
-from sfumato.adaptation.store import Store
 from sfumato.adaptation.textual_inversion import common_prompt_of, positions
 from sfumato.adaptation.training import Draws
-from sfumato.metrics.distance import Distance
+from sfumato.conditions.mixing import mixed_condition
 from sfumato.models.base import Condition, Model
-from sfumato.morphs.between_inversions import mixed_condition
 from sfumato.morphs.impus_stages import SETTINGS, Stages
-from sfumato.morphs.path import Ends, MorphPath
+from sfumato.morphs.method import morph_method
+from sfumato.morphs.path import MorphPath
 from sfumato.morphs.rppd import Rule
 from sfumato.morphs.slerp import slerp
-from sfumato.registry import Option, morph_method
+from sfumato.morphs.task import MorphTask
+from sfumato.options import Option
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from sfumato.watch import Watch
@@ -73,16 +73,8 @@ from sfumato.watch import Watch
     num_inference_steps=16,
 )
 def impus(
-    model: Model,
-    ends: Ends,
+    task: MorphTask,
     *,
-    negative_prompt: str = "",
-    guidance_scale: float = 3.0,
-    num_inference_steps: int = 16,
-    distance: Distance,
-    generator: torch.Generator,
-    store: Store | None = None,
-    watch: Watch | None = None,
     settings: Annotated[
         Literal["quick", "paper"], Option("the options below where they are none: for a processor, or the paper's")
     ] = "quick",
@@ -124,17 +116,8 @@ def impus(
     Costs 2 pictures x (text_iterations x text_draws + lora_iterations + uncond_iterations) network evaluations with a
     backward pass, none for what the store holds; for the rank 12 frames and an inversion; and an inversion.
 
-    Args:
-        model: Any model with attention; nothing stays in it.
-        ends: The two pictures.
-        negative_prompt: What guidance leads away from; the unconditional adapter is fitted under it.
-        guidance_scale: s_max, in the middle of the path; the paper's is 3.
-        num_inference_steps: Of every frame; the paper's is 16.
-        distance: For the rank; LPIPS in the paper.
-        generator: Seeds draws and fresh adapters, three numbers whatever the options.
-        store: Keeps embeddings, adapters and path diversity, each by all that it depends on.
-        watch: Progress and cancellation.
-        settings: and all others: see their `Option`.
+    The task's guidance holds in the middle of the path (the paper's is 3), its distance is for the rank (LPIPS in the
+    paper), its generator seeds draws and fresh adapters: three numbers whatever the options.
 
     Raises:
         UsageError: The common prompt lacks the placeholder, or no layer allows the rank.
@@ -152,18 +135,15 @@ def impus(
         "inversion_steps": inversion_steps,
     }
     chosen = replace(SETTINGS[settings], **{name: value for name, value in given.items() if value is not None})
-    prompt = common_prompt_of(*ends.prompts) if common_prompt is None else common_prompt
-    learned = None if placeholder is None else positions(model, prompt, placeholder)
+    prompt = common_prompt_of(*task.ends.prompts) if common_prompt is None else common_prompt
+    learned = None if placeholder is None else positions(task.model, prompt, placeholder)
     for asked in (uncond_rank, rank or 0):
-        clamped_rank(model, asked)
-    stages = Stages(
-        model, ends, chosen, distance, negative_prompt, guidance_scale, num_inference_steps,
-        [Draws.by(generator, count=chosen.text_draws, shared=True), Draws.by(generator), Draws.by(generator)],
-        store, watch or Watch(),
-    )  # fmt: skip
+        clamped_rank(task.model, asked)
+    for_text = Draws.by(task.generator, count=chosen.text_draws, shared=True)
+    stages = Stages(task, chosen, [for_text, Draws.by(task.generator), Draws.by(task.generator)])
 
     # An embedding for each picture, both from one prompt
-    text = stages.embeddings([prompt] * 2 if start == "common" else list(ends.prompts), placeholder, learned)
+    text = stages.embeddings([prompt] * 2 if start == "common" else list(task.ends.prompts), placeholder, learned)
 
     # The adapter's rank: by how far apart the pictures are on the model as it is
     if rank is None:
@@ -174,17 +154,18 @@ def impus(
     cond = stages.adapter("adapting the model", text, rank, chosen.lora_iterations, draws=1)
     uncond = {"base": None, "shared": cond}.get(unconditional)
     if cond is not None and unconditional == "adapted":
-        empty = stages.negative
-        uncond = stages.adapter("adapting its other half", empty, uncond_rank, uncond_iterations, draws=2)
+        uncond = stages.adapter("adapting its other half", task.negative, uncond_rank, uncond_iterations, draws=2)
 
     # Noise of both pictures, by the adapted model
     noise = stages.inverted(text, cond)
     plan = Adapted(
-        noise, text, stages.negative, cond, uncond, guidance_scale, chosen.end_guidance_scale, num_inference_steps
-    )
-    quiet = Watch(cancelled=None if watch is None else watch.cancelled)
+        noise, text, task.negative, cond, uncond, task.guidance_scale, chosen.end_guidance_scale,
+        task.num_inference_steps,
+    )  # fmt: skip
     return MorphPath(
-        lambda weights: plan.draw(model, weights, watch=quiet), notes=stages.notes_of(noise), record=stages.record
+        lambda weights: plan.draw(task.model, weights, watch=task.frame_watch),
+        notes=stages.notes_of(noise),
+        record=stages.record,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -11,17 +11,13 @@ from torch import Tensor
 
 from sfumato.adaptation.fine_tune import fine_tune
 from sfumato.adaptation.lora import Lora, adapted, clamped_rank
-from sfumato.adaptation.store import Slot, Store
 from sfumato.adaptation.textual_inversion import textual_inversion
 from sfumato.adaptation.training import Draws
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.fixed_point import fixed_point_inversion
-from sfumato.inversions.task import InversionTask
-from sfumato.metrics.distance import Distance
-from sfumato.models.base import Condition, Model
-from sfumato.morphs.path import Ends, adaptation_key
-from sfumato.morphs.rppd import PathDiversity, Rule, path_diversity
-from sfumato.watch import Watch
+from sfumato.models.base import Condition
+from sfumato.morphs.rppd import Clamped, PathDiversity, Rule, path_diversity
+from sfumato.morphs.task import MorphTask
 
 SOLVED = 1e-3  # relative residual of a step of the fixed-point inversion: 60 dB
 FAR_FROM_NORMAL = 0.3
@@ -72,18 +68,10 @@ class Stages:
         record, notes: What was found, for the recipe and for the user.
     """
 
-    def __init__(
-        self, model: Model, ends: Ends, chosen: Settings, distance: Distance, negative_prompt: str,
-        guidance_scale: float, num_inference_steps: int, draws: Sequence[Draws],
-        store: Store | None, watch: Watch,
-    ) -> None:  # fmt: skip
-        self.model, self.ends, self.chosen, self.distance, self.watch = model, ends, chosen, distance, watch
-        self.guidance_scale, self.steps = guidance_scale, num_inference_steps
-        self.draws, self.store = draws, store
-        self.negative = model.encode_prompt(negative_prompt)
+    def __init__(self, task: MorphTask, chosen: Settings, draws: Sequence[Draws]) -> None:
+        self.task, self.chosen, self.draws = task, chosen, draws
         self.record: dict[str, object] = {}
         self.notes: list[str] = []
-        self._negative_prompt = negative_prompt
         self._text: dict[str, Any] = {}
 
     def embeddings(self, prompts: Sequence[str], placeholder: str | None, learned: Tensor | None) -> Condition:
@@ -97,40 +85,39 @@ class Stages:
             "draws": [draws.seed, draws.count],
         }
         found = textual_inversion(
-            self.model, self.ends.latents, self.model.encode_prompt(prompts), iterations=chosen.text_iterations,
-            learning_rate=chosen.text_learning_rate, draws=draws, learned=learned,
-            slot=self._slot("embeddings", self._text),
-            watch=self.watch.during("learning the embeddings"),
+            self.task.model, self.task.ends.latents, self.task.model.encode_prompt(prompts),
+            iterations=chosen.text_iterations, learning_rate=chosen.text_learning_rate, draws=draws, learned=learned,
+            slot=self.task.slot("embeddings", self._text), watch=self.task.watch.during("learning the embeddings"),
         )  # fmt: skip
         self.record["start_prompts"] = list(prompts)
         return found.condition
 
     def inverted(self, text: Condition, lora: Lora | None) -> Tensor:
         """Noise of both pictures, (2, channels, height, width)."""
-        steps, watch = self.chosen.inversion_steps or self.steps, self.watch.during("inverting")
-        task = InversionTask(self.model, self.ends.latents, text, num_inference_steps=steps, watch=watch)
-        with adapted(self.model, lora):
+        steps = self.chosen.inversion_steps or self.task.num_inference_steps
+        task = replace(self.task.inversion(), condition=text, num_inference_steps=steps)
+        with adapted(self.task.model, lora):
             if self.chosen.inversion == "ddim":
                 return ddim_inversion(task).noise
             return fixed_point_inversion(task, tolerance=SOLVED).noise
 
     def rank(self, text: Condition, rule: Rule) -> int:
         """By the rule, not yet clamped."""
-        ends_scale = self.chosen.end_guidance_scale
+        task, ends_scale = self.task, self.chosen.end_guidance_scale
         key = {
             "text": self._text,
-            "negative": self._negative_prompt,
-            "guidance": [self.guidance_scale, ends_scale],
-            "steps": [self.steps, self.chosen.inversion, self.chosen.inversion_steps],
-            "distance": self.distance.name,
+            "negative": task.negative_prompt,
+            "guidance": [task.guidance_scale, ends_scale],
+            "steps": [task.num_inference_steps, self.chosen.inversion, self.chosen.inversion_steps],
+            "distance": task.distance.name,
         }
-        slot = self._slot("path-diversity", key)
+        slot = task.slot("path-diversity", key)
         found = None if slot is None else PathDiversity.kept(slot)
         if found is None:
             found = path_diversity(
-                self.model, self.inverted(text, None), text, self._clamped_distance, negative=self.negative,
-                guidance_scale=self.guidance_scale, end_guidance_scale=ends_scale,
-                num_inference_steps=self.steps, watch=self.watch,
+                task.model, self.inverted(text, None), text, Clamped(task.distance), negative=task.negative,
+                guidance_scale=task.guidance_scale, end_guidance_scale=ends_scale,
+                num_inference_steps=task.num_inference_steps, watch=task.watch,
             )  # fmt: skip
             if slot is not None:
                 found.keep(slot)
@@ -138,21 +125,8 @@ class Stages:
         self.record |= {"rppd": found.rppd(rule), "rank_rule": rule, "rank_asked": rank}
         return rank
 
-    @property
-    def _clamped_distance(self) -> Distance:
-        """The distance of decoded images, which may pass [-1, 1] a little where distances take no others."""
-        distance = self.distance
-
-        class Clamped:
-            name = distance.name
-
-            def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-                return distance(first.clamp(-1.0, 1.0), second.clamp(-1.0, 1.0))
-
-        return Clamped()
-
     def clamped(self, rank: int) -> int:
-        rank, note = clamped_rank(self.model, rank, chosen=True)
+        rank, note = clamped_rank(self.task.model, rank, chosen=True)
         self.notes += [note] if note else []
         self.record["rank"] = rank
         return rank
@@ -163,17 +137,17 @@ class Stages:
             return None
         drawn = self.draws[draws]
         key = {
-            "told": self._negative_prompt if told is self.negative else self._text,
+            "told": self.task.negative_prompt if told is self.task.negative else self._text,
             "rank": rank,
             "iterations": iterations,
             "learning_rate": self.chosen.lora_learning_rate,
             "draws": [drawn.seed, drawn.count],
         }
         found = fine_tune(
-            self.model, self.ends.latents, told,
-            [Lora.fresh(self.model, rank, generator=torch.Generator().manual_seed(drawn.seed - 1))],
+            self.task.model, self.task.ends.latents, told,
+            [Lora.fresh(self.task.model, rank, generator=torch.Generator().manual_seed(drawn.seed - 1))],
             iterations=iterations, learning_rate=self.chosen.lora_learning_rate, draws=drawn,
-            slot=self._slot("adapter", key), watch=self.watch.during(stage),
+            slot=self.task.slot("adapter", key), watch=self.task.watch.during(stage),
         )  # fmt: skip
         return found.lora
 
@@ -187,6 +161,3 @@ class Stages:
         if high := [f"{variance:.2f}" for variance in variances if variance > 1.0 + FAR_FROM_NORMAL]:
             self.notes.append(told.format(", ".join(high), "overdone: take fewer encode_steps"))
         return tuple(self.notes)
-
-    def _slot(self, part: str, key: dict[str, Any]) -> Slot | None:
-        return None if self.store is None else self.store.slot(adaptation_key(self.model, self.ends, part, key))

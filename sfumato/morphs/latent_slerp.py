@@ -15,18 +15,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
-from sfumato.adaptation.store import Store
-from sfumato.metrics.distance import Distance
-from sfumato.models.base import Model
-from sfumato.morphs.between_inversions import InversionName, between, inverted_ends, mixed_condition
-from sfumato.morphs.path import Ends, MorphPath
-from sfumato.registry import Option, morph_method
+from sfumato.conditions.mixing import mixed_condition
+from sfumato.morphs.between_inversions import InversionName, between
+from sfumato.morphs.method import morph_method
+from sfumato.morphs.path import MorphPath
+from sfumato.morphs.task import MorphTask
+from sfumato.options import Option
+from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
-from sfumato.watch import Watch
 
 
 @morph_method(
@@ -39,49 +38,23 @@ from sfumato.watch import Watch
     guidance_scale=1.0,
 )
 def latent_slerp(
-    model: Model,
-    ends: Ends,
+    task: MorphTask,
     *,
-    negative_prompt: str = "",
-    guidance_scale: float = 1.0,
-    num_inference_steps: int = 50,
-    distance: Distance,
-    generator: torch.Generator,
-    store: Store | None = None,
-    watch: Watch | None = None,
     inversion: Annotated[InversionName, Option("how the pictures are carried to noise")] = "ddim",
 ) -> MorphPath:
-    """Prepares noise and embeddings between those of both pictures.
+    """Prepares noise and embeddings between those of both images.
 
-    Args:
-        model: Any model.
-        ends: The two pictures.
-        negative_prompt: What guidance leads away from.
-        guidance_scale: Of every frame; above 1 the ends come back only with an inversion that corrects for it.
-        num_inference_steps: Steps of the inversion and of every frame.
-        distance, store: Not used.
-        generator: Draws what a stochastic inversion draws.
-        watch: Progress and cancellation.
-        inversion: see its `Option`.
+    With guidance the ends come back only by an inversion that corrects for it.
     """
-    found, prompts = inverted_ends(
-        model, ends, inversion, negative_prompt=negative_prompt, guidance_scale=guidance_scale,
-        num_inference_steps=num_inference_steps, generator=generator, watch=watch,
-    )  # fmt: skip
-    negative = model.encode_prompt(negative_prompt)
+    ends = INVERSIONS[inversion].function(task.inversion(task.guidance_scale))
 
     def draw(weights: Sequence[float]) -> Tensor:
-        frames = between(found, weights)
-        branch = Branch(mixed_condition(prompts, weights), negative, guidance_scale)
+        frames = between(ends, weights)
+        branch = Branch(mixed_condition(task.condition, weights), task.negative, task.guidance_scale)
         latents = sample(
-            model, frames.noise, {"frame": branch}, timesteps=frames.timesteps, start_index=frames.start_index,
-            eta=frames.eta, replay=frames, watch=_quiet(watch),
+            task.model, frames.noise, {"frame": branch}, timesteps=frames.timesteps, start_index=frames.start_index,
+            eta=frames.eta, replay=frames, watch=task.frame_watch,
         )  # fmt: skip
         return latents[0]
 
     return MorphPath(draw)
-
-
-def _quiet(watch: Watch | None) -> Watch:
-    """The watch of a frame's own steps: it may be cancelled; its progress is that of the frames."""
-    return Watch(cancelled=None if watch is None else watch.cancelled)

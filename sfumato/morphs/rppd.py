@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from sfumato.adaptation.store import Slot
+from sfumato.conditions.mixing import mixed_condition
 from sfumato.metrics.distance import Distance
 from sfumato.metrics.morph import lora_rank, relative_perceptual_path_diversity
 from sfumato.models.base import Condition, Model
-from sfumato.morphs.between_inversions import mixed_condition
 from sfumato.morphs.slerp import slerp
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
@@ -82,6 +82,16 @@ class PathDiversity:
 
 MOST = 1.0
 """Largest rPPD that the rule is asked about: rank 4096, more than any layer allows."""
+
+
+class Clamped:
+    """A distance of decoded images, which may pass [-1, 1] a little where distances take no others."""
+
+    def __init__(self, distance: Distance) -> None:
+        self.distance, self.name = distance, distance.name
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.distance(first.clamp(-1.0, 1.0), second.clamp(-1.0, 1.0))
 
 
 @torch.no_grad()

@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Condition
-from sfumato.morphs.between_inversions import between, inverted_ends, tent
+from sfumato.morphs.between_inversions import between, tent
 from sfumato.morphs.slerp import slerp
+from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
-from tests.morphs.toy_ends import PROMPTS, STEPS, drawn, far, path_of, toy_ends
+from tests.morphs.toy_ends import PROMPTS, STEPS, drawn, far, path_of, task_of, toy_ends
 
 
 @pytest.mark.parametrize("space", ["pixels", "latents"])
@@ -39,11 +41,9 @@ def test_exact_inversions_end_at_the_pictures(toy_model: Any, inversion: str, gu
 @pytest.mark.parametrize("inversion", ["ddim", "fixed-point", "regularised-ddim", "negative-prompt"])
 def test_other_ends_are_their_own_replays(toy_model: Any, inversion: str) -> None:
     options = {"inversion": inversion, "guidance_scale": 1.0}
-    found, condition = inverted_ends(
-        toy_model, toy_ends(), inversion, negative_prompt="", guidance_scale=1.0, num_inference_steps=STEPS,
-        generator=torch.Generator().manual_seed(5),
-    )  # fmt: skip
-    alone = sample(toy_model, found.noise, {"end": Branch(condition)}, num_inference_steps=STEPS)[0]
+    task = task_of(toy_model)
+    noise = INVERSIONS[inversion].function(task.inversion()).noise
+    alone = sample(toy_model, noise, {"end": Branch(task.condition)}, num_inference_steps=STEPS)[0]
     assert far(drawn(path_of(toy_model, "slerp", **options))[[0, -1]], alone) < 1e-4
 
 
@@ -81,10 +81,7 @@ def test_a_frame_is_a_plain_run_from_the_noise_between(toy_model: Any) -> None:
 
 
 def test_mixtures_end_at_the_ends(toy_model: Any) -> None:
-    found, _ = inverted_ends(
-        toy_model, toy_ends(), "edit-friendly", negative_prompt="", guidance_scale=2.0, num_inference_steps=3,
-        generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    found = edit_friendly_inversion(task_of(toy_model, num_inference_steps=3).inversion(2.0))
     mixed = between(found, [0.0, 0.5, 1.0])
     assert found.noise_maps is not None
     assert mixed.noise_maps is not None

@@ -16,6 +16,7 @@ from sfumato.morphs.impus import Adapted, impus
 from sfumato.morphs.impus_stages import SETTINGS
 from sfumato.morphs.path import Ends, MorphPath
 from sfumato.morphs.rppd import JUMP, PathDiversity
+from sfumato.morphs.task import MorphTask
 from sfumato.registry import MORPHS
 from sfumato.watch import Progress, Watch
 from tests.adaptation.test_lora import random_lora
@@ -31,9 +32,12 @@ def ends(model: Model, *, equal: bool = False, prompts: tuple[str, str] = ("a ca
 
 def prepare(model: Model, given: Ends | None = None, **options: Any) -> MorphPath:
     quick = {"text_iterations": 2, "text_draws": 1, "lora_iterations": 2, "uncond_iterations": 1, "rank": 2}
-    options = quick | {"num_inference_steps": STEPS, "inversion": "ddim", "seed": 0} | options
+    options = quick | {"inversion": "ddim", "seed": 0, "guidance_scale": 3.0} | options
     generator = torch.Generator().manual_seed(options.pop("seed"))
-    return impus(model, given or ends(model), distance=PixelDistance(), generator=generator, **options)
+    given_to_task = {"num_inference_steps", "guidance_scale", "negative_prompt", "store", "watch", "distance"}
+    of_task = {"num_inference_steps": STEPS, "distance": PixelDistance()}
+    of_task |= {name: options.pop(name) for name in given_to_task & options.keys()}
+    return impus(MorphTask(model, given or ends(model), generator=generator, **of_task), **options)
 
 
 def draw(path: MorphPath, *weights: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sfumato.errors import UsageError
 from sfumato.morphs.denoiser import Denoiser
-from sfumato.morphs.interpolating_images import level_indices, noise_stacks, tree
+from sfumato.morphs.frame_tree import level_indices, noise_stacks, tree
 from sfumato.morphs.ranked_tree import ranked_tree, text_score
 from sfumato.watch import Progress, Watch
 from tests.gaussian import GaussianModel, cosine_schedule
@@ -54,12 +54,10 @@ def test_every_step_below_the_noisiest_level_is_walked_once(released: bool) -> N
     """And, data being a point, all of them together lead to it."""
     model = GaussianModel(cosine_schedule(), mean=0.7, std=1e-3)
     steps, levels = 60, [0, 10, 20, 30]
-    frames = tree(
-        model, torch.full((2, 1, 8, 8), 0.7, dtype=torch.float64), model.encode_prompt(["", ""]),
-        torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64), levels,
-        negative=model.encode_prompt(""), guidance_scale=1.0, timesteps=model.schedule.timesteps(steps),
-        released=released,
-    )  # fmt: skip
+    timesteps = model.schedule.timesteps(steps)
+    denoise = Denoiser(model, model.encode_prompt(["", ""]), model.encode_prompt(""), 1.0, timesteps)
+    noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    frames = tree(denoise, torch.full((2, 1, 8, 8), 0.7, dtype=torch.float64), noise, levels, released=released)
     told = [model.schedule.timesteps(steps)[::-1].index(t) for t in dict.fromkeys(model.calls)]
     assert told == list(range(29 if released else 30, -1, -1))
     assert float((frames - 0.7).abs().max()) < 0.02

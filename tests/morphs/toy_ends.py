@@ -1,6 +1,7 @@
 """Two toy pictures, and methods run on them."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from sfumato.metrics.distance import PixelDistance
 from sfumato.morphs.path import Ends, MorphPath
+from sfumato.morphs.task import MorphTask
 from sfumato.registry import MORPHS
 
 PROMPTS = ("a photo of a cat", "a red dog")
@@ -24,12 +26,18 @@ def toy_ends(*, equal: bool = False) -> Ends:
     return Ends(pixels, latents, PROMPTS)
 
 
-def path_of(model: Any, name: str, ends: Ends | None = None, **options: Any) -> MorphPath:
-    given = {"guidance_scale": 1.0, "num_inference_steps": STEPS} | options
-    found: MorphPath = MORPHS[name].function(
-        model, ends or toy_ends(), distance=PixelDistance(), generator=torch.Generator().manual_seed(5), **given
-    )
-    return found
+def task_of(model: Any, ends: Ends | None = None, **given: Any) -> MorphTask:
+    given = {"num_inference_steps": STEPS} | given
+    generator = torch.Generator().manual_seed(5)
+    return MorphTask(model, ends or toy_ends(), PixelDistance(), generator, **given)
+
+
+def path_of(model: Any, name: str, ends: Ends | None = None, **arguments: Any) -> MorphPath:
+    """A morph: of the arguments, those that a task has go into the task, the others are options."""
+    of_task = {field.name for field in fields(MorphTask)} & arguments.keys()
+    task = task_of(model, ends, **{name: arguments.pop(name) for name in of_task})
+    path: MorphPath = MORPHS[name].function(task, **arguments)
+    return path
 
 
 def drawn(path: MorphPath, weights: Sequence[float] = WEIGHTS) -> Tensor:

@@ -10,7 +10,7 @@ from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
 from sfumato.models.schedules import Level, Step
-from sfumato.morphs.diffmorpher import Between, adaptive_normalisation
+from sfumato.morphs.diffmorpher import DiffMorpherPath, adaptive_normalisation
 from sfumato.morphs.slerp import slerp
 from sfumato.morphs.spacings.base import reschedule
 from sfumato.sampling.layout import Layout
@@ -70,7 +70,7 @@ def sequence(case: Case, model: Model) -> dict[str, Tensor]:
         with adapted(model, lora):
             latents = case.tensors[f"latents_{k}"]
             noise.append(ddim_inversion(InversionTask(model, latents, condition[[k]], timesteps=timesteps)).noise)
-    between = Between(
+    between = DiffMorpherPath(
         torch.cat(noise), condition, loras, timesteps, adain=parameters["adain"],
         attention_steps=parameters["replaced_steps"], lora_weight=parameters.get("fix_lora"),
     )  # fmt: skip

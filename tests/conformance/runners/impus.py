@@ -10,10 +10,10 @@ from sfumato.adaptation.fine_tune import fine_tune
 from sfumato.adaptation.lora import Lora, adapted
 from sfumato.adaptation.textual_inversion import textual_inversion
 from sfumato.adaptation.training import Denoising, Draws, leaves
+from sfumato.conditions.mixing import mixed_condition
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Condition, Model
-from sfumato.morphs.between_inversions import mixed_condition
 from sfumato.morphs.impus import Adapted
 from sfumato.morphs.rppd import path_diversity
 from sfumato.morphs.slerp import slerp

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from sfumato.models.base import Model
-from sfumato.morphs.interpolating_images import noise_stacks, tree
+from sfumato.morphs.denoiser import Denoiser
+from sfumato.morphs.frame_tree import noise_stacks, tree
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 
@@ -19,16 +20,8 @@ def branching(case: Case, model: Model) -> dict[str, Tensor]:
     stride = 1000 // parameters["ddim_steps"]
     grid = list(range(1, 1000, stride))
     stacks = noise_stacks(latents, noise, [model.schedule.alpha_bar(grid[k]) for k in levels[1:]])
-    frames = tree(
-        model,
-        latents,
-        model.encode_prompt([prompts["embedding_1"], prompts["embedding_2"]]),
-        noise,
-        levels,
-        negative=model.encode_prompt(prompts["unconditional"]),
-        guidance_scale=parameters["guidance_scale"],
-        timesteps=grid[::-1],
-        retroactive=parameters["retroactive"],
-        released=True,
-    )
+    condition = model.encode_prompt([prompts["embedding_1"], prompts["embedding_2"]])
+    negative = model.encode_prompt(prompts["unconditional"])
+    denoise = Denoiser(model, condition, negative, parameters["guidance_scale"], grid[::-1])
+    frames = tree(denoise, latents, noise, levels, retroactive=parameters["retroactive"], released=True)
     return {"stack_1": stacks[:, 0], "stack_2": stacks[:, 1], "frames": frames[1:-1]}
