@@ -1,10 +1,9 @@
 """What the type checker knows of a registered recipe: its options, their types, and that it takes a task."""
 
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.type_checks import check_types
+
 SNIPPET = """
 from typing import Annotated, Any
 
@@ -46,12 +45,4 @@ def use(task: EditTask) -> LatentEdit:
 
 
 def test_the_type_checker_finds_wrong_recipes_and_wrong_calls(tmp_path: Path) -> None:
-    file = tmp_path / "snippet.py"
-    file.write_text(SNIPPET, encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml")]
-    command += ["--cache-dir", str(ROOT / ".mypy_cache"), "--no-error-summary", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    wrong = {number for number, line in enumerate(SNIPPET.splitlines(), start=1) if "# wrong" in line}
-    lines = done.stdout.splitlines()
-    found = {int(line.split(":")[1]) for line in lines if line.startswith(str(file)) and ": error:" in line}
-    assert found == wrong, done.stdout + done.stderr
+    check_types(SNIPPET, tmp_path)

@@ -1,26 +1,22 @@
 """Where the frames of a morph are taken along its path.
 
 A path is a function of its weight and says nothing about pace: most of the change may happen within a tenth of it. The
-spacings here look at frames through a distance, choose the weights, and say how even the result is. Any of them serves
-any method. `even` looks at nothing; `step` is IMPUS's, `reschedule` DiffMorpher's; `uniform` and `beta` have files of
-their own.
+spacings in this folder, one a file, look at frames through a distance, choose the weights, and say how even the result
+is. Any of them serves any method.
 """
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any, Protocol, TypeVar, Unpack
 
 from sfumato.errors import UsageError
 from sfumato.metrics.distance import Distance
 from sfumato.morphs.path import Frames
 from sfumato.morphs.spacings.pair_distances import Ruler
-from sfumato.options import Option, parameters
-from sfumato.registry import Entry, Function, Registry
+from sfumato.registry import Description, Entry, Registry
 from sfumato.watch import Watch
 
 
@@ -93,17 +89,20 @@ class Spacing(Entry):
 SPACINGS: Registry[Spacing] = Registry("spacing", "sfumato.morphs.spacings")
 
 
+class SpacingRecipe(Protocol):
+    """A function that chooses weights: it takes what `Spacing.__call__` does, and options that all have defaults."""
+
+    def __call__(self, frames: Frames, distance: Distance, num_frames: int, /, *, watch: Watch) -> Spaced: ...
+
+
+Recipe = TypeVar("Recipe", bound=SpacingRecipe)
+
+
 def spacing(
-    name: str, *, title: str, paper: str, summary: str, when: str, cost: str, sets_num_frames: bool = False
-) -> Callable[[Function], Function]:
-    """Registers the decorated function as a spacing; see `Spacing` for the fields."""
-
-    def register(function: Function) -> Function:
-        options = parameters(function)
-        SPACINGS.add(Spacing(name, function, title, paper, summary, when, cost, options, sets_num_frames))
-        return function
-
-    return register
+    name: str, *, sets_num_frames: bool = False, **description: Unpack[Description]
+) -> Callable[[Recipe], Recipe]:
+    """Registers the decorated function, whose type it keeps; see `Spacing` for the fields."""
+    return SPACINGS.decorator(name, Spacing, sets_num_frames=sets_num_frames, **description)
 
 
 def spaced(
@@ -142,127 +141,3 @@ def any_weight(frames: Frames, name: str) -> None:
             f"this morph has frames at {len(frames.path.weights)} weights only, which spacing {name!r} cannot use: take"
             " 'even' or 'uniform'"
         )
-
-
-@spacing(
-    "even",
-    title="Even weights",
-    paper="",
-    summary="Takes frames at equal steps of the weight and looks at nothing.",
-    when="For a first look, or where the method's own pace is what you want to see.",
-    cost="each frame once",
-)
-def even(frames: Frames, distance: Distance, num_frames: int, *, watch: Watch) -> Spaced:
-    """Equal steps of the weight; where the path has frames at some weights only, every so many of them."""
-    weights = even_weights(num_frames)
-    if (known := frames.path.weights) is not None:
-        if num_frames > len(known):
-            raise UsageError(f"this morph has frames at {len(known)} weights only, num_frames={num_frames} asks more")
-        places = [round(k * (len(known) - 1) / (num_frames - 1)) for k in range(num_frames)]
-        weights = [known[place] for place in places]
-    ruler = Ruler(frames, distance)
-    return spaced(ruler, weights, even=ruler.along(weights), looked=weights[1:-1])
-
-
-@spacing(
-    "step",
-    title="Steps of one size (IMPUS)",
-    paper="Yang et al., 2024, https://arxiv.org/abs/2311.06792",
-    summary="From each frame on, finds the next one at a given distance by bisection; their number follows.",
-    when="When the size of a step matters and the number of frames does not.",
-    cost="three to six draws a frame on a smooth path, about thirty at a jump",
-    sets_num_frames=True,
-)
-def step(
-    frames: Frames,
-    distance: Distance,
-    num_frames: int,
-    *,
-    watch: Watch,
-    delta: Annotated[float, Option("distance from one frame to the next", low=1e-9)] = 0.2,
-    tolerance: Annotated[float, Option("how far off that distance may be", low=0)] = 1e-2,
-    resolution: Annotated[float, Option("weights closer than this are one", low=1e-12, high=0.5)] = 1e-8,
-    max_draws: Annotated[int, Option("stop after drawing this many frames", low=1)] = 1000,
-) -> Spaced:
-    """IMPUS's perceptually uniform sampling, as its released code does it.
-
-    Every bisection starts from the last frame taken and reaches to the end, and assumes that the distance grows on the
-    way. The last step may be much shorter than `delta`. At a jump no frame is `delta` away: the bisection ends beside
-    it, and the next one takes the other side.
-
-    Differs from the released code: stops after `max_draws`, says where the path turned back.
-    """
-    any_weight(frames, "step")
-    ruler, looked, weights = Ruler(frames, distance), list[float](), [0.0]
-    while ruler(weights[-1], 1.0) > delta and 1.0 - weights[-1] > resolution and len(looked) < max_draws:
-        low, high = weights[-1], 1.0
-        while True:
-            watch.check(f", after {len(looked)} draws")
-            middle = (low + high) / 2.0
-            looked.append(middle)
-            reached = ruler(weights[-1], middle)
-            if abs(reached - delta) <= tolerance or high - low <= resolution or len(looked) >= max_draws:
-                break
-            low, high = (low, middle) if reached > delta else (middle, high)
-        weights.append(middle)
-    notes = []
-    if len(looked) >= max_draws:
-        notes.append(
-            f"stopped after {max_draws} draws: the last step is longer; take a larger delta, or more max_draws"
-        )
-    if 1.0 - weights[-1] > resolution or len(weights) == 1:
-        weights.append(1.0)
-    if len(weights) != num_frames:
-        notes.append(f"steps of {delta:g} make {len(weights)} frames; {num_frames} were asked for")
-    return spaced(ruler, weights, looked=looked, notes=notes, record={"draws": len(looked)})
-
-
-@spacing(
-    "reschedule",
-    title="Rescheduled sampling (DiffMorpher)",
-    paper="Zhang et al., 2024, https://arxiv.org/abs/2312.07409",
-    summary="One pass at even weights measures the pace, a second pass evens it out.",
-    when="When each frame may cost no more than two draws.",
-    cost="each frame twice",
-)
-def rescheduled(frames: Frames, distance: Distance, num_frames: int, *, watch: Watch) -> Spaced:
-    """DiffMorpher's one pass; the result is even as far as distances add up and the pace is straight between frames."""
-    any_weight(frames, "reschedule")
-    ruler, first = Ruler(frames, distance), even_weights(num_frames)
-    measured = ruler.along(first)
-    weights, notes = reschedule(measured, first, num_frames), list[str]()
-    if not any(measured):
-        notes.append(f"all frames are equal to {distance.name}: the weights stay even")
-    return spaced(ruler, weights, even=measured, looked=[*first[1:-1], *weights[1:-1]], notes=notes)
-
-
-def reschedule(distances: Sequence[float], weights: Sequence[float], num_frames: int) -> list[float]:
-    """Turns the pace measured at some weights into weights of even pace.
-
-    The cumulative distance is taken as straight between the weights measured, and inverted at even values; a value
-    that hits a measured one exactly belongs to the interval before it.
-
-    Reference: Zhang et al., 2024, https://arxiv.org/abs/2312.07409.
-
-    Args:
-        distances: Between neighbouring frames, at least 0, one fewer than the weights.
-        weights: Where these frames are, ascending.
-        num_frames: How many weights are wanted, at least 2.
-
-    Returns:
-        Ascending weights, the first and last as given; even ones where all distances are zero.
-
-    Raises:
-        ValueError: The lengths do not fit.
-    """
-    if len(distances) != len(weights) - 1 or num_frames < 2:
-        raise ValueError(f"{len(distances)} distances, {len(weights)} weights, {num_frames} frames do not fit")
-    reached = [0.0, *itertools.accumulate(distances)]
-    if reached[-1] <= 0.0:
-        return [weights[0] + value * (weights[-1] - weights[0]) for value in even_weights(num_frames)]
-    found = [weights[0]]
-    for value in even_weights(num_frames)[1:-1]:
-        right = min(max(bisect.bisect_left(reached, value * reached[-1]), 1), len(distances))
-        part = (value * reached[-1] - reached[right - 1]) / (reached[right] - reached[right - 1])
-        found.append(weights[right - 1] + part * (weights[right] - weights[right - 1]))
-    return [*found, weights[-1]]

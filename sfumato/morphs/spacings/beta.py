@@ -26,7 +26,7 @@ from sfumato.morphs.path import Frames
 from sfumato.morphs.spacings.base import Spaced, any_weight, spaced, spacing
 from sfumato.morphs.spacings.least_spread import least_spread
 from sfumato.morphs.spacings.pair_distances import Between, Ruler
-from sfumato.registry import Option
+from sfumato.options import Option
 from sfumato.watch import Watch
 
 SMALLEST = 1e-6

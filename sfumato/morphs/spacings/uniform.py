@@ -34,7 +34,7 @@ from sfumato.morphs.spacings.base import Spaced, even_weights, spaced, spacing, 
 from sfumato.morphs.spacings.least_spread import least_spread
 from sfumato.morphs.spacings.pair_distances import Ruler
 from sfumato.morphs.spacings.shooting import shoot
-from sfumato.registry import Option
+from sfumato.options import Option
 from sfumato.watch import Watch
 
 MAX_ROUNDS = 12

@@ -12,7 +12,7 @@ from sfumato.models.base import Model
 from sfumato.models.schedules import Level, Step
 from sfumato.morphs.diffmorpher import DiffMorpherPath, adaptive_normalisation
 from sfumato.morphs.slerp import slerp
-from sfumato.morphs.spacings.base import reschedule
+from sfumato.morphs.spacings.reschedule import reschedule
 from sfumato.sampling.layout import Layout
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner

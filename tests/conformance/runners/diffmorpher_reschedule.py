@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.morphs.spacings.base import even_weights, reschedule
+from sfumato.morphs.spacings.base import even_weights
+from sfumato.morphs.spacings.reschedule import reschedule
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 

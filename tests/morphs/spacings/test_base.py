@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import Cancelled, SamplingError, UsageError
-from sfumato.morphs.spacings.base import SPACINGS, reschedule, spread_of
+from sfumato.morphs.spacings.base import SPACINGS, spread_of
 from sfumato.morphs.spacings.least_spread import least_spread
+from sfumato.morphs.spacings.reschedule import reschedule
 from sfumato.watch import Watch
 from tests.curves import CurveDistance, WeightFrames
 

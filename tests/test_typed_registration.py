@@ -1,0 +1,78 @@
+"""What the type checker knows of registered inversions, morphs and spacings: what they take, their options, what they
+give. Edits: `tests/edits/test_method.py`."""
+
+from pathlib import Path
+
+from tests.type_checks import check_types
+
+SNIPPET = """
+from typing import Annotated, Any
+
+from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.method import inversion
+from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
+from sfumato.metrics.distance import Distance
+from sfumato.models.base import Model
+from sfumato.morphs.crossfade import crossfade
+from sfumato.morphs.method import morph_method
+from sfumato.morphs.path import Frames, MorphPath
+from sfumato.morphs.spacings.base import Spaced, spacing
+from sfumato.morphs.spacings.uniform import uniform
+from sfumato.morphs.task import MorphTask
+from sfumato.options import Option
+from sfumato.watch import Watch
+
+texts: Any = {}
+
+
+@inversion("no-inversion-task", **texts)  # wrong: it takes no task
+def no_inversion_task(model: Model, *, share: float = 0.5) -> Inversion:
+    raise NotImplementedError
+
+
+@inversion("no-default", **texts)  # wrong: an option without a default
+def no_default(task: InversionTask, *, share: Annotated[float, Option("how much")]) -> Inversion:
+    raise NotImplementedError
+
+
+@inversion("no-inversion", **texts)  # wrong: it gives something else
+def no_inversion(task: InversionTask) -> MorphPath:
+    raise NotImplementedError
+
+
+@inversion("no-text", title="", paper="", summary="", when="")  # wrong: a text is missing
+def no_text(task: InversionTask) -> Inversion:
+    raise NotImplementedError
+
+
+@morph_method("no-morph-task", **texts)  # wrong: it takes another task
+def no_morph_task(task: InversionTask) -> MorphPath:
+    raise NotImplementedError
+
+
+@morph_method("no-path", **texts)  # wrong: it gives something else
+def no_path(task: MorphTask) -> Inversion:
+    raise NotImplementedError
+
+
+@spacing("no-frames", **texts)  # wrong: it takes no frames
+def no_frames(distance: Distance, num_frames: int, *, watch: Watch) -> Spaced:
+    raise NotImplementedError
+
+
+def use(task: InversionTask, morph: MorphTask, frames: Frames, distance: Distance) -> None:
+    ddim_inversion(task, told="from")
+    ddim_inversion(task, told="never")  # wrong: no choice of the option
+    ddim_inversion(task, tolled="from")  # wrong: an option that it does not have
+    ddim_inversion(task.model, task.latents, task.condition)  # wrong: arguments that it does not take
+    crossfade(morph, space="latents")
+    crossfade(morph, space=1)  # wrong: an option of another type
+    crossfade(task)  # wrong: a task of another kind
+    uniform(frames, distance, 16, watch=Watch(), tolerance=0.1)
+    uniform(frames, distance, 16, watch=Watch(), tolerance="low")  # wrong: an option of another type
+"""
+
+
+def test_the_type_checker_finds_wrong_functions_and_wrong_calls(tmp_path: Path) -> None:
+    check_types(SNIPPET, tmp_path)
