@@ -9,12 +9,10 @@ through `METHODS`, `INVERSIONS` and `MORPHS`. Nothing heavy is imported until on
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, TypedDict, TypeVar
 
 from sfumato.checks import shown
@@ -126,38 +124,6 @@ class MorphMethod(Entry):
     guidance_scale: float | None = None
     num_inference_steps: int | None = None
     encodes: Callable[[Mapping[str, Any]], bool] = lambda _: True
-
-
-def method(
-    name: str,
-    *,
-    title: str,
-    paper: str,
-    summary: str,
-    when: str,
-    cost: str,
-    inversions: tuple[str, ...] = ("ddim",),
-    refuses: Mapping[str, str] | None = None,
-) -> Callable[[Function], Function]:
-    """Registers a function that takes the fields of a task one by one; see `Method` for the fields."""
-
-    def register(function: Function) -> Function:
-        takes_mask = "mask" in inspect.signature(function).parameters
-
-        @functools.wraps(function)
-        def recipe(task: Any, **options: Any) -> Any:
-            given = {field.name: getattr(task, field.name) for field in fields(task)}
-            if given.pop("mask") is not None and takes_mask:
-                options["mask"] = task.mask
-            return function(given.pop("model"), given.pop("source"), **given, **options)
-
-        options = parameters(function)
-        METHODS.add(
-            Method(name, recipe, title, paper, summary, when, cost, options, inversions, refuses or {}, takes_mask)
-        )
-        return function
-
-    return register
 
 
 def unknown(kind: str, name: Any, known: Mapping[str, Any] | list[str], *, of: str = "") -> str:

@@ -20,15 +20,14 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentCandidate, LatentEdit
 from sfumato.edits.task import EditTask
 from sfumato.errors import InversionError, ModelError, SfumatoError, UsageError
 from sfumato.guidance.prompt_gain import PromptGain
 from sfumato.inversions.result import Inversion
-from sfumato.models.base import Model
-from sfumato.registry import METHODS, Option, method
-from sfumato.sampling.draws import Generators
-from sfumato.sampling.loop import OnStep
+from sfumato.options import Option
+from sfumato.registry import METHODS
 from sfumato.watch import Watch
 
 
@@ -57,7 +56,7 @@ TRIES = (
 )
 
 
-@method(
+@edit_method(
     "auto",
     title="Automatic choice",
     paper="none: a search over the methods here, scored by the model (diffusion classifier, Li et al., 2023)",
@@ -75,36 +74,22 @@ TRIES = (
         "negative-prompt",
         "dpm-encoder",
     ),
+    takes_mask=True,
 )
 def auto(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 7.5,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     tries: Annotated[int, Option("how many candidates to try at most", low=2, high=len(TRIES))] = 5,
     seconds: Annotated[
         float | None, Option("start no further candidate after this many seconds (two are always tried)", low=0)
     ] = None,
     draws: Annotated[int, Option("noises to average the score over", low=1)] = 8,
-    mask: Tensor | None = None,
 ) -> LatentEdit:
-    """Edits from given noise, latent to latent.
+    """Runs several methods on the same task, and returns the edit at the knee.
 
     Args:
-        model: Any model with cross-attention on text.
-        source: Noise and grid to start from; shared by all tries.
-        source_prompt: What the picture shows.
-        target_prompts: One edited prompt.
-        negative_prompt, guidance_scale, source_guidance_scale, generator, on_step, watch: As in every recipe.
-        tries, seconds, draws: see their `Option`.
-        mask: Given to every method that has a mask of its own: where the edit may change the picture.
+        task: From any inversion, or drawn noise, shared by all tries; with one target prompt.
+        tries, seconds, draws: See their `Option`.
 
     Returns:
         The chosen edit; `candidates` holds all, in the order tried.
@@ -113,49 +98,31 @@ def auto(
         UsageError: More than one target prompt, or no method can serve.
         ModelError: The model can honour none of them.
     """
-    if len(target_prompts) != 1:
-        raise UsageError(f"auto takes one target prompt, got {len(target_prompts)}: run it once for each")
-    watch = watch or Watch()
+    if len(task.target_prompts) != 1:
+        raise UsageError(f"auto takes one target prompt, got {len(task.target_prompts)}: run it once for each")
+    watch = task.watch or Watch()
     begun = time.monotonic()
-    found: list[_Tried] = []
+    tried: list[_Tried] = []
     refused: SfumatoError | None = None
-    energy = PromptGain(model, source_prompt, target_prompts[0], draws=draws, generator=generator)
-    planned = [attempt for attempt in TRIES if _serves(attempt, source)][:tries]
+    energy = PromptGain(task.model, task.source_prompt, task.target_prompts[0], draws=draws, generator=task.generator)
+    planned = [attempt for attempt in TRIES if _serves(attempt, task.source)][:tries]
     for number, attempt in enumerate(planned, start=1):
-        if seconds is not None and len(found) >= 2 and time.monotonic() - begun > seconds:
+        if seconds is not None and len(tried) >= 2 and time.monotonic() - begun > seconds:
             break
+        stage = watch.during(f"try {number} of {len(planned)}: {attempt.method}")
+        options = {**task.model.method_options.get(attempt.method, {}), **attempt.options}
         try:
-            entry = METHODS[attempt.method]
-            task = EditTask(
-                model,
-                source,
-                source_prompt,
-                target_prompts,
-                negative_prompt,
-                guidance_scale=guidance_scale,
-                source_guidance_scale=source_guidance_scale,
-                generator=generator,
-                mask=mask,
-                on_step=on_step,
-                watch=watch.during(f"try {number} of {len(planned)}: {attempt.method}"),
-            )
-            options = {**model.method_options.get(attempt.method, {}), **attempt.options}
-            edited: LatentEdit = entry.function(task, **options)
-        except (
-            UsageError,
-            ModelError,
-            InversionError,
-        ) as error:  # this picture, model or step count is not for that method
-            refused = error
+            edited: LatentEdit = METHODS[attempt.method].function(replace(task, watch=stage), **options)
+        except (UsageError, ModelError, InversionError) as error:
+            refused = error  # these images, this model or number of steps is not for that method
             continue
-        found.append(_Tried(attempt, edited, energy(edited.latents[0]) - energy(edited.latents[1])))
+        tried.append(_Tried(attempt, edited, energy(edited.latents[0]) - energy(edited.latents[1])))
 
-    if not found:
-        raise refused or UsageError(f"no method can start from inversion {source.method!r}")
-    candidates = tuple(tried.candidate for tried in found)
-    changes, gains = torch.stack([t.change for t in found]), torch.stack([t.gain for t in found])  # (try, image)
-    chosen = [found[knee(changes[:, k].tolist(), gains[:, k].tolist())].edited for k in range(changes.shape[1])]
-    return replace(_joined(chosen), candidates=candidates)
+    if not tried:
+        raise refused or UsageError(f"no method can start from inversion {task.source.method!r}")
+    changes, gains = torch.stack([t.change for t in tried]), torch.stack([t.gain for t in tried])  # (try, image)
+    chosen = [tried[knee(changes[:, k].tolist(), gains[:, k].tolist())].edited for k in range(changes.shape[1])]
+    return replace(_joined(chosen), candidates=tuple(attempt.candidate for attempt in tried))
 
 
 @dataclass(frozen=True)

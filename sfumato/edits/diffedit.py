@@ -13,23 +13,20 @@ its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from sfumato.edits.branches import target_branches, unused_embeddings, with_source
+from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask, unused_embeddings, with_source
 from sfumato.errors import UsageError
-from sfumato.inversions.result import Inversion
-from sfumato.inversions.sampled_source import with_trajectory
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step, add_noise
-from sfumato.registry import Option, method
-from sfumato.sampling.draws import Generators, alike, draw_noise
-from sfumato.sampling.layout import Branch
-from sfumato.sampling.loop import OnStep, sample
+from sfumato.options import Option
+from sfumato.sampling.draws import alike, draw_noise
 from sfumato.sampling.shares import first_step, strength_notes
 from sfumato.watch import Watch
 
@@ -37,7 +34,7 @@ EXTREME = 3.0
 """Contrast above this many times its mean is cut off, so that single positions do not set the scale."""
 
 
-@method(
+@edit_method(
     "diffedit",
     title="DiffEdit",
     paper="Couairon et al., 2022, https://arxiv.org/abs/2210.11427",
@@ -49,19 +46,11 @@ EXTREME = 3.0
         "edit-friendly": "it decodes without noise, which latents with fresh noise at every step do not fit",
         "dpm-encoder": "it decodes without noise, which latents with fresh noise at every step do not fit",
     },
+    takes_mask=True,
 )
 def diffedit(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 7.5,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     strength: Annotated[
         float, Option("share of the steps that is run: small stays close to the picture, 0 is itself", low=0, high=1)
     ] = 0.8,
@@ -73,83 +62,60 @@ def diffedit(
     ] = 0.5,
     contrast_draws: Annotated[int, Option("noises to average the mask over", low=1)] = 10,
     noise: Tensor | None = None,
-    mask: Tensor | None = None,
 ) -> LatentEdit:
-    """Edits from given noise, latent to latent.
+    """Finds where the prompts disagree, and decodes the encoded images under the target prompts there alone.
 
     Costs, for each image, contrast_draws (1 + targets) network evaluations for the mask, and 2 targets for each of the
     int(strength steps) steps that are run, half of that at guidance 1; for a drawn source those of drawing it.
 
     Args:
-        model: Any model.
-        source: An inversion that keeps its trajectory, or drawn noise in an `Inversion`.
-        source_prompt: What the picture shows.
-        target_prompts: One or more edited prompts, done in one batch, each with its own mask.
-        negative_prompt: What guidance leads away from.
-        guidance_scale: Of the edited branches; the mask's contrast is taken without guidance.
-        source_guidance_scale: Of a drawn source; None: as the edited ones.
-        generator: Draws the noises of the mask; a single one the same for all images.
-        on_step: Called after every step, after the mask, with the source's known latents as branch 0.
-        watch: Progress, previews, cancellation.
-        strength, contrast_threshold, contrast_strength, contrast_draws: see their `Option`. The paper: strength 0.5 to
+        task: From an inversion that keeps its trajectory, or drawn noise. Its mask is used where there is one;
+            otherwise each edit has its own, whose noises the generator draws, a single one the same for all images.
+            Hooks come after the mask, and see the source's known latents as branch 0.
+        strength, contrast_threshold, contrast_strength, contrast_draws: See their `Option`. The paper: strength 0.5 to
             0.8, and 0.5 for both contrasts.
         noise: The mask's draws instead of the generator's, the same for all images, (draws, channels, height, width).
-        mask: Where the edit may change the picture, instead of finding it, above 0.5: (edit, image, height, width), or
-            one for all edits and images.
 
     Returns:
-        Branches "source" (the picture's own latents) and "target" ("target-1", ... when several), and the masks.
+        Branch "source" is the image's own latents; with the masks.
 
     Raises:
         UsageError: An option out of range; a mask or noise of another shape.
         InversionError: The inversion does not hold the timesteps that are run.
     """
-    steps, (channels, height, width) = len(source.timesteps), source.noise.shape[-3:]
-    start = first_step(strength, steps)
-    branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
-    shape = (len(branches), source.noise.shape[0], height, width)
-    if mask is not None and tuple(mask.shape) not in (shape, (1, 1, height, width)):
-        raise UsageError(f"mask must be (edit, image, height, width) = {shape}, got {tuple(mask.shape)}")
-    if noise is not None and tuple(noise.shape[1:]) != (channels, height, width):
-        raise UsageError(f"noise must be (draws, {channels}, {height}, {width}), got {tuple(noise.shape)}")
-
-    condition = model.encode_prompt([source_prompt, negative_prompt])
-    own = guidance_scale if source_guidance_scale is None else source_guidance_scale
-    source = with_trajectory(model, source, Branch(condition[[0]], condition[[1]], own), watch=watch)
-    clean = source.clean.to(model.device)
+    images, *size = task.source.noise.shape
+    shape = (len(task.target_prompts), images, *task.latent_size)
+    start = first_step(strength, task.num_steps)
+    if task.mask is not None and tuple(task.mask.shape) not in (shape, (1, 1, *task.latent_size)):
+        raise UsageError(f"mask must be (edit, image, height, width) = {shape}, got {tuple(task.mask.shape)}")
+    if noise is not None and list(noise.shape[1:]) != size:
+        raise UsageError(f"noise must be (draws, {', '.join(map(str, size))}), got {tuple(noise.shape)}")
+    source = task.with_latents
+    clean = source.clean.to(task.model.device)
 
     # Step 1: the mask
-    if mask is None:
-        if noise is None:
-            noise = draw_noise(alike((contrast_draws, *clean.shape), generator), generator, clean)
-        at = source.timesteps[min(first_step(contrast_strength, steps), steps - 1)]
-        prompts = model.encode_prompt([source_prompt, *target_prompts])
-        inside = contrast(model, clean, prompts, noise, at, watch=watch) > contrast_threshold
+    if task.mask is not None:
+        inside = (task.mask.to(clean.device) > 0.5).expand(shape)
     else:
-        inside = (mask.to(clean.device) > 0.5).expand(shape)
-    if start == steps:
-        whole = clean.expand(1 + len(branches), *clean.shape)
-        return LatentEdit(whole, ("source", *branches), mask=inside, notes=unused_embeddings(source, "DiffEdit"))
+        if noise is None:
+            noise = draw_noise(alike((contrast_draws, *clean.shape), task.generator), task.generator, clean)
+        at = source.timesteps[min(first_step(contrast_strength, task.num_steps), task.num_steps - 1)]
+        prompts = task.condition[slice(0, 1 + len(task.target_prompts))]
+        inside = contrast(task.model, clean, prompts, noise, at, watch=task.watch) > contrast_threshold
+    notes = unused_embeddings(source, "DiffEdit")
+    if start == task.num_steps:
+        return task.edited(clean, mask=inside, notes=notes)
 
     # Steps 2 and 3: from the encoded latents, the rest set back to them after every step
     def blend(latents: Tensor, step: Step) -> Tensor:
-        known = source.latents_at(max(step.t_prev, -1)).to(latents)[None]
-        latents = torch.where(inside[:, :, None], latents, known)
-        for hook in on_step:
-            latents = hook(torch.cat([known, latents]), step)[1:]
-        return latents
+        known = source.latents_at(max(step.t_prev, -1)).to(latents)
+        return torch.where(inside[:, :, None], latents, known[None])
 
-    edited = sample(
-        model,
-        source.latents_at(source.timesteps[start]),
-        branches,
-        timesteps=source.timesteps,
-        start_index=start,
-        on_step=[blend],
-        watch=watch,
-    )
-    notes = (*unused_embeddings(source, "DiffEdit"), *strength_notes(strength, steps))
-    return with_source(clean, edited, branches, mask=inside, notes=notes)
+    hooks = [with_source(source, hook) for hook in task.on_step]
+    latents = source.latents_at(source.timesteps[start])
+    edited = replace(task, on_step=hooks).sample(latents, task.targets, start_index=start, on_step=[blend])
+    notes += strength_notes(strength, task.num_steps)
+    return task.edited(edited, source=clean, mask=inside, notes=notes)
 
 
 @torch.no_grad()

@@ -11,26 +11,25 @@ model's pictures; the best code seen is kept (paper: where a metric is given).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from sfumato.edits.branches import picture_of, target_branches, with_source
+from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
 from sfumato.guidance.energies import WeightedSum
 from sfumato.guidance.energies_by_name import Rows, Spec, check_energy, energies_of, names
 from sfumato.guidance.langevin import code_decoder, code_of, langevin
 from sfumato.inversions.noise_maps import noise_map_inversion
-from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.judges.encoders import ENCODER_HELP
-from sfumato.models.base import Condition, Model
+from sfumato.models.base import Condition
 from sfumato.models.schedules import Step
-from sfumato.registry import Option, method
-from sfumato.sampling.draws import Generators, draw_noise, for_branches, streams
+from sfumato.options import Option
+from sfumato.sampling.draws import draw_noise, for_branches, streams
 from sfumato.sampling.loop import OnStep
 from sfumato.sampling.shares import first_step, strength_notes
 from sfumato.watch import Watch
@@ -38,7 +37,7 @@ from sfumato.watch import Watch
 CODE_STEPS = 6
 
 
-@method(
+@edit_method(
     "langevin",
     title="Langevin guidance",
     paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
@@ -50,17 +49,8 @@ CODE_STEPS = 6
     inversions=(),
 )
 def langevin_edit(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 5.0,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     energy: Annotated[
         Spec,
         Option(
@@ -102,30 +92,22 @@ def langevin_edit(
     keep: Annotated[Literal["best", "last"], Option("which code of the chain counts")] = "best",
     save_memory: Annotated[bool, Option("compute again in the backward pass in place of keeping it")] = False,
 ) -> LatentEdit:
-    """Edits from the picture itself, latent to latent.
+    """Moves the code of the images until the judge likes what it gives.
 
     Costs, with n the executed steps, int(strength code_steps): n evaluations to encode the picture, and for each image
     and target n with a backward pass a Langevin step and n at the end; twice that where the model is guided (prompt
     "target"); the energies beside that.
 
     Args:
-        model: Any model.
-        source: The picture's latents: `Inversion("picture", noise, timesteps, trajectory=clean)`; or drawn noise, whose
-            picture is sampled first, for as many evaluations as that takes.
-        source_prompt: What the picture shows.
-        target_prompts: What it shall show; several make several chains in one batch.
-        negative_prompt: What guidance leads away from, with prompt "target".
-        guidance_scale: Of the model with prompt "target"; else it draws unguided, as it encoded.
-        source_guidance_scale: Of the picture that is drawn from noise; None: as `guidance_scale`.
-        generator: Draws the code and the noise of the Langevin steps, the same for all targets of an image.
-        on_step: Called after every step of the sampler, in every round, with the edited branches.
-        watch: Progress and cancellation.
+        task: From latents of the images, or from drawn noise, which is sampled first. Several target prompts make
+            several chains in one batch. Its guidance and negative prompt count with prompt "target" only; else the
+            model draws unguided, as it encoded. The generator draws the code and the noise of the Langevin steps, the
+            same for all targets of an image. Hooks are called after every step of the sampler, in every round.
         energy, encoder, prompt, start, num_langevin_steps, step_size, prior_weight, code_steps, strength, eta, views,
-            keep, save_memory: see their `Option`.
+            keep, save_memory: See their `Option`.
 
     Returns:
-        Branches "source" (the picture's own latents) and "target" ("target-1", ... when several). `distances` says how
-        far each picture of the chain was from the source.
+        With how far each image of the chain was from the source in `distances`.
 
     Raises:
         UsageError: An option out of range, or an energy that does not fit.
@@ -133,32 +115,33 @@ def langevin_edit(
     """
     if step_size == 0.0:
         raise UsageError("step_size=0 moves nothing: use 0.05, or num_langevin_steps=0 for the picture as it was")
-    steps = min(len(source.timesteps), CODE_STEPS) if code_steps is None else code_steps
+    model, count = task.model, len(task.target_prompts)
+    steps = min(task.num_steps, CODE_STEPS) if code_steps is None else code_steps
     first = first_step(strength, steps, at_least=1)
-    scale = guidance_scale if source_guidance_scale is None else source_guidance_scale
-    clean = picture_of(model, source, source_prompt, negative_prompt, scale, watch=watch).clean.to(model.device).float()
-    count, images = len(target_prompts), len(clean)
-    texts = [text for text in target_prompts for _ in range(images)]  # (target, image) on one axis
-    generators = streams(generator, images)
+    clean = task.with_latents.clean.to(model.device).float()
+    images = len(clean)
+    generators = streams(task.generator, images)
     encoder_noise = draw_noise((steps - first, *clean.shape), generators, clean)
     drawn = draw_noise((steps - first + 1, *clean.shape), generators, clean) if start == "drawn" else None
     generators = for_branches(generators, count)
-    rows = Rows(model, clean.repeat(count, 1, 1, 1), source_prompt, texts, encoder, views, generators)
+    texts = [text for text in task.target_prompts for _ in range(images)]  # (target, image) on one axis
+    rows = Rows(model, clean.repeat(count, 1, 1, 1), task.source_prompt, texts, encoder, views, generators)
     energies = energies_of(energy, rows)
 
-    told = {"none": "", "source": source_prompt, "target": source_prompt}[prompt]
-    task = InversionTask(model, clean, model.encode_prompt(told), num_inference_steps=steps, watch=watch or Watch())
-    encoded = noise_map_inversion(task, coupling="posterior", eta=eta, start_index=first, noise=encoder_noise)
+    encoded_with = model.encode_prompt("" if prompt == "none" else task.source_prompt)
+    watch = task.watch or Watch()
+    inverting = InversionTask(model, clean, encoded_with, num_inference_steps=steps, watch=watch)
+    encoded = noise_map_inversion(inverting, coupling="posterior", eta=eta, start_index=first, noise=encoder_noise)
     code = code_of(encoded) if drawn is None else drawn
-    branches = target_branches(model, target_prompts, negative_prompt, guidance_scale)
-    condition, negative = model.encode_prompt(told), None
+    condition, negative, scale = encoded_with, None, 1.0
     if prompt == "target":
-        condition = Condition.cat([branch.condition for branch in branches.values()]).repeat(images)
-        negative = next(iter(branches.values())).negative
+        branches = list(task.targets.values())
+        condition = Condition.cat([branch.condition for branch in branches]).repeat(images)
+        negative, scale = branches[0].negative, task.guidance_scale
     decode = code_decoder(
-        model, condition, eta=eta, guidance_scale=guidance_scale if prompt == "target" else 1.0, negative=negative,
-        num_inference_steps=steps, start_index=first, pixels=False, checkpointed=save_memory,
-        on_step=[_by_branch(hook, count) for hook in on_step],
+        model, condition, eta=eta, guidance_scale=scale, negative=negative, num_inference_steps=steps,
+        start_index=first, pixels=False, checkpointed=save_memory,
+        on_step=[_by_branch(hook, count) for hook in task.on_step],
     )  # fmt: skip
     distances: list[Tensor] = []
 
@@ -167,14 +150,15 @@ def langevin_edit(
         distances.append((latents.detach() - rows.clean).flatten(1).norm(dim=1).unflatten(0, (count, images)))
         return latents
 
-    found = langevin(
+    chain = langevin(
         code.repeat(1, count, 1, 1, 1), measured, energies, num_langevin_steps=num_langevin_steps,
         step_size=step_size, prior_weight=prior_weight, generator=generators, watch=watch,
         metric=WeightedSum(tuple(energies)) if keep == "best" else None,
     )  # fmt: skip
-    edited = with_source(clean, found.images.unflatten(0, (count, images)), branches)
-    notes = strength_notes(strength, steps)
-    return LatentEdit(edited.latents, edited.branches, distances=torch.stack(distances), notes=notes)
+    return task.edited(
+        chain.images.unflatten(0, (count, images)), source=clean, distances=torch.stack(distances),
+        notes=strength_notes(strength, steps),
+    )  # fmt: skip
 
 
 def _by_branch(hook: OnStep, count: int) -> OnStep:

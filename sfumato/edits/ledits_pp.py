@@ -30,7 +30,7 @@ Our quantile, 0.3 (0.1 with that model), suits its 16x16 latents, where things f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -42,19 +42,16 @@ from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import AttentionControl
 from sfumato.conditions import align
 from sfumato.conditions.words import pieces_of
+from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
-from sfumato.inversions.result import Inversion
-from sfumato.inversions.sampled_source import with_trajectory
 from sfumato.models.base import Condition, Model, TextSide
 from sfumato.models.schedules import Step
-from sfumato.registry import Option, method
-from sfumato.sampling.draws import Generators
+from sfumato.options import Option
 from sfumato.sampling.layout import Branch, Layout
-from sfumato.sampling.loop import OnStep, sample
 from sfumato.sampling.rows import Row, Rows
 from sfumato.sampling.shares import first_step, strength_notes
-from sfumato.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class _Concept:
     looks: tuple[tuple[str, Tensor], ...]
 
 
-@method(
+@edit_method(
     "ledits",
     title="LEDITS++",
     paper="Brack et al., 2023, https://arxiv.org/abs/2311.16711",
@@ -93,17 +90,8 @@ class _Concept:
     },
 )
 def ledits(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 7.5,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     concepts: Annotated[
         Mapping[str, float] | None,
         Option(
@@ -125,61 +113,41 @@ def ledits(
         float, Option("share of the steps that is run: small stays close to the picture, 0 is itself", low=0, high=1)
     ] = 0.9,
 ) -> LatentEdit:
-    """Edits from given noise, latent to latent.
+    """Replays the source with the guidance of each concept added inside its mask.
 
     Costs, for each of the int(strength steps) steps that are run and each image, 1 + 2 targets network evaluations plus
     one a concept and target (without named concepts: one a target), and one more for a guided source; for a drawn
     source those of drawing it where strength is below 1.
 
     Args:
-        model: Any model with cross-attention on text.
-        source: An inversion with its trajectory and, for the stochastic ones, noise maps; or drawn noise.
-        source_prompt: What the picture shows.
-        target_prompts: One or more edited prompts, done in one batch. With named concepts they only name the branches.
-        negative_prompt: What the guidance of the source and of concepts leads away from.
-        guidance_scale: s, of every concept times its share.
-        source_guidance_scale: Of the source prompt, in all branches; None: that of the inversion, or of a drawn source
-            `guidance_scale`.
-        generator: Not used: nothing is drawn but what the inversion holds.
-        on_step: Called after every step.
-        watch: Progress, previews, cancellation.
-        concepts, masks, quantile, strength: see their `Option`.
+        task: From an inversion with its trajectory and, for the stochastic ones, noise maps; or from drawn noise. The
+            model has cross-attention on text. With named concepts the target prompts only name the branches. Its
+            guidance is that of every concept times its share; that of the source acts in all branches.
+        concepts, masks, quantile, strength: See their `Option`.
 
     Returns:
-        Branches "source", "target" ("target-1", ... when several), and the union of each edit's masks at the last step.
+        With the union of each edit's masks at the last step.
 
     Raises:
         UsageError: An option out of range, or an empty concept.
         InversionError: The inversion does not hold the timesteps that are run.
     """
-    targets, steps = list(target_prompts), len(source.timesteps)
-    start = first_step(strength, steps)
-    names = ("source", *(["target"] if len(targets) == 1 else [f"target-{k + 1}" for k in range(len(targets))]))
-    drawn = source.trajectory is None
-    own = (
-        (guidance_scale if drawn else source.guidance_scale) if source_guidance_scale is None else source_guidance_scale
-    )
+    start, own = first_step(strength, task.num_steps), task.source_scale
     if concepts is not None and not all(concept.strip() for concept in concepts):
         raise UsageError("a concept is empty: name what to add or to take away, e.g. {'a hat': 1}")
-
-    texts = list(dict.fromkeys([source_prompt, negative_prompt, *targets, *(concepts or ())]))
-    encoded = model.encode_prompt(texts)
-    told = {text: encoded[[row]] for row, text in enumerate(texts)}
-    rows, terms = _plan(model.text, told, source_prompt, negative_prompt, targets, concepts, own, guidance_scale)
-    branch = Branch(told[source_prompt], told[negative_prompt], own)
-    if drawn and start > 0:
-        source = with_trajectory(model, source, branch, watch=watch)
-    if start == steps:
-        return LatentEdit(source.clean.expand(len(names), *source.clean.shape), names)
+    source = task.source if start == 0 else task.with_latents
+    if start == task.num_steps:
+        return task.edited(source.clean)
+    rows, terms = _plan(task, concepts)
 
     maps = CrossAttentionMaps()
     control = rows.under(AttentionControl([maps]))
     shown: dict[int, Tensor] = {}
 
     def guide(model: Model, latents: Tensor, step: Step, _: Condition, scales: Tensor, layout: Layout) -> Tensor:
-        output = dict(zip([row.name for row in rows.rows], rows.predict(model, latents, step.t), strict=True))
+        output = dict(zip([row.name for row in rows.rows], rows.predict(model, latents, step.time), strict=True))
         guided = []
-        for k in range(len(names)):
+        for k in range(len(latents)):
             base = output[f"base-{k}"]
             if own != 1.0:
                 base = output[f"negative-{k}"] + own * (base - output[f"negative-{k}"])
@@ -195,50 +163,44 @@ def ledits(
             shown[term.edit] = torch.maximum(shown.get(term.edit, mask), mask)
         return torch.stack(guided)
 
-    latents = sample(
-        model,
+    latents = task.sample(
         source.noise if source.trajectory is None else source.latents_at(source.timesteps[start]),
-        {name: Branch(told[source_prompt]) for name in names},
-        timesteps=source.timesteps,
+        dict.fromkeys(task.names, Branch(task.condition[[0]])),
         start_index=start,
-        eta=source.eta,
         replay=source,
         controls=[] if masks in ("noise", "none") else [control],
-        on_step=on_step,
         guide=guide,
-        watch=watch,
     )
     mask = torch.stack([shown[k] for k in sorted(shown)]) > 0.5 if shown else None
-    return LatentEdit(latents, names, mask=mask, notes=strength_notes(strength, steps))
+    return task.edited(latents, mask=mask, notes=strength_notes(strength, task.num_steps))
 
 
-def _plan(
-    text: TextSide,
-    told: Mapping[str, Condition],
-    source_prompt: str,
-    negative_prompt: str,
-    targets: Sequence[str],
-    concepts: Mapping[str, float] | None,
-    source_scale: float,
-    scale: float,
-) -> tuple[Rows, list[_Concept]]:
+def _plan(task: EditTask, concepts: Mapping[str, float] | None) -> tuple[Rows, list[_Concept]]:
     """The rows of every network call, and the terms of the sum over them."""
+    text, scale = task.model.text, task.guidance_scale
+    source_prompt, condition = task.source_prompt, task.condition
+    named: Mapping[str, Condition] = {}
+    if concepts:
+        encoded, empty = task.model.encode_prompt(list(concepts)), task.model.encode_prompt("")
+        tokens = max(each.prompt_embeds.shape[1] for each in (encoded, condition))
+        encoded, condition = encoded.padded(tokens, empty), condition.padded(tokens, empty)
+        named = {concept: encoded[[row]] for row, concept in enumerate(concepts)}
     rows, terms = [], []
-    for k in range(1 + len(targets)):
-        rows.append(Row(f"base-{k}", k, told[source_prompt]))
-        if source_scale != 1.0 or k > 0:
-            rows.append(Row(f"negative-{k}", k, told[negative_prompt]))
-    for k, target in enumerate(targets, start=1):
+    for k in range(1 + len(task.target_prompts)):
+        rows.append(Row(f"base-{k}", k, condition[[0]]))
+        if task.source_scale != 1.0 or k > 0:
+            rows.append(Row(f"negative-{k}", k, condition[[-1]]))
+    for k, target in enumerate(task.target_prompts, start=1):
         if concepts is None:
-            rows.append(Row(f"target-{k}", k, told[target]))
+            rows.append(Row(f"target-{k}", k, condition[[k]]))
             looks = [(f"target-{k}", target, _new_words(text, target, source_prompt))]
             looks.append(("base-0", source_prompt, _new_words(text, source_prompt, target)))
-            tokens = tuple((row, align.indicator(text, prompt, words)) for row, prompt, words in looks if words)
+            looked_at = tuple((row, align.indicator(text, prompt, words)) for row, prompt, words in looks if words)
             if target != source_prompt:
-                terms.append(_Concept(k, f"target-{k}", scale, True, tokens))
+                terms.append(_Concept(k, f"target-{k}", scale, True, looked_at))
             continue
         for number, (concept, share) in enumerate(concepts.items()):
-            rows.append(Row(name := f"concept-{k}-{number}", k, told[concept]))
+            rows.append(Row(name := f"concept-{k}-{number}", k, named[concept]))
             words = align.indicator(text, concept, align.words_of(concept))
             terms.append(_Concept(k, name, scale * share, False, ((name, words),)))
     return Rows(rows), terms

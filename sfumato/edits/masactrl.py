@@ -22,16 +22,13 @@ from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.mutual import MutualSelfAttention, Regions, WordRegions
 from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.conditions import align
+from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask
 from sfumato.errors import ModelError, UsageError
-from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model, sites_of_kind
-from sfumato.registry import Option, method
-from sfumato.sampling.draws import Generators
-from sfumato.sampling.layout import Branch
-from sfumato.sampling.loop import OnStep, sample
+from sfumato.options import Option
 from sfumato.sampling.pin import PinSource
-from sfumato.watch import Watch
 
 NO_LAYOUT = (
     "start_step is 4 of every 50 steps: of {} it is 0, so the source's layout stays: use 13 steps or more, or give"
@@ -39,7 +36,7 @@ NO_LAYOUT = (
 )
 
 
-@method(
+@edit_method(
     "masactrl",
     title="MasaCtrl",
     paper="Cao et al., 2023, https://arxiv.org/abs/2304.08465",
@@ -57,19 +54,11 @@ NO_LAYOUT = (
         "regularised-ddim",
         "bdia",
     ),
+    takes_mask=True,
 )
 def masactrl(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 7.5,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     start_step: Annotated[
         int | None,
         Option("first step that reads the source; before it the target's layout forms; none: 4 of every 50", low=0),
@@ -101,82 +90,54 @@ def masactrl(
     pin_source: Annotated[
         bool, Option("take the source's latents of every step from the inversion, so that they do not drift")
     ] = True,
-    mask: Tensor | None = None,
     masks: Tensor | None = None,
 ) -> LatentEdit:
-    """Edits from given noise, latent to latent.
+    """Denoises source and targets together, the targets reading the source's keys and values.
 
     Costs 2 (1 + targets) network evaluations a step and image, half of it when nothing is guided. A source at guidance
     1 costs 1 where its prompt is the negative prompt, such as "" for both; else targets read its unconditional row.
 
     Args:
-        model: Any model with self-attention in its decoder.
-        source: Noise and grid to start from: an inversion of a real picture, or drawn noise in an `Inversion`.
-        source_prompt: What the picture shows; the authors use "" for real pictures, in the inversion and here.
-        target_prompts: One or more edited prompts, done in one batch.
-        negative_prompt: What guidance leads away from, in all branches.
-        guidance_scale: Of the edited branches.
-        source_guidance_scale: Of the source branch; None: as the edited ones.
-        generator: Not used: nothing is drawn but what the inversion holds.
-        on_step: Called after every step.
-        watch: Progress, previews, cancellation.
+        task: From any inversion, or drawn noise; the model has self-attention in its decoder. The authors use "" as the
+            source prompt of real images, in the inversion and here. Its mask is read with foreground_mask only, as a
+            region that may change need not be the outline of a thing.
         start_step, start_layer, steps, layers, union, foreground_words, foreground_threshold, foreground_mask,
-            pin_source: see their `Option`.
-        mask: Where the edit may change the picture, (1, 1, height, width), above 0.5; read with foreground_mask only,
-            as a region that may change need not be the outline of a thing.
+            pin_source: See their `Option`.
         masks: Foreground of each branch, source first, instead of foreground_words: (branch, image, height, width),
             above 0.5 inside.
 
     Returns:
-        Branches "source", "target" ("target-1", ... when several); maps when foreground_words are given.
+        With the mean cross-attention when foreground_words are given.
 
     Raises:
         UsageError: A step or layer that the run or the model does not have; words or masks that do not fit.
         ModelError: The model has no self-attention layer to act on.
     """
-    targets = list(target_prompts)
-    prompts, timesteps = [source_prompt, *targets], source.timesteps
-    names = ("source", *(["target"] if len(targets) == 1 else [f"target-{k + 1}" for k in range(len(targets))]))
-    size = (source.noise.shape[-2], source.noise.shape[-1])
-
+    source, prompts = task.source, [task.source_prompt, *task.target_prompts]
+    images = source.noise.shape[-4]
     maps = CrossAttentionMaps() if foreground_words is not None else None
-    if foreground_mask and mask is None:
-        raise UsageError("foreground_mask needs a mask: give one, or name the thing with foreground_words")
-    if foreground_mask and mask is not None:
-        masks = mask.expand(len(prompts), source.noise.shape[-4], -1, -1)
-    regions = _regions(model, prompts, source.noise.shape[-4], foreground_words, maps, foreground_threshold, masks)
+    if foreground_mask:
+        if task.mask is None:
+            raise UsageError("foreground_mask needs a mask: give one, or name the thing with foreground_words")
+        masks = task.mask.expand(len(prompts), images, -1, -1)
+    regions = _regions(task.model, prompts, images, foreground_words, maps, foreground_threshold, masks)
     edits: list[AttentionEdit] = [] if maps is None else [maps]
-    first = 4 * len(timesteps) // 50 if start_step is None else start_step
-    chosen = _chosen(steps, first, len(timesteps), "step")
+    first = 4 * task.num_steps // 50 if start_step is None else start_step
+    chosen = _chosen(steps, first, task.num_steps, "step")
     if chosen:
-        edits.append(
-            MutualSelfAttention(layer_names(model, size, layers, start_layer), chosen, union=union, regions=regions)
-        )
+        names = layer_names(task.model, task.latent_size, layers, start_layer)
+        edits.append(MutualSelfAttention(names, chosen, union=union, regions=regions))
 
-    condition = model.encode_prompt([*prompts, negative_prompt])
-    own = guidance_scale if source_guidance_scale is None else source_guidance_scale
-    branches = {
-        name: Branch(condition[[k]], condition[[-1]], guidance_scale if k else own) for k, name in enumerate(names)
-    }
     # BDIA's steps look back at latents that known ones would replace, and bring the source back by themselves
     pinned = pin_source and source.trajectory is not None and source.correction is None
-    latents = sample(
-        model,
-        source.noise,
-        branches,
-        timesteps=timesteps,
-        start_index=source.start_index,
-        eta=source.eta,
+    latents = task.sample(
         replay=source,
         controls=[AttentionControl(edits)],
-        before_step=[PinSource(source.latents_at, timesteps[source.start_index :])] if pinned else [],
-        on_step=on_step,
-        watch=watch,
+        before_step=[PinSource(source.latents_at, source.timesteps[source.start_index :])] if pinned else [],
     )
-    average = None if maps is None else maps.average
-    if steps is None and start_step is None and first == 0:
-        return LatentEdit(latents, names, average, notes=(NO_LAYOUT.format(len(timesteps)),))
-    return LatentEdit(latents, names, average)
+    too_few = steps is None and start_step is None and first == 0
+    notes = [NO_LAYOUT.format(task.num_steps)] if too_few else []
+    return task.edited(latents, maps=None if maps is None else maps.average, notes=notes)
 
 
 def layer_names(

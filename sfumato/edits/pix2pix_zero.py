@@ -31,22 +31,21 @@ import torch
 
 from sfumato.conditions.directions import Direction, direction_between, make_direction
 from sfumato.conditions.sentences import changed_words
+from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
 from sfumato.guidance.attention_maps import CrossAttentionGuidance, Pull, Update
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
 from sfumato.models.prompt_syntax import plain_text, read_prompt
-from sfumato.registry import Option, method
-from sfumato.sampling.draws import Generators
+from sfumato.options import Option
 from sfumato.sampling.layout import Branch
-from sfumato.sampling.loop import OnStep, sample
-from sfumato.watch import Watch
 
 Given = Direction | str | Path
 
 
-@method(
+@edit_method(
     "pix2pix-zero",
     title="pix2pix-zero",
     paper="Parmar et al., 2023, https://arxiv.org/abs/2302.03027",
@@ -61,17 +60,8 @@ Given = Direction | str | Path
     ),
 )
 def pix2pix_zero(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 5.0,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     observe: Callable[[Pull], None] | None = None,
     direction: Annotated[
         Given | Sequence[Given] | None,
@@ -105,65 +95,44 @@ def pix2pix_zero(
         Literal["positive", "second"], Option("second: as the released code, without any edit at guidance 1")
     ] = "positive",
 ) -> LatentEdit:
-    """Edits from given noise, latent to latent.
+    """Denoises source and targets together, the targets under the source's prompt moved along their directions.
 
     Costs 2 + 4 targets network evaluations a step and image, 1 + 4 targets where the negative prompt is the source's,
     1 + 2 targets where nothing is guided, and a backward pass on the edited rows. Without attention guidance 2 targets
     (1 unguided) fewer, and no backward pass.
 
     Args:
-        model: Any model with cross-attention on text.
-        source: Noise and grid to start from: an inversion of a real picture, or drawn noise (method "drawn").
-        source_prompt: What the picture shows.
-        target_prompts: What it shall show; where `direction` is given, only their number matters.
-        negative_prompt: What guidance leads away from; see also `caption_as_negative`.
-        guidance_scale: Of the edited branches.
-        source_guidance_scale: Of the source branch; None: as the edited ones.
-        generator: Not used: nothing is drawn but what the inversion holds.
-        on_step: Called after every step with all branches.
-        watch: Progress, previews, cancellation.
+        task: From an inversion, or drawn noise; the model has cross-attention on text. Where `direction` is given, only
+            the number of target prompts matters. See also `caption_as_negative` for its negative prompt.
         observe: Called at every step with what held the edit, where anything did.
-        direction, direction_scale, sentences, attention_guidance, caption_as_negative, update, direction_row: see
+        direction, direction_scale, sentences, attention_guidance, caption_as_negative, update, direction_row: See
             their `Option`.
 
     Returns:
-        Branches "source", "target" ("target-1", ... when several), and their mean cross-attention; that of a target is
-        by the tokens of its own prompt where the direction is made from the prompts, else by those of the source.
+        With the mean cross-attention of the branches; that of a target is by the tokens of its own prompt where the
+        direction is made from the prompts, else by those of the source.
 
     Raises:
         UsageError: Directions that do not match the targets in number; a negative prompt besides the caption.
         DirectionError: A direction is missing, damaged or of another text encoder.
         ModelError: The model has no cross-attention.
     """
-    targets = list(target_prompts)
-    names = ("source", *(["target"] if len(targets) == 1 else [f"target-{k + 1}" for k in range(len(targets))]))
-    _check_negative(source, negative_prompt, caption_as_negative)
-    directions = _directions(model, source_prompt, targets, direction, sentences)
+    model, source, scale = task.model, task.source, task.guidance_scale
+    _check_negative(source, task.negative_prompt, caption_as_negative)
+    directions = _directions(model, task.source_prompt, list(task.target_prompts), direction, sentences)
 
-    caption, negative = model.encode_prompt(source_prompt), model.encode_prompt(negative_prompt)
-    negative = caption if caption_as_negative else negative
-    source_scale = guidance_scale if source_guidance_scale is None else source_guidance_scale
-    branches = {"source": Branch(caption, negative, 1.0 if caption_as_negative else source_scale)}
-    no_edit = direction_row == "second" and guidance_scale == 1.0
-    for name, way in zip(names[1:], directions, strict=True):
-        edited = caption if way is None or no_edit else way.apply(caption, direction_scale)
-        branches[name] = Branch(edited, negative, guidance_scale)
+    caption = model.encode_prompt(task.source_prompt)
+    negative = caption if caption_as_negative else model.encode_prompt(task.negative_prompt)
+    branches = {"source": Branch(caption, negative, 1.0 if caption_as_negative else task.source_scale)}
+    no_edit = direction_row == "second" and scale == 1.0
+    for name, way in zip(task.names[1:], directions, strict=True):
+        moved = caption if way is None or no_edit else way.apply(caption, direction_scale)
+        branches[name] = Branch(moved, negative, scale)
 
     amount = _usual_amount(model, source.noise) if attention_guidance is None else attention_guidance
     guidance = CrossAttentionGuidance(amount, shared=caption_as_negative, update=update, observe=observe)
-    latents = sample(
-        model,
-        source.noise,
-        branches,
-        timesteps=source.timesteps,
-        eta=source.eta,
-        replay=source,
-        controls=[guidance],
-        guide=guidance,
-        on_step=on_step,
-        watch=watch,
-    )
-    return LatentEdit(latents, names, guidance.average)
+    latents = task.sample(branches=branches, replay=source, controls=[guidance], guide=guidance)
+    return task.edited(latents, maps=guidance.average)
 
 
 def _usual_amount(model: Model, noise: torch.Tensor) -> float:

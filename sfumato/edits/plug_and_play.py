@@ -16,6 +16,7 @@ the run (github.com/MichalGeyer/plug-and-play; not in the paper), is `negative_g
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -24,23 +25,20 @@ from torch import Tensor
 from sfumato.attention.features import InjectFeatures, decoder_layers
 from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import BOTH, AttentionControl
-from sfumato.edits.branches import unused_embeddings
+from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask, unused_embeddings
 from sfumato.guidance.growing_negative import GrowingNegative, NegativeGrowth, negative_shares
-from sfumato.inversions.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
-from sfumato.registry import Option, method
-from sfumato.sampling.draws import Generators
+from sfumato.options import Option
 from sfumato.sampling.layout import Branch, Control, Layout
-from sfumato.sampling.loop import OnStep, sample
 from sfumato.sampling.pin import PinSource
 from sfumato.sampling.rows import Row, Rows
 from sfumato.sampling.shares import window_notes
-from sfumato.watch import Watch
 
 
-@method(
+@edit_method(
     "plug-and-play",
     title="Plug-and-Play features",
     paper="Tumanyan et al., 2022, https://arxiv.org/abs/2211.12572",
@@ -54,17 +52,8 @@ from sfumato.watch import Watch
     },
 )
 def plug_and_play(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 7.5,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     feature_threshold: Annotated[
         float, Option("share of the run that takes the source's features (what is where)", low=0, high=1)
     ] = 0.8,
@@ -91,87 +80,72 @@ def plug_and_play(
         float, Option("the growing negative prompt's share at the first step", low=0, high=1)
     ] = 0.0,
 ) -> LatentEdit:
-    """Edits from given noise, latent to latent.
+    """Denoises the targets with features and self-attention maps of the source.
 
-    Costs 1 + 2 targets network evaluations a step and image for an inverted picture (1 + targets at guidance 1), and
+    Costs 1 + 2 targets network evaluations a step and image for an inverted image (1 + targets at guidance 1), and
     2 (1 + targets) for a drawn one (half of it when nothing is guided). A growing negative prompt costs 1 a target
-    more, for a drawn picture 2.
+    more, for a drawn image 2.
 
     Args:
-        model: Any model whose decoder has the stages that `decoder_layers` looks for.
-        source: An inversion that keeps its trajectory, or drawn noise in an `Inversion`.
-        source_prompt: What the picture shows; of a real one used only with source_row="prompt", and as the growing
-            negative prompt where none is given.
-        target_prompts: One or more edited prompts, done in one batch.
-        negative_prompt: What guidance leads away from.
-        guidance_scale: Of the edited branches.
-        source_guidance_scale: Of a drawn source; None: as the edited ones. A real picture's row needs none.
-        generator: Not used: nothing is drawn.
-        on_step: Called after every step.
-        watch: Progress, previews, cancellation.
-        feature_threshold, attention_threshold, sampling_steps, source_row, negative_growth, negative_start: see their
-            `Option`. The first release: "linear", from 0 for a real picture and 0.25 for a drawn one.
-
-    Returns:
-        Branches "source", "target" ("target-1", ... when several).
+        task: From an inversion that keeps its trajectory, or drawn noise; the model's decoder has the stages that
+            `decoder_layers` looks for. The source prompt of a real image is used only with source_row="prompt", and as
+            the growing negative prompt where none is given; its row needs no guidance.
+        feature_threshold, attention_threshold, sampling_steps, source_row, negative_growth, negative_start: See their
+            `Option`. The first release: "linear", from 0 for a real image and 0.25 for a drawn one.
 
     Raises:
         InversionError: The inversion does not hold the timesteps of `sampling_steps`, or no trajectory.
         ModelError: The model has no such decoder stage.
     """
-    targets = list(target_prompts)
-    names = ("source", *(["target"] if len(targets) == 1 else [f"target-{k + 1}" for k in range(len(targets))]))
+    model, source, scale, count = task.model, task.source, task.guidance_scale, len(task.target_prompts)
     timesteps = source.timesteps if sampling_steps is None else tuple(model.schedule.timesteps(sampling_steps))
     controls = injections(
         model,
-        (source.noise.shape[-2], source.noise.shape[-1]),
+        task.latent_size,
         feature_steps=int(len(timesteps) * feature_threshold),
         attention_steps=int(len(timesteps) * attention_threshold),
     )
     notes = window_notes(len(timesteps), feature_threshold=feature_threshold, attention_threshold=attention_threshold)
-    growing = negative_growth != "none" and guidance_scale != 1.0
-    grown = GrowingNegative(negative_shares(negative_growth, negative_start, len(timesteps)), guidance_scale)
-    away = source_prompt if growing and not negative_prompt else negative_prompt
-    condition = model.encode_prompt([source_prompt, *targets, away, ""])
-    negative, empty = condition[[-2]], condition[[-1]]
+    growing = negative_growth != "none" and scale != 1.0
+    grown = GrowingNegative(negative_shares(negative_growth, negative_start, len(timesteps)), scale)
+    if growing and not task.negative_prompt:
+        task = replace(task, negative_prompt=task.source_prompt)
+    condition = task.condition
+    own, targets, negative = condition[[0]], [condition[[k]] for k in range(1, 1 + count)], condition[[-1]]
+    empty = model.encode_prompt("")
 
     if source.trajectory is None and sampling_steps is None:
-        own = guidance_scale if source_guidance_scale is None else source_guidance_scale
-        uncond = empty if growing else negative
-        branches = {name: Branch(condition[[k]], uncond, guidance_scale if k else own) for k, name in enumerate(names)}
+        branches = task.branches
         if growing:
-            branches |= {f"negative-{k}": Branch(negative, uncond, guidance_scale) for k in range(1, len(names))}
-        latents = sample(
-            model, source.noise, branches, timesteps=timesteps, controls=controls, on_step=on_step,
-            guide=grown.guide if growing else None, watch=watch,
-        )  # fmt: skip
-        return LatentEdit(latents[: len(names)], names, notes=notes)
+            branches = {name: replace(branch, negative=empty) for name, branch in branches.items()}
+            branches |= {f"negative-{k}": Branch(negative, empty, scale) for k in range(1, 1 + count)}
+        guide = grown.guide if growing else None
+        latents = task.sample(source.noise, branches, controls=controls, guide=guide)
+        return task.edited(latents[: 1 + count], notes=notes)
 
-    pin = PinSource(source.latents_at, timesteps)
+    empty = empty.padded(own.prompt_embeds.shape[1], empty)
     rows = translation_rows(
-        empty if source_row == "empty" else condition[[0]],
-        negative if guidance_scale != 1.0 else None,
-        [condition[[k]] for k in range(1, len(names))],
+        empty if source_row == "empty" else own,
+        negative if scale != 1.0 else None,
+        targets,
         empty=empty if growing else None,
     )
 
-    def guide(model: Model, latents: Tensor, step: Step, _: Condition, scales: Tensor, layout: Layout) -> Tensor:
-        output = rows.predict(model, latents, step.t)
-        own, (*away, cond) = output[:1], output[1:].split(len(targets))
+    def translate(model: Model, latents: Tensor, step: Step, _: Condition, scales: Tensor, layout: Layout) -> Tensor:
+        output = rows.predict(model, latents, step.time)
+        own, (*away, cond) = output[:1], output[1:].split(count)
         return torch.cat([own, grown.guided(away[0], away[-1], cond, step) if away else cond])
 
-    latents = sample(
-        model,
+    latents = task.sample(
         source.latents_at(timesteps[0]),
-        {name: Branch(condition[[k]]) for k, name in enumerate(names)},
+        {name: Branch(row) for name, row in zip(task.names, [own, *targets], strict=True)},
         timesteps=timesteps,
+        start_index=0,
         controls=[rows.under(control) for control in controls],
-        before_step=[pin],
-        on_step=on_step,
-        guide=guide,
-        watch=watch,
+        before_step=[PinSource(source.latents_at, timesteps)],
+        guide=translate,
     )
-    return LatentEdit(latents, names, notes=(*unused_embeddings(source, "Plug-and-Play"), *notes))
+    return task.edited(latents, notes=(*unused_embeddings(source, "Plug-and-Play"), *notes))
 
 
 def translation_rows(

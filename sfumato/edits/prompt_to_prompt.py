@@ -15,6 +15,7 @@ scales the source's map, and maps are not re-normalised.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from sfumato.attention.blend import Threshold
@@ -25,17 +26,13 @@ from sfumato.attention.prompt_control import (
     SelfReplaceSteps,
     prompt_control,
 )
+from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
-from sfumato.inversions.result import Inversion
-from sfumato.models.base import Model
-from sfumato.registry import Option, method
-from sfumato.sampling.draws import Generators
-from sfumato.sampling.layout import Branch
-from sfumato.sampling.loop import OnStep, sample
-from sfumato.watch import Watch
+from sfumato.edits.task import EditTask
+from sfumato.options import Option
 
 
-@method(
+@edit_method(
     "prompt-to-prompt",
     title="Prompt-to-Prompt",
     paper="Hertz et al., 2022, https://arxiv.org/abs/2208.01626",
@@ -55,17 +52,8 @@ from sfumato.watch import Watch
     ),
 )
 def prompt_to_prompt(
-    model: Model,
-    source: Inversion,
+    task: EditTask,
     *,
-    source_prompt: str,
-    target_prompts: Sequence[str],
-    negative_prompt: str = "",
-    guidance_scale: float = 7.5,
-    source_guidance_scale: float | None = None,
-    generator: Generators = None,
-    on_step: Sequence[OnStep] = (),
-    watch: Watch | None = None,
     edit: Annotated[
         MapEditKind,
         Option(
@@ -99,64 +87,38 @@ def prompt_to_prompt(
     blend_start: Annotated[float, Option("share of the run before blending begins", low=0, high=1)] = 0.2,
     released: Annotated[bool, Option("match the authors' released code, its alignment bug included")] = False,
 ) -> LatentEdit:
-    """Edits from given noise, latent to latent.
+    """Denoises source and targets together, the targets under the source's attention maps.
 
     Costs 2 network evaluations a step and image for each guided branch, and 1 for each other: 1 + 2 targets beside a
     source at guidance 1.
 
     Args:
-        model: Any model with cross-attention on text.
-        source: Noise and grid to start from: an inversion of a real picture, or drawn noise in an `Inversion`.
-        source_prompt: What the picture shows.
-        target_prompts: One or more edited prompts, done in one batch.
-        negative_prompt: What guidance leads away from, in all branches.
-        guidance_scale: Of the edited branches.
-        source_guidance_scale: Of the source branch; None: as the edited ones.
-        generator: Not used: nothing is drawn but what the inversion holds.
-        on_step: Called after every step, after local blend.
-        watch: Progress, previews, cancellation.
+        task: From any inversion, or drawn noise; the model has cross-attention on text. Its hooks come after local
+            blend.
         edit, cross_replace_steps, self_replace_steps, self_replace_size, weights, blend_words, blend_threshold,
-            blend_subtract_words, blend_start, released: see their `Option`.
+            blend_subtract_words, blend_start, released: See their `Option`.
 
     Returns:
-        Branches "source", "target" ("target-1", ... when several).
+        With the mean cross-attention of all branches, and with blend_words the mask of the last step.
 
     Raises:
         UsageError: Prompts, words or bounds do not fit one another.
         ModelError: An edit finds no attention layer to act on.
     """
-    targets = list(target_prompts)
-    names = ("source", *(["target"] if len(targets) == 1 else [f"target-{k + 1}" for k in range(len(targets))]))
     built = prompt_control(
-        model, source_prompt, targets, num_inference_steps=len(source.timesteps), start_index=source.start_index,
-        latent_size=(source.noise.shape[-2], source.noise.shape[-1]), edit=edit,
+        task.model, task.source_prompt, task.target_prompts, num_inference_steps=task.num_steps,
+        start_index=task.source.start_index, latent_size=task.latent_size, edit=edit,
         cross_replace_steps=cross_replace_steps, self_replace_steps=self_replace_steps,
         self_replace_size=self_replace_size, weights=weights, blend_words=blend_words,
         blend_threshold=blend_threshold, blend_subtract_words=blend_subtract_words, blend_start=blend_start,
         released=released,
     )  # fmt: skip
     blend = built.blend
-
-    condition = model.encode_prompt([source_prompt, *built.prompts, negative_prompt])
-    negative = condition[[-1]]
-    scales = [guidance_scale if source_guidance_scale is None else source_guidance_scale] + [guidance_scale] * len(
-        targets
-    )
-    branches = {
-        name: Branch(condition[[row]], negative, scale)
-        for row, (name, scale) in enumerate(zip(names, scales, strict=True))
-    }
-    latents = sample(
-        model,
-        source.noise,
-        branches,
-        timesteps=source.timesteps,
-        start_index=source.start_index,
-        eta=source.eta,
-        replay=source,
+    latents = task.sample(
+        branches=replace(task, target_prompts=built.prompts).branches,
+        replay=task.source,
         controls=[built.control],
-        on_step=[*([] if blend is None else [blend]), *on_step],
-        watch=watch,
+        on_step=[] if blend is None else [blend],
     )
     mask = None if blend is None else blend.mask
-    return LatentEdit(latents, names, built.maps.average, mask, notes=built.notes)
+    return task.edited(latents, maps=built.maps.average, mask=mask, notes=built.notes)

@@ -74,12 +74,12 @@ class EditTask:
 
     @property
     def source_scale(self) -> float:
-        """Guidance scale of the source branch: that asked for; else that of noise maps, which hold at no other; else
-        that of the edited branches.
+        """Guidance scale of the source branch: that asked for; else that of the inversion, at which the images come
+        back; of drawn noise that of the edited branches.
         """
         if self.source_guidance_scale is not None:
             return self.source_guidance_scale
-        return self.guidance_scale if self.source.noise_maps is None else self.source.guidance_scale
+        return self.guidance_scale if self.source.trajectory is None else self.source.guidance_scale
 
     @cached_property
     def condition(self) -> Condition:
@@ -196,3 +196,14 @@ def with_source(source: Inversion, hook: OnStep) -> OnStep:
         return hook(torch.cat([known[None], latents]), step)[1:]
 
     return called
+
+
+def unused_embeddings(source: Inversion, title: str) -> tuple[str, ...]:
+    """A note where a method reads no more than the latents of an inversion that also tuned embeddings."""
+    if source.null_embeds is None:
+        return ()
+    note = (
+        f"{title} reads the source's latents of each step and replays nothing: the embeddings of a {source.method}"
+        " inversion are not used, so that 'ddim' gives the same"
+    )
+    return (note,)

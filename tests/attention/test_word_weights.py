@@ -23,7 +23,7 @@ def start(model: Any, steps: int = 3) -> Inversion:
 
 
 def run(model: Any, source: str, target: str, **options: Any) -> Any:
-    return prompt_to_prompt(model, start(model), source_prompt=source, target_prompts=[target], **options)
+    return edit_by(prompt_to_prompt, model, start(model), source_prompt=source, target_prompts=[target], **options)
 
 
 def test_a_weight_in_the_target_is_a_weight_of_the_method(toy_model: Any) -> None:

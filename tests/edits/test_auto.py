@@ -9,6 +9,7 @@ from sfumato.edits.auto import TRIES, auto, knee
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
 from sfumato.registry import METHODS
+from tests.edits.tasks import edit_by
 
 
 def start(model: Any) -> Inversion:
@@ -18,7 +19,7 @@ def start(model: Any) -> Inversion:
 
 def run(model: Any, **options: Any) -> Any:
     given = {"source_prompt": "a photo of a cat", "target_prompts": ["a photo of a dog"], "guidance_scale": 3.0}
-    return auto(model, start(model), generator=torch.Generator().manual_seed(1), **(given | options))
+    return edit_by(auto, model, start(model), generator=torch.Generator().manual_seed(1), **(given | options))
 
 
 def test_the_chosen_candidate_is_the_knee(toy_model: Any) -> None:

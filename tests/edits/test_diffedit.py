@@ -16,6 +16,7 @@ from sfumato.inversions.task import InversionTask
 from sfumato.models.schedules import add_noise
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from tests.edits.tasks import edit_by
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 
@@ -37,7 +38,7 @@ def inverted(model: Any, images: int = 1, steps: int = 5) -> Inversion:
 
 def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 3.0, "contrast_draws": 2, "generator": torch.Generator().manual_seed(0)} | options
-    return diffedit(model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
+    return edit_by(diffedit, model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
 
 
 def far(a: Tensor, b: Tensor) -> float:

@@ -12,6 +12,7 @@ from sfumato.edits.result import LatentEdit
 from sfumato.emoji import EXAMPLES
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
+from tests.edits.tasks import edit_by
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 STEPS = 3
@@ -29,8 +30,8 @@ def picture(model: Any, images: int = 1) -> Inversion:
 
 def run(model: Any, *targets: str, source: Inversion | None = None, **options: Any) -> LatentEdit:
     given: dict[str, Any] = {"energy": {"stay-near": -0.05}, "num_langevin_steps": 2, "keep": "last"}
-    edited: LatentEdit = langevin_edit(
-        model, source or picture(model), source_prompt=SOURCE, target_prompts=targets or (TARGET,),
+    edited: LatentEdit = edit_by(
+        langevin_edit, model, source or picture(model), source_prompt=SOURCE, target_prompts=targets or (TARGET,),
         generator=torch.Generator().manual_seed(0), **(given | options),
     )  # fmt: skip
     return edited

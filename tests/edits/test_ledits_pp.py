@@ -18,6 +18,7 @@ from sfumato.inversions.task import InversionTask
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from sfumato.sampling.rows import Row, Rows
+from tests.edits.tasks import edit_by
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 
@@ -41,7 +42,7 @@ def friendly(model: Any, images: int = 1, guidance_scale: float = 2.0) -> Invers
 
 def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 4.0, "strength": 1.0} | options
-    return ledits(model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
+    return edit_by(ledits, model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
 
 
 def far(a: Tensor, b: Tensor) -> float:

@@ -20,6 +20,7 @@ from sfumato.models.base import KernelCall
 from sfumato.models.schedules import Level, Step
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
+from tests.edits.tasks import edit_by
 
 SOURCE, TARGET = "a photo of a cat", "a red cat on the house"
 STEP = Step(0, 1, 1, -1, Level(0.95, 0.31), Level(1.0, 0.0))
@@ -44,7 +45,7 @@ def inverted(model: Any, images: int = 1) -> Inversion:
 
 def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 3.0, "start_step": 1} | options
-    return masactrl(model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
+    return edit_by(masactrl, model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
 
 
 def free(model: Any, source: Inversion, *prompts: str, guidance_scale: float = 3.0) -> Tensor:
@@ -148,7 +149,7 @@ def test_layers_count_as_they_run(tiny_model: Any, toy_xl_model: Any) -> None:
 
 def test_real_pictures_are_pinned_to_their_inversion(toy_model: Any) -> None:
     source = inverted(toy_model)
-    pinned, loose = run(toy_model, source), run(toy_model, source, pin_source=False)
+    pinned, loose = (run(toy_model, source, pin_source=pin, source_guidance_scale=3.0) for pin in (True, False))
     last, branch = len(source.timesteps) - 1, {"source": Branch(toy_model.encode_prompt(SOURCE), guidance_scale=3.0)}
     one = sample(
         toy_model, source.latents_at(source.timesteps[last]), branch, timesteps=source.timesteps, start_index=last

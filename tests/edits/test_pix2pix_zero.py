@@ -25,6 +25,7 @@ from sfumato.inversions.task import InversionTask
 from sfumato.registry import INVERSIONS, METHODS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from tests.edits.tasks import edit_by
 from tests.gaussian import GaussianModel, cosine_schedule
 
 SOURCE, TARGET = "a photo of a cat on the house", "a photo of a dog on the house"
@@ -51,7 +52,7 @@ def run(model: Any, begin: Inversion | None = None, **options: Any) -> LatentEdi
     } | options  # fmt: skip
     if "direction" not in given:
         given["direction"] = way(model)
-    return pix2pix_zero(model, start(model) if begin is None else begin, **given)
+    return edit_by(pix2pix_zero, model, start(model) if begin is None else begin, **given)
 
 
 def far(a: Tensor, b: Tensor) -> float:

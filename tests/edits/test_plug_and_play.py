@@ -18,6 +18,7 @@ from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
+from tests.edits.tasks import edit_by
 
 SOURCE, TARGET = "a photo of a cat", "a red dog on the house"
 
@@ -39,7 +40,7 @@ def inverted(model: Any, steps: int = 4, images: int = 1, prompt: str = SOURCE) 
 
 def run(model: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 3.0} | options
-    return plug_and_play(model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
+    return edit_by(plug_and_play, model, source, source_prompt=SOURCE, target_prompts=targets or (TARGET,), **options)
 
 
 def far(a: Tensor, b: Tensor) -> float:

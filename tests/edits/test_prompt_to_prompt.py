@@ -17,6 +17,7 @@ from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
+from tests.edits.tasks import edit_by
 
 SOURCE, TARGET = "a photo of a cat on the house", "a photo of a dog on the house"
 MODELS = ["toy_model", "toy_velocity_model", "toy_xl_model"]
@@ -34,7 +35,9 @@ def start(model: Any, steps: int = 4, images: int = 1) -> Inversion:
 
 def run(model: Any, *targets: str, source: str = SOURCE, steps: int = 4, **options: Any) -> LatentEdit:
     options = {"guidance_scale": 3.0} | options
-    return prompt_to_prompt(model, start(model, steps), source_prompt=source, target_prompts=targets, **options)
+    return edit_by(
+        prompt_to_prompt, model, start(model, steps), source_prompt=source, target_prompts=targets, **options
+    )
 
 
 def free(model: Any, *prompts: str, steps: int = 4, guidance_scale: float = 3.0) -> Tensor:
@@ -113,10 +116,10 @@ def test_a_batch_of_images_equals_single_runs(toy_model: Any) -> None:
         "source_prompt": SOURCE, "target_prompts": [TARGET], "guidance_scale": 3.0,
         "blend_words": ["cat", "dog"], "blend_threshold": 0.9, "blend_start": 0.0,
     }  # fmt: skip
-    batch = prompt_to_prompt(toy_model, whole, **options)
+    batch = edit_by(prompt_to_prompt, toy_model, whole, **options)
     for image in range(3):
         alone = Inversion("drawn", whole.noise[image : image + 1], whole.timesteps)
-        one = prompt_to_prompt(toy_model, alone, **options)
+        one = edit_by(prompt_to_prompt, toy_model, alone, **options)
         assert far(batch.latents[:, image], one.latents[:, 0]) < 1e-5
 
 
@@ -160,7 +163,8 @@ def test_real_pictures_go_through_an_inversion(toy_model: Any) -> None:
     clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2)) * 0.5
     inversion = ddim_inversion(InversionTask(toy_model, clean, toy_model.encode_prompt(SOURCE), num_inference_steps=50))
     before = toy_model.evaluations
-    result = prompt_to_prompt(
+    result = edit_by(
+        prompt_to_prompt,
         toy_model,
         inversion,
         source_prompt=SOURCE,

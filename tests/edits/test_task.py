@@ -34,12 +34,12 @@ def test_branches_hold_each_prompt_and_its_guidance(toy_model: Any) -> None:
     assert list(replace(task, target_prompts=[TARGET]).branches) == ["source", "target"]
 
 
-def test_guidance_of_the_source_is_that_of_its_noise_maps_where_nothing_is_said(toy_model: Any) -> None:
+def test_guidance_of_the_source_is_that_of_its_inversion_where_nothing_is_said(toy_model: Any) -> None:
     source = drawn(toy_model)
-    coded = replace(source, noise_maps=source.noise[None].expand(STEPS, -1, -1, -1, -1), guidance_scale=2.0)
+    inverted = replace(source, method="ddim", trajectory=source.noise[None], guidance_scale=2.0)
     assert EditTask(toy_model, source, SOURCE, [TARGET], guidance_scale=3.0).source_scale == 3.0
-    assert EditTask(toy_model, coded, SOURCE, [TARGET], guidance_scale=3.0).source_scale == 2.0
-    assert EditTask(toy_model, coded, SOURCE, [TARGET], source_guidance_scale=1.5).source_scale == 1.5
+    assert EditTask(toy_model, inverted, SOURCE, [TARGET], guidance_scale=3.0).source_scale == 2.0
+    assert EditTask(toy_model, inverted, SOURCE, [TARGET], source_guidance_scale=1.5).source_scale == 1.5
 
 
 def test_prompts_are_encoded_once(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

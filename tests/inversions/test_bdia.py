@@ -15,6 +15,7 @@ from sfumato.inversions.task import InversionTask
 from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from tests.edits.tasks import edit_by
 from tests.gaussian import GaussianModel, cosine_schedule
 from tests.inversions.test_deterministic import MODELS, SOURCE, clean
 from tests.toy import toy_sd_pipeline
@@ -83,10 +84,10 @@ def test_the_source_of_an_edit_comes_back_exactly(double_model: Any) -> None:
         InversionTask(double_model, latents, double_model.encode_prompt(SOURCE), num_inference_steps=6)
     )
     options: dict[str, Any] = {"source_prompt": SOURCE, "guidance_scale": 3.0, "source_guidance_scale": 1.0}
-    edited = prompt_to_prompt(double_model, found, target_prompts=[TARGET], **options)
+    edited = edit_by(prompt_to_prompt, double_model, found, target_prompts=[TARGET], **options)
     assert float((edited.latents[0] - latents).abs().max()) < 1e-10
     assert not torch.allclose(edited.latents[1], latents, atol=1e-2)
-    same = prompt_to_prompt(double_model, found, target_prompts=[SOURCE], **options | {"guidance_scale": 1.0})
+    same = edit_by(prompt_to_prompt, double_model, found, target_prompts=[SOURCE], **options | {"guidance_scale": 1.0})
     assert float((same.latents[1] - latents).abs().max()) < 1e-10  # the correction of the first step is shared
 
 

@@ -11,6 +11,7 @@ from sfumato.inversions.direct import direct_inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from tests.edits.tasks import edit_by
 from tests.inversions.test_deterministic import SOURCE, clean
 
 TARGET = "a photo of a dog on the house"
@@ -36,8 +37,8 @@ def test_it_walks_to_noise_as_ddim_does(toy_model: Any) -> None:
 def test_the_guidance_of_the_source_is_of_no_consequence(toy_model: Any) -> None:
     found = direct_inversion(InversionTask(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4))
     one, other = (
-        prompt_to_prompt(
-            toy_model, found, source_prompt=SOURCE, target_prompts=[TARGET], guidance_scale=3.0,
+        edit_by(
+            prompt_to_prompt, toy_model, found, source_prompt=SOURCE, target_prompts=[TARGET], guidance_scale=3.0,
             source_guidance_scale=scale,
         ).latents
         for scale in (1.0, 7.5)
@@ -54,8 +55,14 @@ def test_every_step_of_the_source_lies_on_the_trajectory(toy_model: Any) -> None
         seen.append(latents[1])
         return latents
 
-    prompt_to_prompt(
-        toy_model, found, source_prompt=SOURCE, target_prompts=[TARGET], guidance_scale=3.0, on_step=[keep]
+    edit_by(
+        prompt_to_prompt,
+        toy_model,
+        found,
+        source_prompt=SOURCE,
+        target_prompts=[TARGET],
+        guidance_scale=3.0,
+        on_step=[keep],
     )
     assert len(seen) == 4
     assert not torch.allclose(seen[-1], found.clean)  # the edited branch runs free
@@ -70,19 +77,19 @@ def test_only_the_source_is_pinned(toy_model: Any) -> None:
     condition = toy_model.encode_prompt(SOURCE)
     pinned = direct_inversion(InversionTask(toy_model, clean(), condition, num_inference_steps=4))
     plain = ddim_inversion(InversionTask(toy_model, clean(), condition, num_inference_steps=4))
-    held, free = (prompt_to_prompt(toy_model, start, **options).latents for start in (pinned, plain))
+    held, free = (edit_by(prompt_to_prompt, toy_model, start, **options).latents for start in (pinned, plain))
     torch.testing.assert_close(held[1], free[1])
     assert not torch.allclose(held[0], free[0])
     with_control = options | {"cross_replace_steps": 1.0}
-    held, free = (prompt_to_prompt(toy_model, start, **with_control).latents for start in (pinned, plain))
+    held, free = (edit_by(prompt_to_prompt, toy_model, start, **with_control).latents for start in (pinned, plain))
     assert not torch.allclose(held[1], free[1])  # and with control it sees the pinned source
 
 
 def test_pinning_comes_before_the_hooks_of_the_run(toy_model: Any) -> None:
     """Local blend copies the source's latents after each step: these must be the pinned ones."""
     found = direct_inversion(InversionTask(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4))
-    result = prompt_to_prompt(
-        toy_model, found, source_prompt=SOURCE, target_prompts=[TARGET], guidance_scale=3.0,
+    result = edit_by(
+        prompt_to_prompt, toy_model, found, source_prompt=SOURCE, target_prompts=[TARGET], guidance_scale=3.0,
         blend_words=["cat", "dog"], blend_threshold=0.9, blend_start=0.0,
     )  # fmt: skip
     assert result.mask is not None

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sfumato.edits.masactrl import masactrl
 from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
@@ -40,16 +41,14 @@ def _timesteps(case: Case) -> tuple[int, ...]:
     return tuple(case.tensors["timesteps"].tolist())
 
 
-def _run(case: Case, model: Model, start: Inversion, **options: Any) -> LatentEdit:
+def _run(case: Case, model: Model, start: Inversion, *, on_step: Any = (), **options: Any) -> LatentEdit:
     options = {"layers": case.parameters["layers"], "steps": case.parameters["steps"], "pin_source": False} | options
-    return masactrl(
-        model,
-        start,
-        source_prompt=case.prompts[0],
-        target_prompts=case.prompts[1:],
-        guidance_scale=case.parameters["guidance_scale"],
-        **options,
-    )
+    scale = case.parameters["guidance_scale"]  # of all branches, whatever the inversion's
+    task = EditTask(
+        model, start, case.prompts[0], case.prompts[1:], guidance_scale=scale, source_guidance_scale=scale,
+        on_step=on_step,
+    )  # fmt: skip
+    return masactrl(task, **options)
 
 
 def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Result]:

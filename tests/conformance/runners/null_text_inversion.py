@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.prompt_to_prompt import prompt_to_prompt
+from sfumato.edits.task import EditTask
 from sfumato.inversions.null_text import null_text_inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
@@ -55,18 +56,13 @@ def edit(case: Case, model: Model) -> dict[str, Result]:
 
     with recorded_masks() as masks:
         edited = prompt_to_prompt(
-            model,
-            inversion,
-            source_prompt=prompts[0],
-            target_prompts=prompts[1:],
-            guidance_scale=guidance_scale,
+            EditTask(model, inversion, prompts[0], prompts[1:], guidance_scale=guidance_scale, on_step=[keep]),
             edit=control_kind(parameters["edit"]),
             cross_replace_steps=pairs(parameters["cross_replace_steps"]),
             self_replace_steps=pairs(parameters["self_replace_steps"]),
             self_replace_size=int(parameters["self_replace_max_tokens"] ** 0.5),
             weights=parameters.get("equalizer"),
             released=True,
-            on_step=[keep],
             **blend_options(parameters, start=0.2),
         )
 

@@ -1,5 +1,7 @@
 """pix2pix-zero: regularisers, both inversion grids, directions, and edits from given noise."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from sfumato.attention.record import RecordKey
 from sfumato.conditions.directions import Direction, direction_between, mean_embedding
 from sfumato.edits.pix2pix_zero import pix2pix_zero
+from sfumato.edits.task import EditTask
 from sfumato.guidance.attention_maps import Pull
 from sfumato.inversions.regularised_ddim import Move, regularised_ddim_inversion, regularised_walk, released_moves
 from sfumato.inversions.result import Inversion
@@ -128,19 +131,14 @@ def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
     mid = next(site for site in model.sites(start.noise.shape[-2:]) if (site.kind, site.stage) == ("cross", "mid"))
     maps: dict[str, Tensor] = {}
 
-    def run(amount: float, **hooks: object) -> Tensor:
+    scale = parameters["guidance_scale"]  # of both branches, whatever the inversion's
+
+    def run(amount: float, *, on_step: Any = (), observe: Any = None) -> Tensor:
+        task = EditTask(
+            model, start, prompts["source"], [prompts["source"]], negative, scale, scale, on_step=on_step
+        )  # fmt: skip
         return pix2pix_zero(
-            model,
-            start,
-            source_prompt=prompts["source"],
-            target_prompts=[prompts["source"]],
-            negative_prompt=negative,
-            caption_as_negative=False,
-            guidance_scale=parameters["guidance_scale"],
-            direction=direction,
-            attention_guidance=amount,
-            update="released",
-            **hooks,
+            task, direction=direction, attention_guidance=amount, update="released", observe=observe
         ).latents[:, 0]
 
     def keep(latents: Tensor, step: object) -> Tensor:

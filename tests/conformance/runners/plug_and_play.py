@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.plug_and_play import injections, plug_and_play, translation_rows
+from sfumato.edits.task import EditTask
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
@@ -69,17 +70,15 @@ def translate(case: Case, model: Model) -> dict[str, Tensor]:
 
     model.predict = listen  # type: ignore[method-assign]
     try:
+        task = EditTask(
+            model, found, prompts["source_prompt"], [prompts["target_prompt"]], prompts["negative_prompt"],
+            guidance_scale=parameters["guidance_scale"], on_step=[keep],
+        )  # fmt: skip
         plug_and_play(
-            model,
-            found,
-            source_prompt=prompts["source_prompt"],
-            target_prompts=[prompts["target_prompt"]],
-            negative_prompt=prompts["negative_prompt"],
-            guidance_scale=parameters["guidance_scale"],
+            task,
             feature_threshold=parameters["feature_threshold"],
             attention_threshold=parameters["attention_threshold"],
             sampling_steps=sampled,
-            on_step=[keep],
         )
     finally:
         del model.predict

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sfumato.conditions import align
 from sfumato.edits.prompt_to_prompt import prompt_to_prompt
+from sfumato.edits.task import EditTask
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
@@ -57,24 +58,20 @@ def edit(case: Case, model: Model) -> dict[str, Result]:
         per_step.append(latents[:, 0])
         return latents
 
+    start, scale = Inversion("given", noise, timesteps), parameters["guidance_scale"]
     with recorded_masks() as masks:
         edited = prompt_to_prompt(
-            model,
-            Inversion("given", noise, timesteps),
-            source_prompt=prompts[0],
-            target_prompts=prompts[1:],
-            guidance_scale=parameters["guidance_scale"],
+            EditTask(model, start, prompts[0], prompts[1:], guidance_scale=scale, on_step=[keep]),
             edit=control_kind(parameters["edit"]),
             cross_replace_steps=pairs(parameters["cross_replace_steps"]),
             self_replace_steps=pairs(parameters["self_replace_steps"]),
             weights=parameters.get("equalizer"),
             released=True,
-            on_step=[keep],
             **blend_options(parameters, start=0.0),
         )
 
     def without_control() -> Tensor:
-        condition, scale = model.encode_prompt(prompts), parameters["guidance_scale"]
+        condition = model.encode_prompt(prompts)
         targets = {name: Branch(condition[[row]], guidance_scale=scale) for row, name in _numbered(prompts)[1:]}
         free = sample(model, noise, targets, timesteps=timesteps)  # control leaves the source branch as it is
         return torch.cat([edited.latents[:1, 0], free[:, 0]])
