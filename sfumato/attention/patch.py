@@ -158,9 +158,19 @@ class AttentionControl:
         return layout.rows(split)
 
     def attend(self, call: KernelCall) -> Tensor:
-        (step, layout), site = self._now, call.site
-        edits = self._active(self._at[site.name])
-        query, key, value, mask = self._edited(call, edits)
+        _, layout = self._now
+        edits = self._active(self._at[call.site.name])
+        unseen = len(call.query) - len(layout.branches) * layout.images  # unconditional rows
+        if unseen == 0 or any("uncond" in edit.guidance for edit in edits):
+            return layout.rows(self._attended(call, edits, layout))
+        rest, seen, of_seen = call.rows(slice(0, unseen)), call.rows(slice(unseen, None)), layout.conditional
+        plain = F.scaled_dot_product_attention(rest.query, rest.key, rest.value, attn_mask=rest.mask, scale=rest.scale)
+        return torch.cat([plain, of_seen.rows(self._attended(seen, edits, of_seen))])
+
+    def _attended(self, call: KernelCall, edits: Sequence[AttentionEdit], layout: Layout) -> Tensor:
+        """The kernel's output, axes (guidance, branch, image, heads, ...)."""
+        step, site = self._now[0], call.site
+        query, key, value, mask = self._edited(call, edits, layout)
         mapped = [edit for edit in edits if edit.needs_map]
         mixing = [edit for edit in edits if edit.mixes_outputs]
         names = tuple(name for name in layout.guidance if any(name in edit.guidance for edit in mapped))
@@ -185,11 +195,13 @@ class AttentionControl:
                 parts[rows.start] = mixing[0].attention(*given, attend, site, step)
             else:
                 parts[rows.start] = _fused(*given, part_mask, call.scale)
-        return layout.rows(torch.cat([parts[start] for start in sorted(parts)]))
+        return torch.cat([parts[start] for start in sorted(parts)])
 
-    def _edited(self, call: KernelCall, edits: Sequence[AttentionEdit]) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def _edited(
+        self, call: KernelCall, edits: Sequence[AttentionEdit], layout: Layout
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Query, key, value and the mask of the scores after the edits, axes (guidance, branch, image, heads, ...)."""
-        step, layout = self._now
+        step, _ = self._now
         query, key, value = (layout.view(tensor) for tensor in (call.query, call.key, call.value))
         mask = call.mask
         if mask is not None:

@@ -166,6 +166,11 @@ class KernelCall:
     mask: Tensor | None
     scale: float
 
+    def rows(self, rows: slice) -> KernelCall:
+        """The same call for some of its rows."""
+        mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[rows]
+        return replace(self, query=self.query[rows], key=self.key[rows], value=self.value[rows], mask=mask)
+
 
 class KernelHook(Protocol):
     """Takes over calls of the attention kernel while it is installed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -70,6 +70,11 @@ class Layout:
             for name in self.branches
             if half == "cond" or name not in self.single
         )
+
+    @cached_property
+    def conditional(self) -> Layout:
+        """The layout of the conditional rows alone; they come last."""
+        return replace(self, guidance=("cond",), single=frozenset())
 
     def view(self, rows: Tensor) -> Tensor:
         """Rows of a network call, (row, ...), under the axes (guidance, branch, image, ...)."""
