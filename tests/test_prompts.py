@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import sfumato
-from sfumato.api.slider import _Between
+from sfumato.conditions.mixing import PromptMix
 from sfumato.errors import UsageError
 
 LORA = "a cat <lora:fluffy:0.8>"
@@ -80,9 +80,10 @@ def test_bare_brackets_are_noted_in_the_result(toy_model: Any) -> None:
 
 def test_a_slider_gives_the_targets_words_the_weights_that_it_is_asked_for(toy_model: Any) -> None:
     source, target = "a photo of a cat", "a photo of a (dog:1.8)"
-    between = _Between(toy_model, source, target)
+    way, empty = PromptMix.between(toy_model, source, target), toy_model.encode_prompt("")
     for asked in (target, "a photo of a dog"):  # as written, and where the weight is on attention
-        whole, half = (between.at(weight).encode_prompt([asked]).prompt_embeds for weight in (1.0, 0.5))
-        end = toy_model.encode_prompt(asked).prompt_embeds
+        end = toy_model.encode_prompt(asked)
+        whole, half = (way.at(weight).apply(end, empty).prompt_embeds for weight in (1.0, 0.5))
+        end = end.prompt_embeds
         assert torch.allclose(whole, end, atol=1e-5)
         assert not torch.allclose(half, end, atol=1e-3)

@@ -28,6 +28,7 @@ from sfumato.api.origin import path_of
 from sfumato.api.request import recipe_of
 from sfumato.api.requests import EditRequest
 from sfumato.api.results import EditCandidate, EditResult
+from sfumato.conditions.mixing import PromptMix
 from sfumato.conditions.words import pieces_of
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
@@ -66,9 +67,10 @@ class _Decoded:
     ceiling: Image.Image | None
 
 
-def run(model: Model, request: EditRequest, watch: Watch | None = None) -> EditResult:
-    """Runs a request, see `edit`."""
-    return run_plan(model, plan_edit(model, request), watch)
+def run(model: Model, request: EditRequest, watch: Watch | None = None, *, mix: PromptMix | None = None) -> EditResult:
+    """Runs a request, see `edit`; with `mix`, the target branches see a text between the two prompts."""
+    (result,) = _run_together(model, [plan_edit(model, request)], watch, mix)
+    return result
 
 
 def run_plan(model: Model, plan: EditPlan, watch: Watch | None = None) -> EditResult:
@@ -128,7 +130,9 @@ def _batches(plans: Sequence[EditPlan]) -> list[list[int]]:
     return [group[k : k + TOGETHER] for group in alike.values() for k in range(0, len(group), TOGETHER)]
 
 
-def _run_together(model: Model, plans: Sequence[EditPlan], watch: Watch | None) -> list[EditResult]:
+def _run_together(
+    model: Model, plans: Sequence[EditPlan], watch: Watch | None, mix: PromptMix | None = None
+) -> list[EditResult]:
     """Runs plans that differ in images of one size and in seeds as one batch, or a single plan of any kind."""
     plan, count = plans[0], len(plans)
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
@@ -136,7 +140,7 @@ def _run_together(model: Model, plans: Sequence[EditPlan], watch: Watch | None) 
         sources = [_source(model, plan, one, watching) for plan, one in zip(plans, generators, strict=True)]
         masked = _masked(model, plan, sources[0], generators[0])
         start, draws = together([source.start for source in sources]), generators if count > 1 else generators[0]
-        batch = _edited(model, plan, start, masked, draws, watching.during("editing"))
+        batch = _edited(model, plan, start, masked, draws, mix, watching.during("editing"))
         edits = [batch.of_image(k) for k in range(count)]
         decoded = [_decoded(model, edited, source.clean, masked) for edited, source in zip(edits, sources, strict=True)]
     each = replace(cost, evaluations=cost.evaluations // count, seconds=cost.seconds / count)
@@ -181,7 +185,13 @@ def _source(model: Model, plan: EditPlan, generator: torch.Generator, watch: Wat
 
 
 def _edited(
-    model: Model, plan: EditPlan, start: Inversion, masked: MaskedRun | None, generator: Generators, watch: Watch
+    model: Model,
+    plan: EditPlan,
+    start: Inversion,
+    masked: MaskedRun | None,
+    generator: Generators,
+    mix: PromptMix | None,
+    watch: Watch,
 ) -> LatentEdit:
     """Runs the method."""
     request = plan.request
@@ -195,6 +205,7 @@ def _edited(
         source_guidance_scale=request.source_guidance_scale,
         generator=generator,
         mask=None if masked is None else masked.hook.inside,
+        mix=mix,
         on_step=() if masked is None else (masked.hook,),
         watch=watch,
     )

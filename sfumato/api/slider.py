@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, cast
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +20,13 @@ from sfumato.api.morph_plan import distance_notes
 from sfumato.api.requests import EditRequest, SliderRequest
 from sfumato.api.results import EditResult, MorphResult
 from sfumato.api.vary import GUIDANCE, Vary, options_at
+from sfumato.conditions.mixing import PromptMix
 from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource, to_images, to_pixels
 from sfumato.inversions.result import Inversion
 from sfumato.judges.distances import load_distance
 from sfumato.metrics.distance import Distance
-from sfumato.models.base import Condition, Model, TextSide
-from sfumato.models.prompt_syntax import plain_text
+from sfumato.models.base import Model
 from sfumato.morphs.drawing import drawing
 from sfumato.morphs.path import MorphPath
 from sfumato.morphs.spacings.base import SPACINGS
@@ -190,7 +190,6 @@ class _Drawing:
         self._model, self._request, self._full, self._watch = model, request, full, watch
         self._source_guidance: float = full.recipe["source_guidance_scale"]
         self._guidance: float = full.recipe[GUIDANCE]
-        self._between = _Between(model, request.source_prompt, request.targets[0])
 
     def __call__(self, weights: Sequence[float]) -> Tensor:
         """Frames in pixels, (frame, 3, H, W)."""
@@ -210,78 +209,12 @@ class _Drawing:
         changes: dict[str, Any] = {"source_guidance_scale": self._source_guidance}
         if self._full.inversion.method in (*METHODS[self._request.method].inversions, "drawn"):
             changes |= {"inverted": self._full.inversion, "encode_steps": 0}  # the inversion has them
-        model = self._model
+        mix = None
         if self._request.vary is None:
-            model = self._between.at(weight)
+            mix = self._way.at(weight)
             changes[GUIDANCE] = self._source_guidance + weight * (self._guidance - self._source_guidance)
-        return edit_run.run(model, _edit_at(self._request, weight, **changes), self._watch)
+        return edit_run.run(self._model, _edit_at(self._request, weight, **changes), self._watch, mix=mix)
 
-
-class _Between:
-    """Models to which the target prompt means a text on the way from the source prompt to it.
-
-    Tokens of the target are paired with those of the source; one that the source has not starts as padding.
-    """
-
-    def __init__(self, model: Model, source_prompt: str, target_prompt: str) -> None:
-        self._model, self._target = model, plain_text(target_prompt)
-        both = model.encode_prompt([source_prompt, target_prompt])
-        places = paired_tokens(model.text, source_prompt, target_prompt, both.prompt_embeds.shape[1])
-        self._start = both[[0]].with_embeds(both.prompt_embeds[:1, places])
-
-    def at(self, weight: float) -> Model:
-        """The model at a weight of the way."""
-        return cast(Model, _Told(self._model, lambda prompts: self._encode(prompts, weight)))
-
-    def _encode(self, prompts: str | Sequence[str], weight: float) -> Condition:
-        given = [prompts] if isinstance(prompts, str) else list(prompts)
-        encoded, empty = self._model.encode_prompt(given), self._model.encode_prompt("")
-        tokens = max(condition.prompt_embeds.shape[1] for condition in (encoded, self._start))
-        encoded, start = encoded.padded(tokens, empty), self._start.padded(tokens, empty)
-        rows = [encoded[[k]] for k in range(len(given))]  # the target's words, with whatever weights they are told
-        return Condition.cat(
-            [
-                _mixed(start, row, weight) if plain_text(prompt) == self._target else row
-                for prompt, row in zip(given, rows, strict=True)
-            ]
-        )
-
-
-def _mixed(first: Condition, second: Condition, weight: float) -> Condition:
-    """A condition on the way from the first to the second."""
-    pooled = None
-    if first.pooled_embeds is not None and second.pooled_embeds is not None:
-        pooled = torch.lerp(first.pooled_embeds, second.pooled_embeds, weight)
-    return Condition(torch.lerp(first.prompt_embeds, second.prompt_embeds, weight), pooled)
-
-
-@Model.register
-class _Told:
-    """A model with another way to read prompts, and everything else as it is."""
-
-    def __init__(self, model: Model, encode: Callable[[str | Sequence[str]], Condition]) -> None:
-        self._model, self.encode_prompt = model, encode
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-def paired_tokens(text: TextSide, source: str, target: str, length: int) -> list[int]:
-    """For each token position of the target prompt that of the source which it comes from.
-
-    Args:
-        text: The model's.
-        source, target: Prompts.
-        length: Positions of both; prompts of several chunks are paired position by position.
-    """
-    a, b = (
-        [*[-1] * text.start, *(token for token, _ in text.tokens(plain_text(prompt))), -2]
-        for prompt in (source, target)
-    )
-    if max(len(a), len(b)) > text.length:
-        return list(range(length))
-    places: list[int] = []
-    for kind, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        new, old = j2 - j1, i2 - i1
-        places += [length - 1] * new if kind == "insert" else [i1 + k * old // new for k in range(new)]
-    return places + [min(len(a) + k, length - 1) for k in range(length - len(b))]
+    @cached_property
+    def _way(self) -> PromptMix:
+        return PromptMix.between(self._model, self._request.source_prompt, self._request.targets[0])

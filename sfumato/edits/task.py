@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sfumato.conditions.mixing import PromptMix
 from sfumato.edits.result import LatentCandidate, LatentEdit
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.sampled_source import with_trajectory
@@ -39,6 +40,8 @@ class EditTask:
         generator: Draws whatever a recipe draws; one for each image, or see `Generators`.
         mask: Where the edit may change the images, (1, 1, height, width) of the latents or one for each edit and image,
             above 0.5; for recipes with a mask of their own, in its place. A hook holds all others to it.
+        mix: What stands in the place of the target prompts where branches are made; None: the prompts themselves. Words
+            are looked up in the prompts all the same.
         on_step: Called after every step of the edit, after the recipe's own hooks, with the latents of the branches
             that are run, (branch, image, channels, height, width); what they return goes on.
         watch: Progress, previews, cancellation.
@@ -53,6 +56,7 @@ class EditTask:
     source_guidance_scale: float | None = None
     generator: Generators = None
     mask: Tensor | None = None
+    mix: PromptMix | None = None
     on_step: Sequence[OnStep] = ()
     watch: Watch | None = None
 
@@ -84,7 +88,8 @@ class EditTask:
     @cached_property
     def condition(self) -> Condition:
         """The prompts: the source's row, one for each target, and that of the negative prompt."""
-        return self.model.encode_prompt([self.source_prompt, *self.target_prompts, self.negative_prompt])
+        encoded = self.model.encode_prompt([self.source_prompt, *self.target_prompts, self.negative_prompt])
+        return Condition.cat([encoded[[0]], self._mixed(encoded[slice(1, -1)]), encoded[[-1]]])
 
     @property
     def branches(self) -> dict[str, Branch]:
@@ -96,9 +101,14 @@ class EditTask:
     @cached_property
     def targets(self) -> dict[str, Branch]:
         """The edited branches alone, of a run without a source branch; the source prompt has no part in them."""
-        condition = self.model.encode_prompt([*self.target_prompts, self.negative_prompt])
+        encoded = self.model.encode_prompt([*self.target_prompts, self.negative_prompt])
+        condition, negative = self._mixed(encoded[slice(0, -1)]), encoded[[-1]]
         rows = enumerate(self.names[1:])
-        return {name: Branch(condition[[k]], condition[[-1]], self.guidance_scale) for k, name in rows}
+        return {name: Branch(condition[[k]], negative, self.guidance_scale) for k, name in rows}
+
+    def _mixed(self, targets: Condition) -> Condition:
+        """What the target branches see, for the rows of their prompts."""
+        return targets if self.mix is None else self.mix.apply(targets, self.model.encode_prompt(""))
 
     @cached_property
     def source_branch(self) -> Branch:

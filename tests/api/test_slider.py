@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 import sfumato
-from sfumato.api.slider import _Between, paired_tokens
+from sfumato.api import edit_run
+from sfumato.api.requests import EditRequest
+from sfumato.conditions.mixing import PromptMix
 from sfumato.errors import UsageError
 from sfumato.images import to_pixels
 from sfumato.metrics.distance import PixelDistance
@@ -62,9 +64,11 @@ def test_under_a_mask_every_frame_keeps_the_image_outside(toy_model: Any, cat: I
 @pytest.mark.parametrize(("target", "share"), [(DOG, 0.02), ("a photo of a house", 0.02), (RED, 0.05), ("a cat", 0.1)])
 def test_a_little_of_an_edit_is_almost_the_source(toy_model: Any, cat: Image.Image, target: str, share: float) -> None:
     # weight 0 is the source branch by definition; that the way there has no jump is seen close to it
-    between = _Between(toy_model, CAT, target)
     full = edited(toy_model, cat, target=target, inversion="ddim")
-    little = edited(between.at(1e-3), cat, target=target, inverted=full.inversion, guidance_scale=1.001)
+    request = EditRequest(
+        image=cat, source_prompt=CAT, target_prompt=target, inverted=full.inversion, guidance_scale=1.001
+    )
+    little = edit_run.run(toy_model, request, mix=PromptMix.between(toy_model, CAT, target).at(1e-3))
     whole = far(full.reconstruction, full.image)
     assert far(full.reconstruction, little.image) < share * whole
 
@@ -114,41 +118,6 @@ def test_the_model_is_left_as_it_was(toy_model: Any, cat: Image.Image) -> None:
     before = toy_model.encode_prompt(DOG).prompt_embeds
     slide(toy_model, cat, num_frames=3)
     assert torch.equal(toy_model.encode_prompt(DOG).prompt_embeds, before)
-
-
-# --- what the target prompt means in between ------------------------------------------------------------------------
-
-
-def test_texts_in_between(toy_model: Any) -> None:
-    between = _Between(toy_model, CAT, DOG)
-    both = toy_model.encode_prompt([CAT, DOG]).prompt_embeds
-    told = between.at(0.25).encode_prompt([CAT, DOG, ""]).prompt_embeds
-    assert torch.allclose(told[1], 0.75 * both[0] + 0.25 * both[1], atol=1e-6)
-    assert torch.equal(told[0], both[0])
-    assert torch.equal(told[2], toy_model.encode_prompt("").prompt_embeds[0])
-    assert torch.equal(between.at(1.0).encode_prompt(DOG).prompt_embeds[0], both[1])
-    assert between.at(0.5).latent_shape() == toy_model.latent_shape()
-
-
-def test_both_text_embeddings_of_sdxl(toy_xl_model: Any) -> None:
-    both = toy_xl_model.encode_prompt([CAT, DOG])
-    told = _Between(toy_xl_model, CAT, DOG).at(0.5).encode_prompt([DOG])
-    assert torch.allclose(told.prompt_embeds[0], both.prompt_embeds.mean(0), atol=1e-6)
-    assert told.pooled_embeds is not None
-    assert torch.allclose(told.pooled_embeds[0], both.pooled_embeds.mean(0), atol=1e-6)
-
-
-def test_tokens_are_paired_with_their_own(toy_model: Any) -> None:
-    tokenizer = toy_model.text
-    assert paired_tokens(tokenizer, CAT, DOG, 77) == list(range(77))
-    start = len(tokenizer.ids("a photo of a")) + 1
-    new = len(tokenizer.ids(RED)) - len(tokenizer.ids(CAT))
-    added = paired_tokens(tokenizer, CAT, RED, 77)
-    assert added[:start] == list(range(start))
-    assert added[start : start + new] == [76] * new  # the new word starts as padding
-    assert added[start + new :] == list(range(start, 77 - new))
-    removed = paired_tokens(tokenizer, RED, CAT, 77)
-    assert removed[start:] == [*range(start + new, 77), *[76] * new]
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

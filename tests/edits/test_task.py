@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.conditions.mixing import PromptMix
 from sfumato.edits.task import EditTask
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
@@ -32,6 +33,14 @@ def test_branches_hold_each_prompt_and_its_guidance(toy_model: Any) -> None:
         assert torch.equal(branch.negative.prompt_embeds, rows[[3]].prompt_embeds)
         assert branch.guidance_scale == (3.0 if k else 1.5)
     assert list(replace(task, target_prompts=[TARGET]).branches) == ["source", "target"]
+
+
+def test_a_mix_stands_in_the_place_of_the_targets_alone(toy_model: Any) -> None:
+    plain = EditTask(toy_model, drawn(toy_model), SOURCE, [TARGET], "a hat")
+    mixed = replace(plain, mix=PromptMix.between(toy_model, SOURCE, TARGET).at(0.0))
+    for branches in (mixed.branches, mixed.targets):
+        assert torch.allclose(branches["target"].condition.prompt_embeds, plain.condition.prompt_embeds[:1], atol=1e-5)
+    assert torch.equal(mixed.condition.prompt_embeds[[0, 2]], plain.condition.prompt_embeds[[0, 2]])
 
 
 def test_guidance_of_the_source_is_that_of_its_inversion_where_nothing_is_said(toy_model: Any) -> None:
