@@ -17,6 +17,7 @@ from sfumato.api.cost import measured
 from sfumato.api.edit_plan import plan_edit
 from sfumato.api.masks import MaskSource
 from sfumato.api.morph_plan import distance_notes
+from sfumato.api.request import recipe_of
 from sfumato.api.requests import EditRequest, SliderRequest
 from sfumato.api.results import EditResult, MorphResult
 from sfumato.api.vary import GUIDANCE, Vary, options_at
@@ -134,18 +135,12 @@ def run(model: Model, request: SliderRequest, watch: Watch | None = None) -> Mor
         sources=(full.source,),
         endpoint_psnr=(full.reconstruction_psnr,),
         ceiling_psnr=(full.ceiling_psnr,),
-        recipe={
-            **full.recipe,
-            "command": request.command,
-            "alpha": request.alpha,
-            "vary": recorded(request.vary),
-            "num_frames": request.num_frames,
-            "spacing": request.spacing,
-            "spacing_options": recorded(request.spacing_options),
-            "distance": measure.name,
-            "weights": [round(weight, 6) for weight in spaced.weights],
-            "found": [recorded(spaced.record)],
-        },
+        recipe=recipe_of(
+            _filled(request, plan.request, measure),
+            model,
+            weights=[round(weight, 6) for weight in spaced.weights],
+            found=[recorded(spaced.record)],
+        ),
         cost=cost,
         notes=(*full.notes, *distance_notes(request.distance, measure), *spaced.notes),
     )
@@ -174,6 +169,12 @@ def _edit_at(request: SliderRequest, weight: float, **changes: Any) -> EditReque
     if GUIDANCE in varied:
         values[GUIDANCE] = varied.pop(GUIDANCE)
     return EditRequest(**values | {"options": {**request.options, **varied}})
+
+
+def _filled(request: SliderRequest, full: EditRequest, measure: Distance) -> SliderRequest:
+    """The request with nothing left open: all that the full edit was run with."""
+    values = {argument.name: getattr(full, argument.name) for argument in fields(EditRequest)}
+    return replace(request, **values | {"alpha": request.alpha, "distance": measure})
 
 
 class _Drawing:
