@@ -237,7 +237,7 @@ def choose_outputs(
         UsageError: Two results would have one name, an input would be overwritten, or a file is asked for, for several.
         ImageError: One cannot be written.
     """
-    if asked is not None and len(stems) == 1 and not asked.is_dir():
+    if asked is not None and len(stems) == 1 and (asked.suffix or not asked.is_dir()):  # NAME.png is meant as a file
         return [choose_output(asked, "", ".png", count=count, inputs=inputs)]
     if asked is not None and not asked.is_dir():
         raise UsageError(f"-o must be a folder that exists, for {len(stems)} pictures; got {asked}")
