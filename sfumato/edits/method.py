@@ -8,12 +8,11 @@ the driver's (`sfumato/api/edit_run.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, Unpack
 
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
-from sfumato.options import parameters
-from sfumato.registry import METHODS, Method
+from sfumato.registry import METHODS, Description, Method
 
 
 class EditRecipe(Protocol):
@@ -28,22 +27,12 @@ Recipe = TypeVar("Recipe", bound=EditRecipe)
 def edit_method(
     name: str,
     *,
-    title: str,
-    paper: str,
-    summary: str,
-    when: str,
-    cost: str,
     inversions: tuple[str, ...] = ("ddim",),
     refuses: Mapping[str, str] | None = None,
     takes_mask: bool = False,
+    **description: Unpack[Description],
 ) -> Callable[[Recipe], Recipe]:
     """Registers the decorated recipe, whose type it keeps; see `Method` for the fields, `inversions` are `starts`."""
-
-    def register(recipe: Recipe) -> Recipe:
-        options = parameters(recipe)
-        METHODS.add(
-            Method(name, recipe, title, paper, summary, when, cost, options, inversions, refuses or {}, takes_mask)
-        )
-        return recipe
-
-    return register
+    return METHODS.decorator(
+        name, Method, starts=inversions, refuses=refuses or {}, takes_mask=takes_mask, **description
+    )

@@ -1,0 +1,94 @@
+"""CONTRIBUTING's templates, as a reader follows them: one file each, and all places know the new name."""
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import sfumato
+from sfumato.apps.cli import app
+from sfumato.bench.benchmark import Configuration
+from sfumato.bench.editing import edit_configurations
+from sfumato.registry import INVERSIONS, METHODS
+from tests.toy import toy_sd_folder
+from tools.pages import methods as page_of_methods
+
+TESTS = Path(__file__).parent
+METHOD, INVERSION = TESTS / "edits" / "my_method.py", TESTS / "inversions" / "my_inversion.py"
+
+
+@pytest.fixture
+def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Both files, as if they lay in the package."""
+    registries: dict[str, tuple[Path, Any]] = {"edits": (METHOD, METHODS), "inversions": (INVERSION, INVERSIONS)}
+    for name, (file, registry) in registries.items():
+        package, known = importlib.import_module(f"sfumato.{name}"), dict(registry)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file.name).write_text(file.read_text("utf-8"), "utf-8")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / name)])
+        monkeypatch.setattr(registry, "_entries", known)
+        monkeypatch.setattr(registry, "_loaded", False)
+    importlib.invalidate_caches()
+    yield
+    for name, (file, _) in registries.items():
+        sys.modules.pop(f"sfumato.{name}.{file.stem}", None)
+        vars(sys.modules[f"sfumato.{name}"]).pop(file.stem, None)
+
+
+def run(*args: object) -> str:
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize(("file", "most"), [(METHOD, 40), (INVERSION, 40)])
+def test_the_templates_are_files_that_are_run(file: Path, most: int) -> None:
+    text = file.read_text("utf-8")
+    assert f"```python\n{text}```\n" in (TESTS.parent / "CONTRIBUTING.md").read_text("utf-8")
+    assert len(text.splitlines()) <= most
+
+
+@pytest.mark.usefixtures("added")
+def test_a_new_method_is_known_everywhere() -> None:
+    assert "my-method" in METHODS
+    assert "my-method" in run("methods")
+    assert "strength" in run("methods", "my-method")
+    listed = {entry["name"]: entry for entry in json.loads(run("methods", "--json"))["methods"]}
+    assert [option["name"] for option in listed["my-method"]["options"]] == ["strength"]
+    assert "| `my-method` | What it does, in a sentence. |" in page_of_methods.table()
+    assert Configuration("my-method", "ddim") in edit_configurations([], [])
+    assert Configuration("my-method", "direct") in edit_configurations(["my-method"], ["direct"])
+
+
+@pytest.mark.usefixtures("added")
+def test_a_new_method_edits_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), (200, 120, 40)).save("cat.png")
+    folder = toy_sd_folder(tmp_path / "model")
+    prompts = ("--source", "a photo of a cat", "--target", "a photo of a dog")
+    run(
+        "edit", "cat.png", *prompts, "--method", "my-method", "--set", "strength=0.5", "--steps", 2, "--model", folder,
+        "-o", "dog.png",
+    )  # fmt: skip
+    recipe = sfumato.images.read_recipe("dog.png")
+    assert (recipe["method"], recipe["inversion"], recipe["options"]) == ("my-method", "ddim", {"strength": 0.5})
+
+
+@pytest.mark.usefixtures("added")
+def test_a_new_inversion_is_known_and_inverts(toy_model: Any) -> None:
+    assert "my-inversion" in run("methods")
+    assert "| `my-inversion` |" in page_of_methods.table()
+    image = Image.new("RGB", (64, 64), (200, 120, 40))
+    result = sfumato.invert(toy_model, image, prompt="a cat", method="my-inversion", num_inference_steps=2)
+    assert result.inversion.method == "my-inversion"
+
+
+def test_nothing_is_left_behind() -> None:
+    assert "my-method" not in METHODS
+    assert "my-inversion" not in INVERSIONS
