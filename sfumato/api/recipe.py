@@ -54,6 +54,8 @@ MOST: Mapping[str, tuple[int, str]] = {
 """What a recipe may ask for by itself (numbers, entries, characters), and the option that says it is wanted."""
 NETWORKS = ("encoder",)
 """Options that name a network, which would be opened or fetched."""
+FILES = {"direction"}
+"""Options that name a file."""
 MOST_PARTS = 64
 """Likewise of the parts of an option that is a list or a table."""
 MOST_AREA = 4
@@ -110,7 +112,7 @@ class Recipe:
 
         Args:
             request: That of the recipe, changed by the user.
-            given: Arguments that the user gave.
+            given: Arguments that the user gave, as for `check_bounds`.
 
         Raises:
             ImageError: A file is not there any more, lies elsewhere, or was none.
@@ -132,7 +134,18 @@ class Recipe:
                 raise error(f"{self.file}: the {what} that it was made with was not a file; {remedy}")
             else:
                 found[name] = replace(origin, path=str(self._found(origin.path, what, remedy, Path.is_file)))
-        return replace(request, **found)
+        options = dict(request.options)
+        for name in FILES & options.keys():
+            if "options" not in given and f"options.{name}" not in given:
+                options[name] = self._option_files(name, options[name])
+        return replace(request, **found, options=options)
+
+    def _option_files(self, name: str, value: Any) -> Any:
+        """The file that an option names, or one for each target, as they lie here."""
+        if isinstance(value, list | tuple):
+            return [self._option_files(name, part) for part in value]
+        remedy = f"give it with --set {name}=..."
+        return str(self._found(value, name, remedy, Path.is_file)) if isinstance(value, str) else value
 
     def _found(
         self,

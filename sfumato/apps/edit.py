@@ -264,7 +264,7 @@ def _again(recipe: Recipe, asked: dict[str, Any], texts: _Settings) -> EditReque
         changes = {"mask": None, "mask_words": None, **changes}
     request = replace(then, **changes)
     recipe.check_bounds(request, own)
-    return recipe.opened(request, asked)
+    return recipe.opened(request, own)
 
 
 def _inversion_again(

@@ -80,6 +80,8 @@ def test_files_of_a_stranger_are_looked_at_here_alone(edit: Any, run: Any, toy: 
         ({"image": {"path": "linked.png"}}, "give it as IMAGE"),
         ({"mask": {"path": str(elsewhere / "secret.png")}}, "give it with --mask"),
         ({"inverted": hidden}, "give it with --inverted"),
+        ({"method": "pix2pix-zero", "options": {"direction": hidden["path"]}}, "give it with --set direction="),
+        ({"method": "pix2pix-zero", "options": {"direction": [hidden["path"]]}}, "give it with --set direction="),
         ({"lora": [{**hidden, "scale": 1.0}]}, "give it with --lora"),
         ({"embeddings": [hidden]}, "give it with --embedding"),
         ({"vae": hidden}, "give it with --vae"),
@@ -212,4 +214,16 @@ def test_a_random_seed_is_recorded_and_repeats(edit: Any, run: Any, toy: Path) -
     answer = edit("-o", "first.png", "--method", "sdedit", "--seed", -1)
     assert answer["recipe"]["seed"] >= 0
     run("edit", "--like", "first.png", "--model", toy, "-o", "again.png")
+    assert pixels(Path("again.png")) == pixels(Path("first.png"))
+
+
+def test_an_edit_along_a_direction_of_a_file_is_repeated(run: Any, edit: Any, toy: Path) -> None:
+    run("direction", "make", "cat", "dog", "--model", toy, "-o", "way.safetensors")
+    edit("-o", "first.png", "--method", "pix2pix-zero", "--set", "direction=way.safetensors")
+    like = ("edit", "--like", "first.png", "--model", toy, "-o", "again.png")
+    run(*like)
+    assert pixels(Path("again.png")) == pixels(Path("first.png"))
+    Path("way.safetensors").rename("moved.safetensors")
+    assert "give it with --set direction=..." in run(*like, code=1).stderr
+    run(*like, "--set", "direction=moved.safetensors")
     assert pixels(Path("again.png")) == pixels(Path("first.png"))
