@@ -35,8 +35,8 @@ from sfumato.sampling.ddim import ddim_step
     "bdia",
     title="BDIA, exact inversion",
     paper="Zhang et al., 2023, https://arxiv.org/abs/2307.10829",
-    summary="Samples by a rule that can be solved backwards, so that the picture comes back to the last digit.",
-    when="The source must come back by sampling alone, at the guidance that it was inverted with.",
+    summary="Samples by a rule that can be solved backwards, so that the reconstruction is exact to rounding.",
+    when="The source must be reconstructed by sampling alone, at the guidance that it was inverted with.",
     cost="1 evaluation a step and 1 more (twice that with guidance).",
 )
 @torch.no_grad()
@@ -46,8 +46,8 @@ def bdia_inversion(
     gamma: Annotated[
         float | None,
         Option(
-            "weight of the look back, above 0: near 1 edits ring under guidance, low the noise grows; none: by the"
-            " number of steps (0.93 at 50)",
+            "weight of the latents before, above 0; close to 1: ringing at high guidance, low: amplified noise;"
+            " none: by the number of steps (0.93 at 50)",
             low=0,
             high=1,
         ),

@@ -3,9 +3,9 @@
 Source: Song et al., 2021, https://arxiv.org/abs/2010.02502, Eq. 13 and section 4.3; in this field since Mokady et al.,
 2022, https://arxiv.org/abs/2211.09794.
 
-Each step assumes that the noise predicted at the less noisy latents holds over the step. The network is told the level
-moved *to* (the field's convention, also the diffusers inverse scheduler's); `told="from"` tells the level the latents
-are at, as the first Plug-and-Play repository does.
+Each step assumes that the noise predicted at the less noisy latents holds over the step. The network is conditioned on
+the next timestep (the field's convention, also that of diffusers' inverse scheduler); with `told="from"` on the current
+one, as in the first Plug-and-Play repository.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sfumato.options import Option
 from sfumato.sampling.ddim import ddim_step
 
 Told = Annotated[
-    Literal["to", "from"], Option("whether the network is told the level moved to, or the one the latents are at")
+    Literal["to", "from"], Option("condition the network on the next timestep (to) or on the current one (from)")
 ]
 
 
@@ -29,8 +29,8 @@ Told = Annotated[
     "ddim",
     title="DDIM inversion",
     paper="Song et al., 2021, https://arxiv.org/abs/2010.02502",
-    summary="Walks the sampler's own formula from the picture to noise.",
-    when="To see how well the model by itself leads back; close to exact at guidance 1 with 50 steps.",
+    summary="Runs the sampler's own formula from the image to noise.",
+    when="To see how well the model itself inverts; close to exact at guidance 1 with 50 steps.",
     cost="1 evaluation a step.",
 )
 @torch.no_grad()
@@ -38,7 +38,7 @@ def ddim_inversion(
     task: InversionTask,
     *,
     inversion_guidance_scale: Annotated[
-        float, Option("guidance while inverting; above 1 it drifts and the picture does not come back", low=1, high=100)
+        float, Option("guidance while inverting; above 1 the reconstruction drifts", low=1, high=100)
     ] = 1.0,
     told: Told = "to",
 ) -> Inversion:

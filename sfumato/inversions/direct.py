@@ -1,7 +1,7 @@
 """Direct inversion (PnP Inversion; Ju et al., 2023), https://arxiv.org/abs/2310.01506: DDIM inversion, and a replay
 whose source branch is set to its trajectory after every step, so that it cannot drift.
 
-What the edited branches take from the source (attention maps, features, masks) then comes from the picture itself, and
+What the edited branches take from the source (attention maps, features, masks) then comes from the image itself, and
 nothing is optimised. The edited branches run free.
 
 The guidance of the source branch is of no consequence: its prediction is replaced by the trajectory, and what others
@@ -25,8 +25,8 @@ from sfumato.inversions.task import InversionTask
     "direct",
     title="Direct inversion",
     paper="Ju et al., 2023, https://arxiv.org/abs/2310.01506",
-    summary="Walks to noise as DDIM inversion does, and holds the source to that path while editing.",
-    when="The default: the source cannot drift, and nothing is paid for it.",
+    summary="Inverts as DDIM inversion does, and sets the source to that path while editing.",
+    when="The default: the source cannot drift, at no extra cost.",
     cost="1 evaluation a step.",
     source_guidance_scale=1.0,
 )

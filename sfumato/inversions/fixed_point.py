@@ -35,8 +35,8 @@ from sfumato.sampling.ddim import ddim_step
     "fixed-point",
     title="Fixed-point DDIM inversion",
     paper="Pan et al., 2023, https://arxiv.org/abs/2309.04907",
-    summary="Solves each step of DDIM inversion by iteration, so that sampling leads back along it.",
-    when="The source shall come back closer than DDIM inversion brings it, by plain sampling.",
+    summary="Solves each step of DDIM inversion by iteration, so that sampling follows the same path back.",
+    when="The source must be reconstructed more closely than by DDIM inversion, by plain sampling.",
     cost="About 2 evaluations a step, at most 10; more with few steps, twice that with guidance.",
 )
 @torch.no_grad()
@@ -45,7 +45,7 @@ def fixed_point_inversion(
     *,
     iterations: Annotated[int, Option("most evaluations at each step (twice that with guidance)", low=1)] = 10,
     tolerance: Annotated[
-        float, Option("a step is solved when it leads back this closely, relative to the latents", low=0)
+        float, Option("a step is solved when its residual, relative to the latents, is at most this", low=0)
     ] = 1e-4,
 ) -> Inversion:
     """Carries clean latents to noise such that each sampling step leads back to the latents before it.

@@ -2,7 +2,7 @@
 
 Where the network predicts the same noise over neighbouring levels, the optimum of null-text optimisation is the source
 prompt's own embedding. So the source prompt stands in for the empty one: guidance then cancels in the source branch,
-which replays as at guidance 1, and leads the edited branches away from what the picture showed.
+which replays as at guidance 1, and leads the edited branches away from what the image showed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from sfumato.models.base import Condition, Model
     "negative-prompt",
     title="Negative-prompt inversion",
     paper="Miyake et al., 2023, https://arxiv.org/abs/2305.16807",
-    summary="Guides away from the source prompt instead of the empty one, so that guidance cancels in the source.",
-    when="As null-text, at the price of DDIM inversion; the source comes back as well as DDIM inversion brings it.",
+    summary="Takes the source prompt as the negative one, so that guidance cancels in the source.",
+    when="As null-text, at the cost of DDIM inversion; the source is reconstructed as well as by DDIM inversion.",
     cost="1 evaluation a step.",
     source_guidance_scale=None,
 )

@@ -1,6 +1,6 @@
-r"""Noise maps: the draws of a stochastic sampler that give a picture back exactly (DPM-Encoder, edit-friendly DDPM).
+r"""Noise maps: the draws of a stochastic sampler that give an image back exactly (DPM-Encoder, edit-friendly DDPM).
 
-A stochastic sampler carries the code z = (x_T, z_T, ..., z_1) to a picture. Any latents x_T, ..., x_1, x_0 fix such a
+A stochastic sampler carries the code z = (x_T, z_T, ..., z_1) to an image. Any latents x_T, ..., x_1, x_0 fix such a
 code: each step's map is solved from its two ends,
 
 .. math:: z_t = (x_{prev} - \mu(x_t)) / \sigma_t,
@@ -11,7 +11,7 @@ else:
 - "posterior" (DPM-Encoder; Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559): a Markov
   chain, x_prev ~ q(x_prev | x_t, x_0). The maps are close to standard normal where the network predicts well.
 - "independent" (Huberman-Spiegelglas et al., 2023, https://arxiv.org/abs/2304.06140, Alg. 1): every level by
-  itself, x_t ~ q(x_t | x_0). The maps are larger and hold more of the picture, so that it can be edited further.
+  itself, x_t ~ q(x_t | x_0). The maps are larger and hold more of the image, so that it can be edited further.
 
 Differs from the authors' code: any grid, size and batch; latents and maps stay in float32 for half-precision networks;
 after each step the latents are what the step gives (as edit-friendly's), so that rounding does not add up. Two released
@@ -98,8 +98,8 @@ def noise_map_inversion(
     "dpm-encoder",
     title="DPM-Encoder",
     paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
-    summary="Draws a noisy version of the picture at every step, each from the one before, and keeps the noise maps.",
-    when="The picture must come back exactly at once: nothing is optimised. For CycleDiffusion and translation.",
+    summary="Draws a noisy version of the image at every step, each from the one before, and keeps the noise maps.",
+    when="The image must be reconstructed exactly, and nothing is optimised. For CycleDiffusion and translation.",
     cost="1 evaluation a step, 2 with source guidance.",
     source_guidance_scale=1.0,
 )
@@ -123,8 +123,8 @@ def dpm_encoder(
     "edit-friendly",
     title="Edit-friendly DDPM inversion",
     paper="Huberman-Spiegelglas et al., 2023, https://arxiv.org/abs/2304.06140",
-    summary="Draws every noise level from the picture by itself and keeps the noise maps that join them.",
-    when="The picture must come back exactly at once, also under guidance, and the edit should hold its structure.",
+    summary="Draws every noise level from the image by itself and keeps the noise maps that join them.",
+    when="The image must be reconstructed exactly, also under guidance, and the edit should keep its structure.",
     cost="2 evaluations a step, 1 without source guidance.",
     source_guidance_scale=3.5,
 )
@@ -140,7 +140,8 @@ def edit_friendly_inversion(
         bool, Option("below eta 1, match the released code, whose steps are not DDIM's at that eta")
     ] = False,
     drop_last_map: Annotated[
-        bool, Option("the last step adds no noise, as in the released code; the picture then comes back only nearly")
+        bool,
+        Option("the last step adds no noise, as in the released code; the reconstruction is then only nearly exact"),
     ] = False,
 ) -> Inversion:
     r"""Edit-friendly DDPM inversion: `noise_map_inversion` with independent draws; see there, also for `noise`.
@@ -184,7 +185,7 @@ def _draws(noise: Tensor | None, task: InversionTask, count: int) -> Tensor:
 def _check(eta: float, start_index: int, num_steps: int) -> None:
     if eta == 0.0:
         raise UsageError(
-            "eta=0 adds no noise, so there are no noise maps to hold the picture: use eta above 0 (0.1 keeps the edit"
+            "eta=0 adds no noise, so there are no noise maps to hold the image: use eta above 0 (0.1 keeps the edit"
             " close, 1 is DDPM), or the inversion 'ddim'"
         )
     if not 0.0 < eta <= 1.0:

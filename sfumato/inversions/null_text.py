@@ -1,6 +1,6 @@
 """Null-text inversion (Mokady et al., 2022), https://arxiv.org/abs/2211.09794.
 
-DDIM inversion without guidance gives the pivot, a trajectory that leads from the picture to noise. Sampling with
+DDIM inversion without guidance gives the pivot, a trajectory that leads from the image to noise. Sampling with
 guidance leaves it; so at every step the empty prompt's embedding is tuned until the guided step lands on the pivot.
 
 Equal to the authors' code (github.com/google/prompt-to-prompt, null_text_w_ptp.ipynb): a new Adam at each step, its
@@ -36,8 +36,8 @@ MISSED = 0.1  # relative error of the latents that a user sees: 20 dB
     "null-text",
     title="Null-text inversion",
     paper="Mokady et al., 2022, https://arxiv.org/abs/2211.09794",
-    summary="Tunes the empty prompt's embedding at every step until the guided replay gives the picture back.",
-    when="The source shall come back under guidance by sampling alone, and minutes a picture are acceptable.",
+    summary="Tunes the empty prompt's embedding at every step until guided sampling reconstructs the image.",
+    when="The source must be reconstructed under guidance by sampling alone, and minutes an image are acceptable.",
     cost="Up to 13 evaluations a step, 10 of them with a backward pass.",
     source_guidance_scale=None,
 )
@@ -61,7 +61,7 @@ def null_text_inversion(
         between the guided step and the pivot before each update.
 
     Warns:
-        UserWarning: The replay misses the picture by more than a tenth of its norm.
+        UserWarning: The replay misses the image by more than a tenth of its norm.
     """
     found = [
         _one_image(task.image(k), inner_steps=inner_steps, learning_rate=learning_rate, early_stop=early_stop)
@@ -70,8 +70,8 @@ def null_text_inversion(
     missed = max(miss for _, miss in found)
     if missed > MISSED:
         warnings.warn(
-            f"null-text inversion does not bring the picture back (relative error {missed:.2f} of its latents): raise"
-            " inner_steps, describe the picture better, lower the guidance, or take inversion 'direct'",
+            f"null-text inversion does not reconstruct the image (relative error {missed:.2f} of its latents): raise"
+            " inner_steps, describe the image better, lower the guidance, or take inversion 'direct'",
             stacklevel=2,
         )
     parts = [inversion for inversion, _ in found]

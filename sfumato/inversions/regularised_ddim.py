@@ -43,7 +43,7 @@ class Move(NamedTuple):
     title="Regularised DDIM inversion",
     paper="Parmar et al., 2023, https://arxiv.org/abs/2302.03027, section 3.2",
     summary="DDIM inversion whose noise is kept white and Gaussian on the way.",
-    when="The edit is to move far from the picture; the source comes back a little less well than with plain DDIM.",
+    when="The edit moves far from the image; the reconstruction is a little worse than with plain DDIM.",
     cost="1 evaluation a step.",
 )
 @torch.no_grad()

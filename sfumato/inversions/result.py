@@ -115,7 +115,7 @@ class Inversion:
 
     @property
     def clean(self) -> Tensor:
-        """The picture's own latents x_0, (image, channels, height, width).
+        """The image's own latents x_0, (image, channels, height, width).
 
         Raises:
             InversionError: The inversion keeps no trajectory.
@@ -172,7 +172,7 @@ class Inversion:
                 images.
         """
         if self.image_sha256 and image_sha256 and self.image_sha256 != image_sha256:
-            raise InversionError("the inversion was made of another picture: invert this one")
+            raise InversionError("the inversion was made of another image: invert this one")
         if self.model_revision and self.model_revision != model_revision:
             raise InversionError(
                 f"the inversion was made with model {self.model_revision}, not {model_revision}: invert again with this"

@@ -6,8 +6,8 @@ the keys and values of both ends (`attention/interpolate.py` has the four forms)
 are made of; its noise lies between theirs on the great circle, its embedding on the straight line, or is the guide
 prompt's.
 
-Pictures: the authors start from drawn noise. Here the ends are inverted, and their rows are set to the inversion's
-latents after every step, so what frames read is the pictures' own. Guidance runs as a tent over the weights, from
+Images: the authors start from drawn noise. Here the ends are inverted, and their rows are set to the inversion's
+latents after every step, so what frames read is the images' own. Guidance runs as a tent over the weights, from
 `end_guidance_scale` (1, at which inverted noise leads back) at the ends to `guidance_scale` in the middle: so frames
 leave the ends without a jump, and those between are as sharp as guidance makes them. Stochastic inversions are made at
 the ends' guidance and replayed with noise maps between those of the ends.
@@ -56,8 +56,8 @@ from sfumato.watch import Watch
     "attention-interpolation",
     title="Attention interpolation (AID, PAID)",
     paper="He et al., 2024, https://arxiv.org/abs/2403.17924",
-    summary="Frames read the attention keys and values of both pictures, so that every step is made of what they show.",
-    when="Two pictures of different things, without training.",
+    summary="Frames read the attention keys and values of both images, so that every step is made of what they show.",
+    when="Two images of different things, without training.",
     cost="4 evaluations a step to prepare, then 2 a step and frame.",
     spacing="beta",
 )
@@ -76,7 +76,7 @@ def attention_interpolation(
     ] = None,
     inversion: Annotated[
         Literal["ddim", "fixed-point", "regularised-ddim", "dpm-encoder", "edit-friendly"],
-        Option("how the pictures are carried to noise"),
+        Option("how the images are carried to noise"),
     ] = "ddim",
     end_guidance_scale: Annotated[
         float | None,
@@ -84,7 +84,7 @@ def attention_interpolation(
     ] = None,
     released: Annotated[bool, Option("walk the noise along each latent row by itself, as the authors' code")] = False,
 ) -> MorphPath:
-    """Prepares frames whose attention lies between that of both pictures.
+    """Prepares frames whose attention lies between that of both images.
 
     Raises:
         UsageError: The guide prompt is empty.
@@ -130,7 +130,7 @@ def interpolated_frames(
 
     Args:
         model: Any model with attention.
-        ends: Noise and grid of the two ends, its images: inverted pictures, or drawn noise in an `Inversion`.
+        ends: Noise and grid of the two ends, its images: inverted images, or drawn noise in an `Inversion`.
         prompts: Of the two ends, two rows.
         weights: Of the rows: 0.0 first and 1.0 last, or, where `kept` was filled by such a run, frames alone.
         negative: What guidance leads away from, one row.

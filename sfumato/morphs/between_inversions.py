@@ -21,11 +21,11 @@ from sfumato.morphs.slerp import slerp
 InversionName = Literal[
     "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt", "dpm-encoder", "edit-friendly"
 ]
-"""Inversions whose replay needs nothing of the picture but what can be mixed."""
+"""Inversions whose replay needs nothing of the image but what can be mixed."""
 
 
 def between(inversion: Inversion, weights: Sequence[float]) -> Inversion:
-    """What frames between two inverted pictures replay; the images of the result are the frames.
+    """What frames between two inverted images replay; the images of the result are the frames.
 
     Args:
         inversion: Its two images are the ends.
@@ -78,7 +78,7 @@ def as_branches(inversion: Inversion) -> Inversion:
 
 
 def _slerped(tensor: Tensor, weight: float) -> Tensor:
-    """The walk from image 0 to image 1, each picture's tensor one vector at every step."""
+    """The walk from image 0 to image 1, each image's tensor one vector at every step."""
     first, second = tensor.split(1, dim=-4)
     return slerp(first, second, weight, dims=(-3, -2, -1))
 

@@ -1,6 +1,6 @@
-"""Cross-fade: one picture laid over the other, ever more opaque. The baseline without a network.
+"""Cross-fade: one image laid over the other, ever more opaque. The baseline without a network.
 
-In between both pictures are seen at once, half transparent: what a morph is there to avoid.
+In between both images are seen at once, half transparent: what a morph is there to avoid.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sfumato.options import Option
     "crossfade",
     title="Cross-fade",
     paper="the oldest dissolve of film",
-    summary="Lays one picture over the other, ever more opaque; no network.",
+    summary="Lays one image over the other, ever more opaque; no network.",
     when="A baseline: what every morph has to beat.",
     cost="None; with space=latents the encoder and the decoder alone.",
     encodes=lambda options: options.get("space", "pixels") == "latents",
@@ -30,7 +30,7 @@ def crossfade(
     task: MorphTask,
     *,
     space: Annotated[
-        Literal["pixels", "latents"], Option("mix the pictures themselves, or their latents before decoding")
+        Literal["pixels", "latents"], Option("mix the images themselves, or their latents before decoding")
     ] = "pixels",
 ) -> MorphPath:
     """Prepares the mean of both images with weights 1 - w and w; costs no network evaluation."""

@@ -15,11 +15,11 @@ from sfumato.sampling.layout import Layout
 
 
 class Denoiser:
-    """DDIM steps of frames between two pictures.
+    """DDIM steps of frames between two images.
 
     Args:
         model: Any model.
-        prompts: What both pictures show, two rows; a frame is told a point of the great circle between them.
+        prompts: What both images show, two rows; a frame is told a point of the great circle between them.
         negative: What guidance leads away from, one row.
         guidance_scale: Of all frames.
         timesteps: The grid, noisiest first.

@@ -1,8 +1,8 @@
-r"""DiffMorpher (Zhang et al., 2024), https://arxiv.org/abs/2312.07409: an adapter for each picture, and everything
+r"""DiffMorpher (Zhang et al., 2024), https://arxiv.org/abs/2312.07409: an adapter for each image, and everything
 between the two interpolated.
 
-1. An adapter is fitted to each picture under its own prompt.
-2. Each picture is inverted under its own adapter, without guidance.
+1. An adapter is fitted to each image under its own prompt.
+2. Each image is inverted under its own adapter, without guidance.
 3. A frame at weight w starts from the noise between the two on the great circle, its channels' means and deviations set
    between theirs (AdaIN); is told the embedding between the two prompts'; runs under the adapter whose *factors* lie
    between; and in the first steps takes the keys and values of the decoder's self-attention from the mixed layer inputs
@@ -52,8 +52,8 @@ from sfumato.watch import Watch
     "diffmorpher",
     title="DiffMorpher",
     paper="Zhang et al., 2024, https://arxiv.org/abs/2312.07409",
-    summary="Fits an adapter to each picture, then mixes adapters, noise, embeddings and attention.",
-    when="Two pictures of like layout; frames keep what both show, and half a minute of training is fine.",
+    summary="Fits an adapter to each image, then mixes adapters, noise, embeddings and attention.",
+    when="Two images of like layout; frames keep what both show, and half a minute of training is fine.",
     cost="400 evaluations with a backward pass and 4 a step to prepare, then 1 a step and frame.",
     spacing="reschedule",
     guidance_scale=1.0,
@@ -61,7 +61,7 @@ from sfumato.watch import Watch
 def diffmorpher(
     task: MorphTask,
     *,
-    lora_rank: Annotated[int, Option("rank of each picture's adapter", low=1, high=1024)] = 16,
+    lora_rank: Annotated[int, Option("rank of each image's adapter", low=1, high=1024)] = 16,
     lora_steps: Annotated[int, Option("training steps of each adapter; 0 trains none", low=0)] = 200,
     lora_rate: Annotated[float, Option("learning rate of the adapters", low=1e-8, high=1)] = 2e-4,
     lora_weight: Annotated[
@@ -74,7 +74,7 @@ def diffmorpher(
     own_attention: Annotated[float, Option("part of a frame's own in these keys and values", low=0, high=1)] = 0.0,
     adain: Annotated[bool, Option("set the noise's means and deviations between those of both ends")] = True,
     inversion: Annotated[
-        Literal["ddim", "fixed-point", "regularised-ddim"], Option("how the pictures are carried to noise")
+        Literal["ddim", "fixed-point", "regularised-ddim"], Option("how the images are carried to noise")
     ] = "ddim",
     released: Annotated[bool, Option("count attention_share as of 50 steps, as the authors' code does")] = False,
 ) -> MorphPath:
@@ -109,10 +109,10 @@ def diffmorpher(
 
 @dataclass(frozen=True)
 class DiffMorpherPath:
-    """Two inverted pictures with their adapters: all that a frame is interpolated from.
+    """Two inverted images with their adapters: all that a frame is interpolated from.
 
     Attributes:
-        noise: Of both pictures, (2, channels, height, width).
+        noise: Of both images, (2, channels, height, width).
         prompts: Of both, two rows.
         loras: Of both.
         timesteps: The grid, noisiest first.

@@ -20,7 +20,7 @@ from sfumato.watch import Watch
 
 
 def level_indices(steps: int, levels: int, low: float, high: float, kind: str = "linear") -> list[int]:
-    """Positions on the grid, cleanest first, of the noise levels: 0 for the clean picture, then one a level.
+    """Positions on the grid, cleanest first, of the noise levels: 0 for the clean image, then one a level.
 
     Raises:
         UsageError: Two levels fall on one step.

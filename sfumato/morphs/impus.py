@@ -1,7 +1,7 @@
-r"""IMPUS (Yang et al., 2024), https://arxiv.org/abs/2311.06792: image morphing by a model adapted to both pictures.
+r"""IMPUS (Yang et al., 2024), https://arxiv.org/abs/2311.06792: image morphing by a model adapted to both images.
 
-Each picture gets a text embedding of its own, learned from a prompt that both share; a low-rank adapter, as wide as the
-pictures are far apart (`rppd.py`), fits the model to both; the pictures are carried to noise by the adapted model. A
+Each image gets a text embedding of its own, learned from a prompt that both share; a low-rank adapter, as wide as the
+images are far apart (`rppd.py`), fits the model to both; the images are carried to noise by the adapted model. A
 frame at weight w starts from noise on the great circle, is told an embedding on the straight line, and is sampled with
 
 .. math:: u + s(w)\,(c - u), \qquad s(w) = s_{max} - 2\,|w - 1/2|\,(s_{max} - s_{min}),
@@ -10,36 +10,25 @@ c from the model under the adapter, u from the model under a second, small adapt
 fitting c alone would shift it against u (the paper's unconditional bias correction).
 
 `settings="paper"` is the paper's, with 16 steps and guidance 3. Differs from the authors' code also then: both
-embeddings are learned in one go from the same draws, so that equal pictures get equal ones (theirs one after another);
+embeddings are learned in one go from the same draws, so that equal images get equal ones (theirs one after another);
 latents are the posterior's mean, not a sample; one model with two adapters, not two models; guidance may be 1.
 
-`settings="quick"`, the default, is for the embedded model on a processor. Measured on its first weights, which knew 40
-concepts, on bundled pictures (16 steps, seed 0, 9 even frames); larger models may want the paper's:
+`settings="quick"`, the default, is for small models on a processor; larger models may want the paper's:
 
-- Inversion: fixed-point, in as many steps as a frame has, and guidance 1 at the ends. The ends come back as well as the
-  autoencoder allows, and the noise has variance 0.97-1.00. DDIM inversion in 16 steps loses 1.5 to 5.4 dB on four
-  pictures and leaves variance 0.3-0.6. (On today's weights, three pictures without adapters and `encode_steps`:
-  0.84-0.87; DDIM loses 1.4 to 2.7 dB and leaves 0.3.)
-- Embeddings: 60 updates of 2 draws at 1e-2 (paper: 2500 of 1 at 2e-3). The path is 1.08 times as long as the jump from
-  end to end for red apple to pizza, 0.94 for cat to dog, 1.13 for star to strawberry; without learning (and without an
-  adapter) 1.29, 1.00 and 1.04.
-- Adapter: 30 updates at 3e-4 (paper: 150 at 1e-3). A model fitted harder knows the two pictures only and jumps between
-  them: from apple to pizza, with 60 updates at 1e-3, the largest step was 5.0 to 6.3 times the mean (ranks 1 to 16),
-  with 30 at 3e-4 3.6 to 4.0, without an adapter 3.8.
+- Inversion: fixed-point, in as many steps as a frame has, and guidance 1 at the ends: the ends come back as well as the
+  autoencoder allows, and the noise keeps nearly normal variance. DDIM inversion in so few steps does neither.
+- Embeddings: fewer updates, of more draws, at a higher rate.
+- Adapter: fewer updates at a lower rate. A model fitted harder knows the two images only and jumps between them.
 
-- Tried for frames nearer to real pictures, panda to pizza spaced uniformly (`far_from_real` of `benchmarks/morphs.py`
-  2.68, path 0.81 as it is): own prompts as start 2.87, 0.86, and unlearned 2.99, 0.81; an adapter of 100 updates 2.74,
-  0.84; guidance 2 instead of the 1.5 that `emoji` brings 2.63, 0.83; noise in every step, most in the middle of the
-  path 2.51, 1.03. What looks more real there takes the longer way; none was taken over.
-
-The rank rule's constants belong to LPIPS. Through the embedded model's own distance it asks for rank 1 on these pairs.
+`benchmarks/morphs.py` measures what that gives. The rank rule's constants belong to LPIPS; another distance may ask for
+another rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -65,8 +54,8 @@ from sfumato.watch import Watch
     "impus",
     title="IMPUS",
     paper="Yang et al., 2024, https://arxiv.org/abs/2311.06792",
-    summary="Learns an embedding for each picture and adapts the model to both, then samples evenly between them.",
-    when="Every frame shall look like a picture of its own, the ends come back, and a minute of training is fine.",
+    summary="Learns an embedding for each image and adapts the model to both, then samples evenly between them.",
+    when="Every frame shall look like an image of its own, the ends come back, and a minute of training is fine.",
     cost="About 330 evaluations with a backward pass and 530 without to prepare, then 2 a step and frame.",
     spacing="uniform",
     guidance_scale=3.0,
@@ -82,17 +71,17 @@ def impus(
         str | None, Option("what both embeddings start from; none: made of the two prompts, 'an image of a cat dog'")
     ] = None,
     start: Annotated[
-        Literal["common", "own"], Option("whether they do, or start from the pictures' own prompts")
+        Literal["common", "own"], Option("whether they do, or start from the images' own prompts")
     ] = "common",
     placeholder: Annotated[
         str | None, Option("word of the common prompt whose embedding alone is learned; none: all of it is")
     ] = None,
     text_iterations: Annotated[int | None, Option("updates of the embeddings; 0: none", low=0)] = None,
-    text_draws: Annotated[int | None, Option("noisy versions of each picture at every one of them", low=1)] = None,
+    text_draws: Annotated[int | None, Option("noisy versions of each image at every one of them", low=1)] = None,
     text_learning_rate: Annotated[float | None, Option("of the embeddings", low=0)] = None,
     rank: Annotated[
         int | None,
-        Option("of the adapter; 0: the model is not adapted; none: by how far apart the pictures are", low=0),
+        Option("of the adapter; 0: the model is not adapted; none: by how far apart the images are", low=0),
     ] = None,
     rank_rule: Annotated[
         Rule, Option("how it is found: as the authors' code does, or without the jump that this counts")
@@ -108,12 +97,12 @@ def impus(
     end_guidance_scale: Annotated[
         float | None, Option("guidance at both ends, from where it grows to that of the middle", low=1, high=100)
     ] = None,
-    inversion: Annotated[Literal["ddim", "fixed-point"] | None, Option("how the pictures are carried to noise")] = None,
+    inversion: Annotated[Literal["ddim", "fixed-point"] | None, Option("how the images are carried to noise")] = None,
     inversion_steps: Annotated[int | None, Option("steps of that; none: as many as a frame has", low=1)] = None,
 ) -> MorphPath:
-    """Adapts the model to both pictures; what is drawn from it afterwards is the path.
+    """Adapts the model to both images; what is drawn from it afterwards is the path.
 
-    Costs 2 pictures x (text_iterations x text_draws + lora_iterations + uncond_iterations) network evaluations with a
+    Costs 2 images x (text_iterations x text_draws + lora_iterations + uncond_iterations) network evaluations with a
     backward pass, none for what the store holds; for the rank 12 frames and an inversion; and an inversion.
 
     The task's guidance holds in the middle of the path (the paper's is 3), its distance is for the rank (LPIPS in the
@@ -124,17 +113,11 @@ def impus(
         SamplingError: Training broke down.
         Cancelled: The watch asked to stop; a run with the same store goes on from there.
     """
-    given: dict[str, Any] = {
-        "text_iterations": text_iterations,
-        "text_draws": text_draws,
-        "text_learning_rate": text_learning_rate,
-        "lora_iterations": lora_iterations,
-        "lora_learning_rate": lora_learning_rate,
-        "end_guidance_scale": end_guidance_scale,
-        "inversion": inversion,
-        "inversion_steps": inversion_steps,
-    }
-    chosen = replace(SETTINGS[settings], **{name: value for name, value in given.items() if value is not None})
+    chosen = SETTINGS[settings].but(
+        text_iterations=text_iterations, text_draws=text_draws, text_learning_rate=text_learning_rate,
+        lora_iterations=lora_iterations, lora_learning_rate=lora_learning_rate, end_guidance_scale=end_guidance_scale,
+        inversion=inversion, inversion_steps=inversion_steps,
+    )  # fmt: skip
     prompt = common_prompt_of(*task.ends.prompts) if common_prompt is None else common_prompt
     learned = None if placeholder is None else positions(task.model, prompt, placeholder)
     for asked in (uncond_rank, rank or 0):
@@ -142,21 +125,21 @@ def impus(
     for_text = Draws.by(task.generator, count=chosen.text_draws, shared=True)
     stages = Stages(task, chosen, [for_text, Draws.by(task.generator), Draws.by(task.generator)])
 
-    # An embedding for each picture, both from one prompt
+    # An embedding for each image, both from one prompt
     text = stages.embeddings([prompt] * 2 if start == "common" else list(task.ends.prompts), placeholder, learned)
 
-    # The adapter's rank: by how far apart the pictures are on the model as it is
+    # The adapter's rank: by how far apart the images are on the model as it is
     if rank is None:
         rank = stages.rank(text, rank_rule)
     rank = stages.clamped(rank)
 
-    # An adapter for both pictures under their embeddings, and one for the prediction without them
+    # An adapter for both images under their embeddings, and one for the prediction without them
     cond = stages.adapter("adapting the model", text, rank, chosen.lora_iterations, draws=1)
     uncond = {"base": None, "shared": cond}.get(unconditional)
     if cond is not None and unconditional == "adapted":
         uncond = stages.adapter("adapting its other half", task.negative, uncond_rank, uncond_iterations, draws=2)
 
-    # Noise of both pictures, by the adapted model
+    # Noise of both images, by the adapted model
     noise = stages.inverted(text, cond)
     plan = Adapted(
         noise, text, task.negative, cond, uncond, task.guidance_scale, chosen.end_guidance_scale,
@@ -171,10 +154,10 @@ def impus(
 
 @dataclass(frozen=True)
 class Adapted:
-    """A model adapted to two pictures: what frames are drawn from.
+    """A model adapted to two images: what frames are drawn from.
 
     Attributes:
-        noise: Inverted noise of the pictures, (2, channels, height, width).
+        noise: Inverted noise of the images, (2, channels, height, width).
         condition: Their embeddings, two rows.
         negative: What guidance leads away from, one row.
         cond, uncond: Adapters of the two halves of guidance; None: the model as it is.

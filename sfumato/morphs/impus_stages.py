@@ -25,7 +25,7 @@ FAR_FROM_NORMAL = 0.3
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the paper and a processor's patience differ; the names are those of the options."""
+    """What the settings of the paper and those for a processor differ in; the names are those of the options."""
 
     text_iterations: int
     text_draws: int
@@ -35,6 +35,10 @@ class Settings:
     end_guidance_scale: float
     inversion: Literal["ddim", "fixed-point"]
     inversion_steps: int | None
+
+    def but(self, **options: Any) -> Settings:
+        """The same, but for the options that are not None."""
+        return replace(self, **{name: value for name, value in options.items() if value is not None})
 
 
 SETTINGS = {
@@ -93,7 +97,7 @@ class Stages:
         return found.condition
 
     def inverted(self, text: Condition, lora: Lora | None) -> Tensor:
-        """Noise of both pictures, (2, channels, height, width)."""
+        """Noise of both images, (2, channels, height, width)."""
         steps = self.chosen.inversion_steps or self.task.num_inference_steps
         task = replace(self.task.inversion(), condition=text, num_inference_steps=steps)
         with adapted(self.task.model, lora):
@@ -132,7 +136,7 @@ class Stages:
         return rank
 
     def adapter(self, stage: str, told: Condition, rank: int, iterations: int, *, draws: int) -> Lora | None:
-        """One adapter for both pictures; None where none is asked for."""
+        """One adapter for both images; None where none is asked for."""
         if rank == 0 or iterations == 0:
             return None
         drawn = self.draws[draws]
@@ -155,7 +159,7 @@ class Stages:
         """All notes, and one where an inversion did not come to standard normal noise."""
         variances = noise.flatten(1).var(dim=1).tolist()
         self.record["variances"] = [round(variance, 4) for variance in variances]
-        told = "the noise of a picture has variance {} where 1 is normal, so frames may turn out {}"
+        told = "the noise of an image has variance {} where 1 is normal, so frames may turn out {}"
         if low := [f"{variance:.2f}" for variance in variances if variance < 1.0 - FAR_FROM_NORMAL]:
             self.notes.append(told.format(", ".join(low), "soft: take inversion=fixed-point, or more steps"))
         if high := [f"{variance:.2f}" for variance in variances if variance > 1.0 + FAR_FROM_NORMAL]:

@@ -1,6 +1,6 @@
 """Interpolating between images (Wang and Golland, 2023), https://arxiv.org/abs/2307.12560: frames grow as a tree.
 
-Nothing is inverted. Both pictures are noised with the same draws, level upon level; the middle frame starts from the
+Nothing is inverted. Both images are noised with the same draws, level upon level; the middle frame starts from the
 noisiest level as the great-circle mean of the two, and is denoised to the next level; the quarters start there between
 their neighbours, all frames are denoised on, and so forth. So far frames share much, and near ones more.
 
@@ -8,7 +8,7 @@ Differs from the authors' code:
 
 - Latents noised to a level are denoised from that level on. Theirs start one step lower and finish every level one step
   lower (`released`).
-- Embeddings are told as they are, or tuned to the pictures by plain textual inversion (`text_iterations`); the authors
+- Embeddings are told as they are, or tuned to the images by plain textual inversion (`text_iterations`); the authors
   tune both together with the negative one, under guidance, on jittered crops.
 - Not offered: the pose that a ControlNet reads.
 - All frames of a level are one batch.
@@ -41,7 +41,7 @@ from sfumato.options import Option
     "interpolating-images",
     title="Interpolating between images",
     paper="Wang and Golland, 2023, https://arxiv.org/abs/2307.12560",
-    summary="Noises both pictures alike, mixes them, and denoises a tree of frames, the middle one first.",
+    summary="Noises both images alike, mixes them, and denoises a tree of frames, the middle one first.",
     when="The ends must stay exactly what they are, and nothing may be trained.",
     cost="With 17 frames about 10 evaluations for each step of the grid, 5 without guidance; 56 with 8 candidates.",
 )
@@ -62,7 +62,7 @@ def interpolating_images(
         bool, Option("make older frames anew between their new neighbours; a ranked tree never does")
     ] = True,
     text_iterations: Annotated[
-        int, Option("steps of tuning each prompt's embedding to its picture; 0 tells the prompts as they are", low=0)
+        int, Option("steps of tuning each prompt's embedding to its image; 0 tells the prompts as they are", low=0)
     ] = 0,
     text_rate: Annotated[float, Option("learning rate of that tuning", low=1e-8, high=1)] = 1e-4,
     released: Annotated[

@@ -1,4 +1,4 @@
-"""Plain latent slerp: both pictures inverted, their noises joined by a great circle, every point of it sampled.
+"""Plain latent slerp: both images inverted, their noises joined by a great circle, every point of it sampled.
 
 The baseline that the morphing papers improve on. Noise between two inverted noises is no longer what the network was
 trained on, and nothing ties a frame to its neighbour: frames in the middle grow soft or jump. Source of the parts:
@@ -32,7 +32,7 @@ from sfumato.sampling.loop import sample
     "slerp",
     title="Latent slerp",
     paper="Song et al., 2021, https://arxiv.org/abs/2010.02502, section 5.3",
-    summary="Inverts both pictures and samples from the great circle between their noises.",
+    summary="Inverts both images and samples from the great circle between their noises.",
     when="A baseline, and a quick look: no training.",
     cost="2 evaluations a step to prepare, then 1 a step and frame; 2 with guidance.",
     guidance_scale=1.0,
@@ -40,7 +40,7 @@ from sfumato.sampling.loop import sample
 def latent_slerp(
     task: MorphTask,
     *,
-    inversion: Annotated[InversionName, Option("how the pictures are carried to noise")] = "ddim",
+    inversion: Annotated[InversionName, Option("how the images are carried to noise")] = "ddim",
 ) -> MorphPath:
     """Prepares noise and embeddings between those of both images.
 

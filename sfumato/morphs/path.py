@@ -1,4 +1,4 @@
-"""What every morph is: two end pictures, and a pure function from a weight to a frame between them.
+"""What every morph is: two end images, and a pure function from a weight to a frame between them.
 
 Methods differ in the function alone. Where the frames are taken along it is the matter of `spacing.py`, and both ask
 the same `Frames`, so that no frame is drawn twice.
@@ -24,7 +24,7 @@ Draw = Callable[[Sequence[float]], Tensor]
 
 @dataclass(frozen=True)
 class Ends:
-    """The two pictures of a morph, as a method sees them.
+    """The two images of a morph, as a method sees them.
 
     Attributes:
         pixels: (2, 3, H, W) in [-1, 1].
@@ -117,22 +117,22 @@ def adaptation_key(model: Model, ends: Ends, part: str, options: Mapping[str, An
 
     Args:
         model: Its revision and precision count.
-        ends: Pictures (their digests, or their latents where there are none) and prompts count.
+        ends: Images (their digests, or their latents where there are none) and prompts count.
         part: What is adapted: "textual-inversion", "lora".
         options: Whatever else decides the result, the seed of the draws among it; JSON can say it.
 
     Returns:
         `<part>-<24 hexadecimal digits>`.
     """
-    pictures = list(ends.image_digests)
-    if not all(pictures):
+    digests = list(ends.image_digests)
+    if not all(digests):
         stored = ends.latents.detach().float().cpu().contiguous()
-        pictures = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in stored]
+        digests = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in stored]
     content = {
         "part": part,
         "model": model.revision,
         "dtype": str(model.dtype),
-        "pictures": pictures,
+        "pictures": digests,
         "size": list(ends.latents.shape),
         "prompts": list(ends.prompts),
         "options": dict(options),

@@ -26,10 +26,10 @@ Score = Callable[[Tensor], Tensor]
 
 
 def text_score(model: Model, better: str, worse: str, encoder: str | None) -> Score:
-    """How much more pictures look like one text than like another: a difference of two cosines.
+    """How much more images look like one text than like another: a difference of two cosines.
 
     Args:
-        model: Whose pictures are judged.
+        model: Whose images are judged.
         better, worse: The texts; without `worse` the first cosine alone.
         encoder: See `sfumato.judges.encoders.dual_encoder`.
 
@@ -58,14 +58,14 @@ def ranked_tree(
     released: bool = False,
     watch: Watch | None = None,
 ) -> Tensor:
-    """Makes all frames between two pictures, the middle one first, each the best of several.
+    """Makes all frames between two images, the middle one first, each the best of several.
 
     A candidate is the great-circle mean of both neighbours' clean latents under one noise, denoised to the end. Every
     further level tries one candidate fewer, three at least.
 
     Args:
         denoise: Steps of the model.
-        latents: Clean latents of both pictures, (2, channels, height, width).
+        latents: Clean latents of both images, (2, channels, height, width).
         levels: Positions on the grid, cleanest first, see `level_indices`.
         candidates: Of the first frame.
         score: What the best has most of.
@@ -74,7 +74,7 @@ def ranked_tree(
         watch: Progress and cancellation; a turn is one frame.
 
     Returns:
-        Clean latents, the pictures' own at both ends, (frames, channels, height, width).
+        Clean latents, the images' own at both ends, (frames, channels, height, width).
     """
     count = 2 ** (len(levels) - 1)
     frames = dict(zip((0, count), latents.to(denoise.model.device), strict=True))

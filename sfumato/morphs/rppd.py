@@ -1,7 +1,7 @@
-"""Relative perceptual path diversity: how far two pictures are apart on the unadapted model, and the rank that follows.
+"""Relative perceptual path diversity: how far two images are apart on the unadapted model, and the rank that follows.
 
 Source: Yang et al., 2024 (IMPUS), https://arxiv.org/abs/2311.06792, section 4.2, and the authors' code. A path whose
-small steps add up to much more than the jump from end to end goes through other things than the two pictures; the model
+small steps add up to much more than the jump from end to end goes through other things than the two images; the model
 then needs more room to adapt. The arithmetic is in `sfumato.metrics.morph`; here the path is drawn.
 """
 
@@ -36,8 +36,8 @@ class PathDiversity:
     """What was drawn and measured.
 
     Attributes:
-        reconstructions: Of picture 1 and picture 2, clean latents, (2, channels, height, width).
-        path: Frames at b = 0.1, 0.2, ..., 1 (b = 1 is picture 1), clean latents, (10, channels, height, width).
+        reconstructions: Of image 1 and image 2, clean latents, (2, channels, height, width).
+        path: Frames at b = 0.1, 0.2, ..., 1 (b = 1 is image 1), clean latents, (10, channels, height, width).
         distances: Of reconstruction 1 to the path's start, then of the path's neighbours, (10,).
         direct_distance: Of the two reconstructions.
         variances: Of the two noises; near 1 where the inversion went well.
@@ -107,15 +107,15 @@ def path_diversity(
     num_inference_steps: int = 16,
     watch: Watch | None = None,
 ) -> PathDiversity:
-    """Draws the path between two inverted pictures on the model as it is, and measures it.
+    """Draws the path between two inverted images on the model as it is, and measures it.
 
     Costs 12 x steps x 2 network evaluations.
 
     Args:
         model: Without adapters.
-        noise: Inverted noise of the two pictures, (2, channels, height, width).
+        noise: Inverted noise of the two images, (2, channels, height, width).
         condition: Their embeddings, two rows.
-        distance: Of decoded pictures.
+        distance: Of decoded images.
         negative: What guidance leads away from; None: the empty prompt.
         guidance_scale: Of the path and of reconstruction 2.
         end_guidance_scale: Of reconstruction 1, as in the authors' code.
@@ -133,14 +133,14 @@ def path_diversity(
             for part in watch.over(parts)
         ]
     )
-    pictures = torch.cat([model.decode_latents(frame) for frame in frames.split(1)])
-    steps = [distance(pictures[[a]], pictures[[b]]) for a, b in pairwise([0, *range(2, len(plan))])]
+    decoded = torch.cat([model.decode_latents(frame) for frame in frames.split(1)])
+    steps = [distance(decoded[[a]], decoded[[b]]) for a, b in pairwise([0, *range(2, len(plan))])]
     first, second = noise.double().flatten(1).var(dim=1).tolist()
     return PathDiversity(
         reconstructions=frames[:2],
         path=frames[2:],
         distances=torch.cat(steps).cpu(),
-        direct_distance=float(distance(pictures[:1], pictures[1:2])),
+        direct_distance=float(distance(decoded[:1], decoded[1:2])),
         variances=(first, second),
     )
 

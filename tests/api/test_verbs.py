@@ -87,7 +87,7 @@ def test_an_inversion_is_made_once_and_used_again(toy_model: Any, picture: Image
     assert loaded.key == edit(toy_model, picture).inversion.key
     with pytest.raises(InversionError, match="num_inference_steps=4"):
         edit(toy_model, picture, inverted=loaded, num_inference_steps=5)
-    with pytest.raises(InversionError, match="another picture"):
+    with pytest.raises(InversionError, match="another image"):
         edit(toy_model, picture.rotate(180), inverted=loaded)
 
 

@@ -131,7 +131,7 @@ def test_without_guidance_nothing_is_tuned(toy_model: Any) -> None:
 
 
 def test_a_reconstruction_that_misses_is_told(toy_model: Any) -> None:
-    with pytest.warns(UserWarning, match=r"does not bring the picture back \(relative error .*inner_steps"):
+    with pytest.warns(UserWarning, match=r"does not reconstruct the image \(relative error .*inner_steps"):
         invert(toy_model, clean())
 
 

@@ -47,7 +47,7 @@ def test_other_ends_are_their_own_replays(toy_model: Any, inversion: str) -> Non
     assert far(drawn(path_of(toy_model, "slerp", **options))[[0, -1]], alone) < 1e-4
 
 
-@pytest.mark.filterwarnings("ignore:null-text inversion does not bring")
+@pytest.mark.filterwarnings("ignore:null-text inversion does not reconstruct")
 def test_null_text_serves_guided_frames(toy_model: Any) -> None:
     path = path_of(toy_model, "slerp", inversion="null-text", guidance_scale=3.0, num_inference_steps=2)
     assert drawn(path).isfinite().all()

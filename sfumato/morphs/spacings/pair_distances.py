@@ -85,7 +85,7 @@ class Ruler:
         from_first = self.between((weights[0], weight) for weight in weights[1:])
         if (fall := _fall(weights[1:], from_first, max(along))) is not None:
             notes.append(
-                f"the {self.distance.name} distance from the first picture falls between {fall[0]:.3f} and"
+                f"the {self.distance.name} distance from the first image falls between {fall[0]:.3f} and"
                 f" {fall[1]:.3f}: the path comes back towards it"
             )
         return notes

@@ -1,4 +1,4 @@
-"""A path through several pictures: how many frames each leg gets so that all move at one pace."""
+"""A path through several images: how many frames each leg gets so that all move at one pace."""
 
 from __future__ import annotations
 
