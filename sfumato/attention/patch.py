@@ -183,7 +183,7 @@ class AttentionControl:
             rows = _rows(of, layout.guidance)
             if rows.stop == rows.start:
                 continue
-            given, part_mask = (query[rows], key[rows], value[rows]), None if mask is None else mask[rows]
+            given, part_mask = _parts((query, key, value), rows), None if mask is None else mask[rows]
             if of == names:
                 probs = _softmax_map(*given[:2], part_mask, call.scale)
                 for edit in mapped:
@@ -195,7 +195,7 @@ class AttentionControl:
                 parts[rows.start] = mixing[0].attention(*given, attend, site, step)
             else:
                 parts[rows.start] = _fused(*given, part_mask, call.scale)
-        return torch.cat([parts[start] for start in sorted(parts)])
+        return torch.cat([parts[start] for start in sorted(parts)]) if len(parts) > 1 else parts[0]
 
     def _edited(
         self, call: KernelCall, edits: Sequence[AttentionEdit], layout: Layout
@@ -210,13 +210,13 @@ class AttentionControl:
             if not _reaches_scores(edit):
                 continue
             rows = _rows(edit.guidance, layout.guidance)
-            given = query[rows], key[rows], value[rows]
+            given = _parts((query, key, value), rows)
             edited = edit.edit_qkv(*given, call.site, step)
             query, key, value = (
                 whole if new is old else _put(whole, rows, new)
                 for whole, old, new in zip((query, key, value), given, edited, strict=True)
             )
-            added = edit.score_bias(query[rows], key[rows], call.site, step)
+            added = edit.score_bias(*edited[:2], call.site, step)
             if added is not None:
                 bias = query.new_zeros(*layout.axes, *added.shape[3:])
                 bias = _put(bias, rows, added.expand(rows.stop - rows.start, *layout.axes[1:], *added.shape[3:]))
@@ -234,6 +234,14 @@ def _rows(names: tuple[str, ...], axis: tuple[str, ...]) -> slice:
     """The slice of a guidance axis that holds these names, as far as it has them."""
     present = [axis.index(name) for name in names if name in axis]
     return slice(present[0], present[-1] + 1) if present else slice(0, 0)
+
+
+def _parts(whole: tuple[Tensor, Tensor, Tensor], rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """These rows of three tensors; the tensors themselves where that is all."""
+    query, key, value = whole
+    if rows.start == 0 and rows.stop == len(query):
+        return whole
+    return query[rows], key[rows], value[rows]
 
 
 def _put(whole: Tensor, rows: slice, part: Tensor) -> Tensor:
