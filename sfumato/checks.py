@@ -24,7 +24,7 @@ Check = Callable[[str, Any], Any]
 LARGEST = 10**9
 """Bound of a number that has no other one: what lies beyond is a mistake, and overflows where it is used."""
 MAX_TEXT = 10_000
-"""Characters of a prompt, of which a text encoder reads 77 tokens at a time."""
+"""Characters of a prompt, of which a text encoder reads some dozen words at a time."""
 MAX_LIST = 1_000
 MAX_DEPTH = 32
 MAX_SIDE = 16_384

@@ -3,6 +3,7 @@
 import ast
 import fnmatch
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -34,6 +35,15 @@ NAMESPACE_FOR_ALL = {"__version__"}
 
 HEAVY = {"diffusers", "transformers"}
 HEAVY_ALLOWED = ("sfumato.models", "sfumato.models.*", "sfumato.judges.*", "sfumato.emoji.*")  # they load networks
+
+
+# Words of one family of models, in any case: above the adapters only their protocol is known.
+FAMILY = re.compile(
+    r"\b77\b|unet|(down|up|mid)_blocks?\b|\bresnets?\b|\battn[12]\b|\btokenizers?\b|text_encoder|(start|end)[ -]token"
+    r"|\bclip('s)? (text|token)|\b0\.18215\b|scaling_factor|cross_attention_kwargs|added_cond",
+    re.IGNORECASE,
+)
+FAMILY_ALLOWED = {"models", "judges", "emoji"}
 
 
 def imported_names(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
@@ -104,6 +114,22 @@ def test_imports_follow_the_design() -> None:
     assert not found, "\n".join(found)
 
 
+def family_words(package: Path) -> list[str]:
+    """Lines above the adapters that name a part of one family of models."""
+    return [
+        f"{path}:{number}: {line.strip()}"
+        for path in sorted(package.rglob("*.py"))
+        if path.relative_to(package).parts[0] not in FAMILY_ALLOWED
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if FAMILY.search(line)
+    ]
+
+
+def test_no_file_above_the_adapters_assumes_one_family_of_models() -> None:
+    found = family_words(PACKAGE)
+    assert not found, "say it by the protocol of models/base.py instead:\n" + "\n".join(found)
+
+
 def plant(folder: Path, files: dict[str, str]) -> Path:
     package = folder / "sfumato"
     for name, text in files.items():
@@ -159,6 +185,23 @@ def test_checker_catches(tmp_path: Path, file: str, text: str, complaint: str) -
     (found,) = violations(plant(tmp_path, {file: text}))
     assert complaint in found
     assert file in found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "tokens = 77",
+        "model.unet(latents)",
+        'name.startswith("up_blocks.1")',
+        "model.tokenizer.ids(prompt)",
+        "# the start token stands first",
+    ],
+)
+def test_checker_catches_an_assumption_of_one_family(tmp_path: Path, line: str) -> None:
+    package = plant(tmp_path, {"edits/method.py": f"def run(model):\n    {line}\n", "models/sd.py": line})
+    (found,) = family_words(package)
+    assert found.endswith(line)
+    assert "edits/method.py:2" in found
 
 
 def test_checker_catches_a_circle(tmp_path: Path) -> None:
