@@ -119,7 +119,7 @@ def run_each(
             where = f"image {k + 1} of {len(requests)}" + (f" ({path})" if path else "")
             raise ImageError(f"{where}: {error}") from error
     for batch in _batches(plans):
-        yield from zip(batch, _run_together(model, [plans[k] for k in batch], watch), strict=True)
+        yield from zip(batch, _run_batch(model, [plans[k] for k in batch], watch), strict=True)
 
 
 def _batches(plans: Sequence[EditPlan]) -> list[list[int]]:
@@ -128,6 +128,16 @@ def _batches(plans: Sequence[EditPlan]) -> list[list[int]]:
     for k, plan in enumerate(plans):
         alike.setdefault(plan.shared_size or k, []).append(k)
     return [group[k : k + TOGETHER] for group in alike.values() for k in range(0, len(group), TOGETHER)]
+
+
+def _run_batch(model: Model, plans: Sequence[EditPlan], watch: Watch | None) -> list[EditResult]:
+    """Runs plans together, or one by one where the device has not the memory for all of them."""
+    try:
+        return _run_together(model, plans, watch)
+    except torch.OutOfMemoryError:
+        if len(plans) == 1:
+            raise
+    return [run_plan(model, plan, watch) for plan in plans]
 
 
 def _run_together(

@@ -79,6 +79,25 @@ def test_targets_maps_and_masks(toy_model: Any) -> None:
     assert_as_alone(toy_model, list(images), masked, mask=mask, mask_pixels=True)
 
 
+def test_a_batch_that_is_too_large_for_the_device_runs_one_by_one(
+    toy_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, rows = toy_model.predict, []
+
+    def small(latents: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        rows.append(len(latents))
+        if len(latents) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        result: torch.Tensor = predict(latents, *args, **kwargs)
+        return result
+
+    images = [picture(0), picture(1), picture(2)]
+    monkeypatch.setattr(toy_model, "predict", small)
+    results = edit(toy_model, images)
+    assert max(rows) > 4
+    assert_as_alone(toy_model, images, results)
+
+
 def test_one_image_in_a_list_is_one_result(toy_model: Any) -> None:
     (result,) = edit(toy_model, [picture(0)], seed=5)
     assert result.image.tobytes() == edit(toy_model, picture(0), seed=5).image.tobytes()
