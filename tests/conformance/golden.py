@@ -51,29 +51,31 @@ class StoredTensors(Mapping[str, Tensor]):
         self._path = path
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(f"no tensor {name!r} in {self._path}; it holds: {', '.join(sorted(self._names))}")
-        with safe_open(self._path, framework="pt") as file:
-            return file.get_tensor(name)
+        if name not in self._shapes:
+            raise KeyError(f"no tensor {name!r} in {self._path}; it holds: {', '.join(sorted(self._shapes))}")
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor.clone()  # what is given is memory of the file, the same at the next look
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of one, read without its numbers."""
-        with safe_open(self._path, framework="pt") as file:
-            return tuple(file.get_slice(name).get_shape())
+        return self._shapes[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._shapes)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._shapes)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return name in self._shapes
 
     @cached_property
-    def _names(self) -> tuple[str, ...]:
-        with safe_open(self._path, framework="pt") as file:
-            return tuple(sorted(file.keys()))
+    def _file(self) -> Any:
+        return safe_open(self._path, framework="pt")  # mapped, not read: opening it for each tensor takes longer
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(self._file.get_slice(name).get_shape()) for name in sorted(self._file.keys())}
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,15 @@ def test_the_change_is_compared_where_the_case_says_so(tmp_path: Path) -> None:
     assert problems(case, {"embeds": near}) == {"embeds": "the runner does not return initial_embeds"}
 
 
+def test_a_tensor_changed_by_a_runner_is_read_as_it_is_stored(tmp_path: Path) -> None:
+    case = make_case(tmp_path / "s" / "c", {"a": torch.ones(2, 3)}, 1e-3)
+    assert case.tensors.shape("a") == (2, 3)
+    case.tensors["a"].zero_()
+    assert case.tensors["a"].sum() == 6
+    with pytest.raises(KeyError, match=r"no tensor 'b' in .*; it holds: a"):
+        case.tensors["b"]
+
+
 def test_a_result_may_be_a_function(tmp_path: Path) -> None:
     golden = torch.ones(2)
     case = make_case(tmp_path / "s" / "c", {"a": golden}, 1e-3)
