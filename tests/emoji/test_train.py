@@ -74,8 +74,10 @@ def test_a_stopped_training_goes_on_where_it_was(clock: None, tmp_path: Path) ->
         return Settings(minutes, batch=8, learning_rate=0.02, ema_decay=0.9, folder=tmp_path, workers=workers)
 
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
     before = train_loop("toy", nn.Linear(2, 1), loss_of_batch, settings(2))
     after = train_loop("toy", nn.Linear(2, 1), loss_of_batch, settings(4))
+    assert torch.get_num_threads() == threads  # more than one would slow down whatever comes next
     target = torch.ones(1, 2)
     assert isinstance(before, nn.Linear)
     assert isinstance(after, nn.Linear)

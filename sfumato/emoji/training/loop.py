@@ -7,8 +7,9 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -226,9 +227,8 @@ class Journal:
 
     def save(self) -> None:
         """Writes a checkpoint, whole or not at all."""
-        if self._settings.workers > 1:
-            torch.set_num_threads(self._settings.workers)  # of this thread; the workers keep one core each
-        figures = self._on_save(self._trainee.average, self.step) if self._on_save else None
+        with _cores(self._settings.workers):
+            figures = self._on_save(self._trainee.average, self.step) if self._on_save else None
         with written_whole(self._checkpoint) as part:
             torch.save({**self._trainee.state_dict(), "step": self.step, "spent": self.spent}, part)
         self.log(figures or {})
@@ -300,6 +300,18 @@ def train_loop(
                 journal.save()
     journal.save()
     return trainee.average
+
+
+@contextmanager
+def _cores(workers: int) -> Iterator[None]:
+    """Lets this thread have the cores of several workers inside the block, while they wait."""
+    before = torch.get_num_threads()
+    if workers > 1:
+        torch.set_num_threads(workers)  # of this thread; the workers keep one core each
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _one_core() -> None:
