@@ -63,18 +63,18 @@ def null_text_inversion(
     Warns:
         UserWarning: The replay misses the image by more than a tenth of its norm.
     """
-    found = [
+    results = [
         _one_image(task.image(k), inner_steps=inner_steps, learning_rate=learning_rate, early_stop=early_stop)
         for k in range(len(task.latents))
     ]
-    missed = max(miss for _, miss in found)
+    missed = max(miss for _, miss in results)
     if missed > MISSED:
         warnings.warn(
             f"null-text inversion does not reconstruct the image (relative error {missed:.2f} of its latents): raise"
             " inner_steps, describe the image better, lower the guidance, or take inversion 'direct'",
             stacklevel=2,
         )
-    parts = [inversion for inversion, _ in found]
+    parts = [inversion for inversion, _ in results]
 
     def together(name: str, axis: int) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts], dim=axis)

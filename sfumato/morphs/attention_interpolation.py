@@ -147,10 +147,10 @@ def interpolated_frames(
         Clean latents, one a weight, (row, channels, height, width).
     """
     at_ends = guidance_scale if end_guidance_scale is None else end_guidance_scale
-    told, branches = mixed_condition(prompts, weights), {}
+    conditions, branches = mixed_condition(prompts, weights), {}
     for k, weight in enumerate(weights):
         name = {0.0: START, 1.0: END}.get(weight, f"frame-{k}")
-        condition = told[[k]] if guide is None or name in (START, END) else guide
+        condition = conditions[[k]] if guide is None or name in (START, END) else guide
         branches[name] = Branch(condition, negative, tent(weight, guidance_scale, at_ends))
     replay = as_branches(between(ends, weights))
     noise = replay.noise

@@ -37,7 +37,7 @@ class Denoiser:
         self._guidance_scale, self._halves = guidance_scale, guidance_halves(model, guidance_scale != 1.0)
         self._prompts, self._negative = prompts.padded(tokens, empty), negative.padded(tokens, empty)
 
-    def told(self, weights: Sequence[float]) -> Condition:
+    def condition(self, weights: Sequence[float]) -> Condition:
         """The rows of a batch of frames at these weights."""
 
         def walk(tensor: Tensor) -> Tensor:
@@ -48,11 +48,11 @@ class Denoiser:
         return rows if len(self._halves) == 1 else Condition.cat([self._negative.expand(len(weights)), rows])
 
     @torch.no_grad()
-    def __call__(self, latents: Tensor, position: int, told: Condition) -> Tensor:
+    def __call__(self, latents: Tensor, position: int, condition: Condition) -> Tensor:
         """Frames, (frame, channels, height, width), one step cleaner than at a position on the grid."""
         model, step = self.model, self.steps[position]
         layout = Layout(self._halves, ("frames",), len(latents), (latents.shape[-2], latents.shape[-1]))
         scales = torch.tensor([self._guidance_scale]).to(latents)
-        output = guided_output(model, latents[None], step.t, told, scales, layout)[0]
+        output = guided_output(model, latents[None], step.t, condition, scales, layout)[0]
         noise_pred, x0_pred = model.schedule.noise_and_x0(output, latents, step.alpha_bar)
         return ddim_step(latents, noise_pred, step.alpha_bar, step.alpha_bar_prev, x0_pred=x0_pred)

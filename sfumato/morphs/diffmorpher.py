@@ -154,10 +154,10 @@ class DiffMorpherPath:
         Returns:
             Clean latents, one a weight, (row, channels, height, width).
         """
-        told, branches = mixed_condition(self.prompts, weights), {}
+        conditions, branches = mixed_condition(self.prompts, weights), {}
         for k, weight in enumerate(weights):
             name = {0.0: START, 1.0: END}.get(weight, f"frame-{k}")
-            branches[name] = Branch(told[[k]], negative, tent(weight, guidance_scale, 1.0))
+            branches[name] = Branch(conditions[[k]], negative, tent(weight, guidance_scale, 1.0))
         loras = [self.lora_at(weight) for weight in weights]
         controls: list[Control] = [RowAdapters({"uncond": loras, "cond": loras})]
         if self.attention_steps > 0:

@@ -21,8 +21,8 @@ def drawing(
 ) -> Frames:
     """The frames of a path, each drawn once and told to the watch."""
     most = num_frames if spacing == "even" else options.get("max_draws") or DRAWS_A_FRAME * num_frames
-    told = watch.during("drawing frames" if spacing == "even" else "drawing frames (at most)")
-    return Frames(replace(path, draw=_reporting(path.draw, most, told)), model.decode_latents, watch=told)
+    stage = watch.during("drawing frames" if spacing == "even" else "drawing frames (at most)")
+    return Frames(replace(path, draw=_reporting(path.draw, most, stage)), model.decode_latents, watch=stage)
 
 
 def _reporting(
@@ -31,7 +31,7 @@ def _reporting(
     """The same, telling how many frames were drawn so far."""
     drawn = 0
 
-    def told(weights: Sequence[float]) -> Tensor:
+    def reporting(weights: Sequence[float]) -> Tensor:
         nonlocal drawn
         if watch.progress is not None and drawn == 0:
             watch.progress(Progress(watch.stage, 0, most))
@@ -41,4 +41,4 @@ def _reporting(
             watch.progress(Progress(watch.stage, drawn, max(most, drawn)))
         return frames
 
-    return told
+    return reporting

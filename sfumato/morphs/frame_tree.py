@@ -27,13 +27,13 @@ def level_indices(steps: int, levels: int, low: float, high: float, kind: str = 
     """
     power = {"linear": 1.0, "convex": 2.0, "concave": 0.5}[kind]
     shares = [low + (high - low) * (k / max(levels - 1, 1)) ** power for k in range(levels)] if levels > 1 else [high]
-    found = [0, *(min(round(share * steps), steps - 1) for share in shares)]
-    if sorted(set(found)) != found:
+    indices = [0, *(min(round(share * steps), steps - 1) for share in shares)]
+    if sorted(set(indices)) != indices:
         raise UsageError(
-            f"{levels} levels between strengths {low:g} and {high:g} of {steps} steps fall on one another ({found}):"
+            f"{levels} levels between strengths {low:g} and {high:g} of {steps} steps fall on one another ({indices}):"
             " use more steps, fewer levels, or move the strengths apart"
         )
-    return found
+    return indices
 
 
 def tree(
@@ -76,10 +76,10 @@ def tree(
         for k, near in _made_anew(count, depth) if retroactive else ():
             frames[k] = slerp(frames[k - near], frames[k + near], 0.5)
         inner = list(range(apart, count, apart))
-        told = denoise.told([k / count for k in inner])
+        condition = denoise.condition([k / count for k in inner])
         batch = torch.stack([frames[k] for k in inner])
         for _ in walk:
-            batch = denoise(batch, next(turns), told)
+            batch = denoise(batch, next(turns), condition)
         frames.update(zip(inner, batch, strict=True))
     next(turns, None)  # reports the last step
     frames[0], frames[count] = latents

@@ -176,9 +176,10 @@ class Adapted:
 
     def draw(self, model: Model, weights: Sequence[float], *, watch: Watch | None = None) -> Tensor:
         """Frames at morph weights, clean latents (frame, channels, height, width)."""
-        told = mixed_condition(self.condition, weights)
+        conditions = mixed_condition(self.condition, weights)
         branches = {
-            f"frame-{k}": Branch(told[[k]], self.negative, self.guidance_at(weight)) for k, weight in enumerate(weights)
+            f"frame-{k}": Branch(conditions[[k]], self.negative, self.guidance_at(weight))
+            for k, weight in enumerate(weights)
         }
         noise = torch.stack([slerp(self.noise[:1], self.noise[1:], weight) for weight in weights])
         adapters = RowAdapters({"uncond": self.uncond, "cond": self.cond})

@@ -88,13 +88,13 @@ class Stages:
             "learning_rate": chosen.text_learning_rate,
             "draws": [draws.seed, draws.count],
         }
-        found = textual_inversion(
+        learned_text = textual_inversion(
             self.task.model, self.task.ends.latents, self.task.model.encode_prompt(prompts),
             iterations=chosen.text_iterations, learning_rate=chosen.text_learning_rate, draws=draws, learned=learned,
             slot=self.task.slot("embeddings", self._text), watch=self.task.watch.during("learning the embeddings"),
         )  # fmt: skip
         self.record["start_prompts"] = list(prompts)
-        return found.condition
+        return learned_text.condition
 
     def inverted(self, text: Condition, lora: Lora | None) -> Tensor:
         """Noise of both images, (2, channels, height, width)."""
@@ -116,17 +116,17 @@ class Stages:
             "distance": task.distance.name,
         }
         slot = task.slot("path-diversity", key)
-        found = None if slot is None else PathDiversity.kept(slot)
-        if found is None:
-            found = path_diversity(
+        diversity = None if slot is None else PathDiversity.kept(slot)
+        if diversity is None:
+            diversity = path_diversity(
                 task.model, self.inverted(text, None), text, Clamped(task.distance), negative=task.negative,
                 guidance_scale=task.guidance_scale, end_guidance_scale=ends_scale,
                 num_inference_steps=task.num_inference_steps, watch=task.watch,
             )  # fmt: skip
             if slot is not None:
-                found.keep(slot)
-        rank = found.rank(rule)
-        self.record |= {"rppd": found.rppd(rule), "rank_rule": rule, "rank_asked": rank}
+                diversity.keep(slot)
+        rank = diversity.rank(rule)
+        self.record |= {"rppd": diversity.rppd(rule), "rank_rule": rule, "rank_asked": rank}
         return rank
 
     def clamped(self, rank: int) -> int:
@@ -135,33 +135,33 @@ class Stages:
         self.record["rank"] = rank
         return rank
 
-    def adapter(self, stage: str, told: Condition, rank: int, iterations: int, *, draws: int) -> Lora | None:
+    def adapter(self, stage: str, condition: Condition, rank: int, iterations: int, *, draws: int) -> Lora | None:
         """One adapter for both images; None where none is asked for."""
         if rank == 0 or iterations == 0:
             return None
         drawn = self.draws[draws]
         key = {
-            "told": self.task.negative_prompt if told is self.task.negative else self._text,
+            "told": self.task.negative_prompt if condition is self.task.negative else self._text,
             "rank": rank,
             "iterations": iterations,
             "learning_rate": self.chosen.lora_learning_rate,
             "draws": [drawn.seed, drawn.count],
         }
-        found = fine_tune(
-            self.task.model, self.task.ends.latents, told,
+        tuned = fine_tune(
+            self.task.model, self.task.ends.latents, condition,
             [Lora.fresh(self.task.model, rank, generator=torch.Generator().manual_seed(drawn.seed - 1))],
             iterations=iterations, learning_rate=self.chosen.lora_learning_rate, draws=drawn,
             slot=self.task.slot("adapter", key), watch=self.task.watch.during(stage),
         )  # fmt: skip
-        return found.lora
+        return tuned.lora
 
     def notes_of(self, noise: Tensor) -> tuple[str, ...]:
         """All notes, and one where an inversion did not come to standard normal noise."""
         variances = noise.flatten(1).var(dim=1).tolist()
         self.record["variances"] = [round(variance, 4) for variance in variances]
-        told = "the noise of an image has variance {} where 1 is normal, so frames may turn out {}"
+        note = "the noise of an image has variance {} where 1 is normal, so frames may turn out {}"
         if low := [f"{variance:.2f}" for variance in variances if variance < 1.0 - FAR_FROM_NORMAL]:
-            self.notes.append(told.format(", ".join(low), "soft: take inversion=fixed-point, or more steps"))
+            self.notes.append(note.format(", ".join(low), "soft: take inversion=fixed-point, or more steps"))
         if high := [f"{variance:.2f}" for variance in variances if variance > 1.0 + FAR_FROM_NORMAL]:
-            self.notes.append(told.format(", ".join(high), "overdone: take fewer encode_steps"))
+            self.notes.append(note.format(", ".join(high), "overdone: take fewer encode_steps"))
         return tuple(self.notes)

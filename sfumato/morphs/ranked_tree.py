@@ -89,9 +89,9 @@ def ranked_tree(
         noise = torch.randn((tried, *latents.shape[1:]), generator=generator, device=generator.device).to(frames[0])
         level = denoise.steps[position].alpha_bar
         first, second = (level**0.5 * frames[near] + (1 - level) ** 0.5 * noise for near in (k - apart, k + apart))
-        batch, told = slerp(first, second, 0.5, dims=(-3, -2, -1)), denoise.told([k / count] * tried)
+        batch, condition = slerp(first, second, 0.5, dims=(-3, -2, -1)), denoise.condition([k / count] * tried)
         for place in range(max(position - 2 * released, 0), -1, -1):
-            batch = denoise(batch, place, told)
+            batch = denoise(batch, place, condition)
         with torch.no_grad():
             frames[k] = batch[int(score(denoise.model.decode_latents(batch)).argmax())]
     return torch.stack([frames[k] for k in range(count + 1)])

@@ -72,10 +72,10 @@ class PathDiversity:
     @classmethod
     def kept(cls, slot: Slot) -> PathDiversity | None:
         """What `keep` put there, or None."""
-        found = slot.load()
-        if found is None:
+        stored = slot.load()
+        if stored is None:
             return None
-        tensors, fields = found
+        tensors, fields = stored
         first, second = fields["variances"]
         return cls(**tensors, direct_distance=fields["direct_distance"], variances=(first, second))
 
@@ -156,7 +156,9 @@ def _frames(
 ) -> Tensor:
     """Frames at (weight, guidance), (frame, channels, height, width)."""
     weights = [weight for weight, _ in plan]
-    told = mixed_condition(condition, weights)
-    branches = {f"frame-{k}": Branch(told[[k]], negative, guidance_scale) for k, (_, guidance_scale) in enumerate(plan)}
+    conditions = mixed_condition(condition, weights)
+    branches = {
+        f"frame-{k}": Branch(conditions[[k]], negative, guidance_scale) for k, (_, guidance_scale) in enumerate(plan)
+    }
     start = torch.stack([slerp(noise[:1], noise[1:], weight) for weight in weights])
     return sample(model, start, branches, num_inference_steps=num_inference_steps, watch=watch)[:, 0]

@@ -62,15 +62,15 @@ def beta(
     any_weight(frames, "beta")
     size = max(2 * num_frames if exploration is None else exploration, num_frames, 3)
     ruler = Ruler(frames, distance)
-    found = explore(ruler, size, initial, watch=watch)
+    seen = explore(ruler, size, initial, watch=watch)
 
     pairs = list(itertools.combinations(range(size), 2))
     table = np.full((size, size), np.inf)
-    table[tuple(zip(*pairs, strict=True))] = ruler.between((found.weights[k], found.weights[j]) for k, j in pairs)
-    weights = [found.weights[k] for k in least_spread(table, num_frames)]
-    notes = [f"all frames are equal to {distance.name}"] if not any(found.distances) else []
-    record = {"alpha": found.fits[-1].alpha, "beta": found.fits[-1].beta, "draws": size} if found.fits else {}
-    return spaced(ruler, weights, looked=found.drawn, notes=notes, record=record)
+    table[tuple(zip(*pairs, strict=True))] = ruler.between((seen.weights[k], seen.weights[j]) for k, j in pairs)
+    weights = [seen.weights[k] for k in least_spread(table, num_frames)]
+    notes = [f"all frames are equal to {distance.name}"] if not any(seen.distances) else []
+    record = {"alpha": seen.fits[-1].alpha, "beta": seen.fits[-1].beta, "draws": size} if seen.fits else {}
+    return spaced(ruler, weights, looked=seen.drawn, notes=notes, record=record)
 
 
 @dataclass(frozen=True)

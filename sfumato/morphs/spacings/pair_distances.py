@@ -68,13 +68,13 @@ class Ruler:
 
     def turns(self, weights: Sequence[float]) -> list[str]:
         """Words for where the distance does not grow along the path: from a frame to its next, and from the first."""
-        along, found = self.along(weights), []
+        along, falls = self.along(weights), []
         drawn = sorted(self.frames.drawn)
         for a, b, full in zip(weights, weights[1:], along, strict=False):
             inside = drawn[bisect.bisect_right(drawn, a) : bisect.bisect_left(drawn, b)]
             inside = [weight for weight in inside if (a, weight) in self.measured]
-            found.append(_fall([*inside, b], [*(self.measured[a, weight] for weight in inside), full], SLACK * full))
-        turned = [(a, fall) for a, fall in zip(weights, found, strict=False) if fall is not None]
+            falls.append(_fall([*inside, b], [*(self.measured[a, weight] for weight in inside), full], SLACK * full))
+        turned = [(a, fall) for a, fall in zip(weights, falls, strict=False) if fall is not None]
         notes = [
             f"the {self.distance.name} distance from the frame at {a:.3f} does not grow: the path turns back between"
             f" {fall[0]:.3f} and {fall[1]:.3f}"

@@ -56,9 +56,9 @@ def reschedule(distances: Sequence[float], weights: Sequence[float], num_frames:
     reached = [0.0, *itertools.accumulate(distances)]
     if reached[-1] <= 0.0:
         return [weights[0] + value * (weights[-1] - weights[0]) for value in even_weights(num_frames)]
-    found = [weights[0]]
+    chosen = [weights[0]]
     for value in even_weights(num_frames)[1:-1]:
         right = min(max(bisect.bisect_left(reached, value * reached[-1]), 1), len(distances))
         part = (value * reached[-1] - reached[right - 1]) / (reached[right] - reached[right - 1])
-        found.append(weights[right - 1] + part * (weights[right] - weights[right - 1]))
-    return [*found, weights[-1]]
+        chosen.append(weights[right - 1] + part * (weights[right] - weights[right - 1]))
+    return [*chosen, weights[-1]]

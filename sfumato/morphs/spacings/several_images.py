@@ -26,21 +26,21 @@ def at_one_pace(
         again: Spaces a leg with another number of frames.
     """
     spacings = list(spacings)
-    total = sum(len(found.distances) for found in spacings)
+    total = sum(len(spaced.distances) for spaced in spacings)
     measured: list[dict[int, float]] = [{} for _ in spacings]
     best, best_spread = spacings, math.inf
     for left in reversed(range(ROUNDS)):
-        for leg, found in zip(measured, spacings, strict=True):
-            leg[len(found.distances)] = statistics.fmean(found.distances)
-        steps = [leg[len(found.distances)] for leg, found in zip(measured, spacings, strict=True)]
+        for leg, spaced in zip(measured, spacings, strict=True):
+            leg[len(spaced.distances)] = statistics.fmean(spaced.distances)
+        steps = [leg[len(spaced.distances)] for leg, spaced in zip(measured, spacings, strict=True)]
         if (spread := max(steps) / mean if (mean := statistics.fmean(steps)) else 1.0) < best_spread:
             best, best_spread = spacings, spread
         counts = shared_out(measured, most, total)
-        if not left or counts == [len(found.weights) for found in spacings]:
+        if not left or counts == [len(spaced.weights) for spaced in spacings]:
             break
         spacings = [
-            found if count == len(found.weights) else again(k, count)
-            for k, (count, found) in enumerate(zip(counts, spacings, strict=True))
+            spaced if count == len(spaced.weights) else again(k, count)
+            for k, (count, spaced) in enumerate(zip(counts, spacings, strict=True))
         ]
     return best
 
