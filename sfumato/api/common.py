@@ -112,7 +112,7 @@ def image_psnr(image: Image.Image, reference: Image.Image) -> float:
     return psnr(np.asarray(image), np.asarray(reference), data_range=255)
 
 
-def check_inverted(model: Model, inverted: Inversion, picture: Picture | None, timesteps: tuple[int, ...]) -> None:
+def check_inverted(model: Model, inverted: Inversion, picture: Picture | None, timesteps: tuple[float, ...]) -> None:
     """Refuses an inversion that does not lead back to the image with this model on this grid, see `Inversion.check`."""
     inverted.check_tensors()
     height, width = inverted.noise.shape[2:]

@@ -46,7 +46,7 @@ class EditPlan:
     masking: Masking | None
     drawn: bool
     suits: float | None
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     chosen: str | None
     notes: tuple[str, ...]
 

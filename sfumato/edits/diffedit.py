@@ -108,7 +108,7 @@ def diffedit(
 
     # Steps 2 and 3: from the encoded latents, the rest set back to them after every step
     def blend(latents: Tensor, step: Step) -> Tensor:
-        known = source.latents_at(max(step.t_prev, -1)).to(latents)
+        known = source.latents_at(max(step.time_prev, -1)).to(latents)
         return torch.where(inside[:, :, None], latents, known[None])
 
     hooks = [with_source(source, hook) for hook in task.on_step]
@@ -120,7 +120,7 @@ def diffedit(
 
 @torch.no_grad()
 def contrast(
-    model: Model, clean: Tensor, prompts: Condition, noise: Tensor, t: int, *, watch: Watch | None = None
+    model: Model, clean: Tensor, prompts: Condition, noise: Tensor, time: float, *, watch: Watch | None = None
 ) -> Tensor:
     """How far the predictions under each target prompt are from those under the source prompt, in [0, 1].
 
@@ -134,7 +134,7 @@ def contrast(
         clean: (image, channels, height, width).
         prompts: The source's row, then one a target.
         noise: (draws, channels, height, width), or with an axis of images before the channels.
-        t: Timestep that the picture is brought to.
+        time: Time of the level that the picture is brought to.
         watch: Progress and cancellation.
 
     Returns:
@@ -143,8 +143,8 @@ def contrast(
     images, branches = len(clean), len(prompts)
     total = clean.new_zeros(branches - 1, *clean.shape)
     for draw in (watch or Watch()).during("finding the mask").over(list(noise)):
-        latents = add_noise(clean, draw.to(clean), model.schedule.alpha_bar(t)).repeat(branches, 1, 1, 1)
-        output = model.predict_noise(latents, t, prompts.repeat(images)).unflatten(0, (branches, images))
+        latents = add_noise(clean, draw.to(clean), model.schedule.level(time)).repeat(branches, 1, 1, 1)
+        output = model.predict_noise(latents, time, prompts.repeat(images)).unflatten(0, (branches, images))
         total = total + (output[1:] - output[:1]).abs()
     heat = total.mean(dim=2) / len(noise)
     heat = heat.minimum(EXTREME * heat.mean(dim=(-2, -1), keepdim=True))

@@ -23,7 +23,6 @@ Differs from the paper, whose models are on pixels and of one domain each:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import Annotated
 
 import torch
@@ -38,8 +37,7 @@ from sfumato.guidance.energies import Expert, LowPassDistance, checked
 from sfumato.guidance.energies_by_name import ExpertSpec, Rows, check_energy, experts_of, names
 from sfumato.judges.encoders import ENCODER_HELP
 from sfumato.models.base import Condition, Model
-from sfumato.models.discrete_vp import DiscreteVP
-from sfumato.models.schedules import Step, add_noise
+from sfumato.models.schedules import Level, Prediction, Schedule, Step, add_noise, join
 from sfumato.options import Option
 from sfumato.sampling.draws import Generators, draw_noise, for_branches, streams
 from sfumato.sampling.guidance import guided_output
@@ -125,7 +123,7 @@ def energy_guide(
     generator: Generators = None,
     noise: Tensor | None = None,
 ) -> Guide:
-    """A `guide` for `sample`: classifier-free guidance, then the noise shifted by sqrt(1 - alpha_bar) grad E.
+    """A `guide` for `sample`: classifier-free guidance, then the noise shifted by grad E times the noise level.
 
     Args:
         clean: Latents of the picture, (image, channels, height, width).
@@ -138,12 +136,12 @@ def energy_guide(
     def guide(
         model: Model, latents: Tensor, step: Step, condition: Condition, scales: Tensor, layout: Layout
     ) -> Tensor:
-        output = guided_output(model, latents, step.t, condition, scales, layout)
+        output = guided_output(model, latents, step.time, condition, scales, layout)
         draw = draw_noise(clean.shape, generator, latents) if noise is None else noise[step.index - start_index]
-        reference = add_noise(clean.to(latents), draw.to(latents), step.alpha_bar).expand_as(latents)
+        reference = add_noise(clean.to(latents), draw.to(latents), step.level).expand_as(latents)
         gradient = energy_gradient(latents.flatten(0, 1), reference.flatten(0, 1), step, experts)
-        shift = sqrt(1.0 - step.alpha_bar) * gradient.view_as(latents)
-        return output + output_shift(model.schedule, shift, step.alpha_bar)
+        shift = step.level.noise * gradient.view_as(latents)
+        return output + output_shift(model.schedule, shift, step.level)
 
     return guide
 
@@ -161,10 +159,7 @@ def energy_gradient(latents: Tensor, reference: Tensor, step: Step, experts: Seq
     return gradient
 
 
-def output_shift(schedule: DiscreteVP, noise_shift: Tensor, alpha_bar: float) -> Tensor:
+def output_shift(schedule: Schedule, noise_shift: Tensor, level: Level) -> Tensor:
     """What to add to a network output so that the noise that it implies changes by `noise_shift`."""
-    if schedule.prediction_type == "v_prediction":
-        return noise_shift / sqrt(alpha_bar)
-    if schedule.prediction_type == "sample":
-        return -sqrt((1.0 - alpha_bar) / alpha_bar) * noise_shift
-    return noise_shift
+    x0_shift = -level.noise / level.signal * noise_shift  # the noisy latents stay
+    return join(Prediction(x0_shift, noise_shift), level, schedule.target)

@@ -75,9 +75,9 @@ def ilvr(
         if step.index >= held:
             return latents
         reference = clean.to(latents)
-        if step.t_prev >= 0:
+        if step.time_prev >= 0:
             draw = draw_noise(clean.shape, task.generator, latents) if noise is None else noise[1, step.index]
-            reference = add_noise(reference, draw.to(latents), step.alpha_bar_prev)
+            reference = add_noise(reference, draw.to(latents), step.level_prev)
         difference = reference - latents
         coarse: Tensor = low_pass(difference.flatten(0, 1), cells).unflatten(0, difference.shape[:2])
         return latents + coarse

@@ -60,8 +60,8 @@ class KeepOutside:
 
     def _image_at(self, step: Step) -> Tensor:
         """The image's latents after the step, (image, channels, height, width)."""
-        if step.t_prev < 0:
+        if step.time_prev < 0:
             return self.clean
-        if self.source.holds(step.t_prev):
-            return self.source.latents_at(step.t_prev)
-        return add_noise(self.clean, self.source.noise.to(self.clean), step.alpha_bar_prev)
+        if self.source.holds(step.time_prev):
+            return self.source.latents_at(step.time_prev)
+        return add_noise(self.clean, self.source.noise.to(self.clean), step.level_prev)

@@ -137,7 +137,7 @@ def pix2pix_zero(
 
 def _usual_amount(model: Model, noise: torch.Tensor) -> float:
     """The authors' 0.1 at 64 x 64; the loss is a sum over positions, so smaller latents need more."""
-    usual = 0.01 if model.schedule.prediction_type == "v_prediction" else 0.1
+    usual = 0.01 if model.schedule.target == "velocity" else 0.1
     return usual * 64 * 64 / (noise.shape[-2] * noise.shape[-1])
 
 

@@ -93,7 +93,7 @@ def renoised(
     """
     timesteps = task.source.timesteps
     shape, run = latents.shape[1:], len(timesteps) - start_index
-    level = task.model.schedule.steps(timesteps=timesteps)[start_index].alpha_bar
+    level = task.model.schedule.steps(timesteps=timesteps)[start_index].level
     if repeats < 1:
         raise UsageError(f"repeats must be at least 1, got {repeats}")
     if noise is not None and noise.shape != (repeats * (run + 1), *shape):

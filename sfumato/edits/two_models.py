@@ -18,7 +18,6 @@ first model gives the picture back only nearly.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import sqrt
 
 from torch import Tensor
 
@@ -201,11 +200,10 @@ def check_pair(model_a: Model, model_b: Model, latents: Tensor, num_inference_st
             f"{model_a.name} has latents of {shape_a[0]} channels at 1/{shape_a[1]} of the picture's size,"
             f" {model_b.name} of {shape_b[0]} at 1/{shape_b[1]}: translate between models whose latents have one shape"
         )
-    level_a, level_b = (
-        model.schedule.steps(num_inference_steps)[start_index].alpha_bar for model in (model_a, model_b)
-    )
-    if start_index > 0 and abs(sqrt(level_a) - sqrt(level_b)) > SAME_LEVEL:
+    level_a, level_b = (model.schedule.steps(num_inference_steps)[start_index].level for model in (model_a, model_b))
+    if start_index > 0 and abs(level_a.signal - level_b.signal) > SAME_LEVEL:
         raise UsageError(
-            f"at the first step {model_a.name} expects alpha_bar {level_a:.3g} and {model_b.name} {level_b:.3g}, so the"
-            " noisy picture of one is not one of the other: use strength 1, or models with the same noise schedule"
+            f"at the first step {model_a.name} expects a signal of {level_a.signal:.3g} and {model_b.name} of"
+            f" {level_b.signal:.3g}, so the noisy picture of one is not one of the other: use strength 1, or models"
+            " with the same noise schedule"
         )

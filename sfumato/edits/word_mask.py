@@ -54,7 +54,7 @@ def mask_from_words(
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             for step in steps:
                 control.at_step(step)
-                model.predict(add_noise(clean, noise, step.alpha_bar), step.t, condition)
+                model.predict(add_noise(clean, noise, step.level), step.time, condition)
     heat = maps.average[0, ..., : len(row)] @ row.to(maps.average)  # (1, height, width)
     heat = F.interpolate(heat[None], size=size, mode="bilinear")
     low, high = heat.amin(), heat.amax()

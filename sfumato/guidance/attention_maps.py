@@ -105,7 +105,7 @@ class CrossAttentionGuidance:
 
         def predict(x: Tensor, at: Tensor) -> Tensor:
             """Outputs of the rows `at`, (guidance, branch, image, ...), for latents of that shape."""
-            output = model.predict(x.flatten(0, 2), step.t, condition[at.flatten().tolist()])
+            output = model.predict(x.flatten(0, 2), step.time, condition[at.flatten().tolist()])
             return torch.unflatten(output, 0, at.shape)
 
         with self._record.switched_on(), self._seen[0].switched_on():

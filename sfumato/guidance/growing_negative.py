@@ -46,7 +46,7 @@ class GrowingNegative:
         """
         targets = (len(latents) - 1) // 2
         rows = latents.flatten(0, 1).repeat(2, 1, 1, 1)
-        output = model.predict(rows, step.t, condition).unflatten(0, layout.axes)  # (guidance, branch, image, ...)
+        output = model.predict(rows, step.time, condition).unflatten(0, layout.axes)  # (guidance, branch, image, ...)
         (_, empty, _), (_, cond, negative) = (half.split([1, targets, targets]) for half in output)
         edited = self.guided(empty, negative, cond, step)
         return torch.cat([combined(output[:, :1], scales[:1]), edited, edited])

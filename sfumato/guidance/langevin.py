@@ -151,7 +151,7 @@ def code_decoder(
     guidance_scale: float = 1.0,
     negative: Condition | None = None,
     num_inference_steps: int = 10,
-    timesteps: Sequence[int] | None = None,
+    timesteps: Sequence[float] | None = None,
     start_index: int = 0,
     pixels: bool = True,
     checkpointed: bool = False,
@@ -181,7 +181,7 @@ def code_decoder(
         raise UsageError(f"eta must be in (0, 1], got {eta:g}: without noise the code is x_T alone")
 
     def kept(model: Model, latents: Tensor, step: Any, *others: Any) -> Tensor:
-        output: Tensor = checkpoint(guided_output, model, latents, step.t, *others, use_reentrant=False)
+        output: Tensor = checkpoint(guided_output, model, latents, step.time, *others, use_reentrant=False)
         return output
 
     def decode(code: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def code_decoder(
                 f" noise a step), got {len(code)}"
             )
         skipped = code.new_zeros(start_index, *code.shape[1:])
-        grid = tuple(step.t for step in steps)
+        grid = tuple(step.time for step in steps)
         replay = Inversion("code", code[0], grid, noise_maps=torch.cat([skipped, code[1:]]), eta=eta)
         latents = sample(
             model,

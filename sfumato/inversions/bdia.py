@@ -71,17 +71,17 @@ def bdia_inversion(
 
     # The least noisy step has nothing before it: DDIM inversion, conditioned on the next timestep
     last = steps[-1]
-    noise_pred, x0_pred = source.predict(latents, last.t, last.alpha_bar_prev)
-    up = ddim_step(latents, noise_pred, last.alpha_bar_prev, last.alpha_bar, x0_pred=x0_pred)
+    prediction = source.predict(latents, last.time, last.level_prev)
+    up = ddim_step(prediction, last.level_prev, last.level)
     trajectory = [latents, up]
 
-    noisier = [step.alpha_bar for step in steps[:-1]][::-1]
+    noisier = [step.level for step in steps[:-1]][::-1]
     missed = torch.zeros_like(latents)
     for k, step in enumerate(task.over(steps[::-1])):
         before, now = trajectory[-2:]
-        noise_pred, x0_pred = source.predict(now, step.t, step.alpha_bar)
-        missed = before - ddim_step(now, noise_pred, step.alpha_bar, step.alpha_bar_prev, x0_pred=x0_pred)
+        prediction = source.predict(now, step.time, step.level)
+        missed = before - ddim_step(prediction, step.level, step.level_prev)
         if k < len(noisier):
-            up = ddim_step(now, noise_pred, step.alpha_bar, noisier[k], x0_pred=x0_pred)
+            up = ddim_step(prediction, step.level, noisier[k])
             trajectory.append(up + missed / gamma)
     return task.inversion("bdia", trajectory[-1], trajectory=torch.stack(trajectory), correction=missed, gamma=gamma)

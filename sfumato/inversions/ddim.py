@@ -52,9 +52,9 @@ def ddim_inversion(
     source, latents = task.source(inversion_guidance_scale), task.clean
     trajectory = [latents]
     for step in task.over(task.steps[::-1]):
-        t = step.t if told == "to" else max(step.t_prev, 0)
-        noise_pred, x0_pred = source.predict(latents, t, step.alpha_bar_prev)
+        time = step.time if told == "to" else max(step.time_prev, 0)
+        prediction = source.predict(latents, time, step.level_prev)
         # The DDIM step with its levels exchanged: from the less noisy to the noisier one
-        latents = ddim_step(latents, noise_pred, step.alpha_bar_prev, step.alpha_bar, x0_pred=x0_pred)
+        latents = ddim_step(prediction, step.level_prev, step.level)
         trajectory.append(latents)
     return task.inversion("ddim", latents, trajectory=torch.stack(trajectory))

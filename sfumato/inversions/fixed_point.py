@@ -16,7 +16,6 @@ image that is solved is not evaluated again; where the iteration does not contra
 from __future__ import annotations
 
 import warnings
-from math import sqrt
 from typing import Annotated
 
 import torch
@@ -26,7 +25,7 @@ from sfumato.inversions.method import inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.source import SourceBranch
 from sfumato.inversions.task import InversionTask
-from sfumato.models.schedules import Step
+from sfumato.models.schedules import Prediction, Step
 from sfumato.options import Option
 from sfumato.sampling.ddim import ddim_step
 
@@ -63,12 +62,10 @@ def fixed_point_inversion(
     residuals = torch.full((len(steps), len(latents), iterations), float("nan"))
 
     trajectory = [latents]
-    x0_pred: Tensor | None
-    noise_pred, x0_pred = source.predict(latents, steps[-1].t, steps[-1].alpha_bar_prev)
+    prediction = source.predict(latents, steps[-1].time, steps[-1].level_prev)
     for step in task.over(steps[::-1]):
-        guess = ddim_step(latents, noise_pred, step.alpha_bar_prev, step.alpha_bar, x0_pred=x0_pred)
-        latents, noise_pred = _solve(source, guess, latents, step, tolerance, residuals[step.index])
-        x0_pred = None
+        guess = ddim_step(prediction, step.level_prev, step.level)
+        latents, prediction = _solve(source, guess, latents, step, tolerance, residuals[step.index])
         trajectory.append(latents)
 
     best = residuals.nan_to_num(nan=torch.inf).amin(dim=-1)  # (steps, image)
@@ -85,28 +82,28 @@ def fixed_point_inversion(
 
 def _solve(
     source: SourceBranch, guess: Tensor, latents_prev: Tensor, step: Step, tolerance: float, residuals: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Latents at t that the step carries to `latents_prev`, and the noise predicted there; both like the latents.
+) -> tuple[Tensor, Prediction]:
+    """Latents at the step's level that the step carries to `latents_prev`, and the prediction there.
 
     Fills `residuals`, (image, iterations). Each image stops by itself.
     """
-    factor = sqrt(step.alpha_bar / step.alpha_bar_prev)
-    best, noise = guess.clone(), torch.zeros_like(guess)
+    # by how much latents must move for the step's result to: where the predicted noise, a flow's velocity, stays
+    flow = source.model.schedule.target == "flow"
+    factor = 1.0 if flow else step.level.signal / step.level_prev.signal
+    best, x0, eps = guess.clone(), torch.zeros_like(guess), torch.zeros_like(guess)
     smallest = torch.full((len(guess),), torch.inf)
     active, current = list(range(len(guess))), guess
     for iteration in range(residuals.shape[1]):
-        noise_pred, x0_pred = source.predict(current, step.t, step.alpha_bar, active)
-        left = latents_prev[active] - ddim_step(
-            current, noise_pred, step.alpha_bar, step.alpha_bar_prev, x0_pred=x0_pred
-        )
+        prediction = source.predict(current, step.time, step.level, active)
+        left = latents_prev[active] - ddim_step(prediction, step.level, step.level_prev)
         size = left.flatten(1).norm(dim=1) / latents_prev[active].flatten(1).norm(dim=1).clamp(min=1e-12)
         residuals[active, iteration] = size.float().cpu()
         for row, image in enumerate(active):
             if residuals[image, iteration] < smallest[image]:
                 smallest[image] = residuals[image, iteration]
-                best[image], noise[image] = current[row], noise_pred[row]
+                best[image], x0[image], eps[image] = current[row], prediction.x0[row], prediction.eps[row]
         going = [row for row, image in enumerate(active) if residuals[image, iteration] > tolerance]
         if not going:
             break
         current, active = (current + factor * left)[going], [active[row] for row in going]
-    return best, noise
+    return best, Prediction(x0, eps)

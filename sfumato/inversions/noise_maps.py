@@ -31,7 +31,7 @@ from sfumato.errors import UsageError
 from sfumato.inversions.method import inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
-from sfumato.models.schedules import Step, add_noise
+from sfumato.models.schedules import Step, add_noise, split
 from sfumato.options import Option
 from sfumato.sampling.ddim import ddim_std, ddim_step
 from sfumato.sampling.draws import draw_noise
@@ -75,9 +75,8 @@ def noise_map_inversion(
 
     current, maps, trajectory = levels[0], [nothing] * start_index, [levels[0]]
     for step, target in task.over(list(zip(steps, [*levels[1:], clean], strict=True))):
-        noise_pred, x0_pred = source.predict(current, step.t, step.alpha_bar)
-        between = step.alpha_bar, step.alpha_bar_prev
-        mean = ddim_step(current, noise_pred, *between, eta=eta, noise=nothing, x0_pred=x0_pred)
+        prediction, between = source.predict(current, step.time, step.level), (step.level, step.level_prev)
+        mean = ddim_step(prediction, *between, eta=eta, noise=nothing)
         std = ddim_std(*between, eta)
         maps.append((target - mean) / std if std > 0.0 else nothing)
         # what the sampler will compute from this map: rounding must not add up over the steps
@@ -162,14 +161,11 @@ def _draw_levels(
 ) -> list[Tensor]:
     """Latents at the start of each step, noisiest first; no network needed."""
     if coupling == "independent":
-        return [add_noise(clean, draw, step.alpha_bar) for step, draw in zip(steps, noise, strict=True)]
-    latents = [add_noise(clean, noise[0], steps[0].alpha_bar)]
+        return [add_noise(clean, draw, step.level) for step, draw in zip(steps, noise, strict=True)]
+    latents = [add_noise(clean, noise[0], steps[0].level)]
     for step, draw in zip(steps[:-1], noise[1:], strict=True):
-        implied = (latents[-1] - sqrt(step.alpha_bar) * clean) / sqrt(1.0 - step.alpha_bar)
-        posterior = ddim_step(
-            latents[-1], implied, step.alpha_bar, step.alpha_bar_prev, eta=eta, noise=draw, x0_pred=clean
-        )
-        latents.append(posterior)
+        implied = split(clean, latents[-1], step.level, "x0")
+        latents.append(ddim_step(implied, step.level, step.level_prev, eta=eta, noise=draw))
     return latents
 
 

@@ -99,7 +99,7 @@ def _one_image(
     null_embeds, losses = [], torch.full((len(steps), 1, inner_steps), float("nan"))
 
     for step in task.watch.during("optimising").over(steps if task.guidance_scale != 1.0 else []):
-        target = pivot.latents_at(max(step.t_prev, -1))
+        target = pivot.latents_at(max(step.time_prev, -1))
         tuning = _Tuning(task.model, moved, step, source, target)
         # The 100 is a constant of the authors' code, not the number of steps
         rate = learning_rate * (1.0 - step.index / max(100, len(steps)))
@@ -120,15 +120,14 @@ class _Tuning:
 
     def __init__(self, model: Model, latents: Tensor, step: Step, source: SourceBranch, target: Tensor) -> None:
         self.model, self.latents, self.now, self.source, self.target = model, latents, step, source, target
-        self._cond = model.predict(latents, step.t, source.cond)
+        self._cond = model.predict(latents, step.time, source.cond)
 
     def step(self, embeds: Tensor) -> Tensor:
         """Latents after the guided step."""
-        uncond = self.model.predict(self.latents, self.now.t, self.source.uncond.with_embeds(embeds))
+        uncond = self.model.predict(self.latents, self.now.time, self.source.uncond.with_embeds(embeds))
         output = uncond + self.source.guidance_scale * (self._cond - uncond)
-        level, level_prev = self.now.alpha_bar, self.now.alpha_bar_prev
-        noise_pred, x0_pred = self.model.schedule.noise_and_x0(output, self.latents, level)
-        return ddim_step(self.latents, noise_pred, level, level_prev, x0_pred=x0_pred)
+        prediction = self.model.schedule.split(output, self.latents, self.now.level)
+        return ddim_step(prediction, self.now.level, self.now.level_prev)
 
     def minimise(self, start: Tensor, inner_steps: int, rate: float, enough: float) -> tuple[Tensor, list[float]]:
         """The tuned embedding, and the loss before each update."""

@@ -25,6 +25,7 @@ from sfumato.inversions.task import InversionTask
 from sfumato.inversions.white_noise import draw_rolls, pyramid_levels, regularised
 from sfumato.models.base import Condition, Model
 from sfumato.models.discrete_vp import DiscreteVP
+from sfumato.models.schedules import Level, Schedule, split
 from sfumato.options import Option
 from sfumato.sampling.ddim import ddim_step
 from sfumato.watch import Watch
@@ -33,9 +34,9 @@ from sfumato.watch import Watch
 class Move(NamedTuple):
     """One step of an inversion: what the network is told, and the levels that it leads from and to."""
 
-    t: int
-    alpha_bar: float
-    alpha_bar_next: float
+    time: float
+    level: Level
+    level_next: Level
 
 
 @inversion(
@@ -80,9 +81,9 @@ def regularised_ddim_inversion(
         UsageError: Offsets of another shape, or fewer than 3 steps on the released grid.
     """
     if grid == "full":
-        moves = [Move(step.t, step.alpha_bar_prev, step.alpha_bar) for step in reversed(task.steps)]
+        moves = [Move(step.time, step.level_prev, step.level) for step in reversed(task.steps)]
     else:
-        moves = released_moves(task.model.schedule, [step.t for step in task.steps])
+        moves = released_moves(task.model.schedule, [step.time for step in task.steps])
     shape = (len(moves), regularisation_rounds, rolls_per_round)
 
     def walk(part: InversionTask) -> Tensor:
@@ -101,7 +102,7 @@ def regularised_ddim_inversion(
     return task.inversion("regularised-ddim", trajectory[-1], trajectory=trajectory if grid == "full" else None)
 
 
-def released_moves(schedule: DiscreteVP, timesteps: Sequence[int]) -> list[Move]:
+def released_moves(schedule: Schedule, timesteps: Sequence[float]) -> list[Move]:
     """The authors' grid: without its first and last entry, each level one index below the timestep that is told.
 
     Args:
@@ -109,13 +110,15 @@ def released_moves(schedule: DiscreteVP, timesteps: Sequence[int]) -> list[Move]
         timesteps: The grid of sampling, noisiest first, at least 3 entries.
 
     Raises:
-        UsageError: There are fewer than 3.
+        UsageError: There are fewer than 3, or the schedule is not a discrete one.
     """
+    if not isinstance(schedule, DiscreteVP):
+        raise UsageError("the released grid is one of training timesteps, which a flow has none of: use grid='full'")
     if len(timesteps) < 3:
         raise UsageError(f"the released grid leaves out 2 steps: use at least 3, got {len(timesteps)}")
     stride = schedule.num_train_timesteps // len(timesteps)
     inner = sorted(timesteps)[1:-1]
-    return [Move(t, schedule.alpha_bar(t - 1), schedule.alpha_bar(t + stride - 1)) for t in inner]
+    return [Move(t, schedule.level(t - 1), schedule.level(t + stride - 1)) for t in inner]
 
 
 def regularised_walk(
@@ -139,10 +142,10 @@ def regularised_walk(
     rolls = rolls.to(latents.device)
     trajectory = [latents]
     for index, move in enumerate((watch or Watch()).during("inverting").over(moves)):
-        noise_pred = model.predict_noise(latents, move.t, rows, alpha_bar=move.alpha_bar)
+        noise_pred = model.predict_noise(latents, move.time, rows, level=move.level)
         noise_pred = regularised(noise_pred, rolls[index], correlation_weight, gaussian_weight)
         # The DDIM step with its levels exchanged: from the less noisy to the noisier one
-        latents = ddim_step(latents, noise_pred, move.alpha_bar, move.alpha_bar_next)
+        latents = ddim_step(split(noise_pred, latents, move.level, "noise"), move.level, move.level_next)
         trajectory.append(latents)
     return torch.stack(trajectory)
 

@@ -77,7 +77,7 @@ class Inversion:
 
     method: str
     noise: Tensor
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     trajectory: Tensor | None = None
     noise_maps: Tensor | None = None
     null_embeds: Tensor | None = None
@@ -122,12 +122,12 @@ class Inversion:
         """
         return self.latents_at(-1)
 
-    def holds(self, t: int) -> bool:
+    def holds(self, t: float) -> bool:
         """Whether its trajectory has latents at timestep t of its grid."""
         encoded = self.timesteps[self.start_index :]
         return self.trajectory is not None and len(self.trajectory) == len(encoded) + 1 and t in encoded
 
-    def latents_at(self, t: int) -> Tensor:
+    def latents_at(self, t: float) -> Tensor:
         """Latents at timestep t of the trajectory, (image, channels, height, width); t = -1 is the clean image.
 
         Raises:
@@ -152,7 +152,7 @@ class Inversion:
         self,
         *,
         model_revision: str,
-        timesteps: tuple[int, ...],
+        timesteps: tuple[float, ...],
         image_sha256: str = "",
         latent_shape: tuple[int, int, int] | None = None,
         embeds_shape: tuple[int, int, int] | None = None,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sfumato.models.base import Condition, Model
+from sfumato.models.schedules import Level, Prediction
 from sfumato.sampling.guidance import guidance_halves, guided_output
 from sfumato.sampling.layout import Layout
 
@@ -46,18 +47,16 @@ class SourceBranch:
     def _both(self, cond: Condition, uncond: Condition) -> Condition:
         return Condition.cat([uncond, cond]) if len(self._halves) == 2 else cond
 
-    def predict(
-        self, latents: Tensor, t: int, alpha_bar: float, images: list[int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """`noise_pred` and `x0_pred`, each shaped like the latents.
+    def predict(self, latents: Tensor, time: float, level: Level, images: list[int] | None = None) -> Prediction:
+        """Clean latents and noise, after guidance.
 
         Args:
             latents: (image, channels, height, width).
-            t: Timestep that the network is conditioned on.
-            alpha_bar: Level of the latents.
+            time: What the network is conditioned on.
+            level: Level of the latents.
             images: Which images of the batch they are; None: all.
         """
         rows = self._rows if images is None else self._both(self.cond[images], self.uncond[images])
         layout = Layout(self._halves, ("source",), len(latents), self._size)
-        output = guided_output(self.model, latents[None], t, rows, self._scales.to(latents), layout)[0]
-        return self.model.schedule.noise_and_x0(output, latents, alpha_bar)
+        output = guided_output(self.model, latents[None], time, rows, self._scales.to(latents), layout)[0]
+        return self.model.schedule.split(output, latents, level)

@@ -41,7 +41,7 @@ class InversionTask:
     negative: Condition | None = None
     guidance_scale: float = 1.0
     num_inference_steps: int = 50
-    timesteps: Sequence[int] | None = None
+    timesteps: Sequence[float] | None = None
     generator: Generators = None
     watch: Watch = field(default_factory=Watch)
 
@@ -78,6 +78,6 @@ class InversionTask:
 
     def inversion(self, method: str, noise: Tensor, **result: Any) -> Inversion:
         """The result, on the task's grid; `result` are further fields of `Inversion`."""
-        timesteps = tuple(step.t for step in self.steps)
+        timesteps = tuple(step.time for step in self.steps)
         scale, revision = self.guidance_scale, self.model.revision
         return Inversion(method, noise, timesteps, guidance_scale=scale, model_revision=revision, **result)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.models.discrete_vp import DiscreteVP
-from sfumato.models.schedules import Level
+from sfumato.models.schedules import Level, Schedule
 
 SiteKind = Literal["self", "cross", "joint"]
 Stage = Literal["down", "mid", "up"]
@@ -242,7 +241,7 @@ class Model(ABC):
     revision: str
     device: torch.device
     dtype: torch.dtype
-    schedule: DiscreteVP
+    schedule: Schedule
     text: TextSide
     latent_channels: int
     vae_scale_factor: int
@@ -284,7 +283,6 @@ class Model(ABC):
         t: float,
         condition: Condition,
         *,
-        alpha_bar: float | None = None,
         level: Level | None = None,
     ) -> Tensor:
         """Predicted noise, shaped like the latents.
@@ -293,10 +291,9 @@ class Model(ABC):
             latents: (rows, channels, height, width).
             t: Time told to the network.
             condition: As many rows as the latents.
-            alpha_bar, level: Level of the latents where it is not that of t (an inversion may tell the next one).
+            level: Level of the latents where it is not that of t (an inversion may tell the next one).
         """
-        if level is None:
-            level = self.schedule.level(t) if alpha_bar is None else Level.variance_preserving(alpha_bar)
+        level = self.schedule.level(t) if level is None else level
         return self.schedule.split(self.predict(latents, t, condition), latents, level).eps
 
     @abstractmethod

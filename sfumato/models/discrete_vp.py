@@ -171,8 +171,3 @@ class DiscreteVP:
         if self.clip_sample_range is None:
             return prediction
         return replace(prediction, x0=prediction.x0.clamp(-self.clip_sample_range, self.clip_sample_range))
-
-    def noise_and_x0(self, output: Tensor, latents: Tensor, alpha_bar: float) -> tuple[Tensor, Tensor]:
-        """`split` at DDPM's alpha_bar: noise first, then clean latents."""
-        prediction = self.split(output, latents, Level.variance_preserving(alpha_bar))
-        return prediction.eps, prediction.x0

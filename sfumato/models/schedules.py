@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -57,28 +57,6 @@ class Step:
     time_prev: float
     level: Level
     level_prev: Level
-
-    @property
-    def t(self) -> Any:
-        return self.time
-
-    @property
-    def t_prev(self) -> Any:
-        return self.time_prev
-
-    @property
-    def alpha_bar(self) -> float:
-        """DDPM's cumulative signal level at `time`."""
-        return self.level.signal**2
-
-    @property
-    def alpha_bar_prev(self) -> float:
-        """DDPM's cumulative signal level at `time_prev`."""
-        return self.level_prev.signal**2
-
-    @property
-    def num_inference_steps(self) -> int:
-        return self.num_steps
 
 
 @dataclass(frozen=True)
@@ -182,9 +160,8 @@ def join(prediction: Prediction, level: Level, target: Target) -> Tensor:
     return prediction.x0 if target == "x0" else prediction.eps - prediction.x0
 
 
-def add_noise(x0: Tensor, noise: Tensor, level: Level | float) -> Tensor:
-    """Draws from q(x | x0) at a level (or DDPM's alpha_bar): signal x0 + noise eps, shaped like x0."""
-    level = level if isinstance(level, Level) else Level.variance_preserving(level)
+def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
+    """Draws from q(x | x0) at a level: signal x0 + noise eps, shaped like x0."""
     return level.signal * x0 + level.noise * noise
 
 

@@ -92,24 +92,25 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
     """
     if scheduler not in _DDIM:
         model.notes += (f"the model's own scheduler {scheduler} is replaced: its noise levels are walked with DDIM",)
-    if model.text.length == 0:  # an unconditional model has no guidance to be distilled
+    schedule = model.schedule
+    if model.text.length == 0 or not isinstance(schedule, DiscreteVP):  # no guidance, or no timesteps, to be distilled
         return
     told = [name for name in names if _FEW_STEPS.search(name)]
     told += [name for name in loras if _FEW_STEPS_LORA.search(name)]
-    reason = _few_step_scheduler(scheduler, model.schedule)
-    spacing = model.schedule.spacing
+    reason = _few_step_scheduler(scheduler, schedule)
+    spacing = schedule.spacing
     if model.takes_guidance:
         reason = reason or "its guidance scale is an input of the network"
         spacing = "lcm" if spacing == "leading" else spacing
-    elif reason is None and told and model.schedule.alphas_cumprod[-1] > 0:
+    elif reason is None and told and schedule.alphas_cumprod[-1] > 0:
         reason = f"by its name, {told[0]}"
         spacing = "lcm" if re.search("lcm|tcd", told[0], re.IGNORECASE) else "trailing"
     if reason is None:
         return
-    if spacing != model.schedule.spacing:
-        model.schedule = replace(model.schedule, spacing=spacing, final_alpha_bar=1.0)
+    if spacing != schedule.spacing:
+        model.schedule = schedule = replace(schedule, spacing=spacing, final_alpha_bar=1.0)
     model.few_steps = True
-    model.num_inference_steps = _step_count(model, told)
+    model.num_inference_steps = _step_count(model, schedule, told)
     model.guidance_scale = LCM_GUIDANCE if model.takes_guidance else 1.0
     steps = f"{model.num_inference_steps} step{'s' if model.num_inference_steps > 1 else ''}"
     guidance = f"guidance {model.guidance_scale:g}{'' if model.takes_guidance else ' (off)'}"
@@ -125,11 +126,11 @@ def _few_step_scheduler(name: str, schedule: DiscreteVP) -> str | None:
     return f"{name} on trailing timesteps" if distilled and plain else None
 
 
-def _step_count(model: Model, names: Sequence[str]) -> int:
+def _step_count(model: Model, schedule: DiscreteVP, names: Sequence[str]) -> int:
     counts = [int(found[1]) for name in names if (found := _COUNT.search(name))]
     if counts and 1 <= counts[0] <= 16:
         return counts[0]
     from sfumato.models.sdxl import StableDiffusionXL
 
-    one_step = model.schedule.spacing == "trailing" and not isinstance(model, StableDiffusionXL)  # SD-Turbo
+    one_step = schedule.spacing == "trailing" and not isinstance(model, StableDiffusionXL)  # SD-Turbo
     return 1 if one_step and not any(re.search("lightning|hyper", name, re.IGNORECASE) for name in names) else 4

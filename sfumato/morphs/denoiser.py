@@ -30,7 +30,7 @@ class Denoiser:
     """
 
     def __init__(
-        self, model: Model, prompts: Condition, negative: Condition, guidance_scale: float, timesteps: Sequence[int]
+        self, model: Model, prompts: Condition, negative: Condition, guidance_scale: float, timesteps: Sequence[float]
     ) -> None:
         empty, tokens = model.encode_prompt(""), max(c.prompt_embeds.shape[1] for c in (prompts, negative))
         self.model, self.steps = model, model.schedule.steps(timesteps=timesteps)[::-1]
@@ -53,6 +53,5 @@ class Denoiser:
         model, step = self.model, self.steps[position]
         layout = Layout(self._halves, ("frames",), len(latents), (latents.shape[-2], latents.shape[-1]))
         scales = torch.tensor([self._guidance_scale]).to(latents)
-        output = guided_output(model, latents[None], step.t, condition, scales, layout)[0]
-        noise_pred, x0_pred = model.schedule.noise_and_x0(output, latents, step.alpha_bar)
-        return ddim_step(latents, noise_pred, step.alpha_bar, step.alpha_bar_prev, x0_pred=x0_pred)
+        output = guided_output(model, latents[None], step.time, condition, scales, layout)[0]
+        return ddim_step(model.schedule.split(output, latents, step.level), step.level, step.level_prev)

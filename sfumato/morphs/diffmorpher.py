@@ -88,7 +88,7 @@ def diffmorpher(
             noise.append(INVERSIONS[inversion].function(inverting.image(k)).noise)
     attention_steps = ceil(attention_share * (50 if released else steps) - 1e-9)
     plan = DiffMorpherPath(
-        torch.cat(noise), task.condition, loras, tuple(step.t for step in inverting.steps), adain=adain,
+        torch.cat(noise), task.condition, loras, tuple(step.time for step in inverting.steps), adain=adain,
         lora_weight=lora_weight, attention_steps=min(attention_steps, steps), own_attention=own_attention,
     )  # fmt: skip
     # With guidance the ends' unconditional halves are read too, which a run of the ends alone has not
@@ -125,7 +125,7 @@ class DiffMorpherPath:
     noise: Tensor
     prompts: Condition
     loras: tuple[Lora, Lora]
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     adain: bool = True
     lora_weight: float | None = None
     attention_steps: int = 0

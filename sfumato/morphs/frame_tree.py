@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UsageError
+from sfumato.models.schedules import Level
 from sfumato.morphs.denoiser import Denoiser
 from sfumato.morphs.slerp import slerp
 from sfumato.watch import Watch
@@ -61,7 +62,7 @@ def tree(
         Clean latents, the images' own at both ends, (frames, channels, height, width).
     """
     latents = latents.to(denoise.model.device)
-    stacks = noise_stacks(latents, noise, [denoise.steps[k].alpha_bar for k in levels[1:]])
+    stacks = noise_stacks(latents, noise, [denoise.steps[k].level for k in levels[1:]])
     count = 2 ** (len(levels) - 1)
     ladder = [range(high - released, low - released, -1) for low, high in pairwise(levels)]
     ladder[0] = range(levels[1] - released, -1, -1)  # the lowest level ends at the clean latents
@@ -86,21 +87,20 @@ def tree(
     return torch.stack([frames[k] for k in range(count + 1)])
 
 
-def noise_stacks(latents: Tensor, noise: Tensor, alpha_bars: Sequence[float]) -> Tensor:
+def noise_stacks(latents: Tensor, noise: Tensor, levels: Sequence[Level]) -> Tensor:
     r"""Clean latents, noised level upon level, (1 + level, image, channels, height, width).
 
-    .. math:: x_k = \frac{a_k}{a_{k-1}} x_{k-1} + \sqrt{s_k^2 - (s_{k-1} a_k / a_{k-1})^2}\,\epsilon_k, \qquad
-              a = \sqrt{\bar\alpha},\ s = \sqrt{1 - \bar\alpha}
+    .. math:: x_k = \frac{s_k}{s_{k-1}} x_{k-1} + \sqrt{n_k^2 - (n_{k-1} s_k / s_{k-1})^2}\,\epsilon_k
 
     Args:
         latents: (image, channels, height, width).
         noise: (level, channels, height, width), or with an axis of images after the first.
-        alpha_bars: Levels, falling.
+        levels: (s, n), from the least noisy on.
     """
-    stack, before = [latents], 1.0
-    for draw, level in zip(noise.to(latents), alpha_bars, strict=True):
-        kept = sqrt(level / before)
-        stack.append(kept * stack[-1] + sqrt(1.0 - level - (1.0 - before) * kept**2) * draw)
+    stack, before = [latents], Level(1.0, 0.0)
+    for draw, level in zip(noise.to(latents), levels, strict=True):
+        kept = level.signal / before.signal
+        stack.append(kept * stack[-1] + sqrt(level.noise**2 - (before.noise * kept) ** 2) * draw)
         before = level
     return torch.stack(stack)
 

@@ -15,6 +15,7 @@ from sfumato.judges.encoders import dual_encoder
 from sfumato.metrics.text_agreement import text_agreement
 from sfumato.models.base import Model
 from sfumato.models.prompt_syntax import plain_text
+from sfumato.models.schedules import add_noise
 from sfumato.morphs.denoiser import Denoiser
 from sfumato.morphs.slerp import slerp
 from sfumato.watch import Watch
@@ -87,8 +88,8 @@ def ranked_tree(
         position = levels[-1 - depth]
         tried = max(candidates - depth, min(candidates, FEWEST_CANDIDATES))
         noise = torch.randn((tried, *latents.shape[1:]), generator=generator, device=generator.device).to(frames[0])
-        level = denoise.steps[position].alpha_bar
-        first, second = (level**0.5 * frames[near] + (1 - level) ** 0.5 * noise for near in (k - apart, k + apart))
+        level = denoise.steps[position].level
+        first, second = (add_noise(frames[near], noise, level) for near in (k - apart, k + apart))
         batch, condition = slerp(first, second, 0.5, dims=(-3, -2, -1)), denoise.condition([k / count] * tried)
         for place in range(max(position - 2 * released, 0), -1, -1):
             batch = denoise(batch, place, condition)

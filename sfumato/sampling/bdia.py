@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sfumato.errors import InversionError, UsageError
 from sfumato.models.schedules import Level, Prediction, Step
-from sfumato.sampling.ddim import move
+from sfumato.sampling.ddim import ddim_step
 
 Before = tuple[Tensor, Level]
 """Latents of one step before, (..., channels, height, width), and their level."""
@@ -64,7 +64,7 @@ class BDIA:
         self, latents: Tensor, prediction: Prediction, step: Step, state: Before | None, z: Tensor | None
     ) -> tuple[Tensor, Before]:
         def towards(level: Level) -> Tensor:
-            return move(prediction, step.level, level)
+            return ddim_step(prediction, step.level, level)
 
         if state is None:
             correction = self.correction.to(latents)

@@ -8,7 +8,7 @@ from math import sqrt
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.models.schedules import Level, Prediction, Step, split
+from sfumato.models.schedules import Level, Prediction, Step
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class DDIM:
         """Remembers nothing."""
 
     def stochastic(self, step: Step) -> bool:
-        return added_std(step.level, step.level_prev, self.eta) > 0.0
+        return ddim_std(step.level, step.level_prev, self.eta) > 0.0
 
     def step(
         self, latents: Tensor, prediction: Prediction, step: Step, state: None, z: Tensor | None
     ) -> tuple[Tensor, None]:
-        return move(prediction, step.level, step.level_prev, eta=self.eta, noise=z), None
+        return ddim_step(prediction, step.level, step.level_prev, eta=self.eta, noise=z), None
 
 
-def move(
+def ddim_step(
     prediction: Prediction, level: Level, level_prev: Level, *, eta: float = 0.0, noise: Tensor | None = None
 ) -> Tensor:
     r"""Takes one step from a noise level to another, of a variance-preserving diffusion or of a flow.
@@ -49,7 +49,7 @@ def move(
     with levels (s, n). Where the squares of s and n sum to 1 this is DDIM's step, where s + n = 1 and eta = 0 Euler's
     along the flow. With the two levels exchanged and eta 0 it inverts: it carries latents to the noisier level.
 
-    Reference: Song et al., 2021, Eq. 12, with sigma from Eq. 16 (see `added_std`).
+    Reference: Song et al., 2021, Eq. 12, with sigma from Eq. 16 (see `ddim_std`).
 
     Args:
         prediction: At `level`, after guidance, (..., channels, height, width).
@@ -64,7 +64,7 @@ def move(
     Raises:
         UsageError: eta is outside [0, 1], or eta > 0 without noise.
     """
-    std = added_std(level, level_prev, eta)
+    std = ddim_std(level, level_prev, eta)
     kept = level_prev.noise if std == 0.0 else sqrt(max(level_prev.noise**2 - std**2, 0.0))
     mean = level_prev.signal * prediction.x0 + kept * prediction.eps
     if std == 0.0:
@@ -74,7 +74,7 @@ def move(
     return mean + std * noise
 
 
-def added_std(level: Level, level_prev: Level, eta: float) -> float:
+def ddim_std(level: Level, level_prev: Level, eta: float) -> float:
     r"""Standard deviation of the noise that a step adds.
 
     .. math:: \sigma = \eta\,n_{prev}\,\sqrt{1 - (s/s_{prev})^2\,(n_{prev}/n)^2}
@@ -89,27 +89,6 @@ def added_std(level: Level, level_prev: Level, eta: float) -> float:
         return 0.0
     kept = level.signal / level_prev.signal * level_prev.noise / level.noise
     return eta * level_prev.noise * sqrt(max(1.0 - kept**2, 0.0))
-
-
-def ddim_step(
-    latents: Tensor,
-    noise_pred: Tensor,
-    alpha_bar: float,
-    alpha_bar_prev: float,
-    *,
-    eta: float = 0.0,
-    noise: Tensor | None = None,
-    x0_pred: Tensor | None = None,
-) -> Tensor:
-    """`move` from DDPM's alpha_bar to another, of predicted noise; `x0_pred` where it is known better than from it."""
-    level, level_prev = (Level.variance_preserving(a) for a in (alpha_bar, alpha_bar_prev))
-    prediction = split(noise_pred, latents, level, "noise") if x0_pred is None else Prediction(x0_pred, noise_pred)
-    return move(prediction, level, level_prev, eta=eta, noise=noise)
-
-
-def ddim_std(alpha_bar: float, alpha_bar_prev: float, eta: float) -> float:
-    """`added_std` between two of DDPM's alpha_bar."""
-    return added_std(Level.variance_preserving(alpha_bar), Level.variance_preserving(alpha_bar_prev), eta)
 
 
 def check_eta(eta: float) -> None:

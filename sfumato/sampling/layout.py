@@ -148,5 +148,5 @@ class Replay(Protocol):
     @property
     def stepper(self) -> Stepper[Any] | None: ...
 
-    def latents_at(self, t: Any) -> Tensor:
+    def latents_at(self, t: float) -> Tensor:
         """Known latents at timestep t, (image, channels, height, width), the clean ones at -1."""

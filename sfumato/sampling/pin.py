@@ -8,7 +8,6 @@ source latents of every step from the inversion); Ju et al., 2023, https://arxiv
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ class PinSource:
     the source ends as the clean latents themselves.
     """
 
-    def __init__(self, latents_at: Callable[[Any], Tensor], timesteps: Sequence[float]) -> None:
+    def __init__(self, latents_at: Callable[[float], Tensor], timesteps: Sequence[float]) -> None:
         """Looks up all latents now, so that a missing timestep fails before the first network call.
 
         Args:

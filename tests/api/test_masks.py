@@ -125,7 +125,7 @@ def test_during_the_run_the_image_stays_on_its_own_path() -> None:
     )
     for start, step, outside in (
         (source, half, at_250),
-        (drawn, half, add_noise(clean, noise, 0.5)),
+        (drawn, half, add_noise(clean, noise, half.level_prev)),
         (source, last, clean),
     ):
         keep = KeepOutside(weight, clean, start, targets=1)

@@ -19,6 +19,7 @@ from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.discrete_vp import DiscreteVP
+from sfumato.models.schedules import Level
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.edits.tasks import edit_by
@@ -86,7 +87,7 @@ def test_more_strength_changes_more(toy_model: Any) -> None:
 def test_sdedit_is_sampling_from_the_noised_picture(model: Any) -> None:
     source = picture(model)
     step = model.schedule.steps(STEPS)[2]
-    noised = step.alpha_bar**0.5 * source.clean + (1 - step.alpha_bar) ** 0.5 * source.noise
+    noised = step.level.signal * source.clean + step.level.noise * source.noise
     condition = model.encode_prompt([TARGET, ""])
     plain = sample(
         model, noised, {"t": Branch(condition[[0]], condition[[1]], 3.0)}, num_inference_steps=STEPS, start_index=2
@@ -209,14 +210,15 @@ def test_egsde_pulls_the_coarse_part_back(toy_model: Any) -> None:
 def test_the_energys_shift_is_of_the_noise_whatever_the_network_predicts(prediction: Any) -> None:
     schedule = DiscreteVP(torch.linspace(0.99, 0.01, 10, dtype=torch.float64), prediction)
     latents, output, shift = (normal(1, 4, 8, 8, seed=seed).double() for seed in range(3))
-    before, _ = schedule.noise_and_x0(output, latents, 0.3)
-    after, _ = schedule.noise_and_x0(output + output_shift(schedule, shift, 0.3), latents, 0.3)
+    level = Level.variance_preserving(0.3)
+    before = schedule.split(output, latents, level).eps
+    after = schedule.split(output + output_shift(schedule, shift, level), latents, level).eps
     torch.testing.assert_close(after - before, shift)
 
 
 def test_experts_are_objects(toy_model: Any) -> None:
     network = torch.nn.Conv2d(4, 8, 3, padding=1).requires_grad_(False)
-    alike = FeatureSimilarity(lambda latents, step: network(latents) * step.alpha_bar)
+    alike = FeatureSimilarity(lambda latents, step: network(latents) * step.level.signal)
     label = NoisyClassLabel(lambda latents, step: network(latents).mean(dim=(2, 3)), 3)
     plain = run(egsde, toy_model, strength=0.5)
     for expert in (alike, label, LowPassDistance(4)):

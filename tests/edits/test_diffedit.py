@@ -83,7 +83,7 @@ def test_an_open_mask_is_plain_decoding(toy_model: Any) -> None:
 def test_contrast_is_the_papers(toy_model: Any) -> None:
     clean, draws, t = 0.5 * noise(), noise(3, seed=5), 401
     condition = toy_model.encode_prompt([SOURCE, TARGET])
-    level = toy_model.schedule.alpha_bar(t)
+    level = toy_model.schedule.level(t)
     with torch.no_grad():
         differences = [
             toy_model.predict_noise(add_noise(clean, draw, level), t, condition[[1]])
@@ -134,7 +134,7 @@ def test_hooks_see_the_source_and_the_edits(toy_model: Any) -> None:
         return latents
 
     run(toy_model, source, on_step=[look])
-    assert all(torch.equal(latents, source.latents_at(max(step.t_prev, -1))) for latents, step in seen)
+    assert all(torch.equal(latents, source.latents_at(max(step.time_prev, -1))) for latents, step in seen)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_mask_holds_the_picture_outside(toy_model: Any) -> None:
 
     def keep_left(latents: Tensor, step: Any) -> Tensor:
         seen.append(latents.shape)
-        if step.t_prev >= 0:
+        if step.time_prev >= 0:
             return latents
         return torch.cat([clean[None, ..., :8].expand(*latents.shape[:-1], 8), latents[..., 8:]], dim=-1)
 

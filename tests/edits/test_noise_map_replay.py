@@ -149,7 +149,7 @@ def test_hooks_see_the_source_as_its_inversion_has_it(recipe: Any, encode: Any, 
     seen = []
 
     def keep_half(latents: Tensor, step: Any) -> Tensor:
-        seen.append((step.t_prev, latents[0]))
+        seen.append((step.time_prev, latents[0]))
         kept = latents[1:].clone()
         kept[..., :8] = latents[:1, ..., :8]
         return torch.cat([latents[:1], kept])

@@ -111,7 +111,7 @@ def _map_distance(model: Any, begin: Inversion, latents: Tensor, condition: Any)
         control = AttentionControl([RecordMaps(recorder := Recorder())])
         with torch.no_grad(), control.installed(model, Layout(("cond",), ("only",), 1, (16, 16))):
             control.at_step(step)
-            model.predict(x, step.t, text)
+            model.predict(x, step.time, text)
         recorders.append(recorder)
     total = 0.0
     for site in model.sites((16, 16)):

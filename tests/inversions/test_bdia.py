@@ -71,7 +71,7 @@ def test_it_is_nearer_to_the_exact_flow_than_ddim() -> None:
     schedule = cosine_schedule(final_alpha_bar=float(cosine_schedule().alphas_cumprod[0]))
     model = GaussianModel(schedule)
     latents = model.mean + model.std * clean(2)[:, :1, :4, :4].double()
-    exact = model.flow(latents, schedule.final_alpha_bar, schedule.steps(64)[0].alpha_bar)
+    exact = model.flow(latents, schedule.final_alpha_bar, schedule.steps(64)[0].level)
     task = InversionTask(model, latents, model.encode_prompt("x"), num_inference_steps=64)
     bdia, ddim = bdia_inversion(task, gamma=1.0), ddim_inversion(task)
     assert float((bdia.noise - exact).abs().max()) < 0.5 * float((ddim.noise - exact).abs().max())

@@ -50,8 +50,8 @@ def test_each_step_of_the_trajectory_is_solved() -> None:
     seen = []
 
     def keep(latents: Tensor, step: Any) -> Tensor:
-        seen.append((latents[0] - found.latents_at(max(step.t_prev, -1))).abs().max())
-        return found.latents_at(max(step.t_prev, -1))[None]  # on from where it should be
+        seen.append((latents[0] - found.latents_at(max(step.time_prev, -1))).abs().max())
+        return found.latents_at(max(step.time_prev, -1))[None]  # on from where it should be
 
     branch = {"source": Branch(model.encode_prompt("x"))}
     sample(model, found.noise, branch, timesteps=found.timesteps, on_step=[keep])

@@ -171,10 +171,11 @@ def test_the_released_eta_is_ddim_at_its_root_with_scaled_maps() -> None:
     assert found.noise_maps is not None
     latents = found.noise
     for step in model.schedule.steps(6):
-        noise_pred = model.predict_noise(latents, step.t, condition)
-        x0 = (latents - sqrt(1 - step.alpha_bar) * noise_pred) / sqrt(step.alpha_bar)
-        var = (1 - step.alpha_bar_prev) / (1 - step.alpha_bar) * (1 - step.alpha_bar / step.alpha_bar_prev)
-        mean = sqrt(step.alpha_bar_prev) * x0 + sqrt(1 - step.alpha_bar_prev - eta * var) * noise_pred
+        noise_pred = model.predict_noise(latents, step.time, condition)
+        alpha_bar, alpha_bar_prev = (model.schedule.alpha_bar(t) for t in (step.time, step.time_prev))
+        x0 = (latents - sqrt(1 - alpha_bar) * noise_pred) / sqrt(alpha_bar)
+        var = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
+        mean = sqrt(alpha_bar_prev) * x0 + sqrt(1 - alpha_bar_prev - eta * var) * noise_pred
         latents = mean + eta * sqrt(var) * found.noise_maps[step.index] / sqrt(eta)
     assert far(latents, clean) < 1e-12
 

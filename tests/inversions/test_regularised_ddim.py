@@ -174,9 +174,9 @@ def test_the_released_grid_is_two_steps_shorter(toy_model: Any) -> None:
     assert len(found.timesteps) == 5
     assert found.trajectory is None
     moves = released_moves(toy_model.schedule, found.timesteps)
-    assert [move.t for move in moves] == [201, 401, 601]
-    assert moves[0].alpha_bar == toy_model.schedule.alpha_bar(200)
-    assert moves[-1].alpha_bar_next == toy_model.schedule.alpha_bar(800)
+    assert [move.time for move in moves] == [201, 401, 601]
+    assert moves[0].level == toy_model.schedule.level(200)
+    assert moves[-1].level_next == toy_model.schedule.level(800)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def evaluations(given: InversionTask) -> int:
     """Of one prediction of the source branch."""
     source, step, before = given.source(), given.steps[0], given.model.evaluations
     with torch.no_grad():
-        source.predict(given.clean, step.t, step.alpha_bar)
+        source.predict(given.clean, step.time, step.level)
     return given.model.evaluations - before
 
 
@@ -28,7 +28,7 @@ def test_the_grid_is_that_of_sampling(toy_model: Any) -> None:
     assert task(toy_model).steps == toy_model.schedule.steps(4)
     timesteps = [900, 400, 7]
     given = task(toy_model, timesteps=timesteps)
-    assert [step.t for step in given.steps] == timesteps
+    assert [step.time for step in given.steps] == timesteps
     assert given.inversion("ddim", given.clean).timesteps == tuple(timesteps)
 
 
@@ -50,7 +50,7 @@ def test_guidance_costs_a_row_where_it_does_something(toy_model: Any) -> None:
 def test_equal_prompts_predict_what_no_guidance_does(toy_model: Any) -> None:
     def predicted(given: InversionTask) -> Tensor:
         with torch.no_grad():
-            return given.source().predict(given.clean, given.steps[0].t, given.steps[0].alpha_bar)[0]
+            return given.source().predict(given.clean, given.steps[0].time, given.steps[0].level).eps
 
     same = task(toy_model, guidance_scale=3.0, negative=toy_model.encode_prompt(SOURCE))
     assert torch.equal(predicted(same), predicted(task(toy_model)))

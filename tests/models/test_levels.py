@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sfumato.models.schedules import Level, Prediction, Target, add_noise, join, split
-from sfumato.sampling.ddim import added_std, move
+from sfumato.sampling.ddim import ddim_std, ddim_step
 from sfumato.sampling.ddpm import ddpm_step
 
 ALPHA_BARS = [(0.01, 0.05), (0.3, 0.31), (0.5, 0.9), (0.9, 0.999), (0.98, 1.0)]
@@ -30,15 +30,15 @@ def test_a_variance_preserving_step_is_ddims(alpha_bars: tuple[float, float], et
     x0 = (latents - sqrt(1 - a) * eps) / sqrt(a)
     expected = sqrt(a_prev) * x0 + sqrt(max(1 - a_prev - sigma**2, 0.0)) * eps + sigma * z
     level, level_prev = Level.variance_preserving(a), Level.variance_preserving(a_prev)
-    assert far(move(split(eps, latents, level, "noise"), level, level_prev, eta=eta, noise=z), expected) <= 1e-14
-    assert added_std(level, level_prev, eta) == pytest.approx(sigma, abs=1e-14)
+    assert far(ddim_step(split(eps, latents, level, "noise"), level, level_prev, eta=eta, noise=z), expected) <= 1e-14
+    assert ddim_std(level, level_prev, eta) == pytest.approx(sigma, abs=1e-14)
 
 
 @pytest.mark.parametrize(("sigma", "sigma_prev"), [(1.0, 0.9), (0.5, 0.4), (0.1, 0.0), (0.0, 0.1), (0.7, 1.0)])
 def test_a_step_along_a_flow_is_eulers(sigma: float, sigma_prev: float) -> None:
     latents, velocity = draws(2)
     level, level_prev = Level(1 - sigma, sigma), Level(1 - sigma_prev, sigma_prev)
-    ours = move(split(velocity, latents, level, "flow"), level, level_prev)
+    ours = ddim_step(split(velocity, latents, level, "flow"), level, level_prev)
     assert far(ours, latents + (sigma_prev - sigma) * velocity) <= 1e-14
 
 

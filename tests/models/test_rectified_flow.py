@@ -1,13 +1,19 @@
 """The rectified flow's schedule: its levels, and that sampling and inversion follow the exact flow at order 1."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from sfumato.errors import UsageError
+from sfumato.inversions.bdia import bdia_inversion
+from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.fixed_point import fixed_point_inversion
+from sfumato.inversions.result import Inversion
+from sfumato.inversions.task import InversionTask
 from sfumato.models.rectified_flow import DynamicShift, RectifiedFlow
 from sfumato.models.schedules import Level
-from sfumato.sampling.ddim import move
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.gaussian import GaussianModel
@@ -54,19 +60,40 @@ def test_sampling_follows_the_exact_flow_at_order_one(schedule: RectifiedFlow) -
     assert order_of(errors) == pytest.approx(1.0, abs=0.1), errors
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_inversion_follows_the_exact_flow_at_order_one(schedule: RectifiedFlow) -> None:
-    """Conditioned on the next level."""
+def inverting(model: GaussianModel, clean: Tensor, steps: int) -> InversionTask:
+    return InversionTask(model, clean, model.encode_prompt("x"), num_inference_steps=steps)
+
+
+def replayed(model: GaussianModel, found: Inversion) -> Tensor:
+    branch = {"source": Branch(model.encode_prompt("x"))}
+    return sample(model, found.noise, branch, timesteps=found.timesteps, replay=found, eta=found.eta)[0]
+
+
+@pytest.mark.parametrize("told", ["to", "from"])
+@pytest.mark.parametrize("schedule", SCHEDULES[:2])
+def test_inversion_follows_the_exact_flow_at_order_one(schedule: RectifiedFlow, told: Any) -> None:
     model, errors = GaussianModel(schedule), []
     clean = model.mean + model.std * drawn()
     exact = model.flow(clean, Level(1.0, 0.0), Level(0.0, 1.0))
-    for count in COUNTS[:4]:  # a flow has 1000 times
-        latents = clean
-        for step in reversed(schedule.steps(count, latent_size=(4, 4))):
-            output = model.predict(latents, step.time, model.encode_prompt("x"))
-            latents = move(schedule.split(output, latents, step.level_prev), step.level_prev, step.level)
-        errors.append(float((latents - exact).abs().max()))
+    for count in COUNTS[:4]:
+        found = ddim_inversion(inverting(model, clean, count), told=told)
+        errors.append(float((found.noise - exact).abs().max()))
     assert order_of(errors) == pytest.approx(1.0, abs=0.15), errors
+
+
+@pytest.mark.parametrize(
+    ("invert", "options", "within"),
+    [
+        (fixed_point_inversion, {"iterations": 30, "tolerance": 1e-10}, 1e-8),
+        (bdia_inversion, {}, 1e-11),
+    ],
+)
+def test_exact_inversions_serve_flows(invert: Any, options: Any, within: float) -> None:
+    """The recipes are written in levels: of a flow, too, the latents come back as closely as each method says."""
+    model = GaussianModel(RectifiedFlow(shift=3.0))
+    clean = model.mean + model.std * drawn()
+    found = invert(inverting(model, clean, 12), **options)
+    assert float((replayed(model, found) - clean).abs().max()) < within
 
 
 @pytest.mark.parametrize("timesteps", [[], [500, 500], [1001.0], [500.0, 0.0], [100.0, 200.0]])

@@ -9,7 +9,7 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler, DDPMScheduler
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.schedules import Level, Prediction, add_noise
-from sfumato.sampling.ddim import move
+from sfumato.sampling.ddim import ddim_step
 from sfumato.sampling.ddpm import ddpm_step
 
 CONFIG: dict[str, Any] = {
@@ -73,9 +73,9 @@ def test_ddim_equals_diffusers_step_by_step(spacing: str, prediction: str, eta: 
     latents = torch.randn(2, 4, 3, 5, dtype=torch.float64, generator=generator)
     for step in schedule.steps(12, neighbour="stride"):
         output, noise = (torch.randn(latents.shape, dtype=torch.float64, generator=generator) for _ in range(2))
-        theirs = scheduler.step(output, step.t, latents, eta=eta, variance_noise=noise if eta else None).prev_sample
+        theirs = scheduler.step(output, step.time, latents, eta=eta, variance_noise=noise if eta else None).prev_sample
         prediction = schedule.split(output, latents, step.level)
-        ours = move(prediction, step.level, step.level_prev, eta=eta, noise=noise)
+        ours = ddim_step(prediction, step.level, step.level_prev, eta=eta, noise=noise)
         assert relative(ours, theirs) < 1e-10, step
         latents = theirs
 
@@ -90,14 +90,14 @@ def test_inversion_equals_diffusers_step_by_step(spacing: str, prediction: str) 
     scheduler.initial_alpha_cumprod = schedule.alphas_cumprod[0]
     scheduler.set_timesteps(10)
     steps = schedule.steps(10)[::-1]
-    assert scheduler.timesteps.tolist() == [step.t for step in steps]
+    assert scheduler.timesteps.tolist() == [step.time for step in steps]
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(1, 4, 3, 5, dtype=torch.float64, generator=generator)
     for step in steps:
         output = torch.randn(latents.shape, dtype=torch.float64, generator=generator)
-        theirs = scheduler.step(output, step.t, latents).prev_sample
+        theirs = scheduler.step(output, step.time, latents).prev_sample
         prediction = schedule.split(output, latents, step.level_prev)
-        ours = move(prediction, step.level_prev, step.level)
+        ours = ddim_step(prediction, step.level_prev, step.level)
         assert relative(ours, theirs) < 1e-10, step
         latents = theirs
 
@@ -114,7 +114,7 @@ def test_ddpm_equals_diffusers_step_by_step(variance: Any, theirs_is: str, monke
     for step in schedule.steps(20):
         output, noise = (torch.randn(latents.shape, dtype=torch.float64, generator=generator) for _ in range(2))
         monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, draw=noise, **__: draw)
-        theirs = scheduler.step(output, step.t, latents).prev_sample
+        theirs = scheduler.step(output, step.time, latents).prev_sample
         # diffusers adds nothing at t = 0, and bounds the variance below by 1e-20
         prediction = schedule.split(output, latents, step.level)
         ours = ddpm_step(latents, prediction, step.level, step.level_prev, noise=noise, variance=variance)
@@ -128,7 +128,7 @@ def test_ddpm_is_ddim_at_eta_one() -> None:
     for step in schedule.steps(10):
         levels, prediction = (step.level, step.level_prev), schedule.split(output, latents, step.level)
         ddim, ddpm = (
-            move(prediction, *levels, eta=1.0, noise=noise),
+            ddim_step(prediction, *levels, eta=1.0, noise=noise),
             ddpm_step(latents, prediction, *levels, noise=noise),
         )
         assert relative(ddim, ddpm) < 1e-12
@@ -137,8 +137,8 @@ def test_ddpm_is_ddim_at_eta_one() -> None:
 def test_t_prev_is_the_next_entry_of_the_list() -> None:
     schedule = DiscreteVP.from_config(CONFIG | {"timestep_spacing": "linspace"})
     steps = schedule.steps(8)
-    assert [step.t_prev for step in steps[:-1]] == [step.t for step in steps[1:]]
-    assert steps[-1].t_prev < 0
+    assert [step.time_prev for step in steps[:-1]] == [step.time for step in steps[1:]]
+    assert steps[-1].time_prev < 0
     assert steps[-1].level_prev == schedule.level(-1)
     assert [step.index for step in steps] == list(range(8))
 
@@ -190,6 +190,6 @@ def test_bad_timestep_lists_are_refused(timesteps: list[int]) -> None:
 def test_eta_outside_its_range_is_named() -> None:
     nothing, levels = Prediction(torch.zeros(1), torch.zeros(1)), [Level.variance_preserving(a) for a in (0.5, 0.6)]
     with pytest.raises(UsageError, match=r"eta must be in \[0, 1\], got 1.5"):
-        move(nothing, *levels, eta=1.5)
+        ddim_step(nothing, *levels, eta=1.5)
     with pytest.raises(UsageError, match="pass noise"):
-        move(nothing, *levels, eta=0.5)
+        ddim_step(nothing, *levels, eta=0.5)

@@ -15,6 +15,7 @@ from sfumato.models.base import Condition
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.loading import load_model
 from sfumato.models.scheduler_config import SCHEDULERS
+from sfumato.models.schedules import Level
 from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
@@ -78,7 +79,7 @@ def test_the_last_level_is_the_one_at_which_the_class_ends(name: str, last: floa
     """Only some classes know `set_alpha_to_one`; where Euler's kept 2.9 % of the noise, a one-step image was grainy."""
     schedule = DiscreteVP.from_config({"_class_name": name, **LEVELS, "set_alpha_to_one": told})
     first = float(schedule.alphas_cumprod[0])
-    assert schedule.steps(4)[-1].alpha_bar_prev == (last or (1.0 if told else first))
+    assert schedule.steps(4)[-1].level_prev == Level.variance_preserving(last or (1.0 if told else first))
     sigmas = DiscreteVP.from_config({"_class_name": "EulerDiscreteScheduler", "final_sigmas_type": "sigma_min"})
     assert sigmas.final_alpha_bar < 1.0
 
@@ -210,7 +211,7 @@ def test_one_turbo_step_leaves_no_noise(sd: Path, tmp_path: Path) -> None:
     condition = model.encode_prompt("a cat")
     with torch.no_grad():
         output = model.predict(noise, 999, condition)
-    _, clean = model.schedule.noise_and_x0(output, noise, model.schedule.alpha_bar(999))
+    clean = model.schedule.split(output, noise, model.schedule.level(999)).x0
     torch.testing.assert_close(sample(model, noise, {"sample": Branch(condition)})[0], clean)
 
 

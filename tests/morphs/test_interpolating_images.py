@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UsageError
+from sfumato.models.schedules import Level
 from sfumato.morphs.denoiser import Denoiser
 from sfumato.morphs.frame_tree import level_indices, noise_stacks, tree
 from sfumato.morphs.ranked_tree import ranked_tree, text_score
@@ -37,10 +38,11 @@ def test_equal_pictures_make_equal_frames(toy_model: Any) -> None:
 
 def test_a_stack_is_noised_as_if_at_once() -> None:
     """Clean latents of zero: each level has the variance of its own noise, and levels share what came before."""
-    levels, noise = [0.9, 0.6, 0.2], torch.randn(3, 4, 64, 64, generator=torch.Generator().manual_seed(0))
+    levels = [Level.variance_preserving(alpha_bar) for alpha_bar in (0.9, 0.6, 0.2)]
+    noise = torch.randn(3, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     stack = noise_stacks(torch.zeros(2, 4, 64, 64), noise, levels)
     for latents, level in zip(stack[1:], levels, strict=True):
-        assert abs(float(latents[0].std()) - sqrt(1 - level)) < 0.02
+        assert abs(float(latents[0].std()) - level.noise) < 0.02
         assert torch.equal(latents[0], latents[1])
     clean = torch.ones(2, 4, 64, 64)
     moved = noise_stacks(clean, noise, levels) - stack

@@ -39,7 +39,7 @@ def test_ddim_converges_at_order_one(prediction: Any) -> None:
     errors = []
     for count in COUNTS:
         steps = model.schedule.steps(count)
-        exact = model.flow(drawn(), steps[0].alpha_bar, model.schedule.final_alpha_bar)
+        exact = model.flow(drawn(), steps[0].level, model.schedule.final_alpha_bar)
         result = sample(model, drawn(), branch, num_inference_steps=count)[0]
         errors.append(float((result - exact).abs().max()))
     assert order_of(errors) == pytest.approx(1.0, abs=0.1), errors
@@ -56,7 +56,7 @@ def test_ddim_inversion_converges_at_order_one(told: Any, prediction: Any) -> No
         inversion = ddim_inversion(
             InversionTask(model, clean, model.encode_prompt("x"), num_inference_steps=count), told=told
         )
-        exact = model.flow(clean, schedule.final_alpha_bar, schedule.steps(count)[0].alpha_bar)
+        exact = model.flow(clean, schedule.final_alpha_bar, schedule.steps(count)[0].level)
         errors.append(float((inversion.noise - exact).abs().max()))
     assert order_of(errors) == pytest.approx(1.0, abs=0.15), errors
 
@@ -131,7 +131,7 @@ def test_steps_are_told_and_hooks_chain() -> None:
     hooked = sample(model, drawn(), branch, num_inference_steps=10, start_index=4, on_step=[double, halve])
     assert torch.equal(plain, hooked)
     assert seen == [4, 5, 6, 7, 8, 9]
-    assert model.calls[:6] == [step.t for step in model.schedule.steps(10)][4:]
+    assert model.calls[:6] == [step.time for step in model.schedule.steps(10)][4:]
 
 
 def test_evaluations_are_counted() -> None:

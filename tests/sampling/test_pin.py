@@ -31,13 +31,13 @@ def test_the_source_is_set_before_each_call_and_after_each_step(toy_model: Any) 
     condition = toy_model.encode_prompt(["a cat", "a dog"])
     branches = {name: Branch(condition[[k]]) for k, name in enumerate(("source", "target"))}
     before = sample(toy_model, source.noise, branches, timesteps=TIMESTEPS, before_step=[pin, look])
-    assert [step.t for _, step in seen] == list(TIMESTEPS)
-    assert all(torch.equal(latents[0], source.latents_at(step.t)) for latents, step in seen)
+    assert [step.time for _, step in seen] == list(TIMESTEPS)
+    assert all(torch.equal(latents[0], source.latents_at(step.time)) for latents, step in seen)
     assert not torch.equal(before[0], source.clean)  # the last step denoises
 
     seen.clear()
     after = sample(toy_model, source.noise, branches, timesteps=TIMESTEPS, on_step=[pin.after, look])
-    assert all(torch.equal(latents[0], source.latents_at(max(step.t_prev, -1))) for latents, step in seen)
+    assert all(torch.equal(latents[0], source.latents_at(max(step.time_prev, -1))) for latents, step in seen)
     assert torch.equal(after[0], source.clean)
     free = sample(toy_model, source.noise, branches, timesteps=TIMESTEPS)
     assert torch.equal(after[1], free[1])

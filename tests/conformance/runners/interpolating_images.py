@@ -19,7 +19,7 @@ def branching(case: Case, model: Model) -> dict[str, Tensor]:
         noise = noise.unflatten(0, (-1, 2))
     stride = 1000 // parameters["ddim_steps"]
     grid = list(range(1, 1000, stride))
-    stacks = noise_stacks(latents, noise, [model.schedule.alpha_bar(grid[k]) for k in levels[1:]])
+    stacks = noise_stacks(latents, noise, [model.schedule.level(grid[k]) for k in levels[1:]])
     condition = model.encode_prompt([prompts["embedding_1"], prompts["embedding_2"]])
     negative = model.encode_prompt(prompts["unconditional"])
     denoise = Denoiser(model, condition, negative, parameters["guidance_scale"], grid[::-1])

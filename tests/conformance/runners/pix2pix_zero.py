@@ -49,11 +49,11 @@ def noise_regularisation(case: Case, model: Model | None) -> dict[str, Tensor]:
 def regularised_inversion(case: Case, model: Model) -> dict[str, Result]:
     grid = model.schedule.timesteps(case.parameters["num_inversion_steps"])
     moves = released_moves(model.schedule, grid)
-    assert [move.t for move in moves] == case.parameters["timesteps"]
+    assert [move.time for move in moves] == case.parameters["timesteps"]
     walk = _walk(case, model, moves)
     clean, condition = case.tensors["x_0"], model.encode_prompt(case.prompts["source"])
     with torch.no_grad():
-        first = model.predict_noise(clean, moves[0].t, condition, alpha_bar=moves[0].alpha_bar)
+        first = model.predict_noise(clean, moves[0].time, condition, level=moves[0].level)
     weights = case.parameters["lambda_ac"], case.parameters["lambda_kl"]
     return walk | {
         "noise_first": first,
@@ -64,7 +64,7 @@ def regularised_inversion(case: Case, model: Model) -> dict[str, Result]:
 @runner(SYSTEM, "regularised-inversion-full-grid")
 def regularised_inversion_full_grid(case: Case, model: Model) -> dict[str, Result]:
     steps = model.schedule.steps(case.parameters["num_inversion_steps"])
-    walk = _walk(case, model, [Move(step.t, step.alpha_bar_prev, step.alpha_bar) for step in reversed(steps)])
+    walk = _walk(case, model, [Move(step.time, step.level_prev, step.level) for step in reversed(steps)])
     inverted = _inverted(case, model, case.parameters, grid="full")
     assert inverted.trajectory is not None
     return walk | {"x_inv": inverted.noise, "trajectory": inverted.trajectory[1:, 0]}
