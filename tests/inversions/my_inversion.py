@@ -20,5 +20,5 @@ from sfumato.sampling.draws import draw_noise
 def my_inversion(task: InversionTask) -> Inversion:
     """Noise, and the image at each level with it."""
     noise = draw_noise(task.clean.shape, task.generator, task.clean)
-    latents = [add_noise(task.clean, noise, step.alpha_bar) for step in task.steps]
+    latents = [add_noise(task.clean, noise, step.level) for step in task.steps]
     return task.inversion("my-inversion", latents[0], trajectory=torch.stack([task.clean, *reversed(latents)]))
