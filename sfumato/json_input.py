@@ -7,6 +7,7 @@ holds an object to a table of names and checks, the same checks that arguments g
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -111,7 +112,9 @@ def check_fields(
         raise error(f"{what} is damaged ({lacking[0]} is missing): {remedy}")
     unknown = [name for name in values if name not in checks]
     if unknown:
-        raise error(f"{what} holds {shown(unknown[0])}, which this version does not know: {remedy}")
+        close = difflib.get_close_matches(str(unknown[0])[:100], list(checks), n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise error(f"{what} holds {shown(unknown[0])}, which this version does not know{hint}: {remedy}")
     found = {}
     for name, value in values.items():
         try:

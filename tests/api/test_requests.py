@@ -148,7 +148,7 @@ def test_an_inversion_must_be_the_same(folder: Path, toy_model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sed": 3}, "the request holds 'sed', which this version does not know"),
+        ({"sed": 3}, r"the request holds 'sed', which this version does not know \(did you mean 'seed'\?\)"),
         ({"seed": "3"}, "seed must be a whole number"),
         ({"command": "morph"}, "command must be one of edit, got 'morph'"),
         ({"guidance_scale": 0.5}, r"guidance_scale must be in \[1, 100\], got 0.5"),
