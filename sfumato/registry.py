@@ -17,7 +17,6 @@ from typing import Any, TypedDict, TypeVar
 
 from sfumato.checks import shown
 from sfumato.errors import UsageError
-from sfumato.options import Option as Option  # recipes take it and their decorator from one place
 from sfumato.options import Parameter, parameters
 
 Function = Callable[..., Any]

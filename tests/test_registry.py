@@ -111,7 +111,7 @@ def test_recipes_keep_what_json_knows() -> None:
 
 METHOD = """
 from typing import Annotated
-from sfumato.registry import Option
+from sfumato.options import Option
 from {package}.registry import REGISTRY, entry
 
 def {name}(*, share: Annotated[float, Option("how much", low=0, high=1)] = 0.5) -> None: ...

@@ -22,7 +22,7 @@ from sfumato.conditions import align
 from sfumato.errors import UsageError
 from sfumato.models.base import Model, TextSide
 from sfumato.models.prompt_syntax import plain_text
-from sfumato.registry import Option
+from sfumato.options import Option
 from sfumato.sampling.shares import window_notes
 
 MapEditKind = Literal["auto", "replace", "refine", "none"]

@@ -46,7 +46,8 @@ from sfumato.metrics.psnr import psnr
 from sfumato.morphs.path import Ends, Frames
 from sfumato.morphs.spacings.base import SPACINGS
 from sfumato.morphs.task import MorphTask
-from sfumato.registry import MORPHS, Option
+from sfumato.options import Option
+from sfumato.registry import MORPHS
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model

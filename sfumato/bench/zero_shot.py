@@ -31,7 +31,7 @@ from sfumato.images import Fit, fit_image, load_image, to_pixels
 from sfumato.metrics.psnr import psnr
 from sfumato.metrics.ssim import ssim
 from sfumato.metrics.text_agreement import directional_agreement, text_agreement
-from sfumato.registry import Option
+from sfumato.options import Option
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model
