@@ -12,10 +12,10 @@ from tests.apps.conftest import Run
 
 
 def test_measures_reports_and_goes_on(run: Run, folder: Path) -> None:
-    arguments = ["bench", "emoji-edit", "--limit", 20, "--steps", 1, "--out", "first", "--json"]
+    arguments = ["bench", "emoji-edit", "--limit", 10, "--steps", 1, "--out", "first", "--json"]
     answer = json.loads(run(*arguments, "--methods", "unedited,sdedit,prompt-to-prompt").stdout)
     rows = [json.loads(line) for line in (folder / "first" / "rows.jsonl").read_text().splitlines()]
-    assert len(rows) == 60
+    assert len(rows) == 30
     assert {row["status"] for row in rows} == {"done", "not applicable"}
     assert len({row["kind"] for row in rows}) == 10
     assert {one["configuration"] for one in answer["summaries"]} == {"unedited", "sdedit", "prompt-to-prompt/direct"}
