@@ -38,12 +38,14 @@ class AttentionEdit:
         needs_map: Whether it wants the softmax map.
         mixes_outputs: Whether `attention` takes over what attends to what.
         sets_source: Whether it exchanges what keys and values are projected from, and nothing else.
+        on: Whether it acts at all just now; may be switched between two network calls of a step.
     """
 
     guidance: tuple[str, ...] = CONDITIONAL
     needs_map = False
     mixes_outputs = False
     sets_source = False
+    on = True
 
     def begin(self, layout: Layout, sites: Sequence[AttentionSite]) -> None:
         """Told before the run, and before it is asked which of the model's sites it selects."""
@@ -94,8 +96,8 @@ class AttentionControl:
         self.edits = tuple(edits)
         self._step: Step | None = None
         self._layout: Layout | None = None
-        self._at: dict[str, tuple[AttentionEdit, ...]] = {}
-        self._sources: dict[str, tuple[AttentionEdit, ...]] = {}
+        self._at: dict[str, list[AttentionEdit]] = {}  # by site
+        self._acting: dict[str, list[AttentionEdit]] = {}  # of these, at this step
 
     @property
     def reads_unconditional(self) -> bool:
@@ -118,26 +120,27 @@ class AttentionControl:
                     f"{type(edit).__name__} finds no attention layer to act on in {model.name!r} at latents of"
                     f" {layout.latent_size[0]}x{layout.latent_size[1]} ({len(sites)} layers looked at)"
                 )
-        self._layout = layout
-        self._at = {name: tuple(e for e in edits if not e.sets_source) for name, edits in selected.items()}
-        self._sources = {name: tuple(e for e in edits if e.sets_source) for name, edits in selected.items()}
+        self._layout, self._at = layout, selected
+        sources = [site for site in sites if any(edit.sets_source for edit in selected[site.name])]
+        kernels = [site for site in sites if not all(edit.sets_source for edit in selected[site.name])]
         try:
             with ExitStack() as stack:
-                stack.enter_context(model.kernel_hook(self, [s for s in sites if self._at[s.name]]))
-                stack.enter_context(model.source_hook(self.source, [s for s in sites if self._sources[s.name]]))
+                stack.enter_context(model.kernel_hook(self, kernels))
+                stack.enter_context(model.source_hook(self.source, sources))
                 yield self
         finally:
-            self._step, self._layout, self._at, self._sources = None, None, {}, {}
+            self._step, self._layout, self._at, self._acting = None, None, {}, {}
 
     def at_step(self, step: Step) -> None:
         self._step = step
+        self._acting = {name: [edit for edit in edits if edit.active(step)] for name, edits in self._at.items()}
 
     def wants(self, site: AttentionSite) -> bool:
-        return bool(self._active(self._at[site.name]))
+        return bool(self._active(site))
 
-    def _active(self, edits: Sequence[AttentionEdit]) -> list[AttentionEdit]:
-        step, _ = self._now
-        return [edit for edit in edits if edit.active(step)]
+    def _active(self, site: AttentionSite, *, sets_source: bool = False) -> list[AttentionEdit]:
+        assert self._step is not None, "at_step must be told before the network is called"
+        return [edit for edit in self._acting[site.name] if edit.on and edit.sets_source == sets_source]
 
     @property
     def _now(self) -> tuple[Step, Layout]:
@@ -148,7 +151,7 @@ class AttentionControl:
     def source(self, site: AttentionSite, hidden_states: Tensor) -> Tensor:
         """What keys and values are projected from, after the edits that exchange it, (rows, tokens, dim)."""
         step, layout = self._now
-        edits = self._active(self._sources[site.name])
+        edits = self._active(site, sets_source=True)
         if not edits:
             return hidden_states
         split = layout.view(hidden_states)
@@ -159,7 +162,7 @@ class AttentionControl:
 
     def attend(self, call: KernelCall) -> Tensor:
         _, layout = self._now
-        edits = self._active(self._at[call.site.name])
+        edits = self._active(call.site)
         unseen = len(call.query) - len(layout.branches) * layout.images  # unconditional rows
         if unseen == 0 or any("uncond" in edit.guidance for edit in edits):
             return layout.rows(self._attended(call, edits, layout))

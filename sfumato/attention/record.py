@@ -93,9 +93,6 @@ class RecordMaps(AttentionEdit):
     def selects(self, site: AttentionSite) -> bool:
         return site.text_keys is not None
 
-    def active(self, step: Step) -> bool:
-        return self.on
-
     @contextmanager
     def switched_on(self) -> Iterator[None]:
         """On inside the block, off after it."""

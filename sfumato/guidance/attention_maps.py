@@ -134,19 +134,16 @@ class _MeanMaps(CrossAttentionMaps):
 
     def __init__(self) -> None:
         super().__init__()
-        self._on = False
-
-    def active(self, step: Step) -> bool:
-        return self._on
+        self.on = False
 
     @contextmanager
     def switched_on(self) -> Iterator[None]:
         """On inside the block, off after it."""
-        self._on = True
+        self.on = True
         try:
             yield
         finally:
-            self._on = False
+            self.on = False
 
 
 class _MatchMaps(RecordMaps):
