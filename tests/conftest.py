@@ -6,6 +6,7 @@ import signal
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ torch.set_num_threads(1)
 # A shell lets what it runs in the background ignore Ctrl-C, and so do its children: the tests of Ctrl-C send one.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Asks every test to leave torch on one thread: threads that wait for one another make all tests after it slow."""
+    yield
+    if (left := torch.get_num_threads()) != 1:
+        torch.set_num_threads(1)
+        pytest.fail(f"the test leaves torch on {left} threads")
 
 
 @pytest.fixture(scope="session")
