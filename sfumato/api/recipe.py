@@ -34,7 +34,7 @@ from sfumato.images import read_recipe
 from sfumato.json_input import check_fields
 from sfumato.models.base import Model
 from sfumato.models.loading import here
-from sfumato.models.parts import MAX_PARTS, content_hash
+from sfumato.models.parts import MAX_PARTS, MAX_SKIP, content_hash
 from sfumato.registry import INVERSIONS, METHODS, Entry
 
 REQUESTS: Mapping[str, type[Request]] = {
@@ -65,8 +65,8 @@ REMEDY = "give the options by hand"
 EARLIER: Mapping[str, Mapping[str, Any]] = {"edit": {"alpha": False}, "slider": {"alpha": False}}
 """What recipes without an entry mean, which did not have it yet."""
 
-Parts = tuple[Sequence[Any] | None, Sequence[str] | None, str | None]
-"""LoRAs, embeddings and a VAE, as `load_model` takes them."""
+Parts = Mapping[str, Any]
+"""LoRAs, embeddings, a VAE and layers to skip, as `load_model` takes them."""
 
 
 @dataclass(frozen=True)
@@ -257,9 +257,15 @@ class Recipe:
             )
         return name, found or revision
 
-    def parts(self, lora: Sequence[str] | None, embedding: Sequence[str] | None, vae: str | None) -> Parts:
-        """What is added to the model: of LoRAs, embeddings and VAE what the user named ("none": nothing), else the
-        recipe's files.
+    def parts(
+        self,
+        lora: Sequence[str] | None,
+        embedding: Sequence[str] | None,
+        vae: str | None,
+        clip_skip: int | None = None,
+    ) -> Parts:
+        """What is added to the model: of LoRAs, embeddings, VAE and clip skip what the user named ("none": nothing),
+        else the recipe's.
 
         Raises:
             UsageError: A file of the recipe is not there any more, lies elsewhere, or its content has changed.
@@ -272,7 +278,12 @@ class Recipe:
             embeddings = [str(self._part(file, "--embedding")) for file in self.facts.get("embeddings", ())]
         if vae is None and "vae" in self.facts:
             vae = str(self._part(self.facts["vae"], "--vae"))
-        return loras, embeddings, None if vae == "none" else vae
+        return {
+            "lora": loras,
+            "embeddings": embeddings,
+            "vae": None if vae == "none" else vae,
+            "clip_skip": self.facts.get("clip_skip", 0) if clip_skip is None else clip_skip,
+        }
 
     def _part(self, file: dict[str, Any], flag: str) -> Path:
         """Where a file of the recipe lies, its content as it was then."""
@@ -333,6 +344,7 @@ def _fact_checks() -> dict[str, Check]:
         "lora": files,
         "embeddings": files,
         "vae": partial(_file, known=added),
+        "clip_skip": partial(checks.whole, low=0, high=MAX_SKIP),
         "models": partial(checks.listed, check=word, fewest=2, most=2),
         "revisions": partial(checks.listed, check=word, fewest=2, most=2),
         "parts": partial(checks.listed, check=checks.table, fewest=2, most=2),

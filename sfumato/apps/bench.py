@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.apps.console import note, print_json, stdout, table, working
-from sfumato.apps.options import AsJson, Device, Dtype, Embedding, Lora, ModelName, Revision, Steps, Vae, Variant
+from sfumato.apps.options import (
+    AsJson,
+    ClipSkip,
+    Device,
+    Dtype,
+    Embedding,
+    Lora,
+    ModelName,
+    Revision,
+    Steps,
+    Vae,
+    Variant,
+    parts,
+)
 from sfumato.errors import SfumatoError, UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +63,7 @@ def bench(
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
+    clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure methods side by side; stop at any moment, and run again to go on.
@@ -81,7 +95,7 @@ def bench(
     folder = out or Path(f"bench-{name}")
     loading = partial(
         load_model, model or "emoji", device=device, dtype=dtype, revision=revision, variant=variant,
-        lora=lora, embeddings=embedding, vae=vae,
+        **parts(lora, embedding, vae, clip_skip),
     )  # fmt: skip
     with progress_bar() as watch:
         rows = run(

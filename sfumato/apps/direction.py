@@ -10,6 +10,7 @@ import typer
 from sfumato.apps.console import command, note, print_json, stdout, table, working
 from sfumato.apps.options import (
     AsJson,
+    ClipSkip,
     Device,
     Dtype,
     Embedding,
@@ -20,6 +21,7 @@ from sfumato.apps.options import (
     Variant,
     choose_output,
     load,
+    parts,
 )
 from sfumato.errors import DirectionError, UsageError
 
@@ -51,6 +53,7 @@ def make(
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
+    clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a direction: the mean difference between sentences with the one word and sentences with the other.
@@ -69,7 +72,14 @@ def make(
         raise UsageError("give both --source-sentences and --target-sentences, or none: banks of one kind compare best")
     banks = [read_sentences(file) for file in files if file is not None]
     path = choose_output(output, f"{source}-to-{target}", ".safetensors", inputs=files)
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
+    loaded = load(
+        model or "emoji",
+        device,
+        dtype,
+        revision=revision,
+        variant=variant,
+        added=parts(lora, embedding, vae, clip_skip),
+    )
     with working("encoding sentences"):
         if banks:
             made = direction_between(loaded, *banks, source=source, target=target)
@@ -129,6 +139,7 @@ def show(
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
+    clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a direction leads from and to, how far, and whose text encoder it belongs to."""
@@ -138,7 +149,9 @@ def show(
         way = Direction.load(file)
     fits: str | None = None
     if model is not None:
-        loaded = load(model, device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
+        loaded = load(
+            model, device, dtype, revision=revision, variant=variant, added=parts(lora, embedding, vae, clip_skip)
+        )
         try:
             way.check(loaded)
             fits = f"yes, {loaded.name}"

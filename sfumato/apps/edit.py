@@ -11,6 +11,7 @@ import typer
 from sfumato.apps.console import comes_back, cost_fields, note, print_json, stdout, table, working
 from sfumato.apps.options import (
     AsJson,
+    ClipSkip,
     Device,
     Dtype,
     Embedding,
@@ -36,6 +37,7 @@ from sfumato.apps.options import (
     outputs,
     parse_options,
     parse_size,
+    parts,
 )
 from sfumato.checks import shown
 from sfumato.errors import UsageError
@@ -124,6 +126,7 @@ def edit(
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
+    clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
     """Edit a picture by text; everything else stays. Several pictures are edited alike, each with the next seed.
@@ -171,7 +174,7 @@ def edit(
     count, inputs = len(request.targets), [*images, *_inputs(request, like)]
     paths = choose_outputs(output, stems, "edit", count=count, inputs=inputs)
     name, revision = (model or "emoji", revision) if recipe is None else recipe.model(model, revision, variant)
-    added = (lora, embedding, vae) if recipe is None else recipe.parts(lora, embedding, vae)
+    added = parts(lora, embedding, vae, clip_skip) if recipe is None else recipe.parts(lora, embedding, vae, clip_skip)
     loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
     if recipe is not None:
         for text in recipe.differences(loaded):

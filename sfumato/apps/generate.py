@@ -10,6 +10,7 @@ import typer
 from sfumato.apps.console import cost_fields, print_json, table, working
 from sfumato.apps.options import (
     AsJson,
+    ClipSkip,
     Device,
     Dtype,
     Embedding,
@@ -25,6 +26,7 @@ from sfumato.apps.options import (
     load,
     outputs,
     parse_size,
+    parts,
 )
 
 
@@ -50,6 +52,7 @@ def generate(
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
+    clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw pictures from text.
@@ -71,7 +74,14 @@ def generate(
         seed=seed,
         size=size_pixels,
     )
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
+    loaded = load(
+        model or "emoji",
+        device,
+        dtype,
+        revision=revision,
+        variant=variant,
+        added=parts(lora, embedding, vae, clip_skip),
+    )
     result = request.run(loaded)
     result.save(path)
     paths = [str(name) for name in outputs(path, count)]

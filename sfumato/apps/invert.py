@@ -10,6 +10,7 @@ import typer
 from sfumato.apps.console import comes_back, cost_fields, note, print_json, table, working
 from sfumato.apps.options import (
     AsJson,
+    ClipSkip,
     Device,
     Dtype,
     Embedding,
@@ -27,6 +28,7 @@ from sfumato.apps.options import (
     load,
     parse_options,
     parse_size,
+    parts,
 )
 
 
@@ -60,6 +62,7 @@ def invert(
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
+    clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the noise that leads back to a picture: once, for many edits with --inverted.
@@ -90,7 +93,14 @@ def invert(
         encode_steps=encode_steps,
         options=parse_options(INVERSIONS[inversion], settings),
     )
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
+    loaded = load(
+        model or "emoji",
+        device,
+        dtype,
+        revision=revision,
+        variant=variant,
+        added=parts(lora, embedding, vae, clip_skip),
+    )
     result = request.run(loaded)
     if reconstruction is not None:
         save_image(result.reconstruction, reconstruction, recipe=result.recipe)

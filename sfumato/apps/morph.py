@@ -11,6 +11,7 @@ from sfumato.apps import movie
 from sfumato.apps.console import note, working
 from sfumato.apps.options import (
     AsJson,
+    ClipSkip,
     Device,
     Dtype,
     Embedding,
@@ -28,6 +29,7 @@ from sfumato.apps.options import (
     load,
     parse_options,
     parse_size,
+    parts,
 )
 from sfumato.errors import Cancelled, UsageError
 
@@ -82,6 +84,7 @@ def morph(
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
+    clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
     """Morph one picture into another, or along a path through several.
@@ -132,7 +135,14 @@ def morph(
         alpha=alpha,
         options=options,
     )
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
+    loaded = load(
+        model or "emoji",
+        device,
+        dtype,
+        revision=revision,
+        variant=variant,
+        added=parts(lora, embedding, vae, clip_skip),
+    )
     try:
         result = request.run(loaded)
     except (KeyboardInterrupt, Cancelled):

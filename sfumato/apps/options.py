@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sfumato.registry import Entry
 
 
-Added: TypeAlias = "tuple[Sequence[Any] | None, Sequence[str] | None, str | None]"
+Added: TypeAlias = "Mapping[str, Any]"
 """LoRAs, embeddings and a VAE, as `load_model` takes them."""
 
 
@@ -56,6 +56,10 @@ Embedding = Annotated[
 ]
 Vae = Annotated[
     str | None, typer.Option(metavar="PATH", help="Another autoencoder: a diffusers folder or a .safetensors file.")
+]
+ClipSkip = Annotated[
+    int | None,
+    typer.Option(min=0, help="Last layers of the text encoder to leave out; 1 is A1111's 2.", show_default="0"),
 ]
 Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the first of these that is there")]
 Dtype = Annotated[
@@ -99,6 +103,11 @@ MaskPixels = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for machines.")]
 
 
+def parts(lora: Sequence[Any] | None, embedding: Sequence[str] | None, vae: str | None, clip_skip: int | None) -> Added:
+    """What is added to a model, as `load_model` takes it."""
+    return {"lora": lora, "embeddings": embedding, "vae": vae, "clip_skip": clip_skip or 0}
+
+
 def load(
     name: str,
     device: str | None,
@@ -106,16 +115,15 @@ def load(
     *,
     revision: str | None = None,
     variant: str | None = None,
-    added: Added = (None, None, None),
+    added: Added | None = None,
 ) -> Model:
     """Loads a model with what is added to it under a spinner, and says what was decided and where it runs."""
     with working(f"loading {name}"):
         from sfumato.models.loading import load_model
 
-        lora, embeddings, vae = added
         model = load_model(
             name, device=device, dtype=dtype, revision=revision, variant=variant,
-            lora=lora, embeddings=embeddings, vae=vae,
+            **(added or {}),
         )  # fmt: skip
     for text in model.notes:
         note(text)

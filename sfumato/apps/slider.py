@@ -12,6 +12,7 @@ from sfumato.apps import movie
 from sfumato.apps.console import working
 from sfumato.apps.options import (
     AsJson,
+    ClipSkip,
     Device,
     Dtype,
     Embedding,
@@ -35,6 +36,7 @@ from sfumato.apps.options import (
     load,
     parse_options,
     parse_size,
+    parts,
 )
 from sfumato.errors import UsageError
 
@@ -104,6 +106,7 @@ def slider(
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
+    clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
     """Show an edit as a sequence, from the source to the full edit, or along an option's range.
@@ -158,7 +161,14 @@ def slider(
             mask_pixels=mask_pixels,
         ),
     )
-    loaded = load(model or "emoji", device, dtype, revision=revision, variant=variant, added=(lora, embedding, vae))
+    loaded = load(
+        model or "emoji",
+        device,
+        dtype,
+        revision=revision,
+        variant=variant,
+        added=parts(lora, embedding, vae, clip_skip),
+    )
     result = request.run(loaded)
     movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)

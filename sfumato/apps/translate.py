@@ -11,6 +11,7 @@ import typer
 from sfumato.apps.console import cost_fields, note, print_json, stdout, table, working
 from sfumato.apps.options import (
     AsJson,
+    ClipSkip,
     Device,
     Dtype,
     Embedding,
@@ -24,6 +25,7 @@ from sfumato.apps.options import (
     choose_outputs,
     load,
     parse_size,
+    parts,
 )
 from sfumato.errors import UsageError
 
@@ -94,6 +96,7 @@ def translate(
     lora: Lora = None,
     embedding: Embedding = None,
     vae: Vae = None,
+    clip_skip: ClipSkip = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: AsJson = False,
@@ -139,7 +142,7 @@ def translate(
         for image in images
     ]
     same = target_model in (None, source_model) and target_revision in (None, source_revision)
-    added = (lora, embedding, vae)
+    added = parts(lora, embedding, vae, clip_skip)
     model_a = load(source_model, device, dtype, revision=source_revision, added=added)
     model_b = model_a
     if not same:

@@ -50,6 +50,7 @@ def load_model(
     lora: Lora | Sequence[Lora] | None = None,
     embeddings: PathLike | Sequence[PathLike] | None = None,
     vae: PathLike | None = None,
+    clip_skip: int = 0,
     loras: Sequence[Lora] = (),
 ) -> Model:
     """Loads a pretrained model behind the one protocol that all methods use.
@@ -71,6 +72,8 @@ def load_model(
             (file, scale), with a scale in [-100, 100], 1 by default.
         embeddings: Safetensors files of textual inversions; `Model.notes` say which word each is in a prompt.
         vae: Another autoencoder: a diffusers folder, or one safetensors file.
+        clip_skip: Last layers of the text encoders that are left out, as some models were trained: 1 is what A1111's
+            web UI calls 2. 0: none.
         loras: The same as `lora`, in a list.
 
     Returns:
@@ -90,13 +93,13 @@ def load_model(
     if not isinstance(loras, list | tuple):
         raise checks.refuse("loras", "a list of files or (file, scale) pairs", loras)
     added = [*loras, *entries("lora", lora)]
-    if ready is not None and (revision or variant or added or embeddings or vae):
+    if ready is not None and (revision or variant or added or embeddings or vae or clip_skip):
         raise UsageError(
-            "revision, variant, lora, embeddings and vae are for models loaded here; apply them to the pipeline itself"
+            "revision, variant, lora, embeddings, vae, clip_skip are for models loaded here; apply them to the pipeline"
         )
     chosen_device = resolve_device(device) if device is not None or ready is None else None
     chosen_dtype = resolve_dtype(dtype, chosen_device) if dtype is not None or ready is None else None
-    parts = read_parts(added, embeddings, vae)
+    parts = read_parts(added, embeddings, vae, clip_skip)
 
     if ready is not None:
         title = str(getattr(getattr(ready, "config", None), "_name_or_path", None) or type(ready).__name__)
@@ -110,7 +113,7 @@ def load_model(
     notes = parts.apply(pipeline, str(name))
     model = adapter_for(
         pipeline, name=str(name), revision=(commit or found) + parts.revision(), device=chosen_device,
-        dtype=chosen_dtype, loras=[file.path.stem for file in parts.loras],
+        dtype=chosen_dtype, loras=[file.path.stem for file in parts.loras], clip_skip=parts.clip_skip,
     )  # fmt: skip
     model.notes, model.parts = (*model.notes, *notes), parts.recipe()
     if name in BUNDLED:
@@ -129,14 +132,17 @@ def adapter_for(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     loras: Sequence[str] = (),
+    clip_skip: int = 0,
 ) -> Model:
     """Puts the adapter of its family around a diffusers pipeline, after moving the pipeline where it is wanted.
 
     Without a revision, the content of the pipeline is named, as it is before it is moved. `loras` are the names of LoRA
-    files in its weights, which may tell that it is a few-step model now.
+    files in its weights, which may tell that it is a few-step model now. `clip_skip` last layers of its text encoders
+    are left out.
 
     Raises:
-        ModelError: The pipeline is of another family, lacks a part, or its network takes more than latents and text.
+        ModelError: The pipeline is of another family, lacks a part, its network takes more than latents and text, or
+            its text encoders have too few layers.
     """
     import torch
 
@@ -160,6 +166,9 @@ def adapter_for(
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{name} does not fit into the memory of {device}; use dtype fp16, or device cpu") from error
     model = adapters[family].from_pipeline(plain(pipeline), name=name, revision=revision)
+    if clip_skip:
+        assert isinstance(model, StableDiffusion)  # of another, `Parts.apply` has said that it has no text encoder
+        model.skip_text_layers(clip_skip)
     suit(model, scheduler_class(pipeline), names=[Path(name).name], loras=loras)
     return model
 

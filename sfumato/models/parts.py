@@ -27,6 +27,7 @@ Lora: TypeAlias = "PathLike | tuple[PathLike, float]"
 
 MAX_SCALE: Final = 100.0
 """Of a LoRA, either sign; beyond it is a slip of the pen."""
+MAX_SKIP: Final = 100
 MAX_PARTS: Final = 100
 """LoRAs, or embeddings, at once."""
 _SCALE: Final = re.compile(r"(.+):([-+]?[0-9.]+(?:[eE][-+]?\d+)?)", re.DOTALL)
@@ -56,22 +57,25 @@ class Parts:
     loras: tuple[File, ...] = ()
     embeddings: tuple[File, ...] = ()
     vae: File | None = None
+    clip_skip: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.loras or self.embeddings or self.vae)
+        return bool(self.loras or self.embeddings or self.vae or self.clip_skip)
 
     def recipe(self) -> dict[str, Any]:
-        """Entries "lora", "embeddings" and "vae" of a recipe; those that are empty are left out."""
+        """Entries "lora", "embeddings", "vae" and "clip_skip" of a recipe; those that are empty are left out."""
         loras = [{"path": str(file.path), "scale": file.scale, "sha256": file.sha256} for file in self.loras]
         words = [{"path": str(file.path), "token": file.token, "sha256": file.sha256} for file in self.embeddings]
         vae = None if self.vae is None else {"path": str(self.vae.path), "sha256": self.vae.sha256}
-        return {key: value for key, value in (("lora", loras), ("embeddings", words), ("vae", vae)) if value}
+        entries = {"lora": loras, "embeddings": words, "vae": vae, "clip_skip": self.clip_skip}
+        return {key: value for key, value in entries.items() if value}
 
     def revision(self) -> str:
         """What is put behind the revision of the model itself."""
         marks = [f"+vae:{self.vae.sha256[:16]}"] if self.vae is not None else []
         marks += [f"+embedding:{file.sha256[:16]}" for file in self.embeddings]
         marks += [f"+lora:{file.sha256[:16]}@{file.scale:g}" for file in self.loras]
+        marks += [f"+clip-skip:{self.clip_skip}"] if self.clip_skip else []
         return "".join(marks)
 
     def apply(self, pipeline: Any, name: str) -> list[str]:
@@ -81,7 +85,9 @@ class Parts:
             ModelError: A file was made for another family or size of model.
         """
         if self and getattr(pipeline, "text_encoder", None) is None:
-            raise ModelError(f"{name} is an unconditional model: it takes no LoRA, no embedding and no other VAE")
+            raise ModelError(
+                f"{name} is an unconditional model: it takes no LoRA, no embedding, no other VAE and no clip skip"
+            )
         notes = []
         if self.vae is not None:
             own, pipeline.vae = pipeline.vae, load_vae(self.vae.path, pipeline.vae)
@@ -101,7 +107,10 @@ class Parts:
 
 
 def read_parts(
-    lora: Lora | Sequence[Lora] | None, embeddings: PathLike | Sequence[PathLike] | None, vae: PathLike | None
+    lora: Lora | Sequence[Lora] | None,
+    embeddings: PathLike | Sequence[PathLike] | None,
+    vae: PathLike | None,
+    clip_skip: int = 0,
 ) -> Parts:
     """Checks files that are to be added to a model, before it is loaded.
 
@@ -109,6 +118,7 @@ def read_parts(
         lora: Safetensors files, each with its scale: (file, scale), "file:scale" or the file alone (scale 1).
         embeddings: Safetensors files of textual inversions.
         vae: A folder or a safetensors file of an autoencoder; of a model's folder, its `vae`.
+        clip_skip: Last layers of the text encoders that are left out.
 
     Raises:
         UsageError: An argument is of another type, or a scale is none.
@@ -125,7 +135,7 @@ def read_parts(
         path = existing("VAE", vae, folder=True)
         path, files = check_vae(path)
         checked_vae = File(path, sha256(*files))
-    return Parts(tuple(loras), tuple(words), checked_vae)
+    return Parts(tuple(loras), tuple(words), checked_vae, checks.whole("clip_skip", clip_skip, low=0, high=MAX_SKIP))
 
 
 def split_scale(text: str) -> tuple[str, float | None]:

@@ -24,6 +24,7 @@ class StableDiffusionXL(StableDiffusion):
 
     zeroes_empty_negative = False
     usual_side = 128
+    unused_text_layers = 1
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, *, name: str, revision: str) -> Self:
@@ -58,7 +59,7 @@ class StableDiffusionXL(StableDiffusion):
         chunks = chunked_ids(tokenizer, texts, count).to(self.device)
         output = encoder(chunks.flatten(0, 1), output_hidden_states=True)
         # The layer before the last one, as the model was trained
-        embeds = output.hidden_states[-2].unflatten(0, chunks.shape[:2]).flatten(1, 2)
+        embeds = output.hidden_states[-2 - self.clip_skip].unflatten(0, chunks.shape[:2]).flatten(1, 2)
         return embeds, output[0].unflatten(0, chunks.shape[:2])[:, 0]
 
     def _empty(self, tokenizer: ClipText, encoder: Any) -> Tensor:

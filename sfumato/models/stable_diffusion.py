@@ -33,6 +33,10 @@ class StableDiffusion(Model):
 
     usual_side = 64
     """Of the latents, where the network does not say what it was trained at."""
+    unused_text_layers = 0
+    """Last layers of its text encoders that the model was trained without."""
+    clip_skip = 0
+    """Last layers that are left out beside them."""
 
     def __init__(
         self, *, unet: Any, vae: Any, text_encoders: Sequence[Any], tokenizers: Sequence[Any], schedule: DiscreteVP,
@@ -98,11 +102,31 @@ class StableDiffusion(Model):
 
         def encoded(texts: Sequence[str]) -> Tensor:
             chunks = chunked_ids(self.text, texts).to(self.device)
-            output = self.text_encoders[0](chunks.flatten(0, 1))[0]  # (rows x chunks, tokens, dim)
+            output = self._encoder_output(chunks.flatten(0, 1))  # (rows x chunks, tokens, dim)
             embeds: Tensor = output.unflatten(0, chunks.shape[:2]).flatten(1, 2)
             return embeds
 
         return Condition(reweighted(encoded(texts), self.text, texts, lambda: encoded([""])))
+
+    def _encoder_output(self, ids: Tensor) -> Tensor:
+        encoder = self.text_encoders[0]
+        if not self.clip_skip:
+            output: Tensor = encoder(ids)[0]
+            return output
+        hidden = encoder(ids, output_hidden_states=True).hidden_states[-1 - self.clip_skip]
+        normed: Tensor = getattr(encoder, "text_model", encoder).final_layer_norm(hidden)
+        return normed
+
+    def skip_text_layers(self, count: int) -> None:
+        """Leaves out the last layers of the text encoders; what is pooled still comes from the last.
+
+        Raises:
+            ModelError: One has not that many.
+        """
+        most = min(int(encoder.config.num_hidden_layers) for encoder in self.text_encoders) - self.unused_text_layers
+        if count > most:
+            raise ModelError(f"clip_skip must be at most {most} for the text encoder of {self.name!r}, got {count}")
+        self.clip_skip = count
 
     @property
     def networks(self) -> tuple[object, ...]:
@@ -110,7 +134,8 @@ class StableDiffusion(Model):
 
     @property
     def text_fingerprint(self) -> str:
-        return fingerprint(self.text_encoders, self.tokenizers)
+        found = fingerprint(self.text_encoders, self.tokenizers)
+        return f"{found}-{self.clip_skip}" if self.clip_skip else found
 
     def predict(self, latents: Tensor, t: float | Sequence[float], condition: Condition) -> Tensor:
         self.evaluations += len(latents)

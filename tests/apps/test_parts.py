@@ -39,10 +39,22 @@ def test_like_repeats_an_edit_with_all_that_was_added(
 ) -> None:
     """It ran without the LoRA, exit code 0, another image."""
     vae = toy_sd_folder(tmp_path / "other", seed=3) / "vae"
-    added = ("--lora", f"{lora}:2", "--embedding", word, "--vae", vae, "--target", "a photo of a my-word dog")
+    added = (
+        "--lora",
+        f"{lora}:2",
+        "--embedding",
+        word,
+        "--vae",
+        vae,
+        "--clip-skip",
+        "1",
+        "--target",
+        "a photo of a my-word dog",
+    )
     made: Any = edit(*added, "-o", "with.png")
     assert made["recipe"]["lora"][0]["scale"] == 2
     assert made["recipe"]["vae"]["path"] == str(vae)
+    assert made["recipe"]["clip_skip"] == 1
     edit("-o", "without.png")
     run("edit", "--like", "with.png", "--model", toy, "--device", "cpu", "-o", "again.png")
     assert pixels(Path("again.png")) == pixels(Path("with.png")) != pixels(Path("without.png"))
@@ -76,7 +88,7 @@ def test_a_damaged_list_of_loras_is_called_damaged(edit: Run, run: Run, toy: Pat
 @pytest.mark.parametrize("command", ["generate", "edit", "invert", "morph", "slider", "translate", "bench"])
 def test_every_command_takes_them(command: str, run: Run) -> None:
     said = run(command, "--help").output
-    for name in ("--lora", "--embedding", "--vae"):
+    for name in ("--lora", "--embedding", "--vae", "--clip-skip"):
         assert name in said
 
 

@@ -234,3 +234,34 @@ def test_recipes_name_what_was_added(sd: Path, lora: Path, tmp_path: Path) -> No
     assert recipe["vae"]["path"] == str(sd / "vae")
     assert json.loads(json.dumps(recipe)) == recipe
     assert recipe["model"] == str(sd)
+
+
+def test_skipped_text_layers_are_as_if_not_there(sd: Path) -> None:
+    model, plain, shorter = load_model(sd, clip_skip=1), load_model(sd), load_model(sd)
+    encoder = shorter.text_encoders[0]  # type: ignore[attr-defined]
+    layers = getattr(encoder, "text_model", encoder).encoder.layers
+    del layers[-1]
+    embeds = model.encode_prompt("a cat").prompt_embeds
+    torch.testing.assert_close(embeds, shorter.encode_prompt("a cat").prompt_embeds)
+    assert not torch.allclose(embeds, plain.encode_prompt("a cat").prompt_embeds)
+    assert model.recipe["clip_skip"] == 1
+    assert model.revision == f"{plain.revision}+clip-skip:1"
+    assert model.text_fingerprint != plain.text_fingerprint
+
+
+def test_layers_that_are_skipped_in_sdxl_are_those_that_diffusers_skips(sdxl: Path) -> None:
+    from diffusers import StableDiffusionXLPipeline
+
+    wanted = StableDiffusionXLPipeline.from_pretrained(sdxl, torch_dtype=torch.float32).encode_prompt(
+        "a cat", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False, clip_skip=1
+    )
+    found = load_model(sdxl, device="cpu", clip_skip=1).encode_prompt("a cat")
+    torch.testing.assert_close(found.prompt_embeds, wanted[0])
+    torch.testing.assert_close(found.pooled_embeds, wanted[2])
+
+
+def test_no_more_text_layers_are_skipped_than_there_are(sd: Path) -> None:
+    with pytest.raises(ModelError, match="clip_skip must be at most 2 for the text encoder of"):
+        load_model(sd, clip_skip=50)
+    with pytest.raises(UsageError, match="clip_skip must be a whole number"):
+        load_model(sd, clip_skip=-1)
