@@ -110,17 +110,16 @@ def cycle_diffusion(
         ModelError: The model has no attention layers that could be controlled.
     """
     searching = trials > 1 or try_strengths is not None or try_guidance_scales is not None
-    start, control = start_of(task, strength, skip_steps), None
+    start = start_of(task, strength, skip_steps)
     if searching and len(task.target_prompts) != 1:
         raise UsageError(f"a search takes one target prompt, got {len(task.target_prompts)}: run it once for each")
     if energy is not None and not searching:
         raise UsageError(
             "energy ranks the candidates of a search: also give trials, try_strengths or try_guidance_scales"
         )
-    if attention_control != "none":
-        control = PromptToPromptOptions(
-            attention_control, cross_replace_steps, self_replace_steps, self_replace_size, released
-        )
+    control = PromptToPromptOptions(
+        attention_control, cross_replace_steps, self_replace_steps, self_replace_size, released
+    )
     notes = start_notes(task, strength, skip_steps)
     task = with_noise_maps(task, eta=eta)
     if not searching:

@@ -79,10 +79,9 @@ def edit_friendly(
         UsageError: An option is out of range; prompts do not fit one another.
         ModelError: The model has no attention layers that could be controlled.
     """
-    start, control = start_of(task, strength, skip_steps), None
-    if attention_control != "none":
-        control = PromptToPromptOptions(
-            attention_control, cross_replace_steps, self_replace_steps, self_replace_size, released
-        )
+    start = start_of(task, strength, skip_steps)
+    control = PromptToPromptOptions(
+        attention_control, cross_replace_steps, self_replace_steps, self_replace_size, released
+    )
     notes = start_notes(task, strength, skip_steps)
     return replay_edit(with_noise_maps(task, eta=eta), start, control=control, notes=notes)

@@ -56,7 +56,7 @@ WITHOUT_NOISE_MAPS = dict.fromkeys(
 
 @dataclass(frozen=True)
 class PromptToPromptOptions:
-    """Options of Prompt-to-Prompt as these methods pass them on; see `prompt_control`."""
+    """Options of Prompt-to-Prompt as these methods pass them on; see `prompt_control`. With edit "none" it is off."""
 
     edit: ControlKind
     cross_replace_steps: Any
@@ -83,7 +83,7 @@ def replay_edit(
         task: From noise maps and a trajectory, see `with_noise_maps`; its hooks see the source as branch 0.
         start_index: First step to execute, in [0, steps]; at `steps` nothing is run.
         guidance_scales: One a target; None: the task's.
-        control: Prompt-to-Prompt's, or None. Its shares are of all steps, counted from the first executed one.
+        control: Prompt-to-Prompt's; None: off. Its shares are of all steps, counted from the first executed one.
         notes: What there is to say already.
 
     Returns:
@@ -96,7 +96,7 @@ def replay_edit(
     source = task.source
     _check_start(source, start_index)
     built = None
-    if control is not None:
+    if control is not None and control.edit != "none":
         built = prompt_control(
             task.model, task.source_prompt, task.target_prompts, num_inference_steps=task.num_steps,
             start_index=start_index, latent_size=task.latent_size, edit=control.edit,

@@ -34,11 +34,10 @@ def clean(images: int = 1) -> Tensor:
 def invert(model: Any, encode: Any, *, images: int = 1, guidance_scale: float = 1.0, **options: Any) -> Inversion:
     noise = torch.randn(STEPS, images, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     noise = noise[-int(STEPS * options.get("strength", 1.0) + 1e-6) :]
-    found: Inversion = encode(
-        model, clean(images), model.encode_prompt(SOURCE), guidance_scale=guidance_scale, num_inference_steps=STEPS,
-        noise=noise, **options,
-    )  # fmt: skip
-    return found
+    condition = model.encode_prompt(SOURCE)
+    task = InversionTask(model, clean(images), condition, None, guidance_scale, num_inference_steps=STEPS)
+    inverted: Inversion = encode(task, noise=noise, **options)
+    return inverted
 
 
 def run(model: Any, recipe: Any, source: Inversion, *targets: str, **options: Any) -> LatentEdit:
@@ -255,7 +254,8 @@ def test_prompt_to_prompt_starts_where_a_partial_inversion_does(toy_model: Any) 
     source = invert(toy_model, dpm_encoder, strength=0.7)
     options: dict[str, Any] = {"guidance_scale": 1.0, "cross_replace_steps": 0.0, "self_replace_steps": 0.0}
     before = toy_model.evaluations
-    result = prompt_to_prompt(toy_model, source, source_prompt=SOURCE, target_prompts=[TARGET], **options)
+    prompts: dict[str, Any] = {"source_prompt": SOURCE, "target_prompts": [TARGET]}
+    result = edit_by(prompt_to_prompt, toy_model, source, **prompts, **options)
     assert toy_model.evaluations - before == 2 * 2
     assert far(result.latents[0], clean()) < 1e-4
     assert far(result.latents[1], clean()) > 1e-3
