@@ -16,6 +16,7 @@ from sfumato.edits.prompt_to_prompt import prompt_to_prompt
 from sfumato.inversions.result import Inversion
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
+from tests.edits.tasks import edit_by
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 RAGGED = Layout(("uncond", "cond"), ("a", "b", "c"), 2, (4, 4), frozenset({"a", "c"}))
@@ -99,7 +100,9 @@ def test_equal_conditions_are_one_row_even_where_others_look(toy_model: Any) -> 
 
 def edited(model: Any, edit: Any, **options: Any) -> tuple[Tensor, int]:
     start, before = Inversion("drawn", noise(), tuple(model.schedule.timesteps(4))), model.evaluations
-    done = edit(model, start, target_prompts=[TARGET], guidance_scale=3.0, source_guidance_scale=1.0, **options)
+    done = edit_by(
+        edit, model, start, target_prompts=[TARGET], guidance_scale=3.0, source_guidance_scale=1.0, **options
+    )
     return done.latents, model.evaluations - before
 
 
