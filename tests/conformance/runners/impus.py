@@ -148,13 +148,13 @@ def sampling(case: Case, model: Model) -> dict[str, Tensor]:
     result = plan.draw(model, parameters["alphas"])
 
     first = model.schedule.steps(parameters["num_inference_steps"])[0]
-    assert first.t == parameters.get("timesteps", [first.t])[0]
+    assert first.time == parameters.get("timesteps", [first.time])[0]
     predictions = []
     for weight in parameters["alphas"]:
         noise = slerp(*plan.noise.split(1), weight)
         for adapter, told in ((uncond, plan.negative), (cond, mixed_condition(plan.condition, [weight]))):
             with torch.no_grad(), adapted(model, adapter):
-                predictions.append(model.predict(noise, first.t, told))
+                predictions.append(model.predict(noise, first.time, told))
     together = torch.cat(predictions).unflatten(0, (-1, 2))  # (weight, half, channels, height, width)
     return {"result": result, "first_prediction": together}
 
