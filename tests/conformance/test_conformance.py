@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.first_steps import compare_first_steps, stopped_early, takes_long
+from tests.conformance.first_steps import compare_first_steps, steps_to_run, stopped_early, takes_long
 from tests.conformance.golden import (
     COMMITTED,
     Case,
@@ -76,8 +76,9 @@ def test_case(case: Case, request: pytest.FixtureRequest) -> None:
 def test_first_steps(case: Case, conformance_model: Any) -> None:
     run = find_runner(case.system, case.kind)
     assert run is not None, f"no runner for {case.system}, {case.kind}"
-    with stopped_early():
-        judge(case, compare_first_steps(case, run(case, conformance_model)))
+    steps = steps_to_run(case)
+    with stopped_early(steps):
+        judge(case, compare_first_steps(case, run(case, conformance_model), steps))
 
 
 def judge(case: Case, comparisons: list[Comparison]) -> None:

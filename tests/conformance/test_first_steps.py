@@ -1,5 +1,6 @@
 """The first steps of cases: which cases, where runs stop, what is compared."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato.watch import Watch
-from tests.conformance.first_steps import compare_first_steps, stopped_early, takes_long
+from tests.conformance.first_steps import compare_first_steps, steps_to_run, stopped_early, takes_long
 from tests.conformance.golden import Case
 from tests.conformance.test_golden import make_case
 
@@ -31,6 +32,12 @@ def test_cases_with_steps_at_64x64_latents_take_long(tmp_path: Path) -> None:
     assert not takes_long(case_of(tmp_path, 32))
     no_run = make_case(tmp_path / "s" / "one", {"noise": torch.ones(1, 4, 64, 64)}, 1e-3)
     assert not takes_long(no_run)
+
+
+def test_a_control_that_starts_later_acts_once(tmp_path: Path) -> None:
+    case = case_of(tmp_path, 16)
+    late = replace(case, description={**case.description, "parameters": {"start_step": 4}})
+    assert (steps_to_run(case), steps_to_run(late)) == (2, 5)
 
 
 def test_first_steps_are_compared_and_the_end_of_the_run_is_not(tmp_path: Path) -> None:
