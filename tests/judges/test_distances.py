@@ -23,6 +23,7 @@ class Halves:
 class Named:
     def __init__(self, name: str) -> None:
         self.name = name
+        self.distance = "emoji" if name == "emoji" else None
 
 
 @pytest.fixture

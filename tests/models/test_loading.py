@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sfumato.emoji import defaults
 from sfumato.errors import ModelError, UsageError
-from sfumato.models import loading as loading_module
 from sfumato.models.loading import adapter_for, load_model, resolve_device, resolve_dtype
 from sfumato.models.silence import quiet
 from tests.models.original_layout import original_checkpoint
@@ -78,15 +78,15 @@ def test_a_ready_pipeline_is_shared_and_stays_as_it_is() -> None:
     model = load_model(pipeline)
     assert model.unet is pipeline.unet
     assert model.dtype == torch.float64
-    with pytest.raises(UsageError, match="apply them to the pipeline itself"):
+    with pytest.raises(UsageError, match="apply them to the pipeline"):
         load_model(pipeline, loras=["style.safetensors"])
 
 
 def test_the_embedded_model(sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading_module, "__file__", str(tmp_path / "models" / "loading.py"))
-    with pytest.raises(ModelError, match="lacks the embedded model"):
+    monkeypatch.setattr(defaults, "WEIGHTS", tmp_path / "weights")
+    with pytest.raises(ModelError, match="lacks the model emoji"):
         load_model("emoji")
-    shutil.copytree(sd, tmp_path / "emoji" / "weights")
+    shutil.copytree(sd, tmp_path / "weights")
     model = load_model("emoji", device="cpu")
     assert model.name == "emoji"
     assert model.revision == load_model(sd, device="cpu").revision
