@@ -17,6 +17,7 @@ from sfumato.errors import Cancelled, ImageError, UsageError
 from sfumato.images import flattened, read_recipe
 from sfumato.metrics.distance import PixelDistance
 from sfumato.morphs.path import MorphPath
+from sfumato.morphs.task import MorphTask
 from sfumato.registry import MORPHS
 from sfumato.watch import Progress, Watch
 
@@ -280,19 +281,19 @@ def test_without_a_perceptual_model_the_pixels_serve_and_it_is_said(
 # --- watching, stopping, going on -----------------------------------------------------------------------------------
 
 
-def learning(model: Any, ends: Any, *, generator: torch.Generator, store: Any, watch: Watch, **_: Any) -> MorphPath:
+def learning(task: MorphTask) -> MorphPath:
     """A method that trains for four rounds and keeps each."""
-    kept = store.load("learned") if store else None
+    kept = task.store.load("learned") if task.store else None
     done = int(kept[1]["done"]) if kept else 0
     learned = kept[0]["learned"] if kept else torch.zeros(1)
-    for k in watch.during("adapting").over(range(done, 4)):
+    for k in task.watch.during("adapting").over(range(done, 4)):
         learned = learned + 1.0
-        if store:
-            store.save("learned", {"learned": learned}, {"done": k + 1})
+        if task.store:
+            task.store.save("learned", {"learned": learned}, {"done": k + 1})
     record: dict[str, object] = {"learned": float(learned), "resumed_at": done}
 
     def draw(weights: Sequence[float]) -> torch.Tensor:
-        return torch.stack([(1 - weight) * ends.pixels[0] + weight * ends.pixels[1] for weight in weights])
+        return torch.stack([(1 - weight) * task.ends.pixels[0] + weight * task.ends.pixels[1] for weight in weights])
 
     return MorphPath(draw, in_pixels=True, notes=("rank 64 was clamped to 8",), record=record)
 
