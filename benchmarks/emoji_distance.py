@@ -1,10 +1,10 @@
-"""Does the distance of `emoji-clip` grow with what was done to a picture? Rank correlations, written as JSON.
+"""Does the distance of `emoji-clip` grow with what was done to an image? Rank correlations, written as JSON.
 
-    python benchmarks/emoji_distance.py [--pictures 80] [--json docs/emoji/distance.json]
+    python benchmarks/emoji_distance.py [--images 80] [--json docs/emoji/distance.json]
 
 Renders trained scenes, distorts each by rising amounts of blur, noise, shift, colour change and concept change, and
 reports Spearman's rank correlation of amount and distance: of the mean distance at each amount, and the mean over
-pictures. The distance is `sfumato.emoji.perceptual.EmojiDistance`; beside it stand its two halves by themselves: the
+images. The distance is `sfumato.emoji.perceptual.EmojiDistance`; beside it stand its two halves by themselves: the
 layers of the trunk compared place by place, and 1 - cosine of the embeddings. Concept change goes by steps: the same
 drawing, another drawing style of the same concept, another concept of the same subgroup, a concept of another group.
 Needs the emoji drawings (`python -m sfumato.emoji.training.data`).
@@ -36,11 +36,11 @@ BACKGROUNDS = ["white", "blue", "yellow", "pink"]
 
 @dataclass(frozen=True)
 class Series:
-    """Pictures changed by rising amounts.
+    """Images changed by rising amounts.
 
     Attributes:
         amounts: What was done, from nothing up.
-        pixels: One (pictures, 3, 64, 64) an amount, in [-1, 1]; the first is the originals.
+        pixels: One (images, 3, 64, 64) an amount, in [-1, 1]; the first is the originals.
         scenes: What the last amount shows, where another thing is shown than in the originals.
     """
 
@@ -84,8 +84,8 @@ def distorted(count: int, seed: int = 0) -> tuple[list[Scene], dict[str, Series]
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
 
     def blur(pixels: Tensor, radius: float) -> Tensor:
-        pictures = [Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius)) for picture in to_images(pixels)]
-        return to_pixels(np.stack([np.asarray(picture) for picture in pictures]))
+        images = [Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)) for image in to_images(pixels)]
+        return to_pixels(np.stack([np.asarray(image) for image in images]))
 
     distortions: dict[str, tuple[list[float], Distort]] = {
         "blur (radius, px)": ([0, 0.5, 1, 1.5, 2, 3, 4], blur),
@@ -107,14 +107,14 @@ def distorted(count: int, seed: int = 0) -> tuple[list[Scene], dict[str, Series]
 
 
 def rendered(renderer: Renderer, scenes: Sequence[Scene]) -> Tensor:
-    """The scenes' pictures, (scenes, 3, 64, 64), in [-1, 1]."""
+    """The scenes' images, (scenes, 3, 64, 64), in [-1, 1]."""
     return to_pixels(np.stack([np.asarray(renderer.render(scene).convert("RGB")) for scene in scenes]))
 
 
 def summary(amounts: list[float], distances: np.ndarray) -> dict[str, object]:
-    """Rank correlations of amounts and distances (amounts, pictures).
+    """Rank correlations of amounts and distances (amounts, images).
 
-    A picture that a change leaves as it is (grey, under a swap of colour channels) has no ranks and is left out.
+    An image that a change leaves as it is (grey, under a swap of colour channels) has no ranks and is left out.
     """
     moved = np.ptp(distances, axis=0) > 0
     each = [float(spearmanr(amounts, column).statistic) for column in distances[:, moved].T]
@@ -128,7 +128,7 @@ def summary(amounts: list[float], distances: np.ndarray) -> dict[str, object]:
 
 
 def _halves(distance: EmojiDistance, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """The layers' part and 1 - cosine, (pictures,) each."""
+    """The layers' part and 1 - cosine, (images,) each."""
     embeddings = [distance.network.encode_image(pixels) for pixels in (first, second)]  # type: ignore[operator]
     apart = (embeddings[0] - embeddings[1]).square().sum(dim=-1) / 2
     return 2 * distance(first, second) - apart, apart

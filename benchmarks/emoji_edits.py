@@ -7,7 +7,7 @@
 
 A variant is a method and what differs from the model's defaults: options, `inversion`, `guidance_scale`,
 `source_guidance_scale`, and `negative_prompt`, of which `{source}` is the source's own. Scenes are drawn as for
-EmojiEdit, from another seed; pictures of the gallery are left out. `re-weight` is for methods with word weights.
+EmojiEdit, from another seed; images of the gallery are left out. `re-weight` is for methods with word weights.
 Columns: PSNR to the exact target; perceptual distance to it; PSNR to the source where the exact edit changes nothing
 (kept); PSNR to the target by kind of edit; network evaluations and seconds, the inversion's included. Needs the emoji
 drawings (`python -m sfumato.emoji.training.data`).
@@ -60,17 +60,17 @@ def main() -> None:
     model, judges, renderer = sfumato.load_model("emoji"), Judges(), Renderer()
     cases = tuning_cases(args.seed, args.per_kind, args.kinds.split(","))
     pairs = [tuple(renderer.render(scene).convert("RGB") for scene in (case.source, case.target)) for case in cases]
-    pictures: dict[str, list[Image.Image]] = {"source": [], "exact target": []}
+    images: dict[str, list[Image.Image]] = {"source": [], "exact target": []}
     figures: dict[str, list[Figures]] = {"(unedited)": []}
     for case, (source, truth) in zip(cases, pairs, strict=True):
-        pictures["source"].append(source)
-        pictures["exact target"].append(truth)
+        images["source"].append(source)
+        images["exact target"].append(truth)
         figures["(unedited)"].append(judges.figures(source, truth, source, case))
     for text, (method, options) in variants.items():
-        pictures[text], figures[text] = [], []
+        images[text], figures[text] = [], []
         for case, (source, truth) in zip(cases, pairs, strict=True):
             result = edit(model, source, case, method, options, args.steps)
-            pictures[text].append(result.image)
+            images[text].append(result.image)
             figures[text].append({**judges.figures(source, truth, result.image, case), **price(result)})
         reached = mean(figures[text], "target_psnr", 2), mean(figures[text], "target_distance", 3)
         print(f"{text}: {reached[0]} dB, perceptual {reached[1]}", flush=True)
@@ -80,12 +80,12 @@ def main() -> None:
         record = {"seed": args.seed, "steps": args.steps, "edits": edits, "figures": figures}
         args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if args.sheet:
-        rows = [Row(name, [[Words("")]], [Cell(image) for image in strip]) for name, strip in pictures.items()]
+        rows = [Row(name, [[Words("")]], [Cell(image) for image in strip]) for name, strip in images.items()]
         draw_sheet(rows, [case.kind for case in cases], heading="EmojiEdit, tuning", tile=96).save(args.sheet)
 
 
 def tuning_cases(seed: int, per_kind: int, kinds: Sequence[str]) -> list[EditCase]:
-    """Cases of these kinds whose source is none of the pictures that the gallery edits."""
+    """Cases of these kinds whose source is none of the images that the gallery edits."""
     examples = json.loads((EXAMPLES / "examples.json").read_text("utf-8"))
     shown = {(entry["concept"], entry["style"], entry["background"]) for entry in examples}
     drawn = [case for case in draw_cases(seed, per_kind) if case.kind in kinds]

@@ -4,17 +4,17 @@ Figures, and the bars they are held against:
 
 - `autoencoder_psnr`: mean PSNR in dB of renderings that no stage has seen (other placements and colours, held-out pairs
   too).
-- `concept_top1`, `style_top1`: share of generated pictures in which the independent classifier sees what the caption
+- `concept_top1`, `style_top1`: share of generated images in which the independent classifier sees what the caption
   says.
 - `background_within`: share whose border colour (median) lies within Delta E 15 (CIE76) of the named colour.
 - `heldout_concept_top1`: as `concept_top1`, on the (concept, style) pairs that were never trained on.
-- `short_concept_top1`: as `concept_top1`, of captions that name the concept and nothing else, one picture a concept.
+- `short_concept_top1`: as `concept_top1`, of captions that name the concept and nothing else, one image a concept.
 - `small_...`: of captions of small drawings, one a concept, each at another place. `small_size` is the share that turns
   out small, `small_position` the share whose middle is nearest to the named place; both by the box of all that differs
   from the border's colour. The same figures of renderings are beside, as the ceiling.
 
 All but the short captions name concept, style and background. The classifier's own accuracy on unseen renderings is
-given beside, as the ceiling. Pictures are sampled by DDIM in fp32 weights under bf16 autocast.
+given beside, as the ceiling. Images are sampled by DDIM in fp32 weights under bf16 autocast.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def judge(
 
 
 def mark(image: np.ndarray) -> np.ndarray:
-    """Puts a red frame round the picture of a held-out pair, (height, width, 3)."""
+    """Puts a red frame round the image of a held-out pair, (height, width, 3)."""
     framed = image.copy()
     framed[:2] = framed[-2:] = framed[:, :2] = framed[:, -2:] = (255, 0, 0)
     return framed
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=GUIDANCE_SCALE)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=300, help="the most concepts to draw, each in all styles")
-    parser.add_argument("--per-held-out", type=int, default=4, help="pictures of each held-out pair")
+    parser.add_argument("--per-held-out", type=int, default=4, help="images of each held-out pair")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
 

@@ -1,9 +1,9 @@
-"""Builds the gallery: every method on the same six edits of real emoji pictures, beside the exact ground truth.
+"""Builds the gallery: every method on the same six edits of real emoji images, beside the exact ground truth.
 
     python benchmarks/gallery.py [--methods a,b] [--steps 50] [--out docs/gallery]
 
 Writes `gallery.png` (one row a method) and `gallery.json` (every figure). A method that is not run
-keeps its figures and pictures of an earlier run. Needs the emoji drawings (`python -m sfumato.emoji.training.data`) for
+keeps its figures and images of an earlier run. Needs the emoji drawings (`python -m sfumato.emoji.training.data`) for
 the ground truth.
 """
 
@@ -32,7 +32,7 @@ from sfumato.registry import METHODS
 
 @dataclass(frozen=True)
 class GalleryEdit:
-    """An edit of a bundled picture: words of its caption that change, and what changes in its scene."""
+    """An edit of a bundled image: words of its caption that change, and what changes in its scene."""
 
     name: str
     file: str
@@ -95,7 +95,7 @@ def perceptual_distance(image: Image.Image, reference: Image.Image) -> float | N
 
 
 def run(name: str, model: Any, task: Task, steps: int) -> tuple[Image.Image, dict[str, Any]]:
-    """One edit by one method: its picture and its figures; a grey picture where the method refuses."""
+    """One edit by one method: its image and its figures; a grey image where the method refuses."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -127,8 +127,8 @@ def main() -> None:
     args = parser.parse_args()
 
     model, jobs = sfumato.load_model("emoji"), tasks()
-    pictures = args.out / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+    images = args.out / "pictures"
+    images.mkdir(parents=True, exist_ok=True)
     record_file = args.out / "gallery.json"
     record = json.loads(record_file.read_text("utf-8")) if record_file.is_file() else {"methods": {}}
     names = args.methods.split(",") if args.methods else list(METHODS)
@@ -139,7 +139,7 @@ def main() -> None:
             strip.paste(image, (k * job.source.width, 0))
             figures.append(figure)
             print(name, job.edit.name, figure, flush=True)
-        strip.save(pictures / f"{name}.png")
+        strip.save(images / f"{name}.png")
         record["methods"][name] = figures
     record |= {
         "edits": [{"name": j.edit.name, "source": j.source_prompt, "target": j.target_prompt} for j in jobs],
@@ -153,17 +153,17 @@ def main() -> None:
         "torch": torch.__version__,
     }
     record_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    sheet = draw(jobs, record, pictures).quantize(256, dither=Image.Dither.NONE)
+    sheet = draw(jobs, record, images).quantize(256, dither=Image.Dither.NONE)
     sheet.save(args.out / "gallery.png", optimize=True)
 
 
-def draw(jobs: list[Task], record: dict[str, Any], pictures: Path) -> Image.Image:
+def draw(jobs: list[Task], record: dict[str, Any], images: Path) -> Image.Image:
     """The sheet: sources, truths, then a row a method."""
     rows = [
-        Row("source", [[Words("the picture that is edited")]], [Cell(job.source) for job in jobs]),
+        Row("source", [[Words("the image that is edited")]], [Cell(job.source) for job in jobs]),
         Row(
             "exact target",
-            [[Words("the changed scene, rendered; captions: PSNR and perceptual distance of the unedited picture")]],
+            [[Words("the changed scene, rendered; captions: PSNR and perceptual distance of the unedited image")]],
             [Cell(j.truth, _caption(figure)) for j, figure in zip(jobs, record["unedited"], strict=True)],
         ),
     ]
@@ -171,7 +171,7 @@ def draw(jobs: list[Task], record: dict[str, Any], pictures: Path) -> Image.Imag
         if name not in METHODS:
             continue
         side = jobs[0].source.width
-        with Image.open(pictures / f"{name}.png") as strip:
+        with Image.open(images / f"{name}.png") as strip:
             shown = [strip.convert("RGB").crop((k * side, 0, (k + 1) * side, side)) for k in range(len(jobs))]
         cells = [Cell(image, _caption(figure)) for image, figure in zip(shown, figures, strict=True)]
         rows.append(Row(name, [[Words(METHODS[name].summary)]], cells))

@@ -1,10 +1,10 @@
-"""What each inversion costs and how well the picture comes back: writes docs/inversions.json.
+"""What each inversion costs and how well the image comes back: writes docs/inversions.json.
 
-    python benchmarks/inversions.py [--model emoji] [--out docs] [--steps 50] [--pictures 12] [--only NAME ...]
+    python benchmarks/inversions.py [--model emoji] [--out docs] [--steps 50] [--images 12] [--only NAME ...]
     python benchmarks/inversions.py [--model emoji] [--out docs] --edits
 
-Every registered inversion, with its default options, at guidance 1 and 7.5, on the embedded example pictures, one
-picture at a time: the inversion is timed, then replayed at the guidance it was made for and decoded. With --edits:
+Every registered inversion, with its default options, at guidance 1 and 7.5, on the embedded example images, one
+image at a time: the inversion is timed, then replayed at the guidance it was made for and decoded. With --edits:
 what starting from `direct` in place of `ddim` does to the gallery's six edits, by every method that takes both
 (needs the emoji drawings, `python -m sfumato.emoji.training.data`). What is not run keeps the numbers of the last run.
 """
@@ -64,15 +64,15 @@ def main() -> None:
     if args.edits:
         write(known | {"edits": {"steps": EDIT_STEPS, "methods": edits(model)}}, args.out)
         return
-    pictures = json.loads((EXAMPLES / "examples.json").read_text())[: args.pictures]
-    report: dict[str, Any] = {"machine": machine(model), "steps": args.steps, "pictures": len(pictures)}
-    report["ceiling_psnr"] = statistics.mean(ceiling(model, picture) for picture in pictures)
+    images = json.loads((EXAMPLES / "examples.json").read_text())[: args.pictures]
+    report: dict[str, Any] = {"machine": machine(model), "steps": args.steps, "pictures": len(images)}
+    report["ceiling_psnr"] = statistics.mean(ceiling(model, image) for image in images)
     rows = report["inversions"] = known.get("inversions", {}) if args.only else {}
     report["edits"] = known.get("edits", {"steps": EDIT_STEPS, "methods": {}})
-    measure(model, "ddim", pictures[0], 1.0, 2)  # the first calls of a process are slower
+    measure(model, "ddim", images[0], 1.0, 2)  # the first calls of a process are slower
     for name in args.only or INVERSIONS:
         rows[name] = {
-            f"{scale:g}": summary([measure(model, name, picture, scale, args.steps) for picture in pictures])
+            f"{scale:g}": summary([measure(model, name, image, scale, args.steps) for image in images])
             for scale in GUIDANCE
         }
         print(name, json.dumps(rows[name]), flush=True)
@@ -84,7 +84,7 @@ def write(report: dict[str, Any], folder: Path) -> None:
 
 
 def measure(model: Model, name: str, picture: dict[str, Any], scale: float, steps: int) -> dict[str, Any]:
-    """One picture there and back."""
+    """One image there and back."""
     image = Image.open(EXAMPLES / picture["file"]).convert("RGB")
     clean, condition = model.encode_image(to_pixels(image)), model.encode_prompt(picture["prompt"])
     before, begun = memory(), time.process_time()

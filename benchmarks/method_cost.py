@@ -135,7 +135,7 @@ def processor() -> str:
 def _start(model: Model, clean: Tensor, name: str, steps: int) -> Inversion:
     """What the method starts from: its first inversion of the latents, or the latents themselves."""
     method, generator = METHODS[name], torch.Generator().manual_seed(0)
-    if method.from_picture:
+    if method.from_image:
         timesteps = tuple(model.schedule.timesteps(steps))
         return Inversion("picture", torch.randn(clean.shape, generator=generator), timesteps, trajectory=clean[None])
     entry = INVERSIONS[method.default_inversion]

@@ -1,10 +1,10 @@
-"""Does each metric grow with what was done to a picture? Rank correlations of all, written as docs/metrics.json.
+"""Does each metric grow with what was done to an image? Rank correlations of all, written as docs/metrics.json.
 
-    python benchmarks/metrics.py [--pictures 48] [--json docs/metrics.json]
+    python benchmarks/metrics.py [--images 48] [--json docs/metrics.json]
 
-Pictures and changes are those of `benchmarks/emoji_distance.py`: scenes of the emoji world under rising amounts of
+Images and changes are those of `benchmarks/emoji_distance.py`: scenes of the emoji world under rising amounts of
 blur, noise, shift, colour change and concept change. A metric whose network is not on this computer is a gap in the
-table. Sets of pictures are compared with the originals; morphs are made up, with a known fault. Needs the emoji
+table. Sets of images are compared with the originals; morphs are made up, with a known fault. Needs the emoji
 drawings (`python -m sfumato.emoji.training.data`).
 """
 
@@ -54,7 +54,7 @@ from sfumato.metrics import (
 )
 
 Compare = Callable[[Tensor, Tensor], Tensor]
-"""Originals and changed pictures to badness, (pictures,): larger is worse, whatever the metric's own direction."""
+"""Originals and changed images to badness, (images,): larger is worse, whatever the metric's own direction."""
 CompareSets = Callable[[Tensor, Tensor], float]
 
 Row = dict[str, float | None] | str
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def pair_metrics(scenes: list[Scene]) -> dict[str, Callable[[], Compare]]:
-    """Every metric of two pictures: name to what builds it, which raises where its network is missing."""
+    """Every metric of two images: name to what builds it, which raises where its network is missing."""
     mask = torch.zeros(64, 64)
     mask[20:44, 20:44] = 1  # the middle may change; what happens outside is measured
     metrics: dict[str, Callable[[], Compare]] = {
@@ -115,7 +115,7 @@ def pair_metrics(scenes: list[Scene]) -> dict[str, Callable[[], Compare]]:
 
 
 def set_metrics() -> dict[str, Callable[[], CompareSets]]:
-    """Every metric of two sets of pictures, under each network of features."""
+    """Every metric of two sets of images, under each network of features."""
     metrics: dict[str, Callable[[], CompareSets]] = {}
     for words, network in (
         ("emoji-clip", EmojiFeatures),
@@ -142,7 +142,7 @@ def measured(
 
 
 def of_pairs(metric: Compare, series: Series) -> float | None:
-    """Mean over the pictures of the rank correlation of amount and badness."""
+    """Mean over the images of the rank correlation of amount and badness."""
     found = np.array([metric(series.pixels[0], pixels).double().numpy() for pixels in series.pixels])
     moved = [k for k in range(found.shape[1]) if len(set(found[:, k].tolist())) > 1]
     each = [float(spearmanr(series.amounts, found[:, k]).statistic) for k in moved]
@@ -156,7 +156,7 @@ def of_sets(metric: CompareSets, series: Series) -> float | None:
 
 
 def share_metrics(count: int = 160) -> dict[str, float]:
-    """Rank correlations of density and coverage with what they are for: bad pictures, and kinds that never come."""
+    """Rank correlations of density and coverage with what they are for: bad images, and kinds that never come."""
     real, made = (distorted(count, seed=seed)[1]["blur (radius, px)"].pixels[0] for seed in (1, 2))
     noise = torch.randn(made.shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     network, shares = EmojiFeatures(), [0.0, 0.1, 0.25, 0.5, 0.75, 0.9]
@@ -166,16 +166,16 @@ def share_metrics(count: int = 160) -> dict[str, float]:
         number = round(share * count)
         spoilt = density_coverage(torch.cat([of_noise[:number], of_made[number:]]), of_real)
         repeated = density_coverage(torch.cat([of_made[-1:].expand(number, -1), of_made[number:]]), of_real)
-        found.setdefault("density; share of the pictures that is noise", []).append(-spoilt.density)
-        found.setdefault("coverage; share of the pictures that is noise", []).append(-spoilt.coverage)
-        found.setdefault("coverage; share of the pictures that is one and the same", []).append(-repeated.coverage)
+        found.setdefault("density; share of the images that is noise", []).append(-spoilt.density)
+        found.setdefault("coverage; share of the images that is noise", []).append(-spoilt.coverage)
+        found.setdefault("coverage; share of the images that is one and the same", []).append(-repeated.coverage)
     return {name: round(float(spearmanr(shares, values).statistic), 3) for name, values in found.items()}
 
 
-def morph_metrics(pictures: Series) -> dict[str, float]:
+def morph_metrics(images: Series) -> dict[str, float]:
     """Rank correlations with the known fault of cross-fades: uneven weights, a way round, ends that miss."""
     distance: Distance = PixelDistance()
-    pairs = list(zip(pictures.pixels[0][:8, None], pictures.pixels[3][:8, None], strict=True))
+    pairs = list(zip(images.pixels[0][:8, None], images.pixels[3][:8, None], strict=True))
 
     def fade(first: Tensor, last: Tensor, weights: Tensor) -> Tensor:
         return first.lerp(last, weights.view(-1, 1, 1, 1))
@@ -216,7 +216,7 @@ def _needed(error: Exception) -> str:
 
 
 def _in_batches(distance: Distance, size: int = 8) -> Compare:
-    """A large network, a few pictures at a time."""
+    """A large network, a few images at a time."""
     return lambda a, b: torch.cat([distance(*pair) for pair in zip(a.split(size), b.split(size), strict=True)])
 
 

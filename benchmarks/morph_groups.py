@@ -7,7 +7,7 @@ from collections.abc import Iterable
 CHOSEN_ON = ("cat-dog", "fox-styles", "lion-bear", "panda-pizza")
 """Pairs that options were chosen on; nothing ever was on the others."""
 
-REAL, DECODED = "real pictures", ", through the autoencoder"
+REAL, DECODED = "real images", ", through the autoencoder"
 """In the table of many frames: rows that are of no method, and of frames that the autoencoder gave back."""
 
 

@@ -29,8 +29,8 @@ def main() -> None:
     model, renderer, parts = sfumato.load_model("emoji"), Renderer(), []
     for number, pair in enumerate(PAIRS[:SHOWN]):
         scenes = (pair.first, pair.second)
-        pictures = [renderer.render(scene).convert("RGB") for scene in scenes]
-        found = sfumato.morph(model, *pictures, prompts=[caption(scene) for scene in scenes], method=args.method)
+        images = [renderer.render(scene).convert("RGB") for scene in scenes]
+        found = sfumato.morph(model, *images, prompts=[caption(scene) for scene in scenes], method=args.method)
         print(f"{pair.name}: largest step over mean {found.spread:.2f}, ends {found.endpoint_psnr}, {found.cost}")
         parts.append(found.film_strip())
         if number == 0:

@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="denoising steps; each method's own choice")
     parser.add_argument("--encode-steps", type=int, default=ENCODE_STEPS, help="that bring the ends nearer")
     parser.add_argument("--set", nargs="*", default=[], metavar="METHOD.NAME=VALUE", help="options of a method")
-    parser.add_argument("--real", type=int, default=1280, help="real pictures that frames are compared with")
+    parser.add_argument("--real", type=int, default=1280, help="real images that frames are compared with")
     parser.add_argument("--anew", action="store_true", help="forget earlier results")
     parser.add_argument("--kept", type=Path, default=Path("outputs/morphs"), help="folder of the frames")
     parser.add_argument("--out", type=Path, default=Path("docs"))
@@ -239,8 +239,8 @@ def over_many(runs: Mapping[str, Mapping[str, Any]], kept: Path, realism: Realis
         for method in sorted(methods):
             held = [np.load(kept / f"{name}-{method}.npz") for name in common]
             for spacing in sorted(set.intersection(*(set(one.files) for one in held))):
-                pictures = np.concatenate([one[spacing] for one in held])
-                pixels = torch.cat([to_pixels(Image.fromarray(picture)) for picture in pictures])
+                images = np.concatenate([one[spacing] for one in held])
+                pixels = torch.cat([to_pixels(Image.fromarray(image)) for image in images])
                 found[title][f"{method} {spacing}"] = realism.of_many(pixels)
                 if method == "crossfade":  # the others' frames all went through it
                     found[title][f"{method} {spacing}{DECODED}"] = realism.of_many(decoded(model, pixels))
@@ -252,16 +252,16 @@ def over_many(runs: Mapping[str, Mapping[str, Any]], kept: Path, realism: Realis
 
 @torch.no_grad()
 def decoded(model: Model, pixels: Tensor) -> Tensor:
-    """What the autoencoder alone makes of pictures, (picture, 3, H, W) in [-1, 1]."""
+    """What the autoencoder alone makes of images, (image, 3, H, W) in [-1, 1]."""
     return torch.cat([model.decode_latents(model.encode_image(one)) for one in pixels.split(8)]).clamp(-1.0, 1.0)
 
 
 class Realism:
-    """How like real emoji pictures are, among renderings of the whole world, in the features of a network.
+    """How like real emoji images are, among renderings of the whole world, in the features of a network.
 
-    `density` is near 1 for pictures like the real ones. `far_from_real` is the mean distance to the nearest real
-    picture, over that of other real pictures: 1 for pictures like the real ones, more the less they are. `kernel` is
-    the kernel distance (KID's) to the real pictures, times 1000, `coverage` the share of real ones with a frame near.
+    `density` is near 1 for images like the real ones. `far_from_real` is the mean distance to the nearest real
+    image, over that of other real images: 1 for images like the real ones, more the less they are. `kernel` is
+    the kernel distance (KID's) to the real images, times 1000, `coverage` the share of real ones with a frame near.
     """
 
     def __init__(self, count: int) -> None:
@@ -294,7 +294,7 @@ class Realism:
         return {name: self._of(pixels, name) for name in self.networks}
 
     def others(self, count: int) -> Tensor:
-        """So many other real pictures."""
+        """So many other real images."""
         return self.pixels[1::2][:count]
 
     def _of(self, pixels: Tensor, name: str) -> dict[str, float]:
@@ -312,12 +312,12 @@ class Realism:
 
 
 def nearest(features: Tensor, real: Tensor) -> float:
-    """Mean distance to the nearest real picture."""
+    """Mean distance to the nearest real image."""
     return float(torch.cdist(features, real).min(dim=1).values.mean())
 
 
 def similarity(image: Any, reference: Any) -> float | None:
-    """PSNR, dB; None for equal pictures."""
+    """PSNR, dB; None for equal images."""
     value = psnr(np.asarray(image), np.asarray(reference), data_range=255)
     return round(value, 2) if math.isfinite(value) else None
 

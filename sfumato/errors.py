@@ -10,7 +10,7 @@ class UsageError(SfumatoError, ValueError):
 
 
 class ImageError(SfumatoError, ValueError):
-    """A picture cannot be read or does not fit the model."""
+    """An image cannot be read or does not fit the model."""
 
 
 class ModelError(SfumatoError):

@@ -40,7 +40,7 @@ class Entry:
         name: What `method=`, `inversion=` and their command-line options take.
         function: The latent-level function.
         title, paper, summary, when, cost: For people: full name, reference, what it does, when to use it, and its price
-            in network evaluations (rows through the network for one picture).
+            in network evaluations (rows through the network for one image).
         parameters: Its options.
     """
 
@@ -70,7 +70,7 @@ class Method(Entry):
     """An editing method as `METHODS` knows it.
 
     Attributes:
-        starts: Names of the inversions that it starts from, the default one first; empty: it starts from the picture
+        starts: Names of the inversions that it starts from, the default one first; empty: it starts from the image
             itself.
         refuses: Why each of the other inversions does not serve it, by its name.
         takes_mask: Whether it has a mask of its own, which the user's takes the place of.
@@ -81,13 +81,13 @@ class Method(Entry):
     takes_mask: bool = False
 
     @property
-    def from_picture(self) -> bool:
-        """Whether it starts from the picture itself, so that it needs no inversion."""
+    def from_image(self) -> bool:
+        """Whether it starts from the image itself, so that it needs no inversion."""
         return not self.starts
 
     @property
     def inversions(self) -> tuple[str, ...]:
-        """Names of the inversions that serve it, the default one first; any holds the latents of the picture itself."""
+        """Names of the inversions that serve it, the default one first; any holds the latents of the image itself."""
         return self.starts or tuple(INVERSIONS)
 
     @property
@@ -101,7 +101,7 @@ class InversionEntry(Entry):
     """An inversion as `INVERSIONS` knows it.
 
     Attributes:
-        source_guidance_scale: Guidance of the source branch at which the picture comes back; None: any, since the
+        source_guidance_scale: Guidance of the source branch at which the image comes back; None: any, since the
             inversion corrects for it.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures of every kind to RGB, sizes, tensors and files: what comes out, and what is said when nothing can."""
+"""Images of every kind to RGB, sizes, tensors and files: what comes out, and what is said when nothing can."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-# --- pictures in: the same picture by every way ----------------------------------------------------------------------
+# --- images in: the same image by every way ----------------------------------------------------------------------
 
 
 def test_every_kind_of_source_gives_the_same_picture(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_pages_of_a_tiff_are_not_called_animated(tmp_path: Path) -> None:
     assert load_image(tmp_path / "fax.tiff").notes == ("2 pages, the first is used",)
 
 
-# --- pictures in: what is refused ------------------------------------------------------------------------------------
+# --- images in: what is refused ------------------------------------------------------------------------------------
 
 
 def _text(folder: Path) -> Path:
@@ -184,11 +184,11 @@ def _postscript(folder: Path) -> Path:
     ("make", "message"),
     [
         (lambda folder: folder / "gone.png", r"there is no file .*gone\.png; check the path"),
-        (lambda folder: folder, "is a folder; give one picture file"),
-        (_text, r"notes\.png is not a picture in a known format"),
+        (lambda folder: folder, "is a folder; give one image file"),
+        (_text, r"notes\.png is not an image in a known format"),
         (_truncated, r"half\.png is truncated or damaged"),
         (_empty, r"nothing\.png is empty \(0 bytes\)"),
-        (_postscript, r"page\.eps is not a picture in a known format"),
+        (_postscript, r"page\.eps is not an image in a known format"),
         (lambda folder: folder / ("x" * 5000), "cannot read"),
         (lambda folder: str(folder / "a\0b.png"), r"there is no file|cannot read"),
     ],

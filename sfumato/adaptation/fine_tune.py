@@ -1,4 +1,4 @@
-"""Fine-tuning by low-rank adapters: one for all pictures (IMPUS), or one each (DiffMorpher).
+"""Fine-tuning by low-rank adapters: one for all images (IMPUS), or one each (DiffMorpher).
 
 Sources: Hu et al., 2021, https://arxiv.org/abs/2106.09685; Yang et al., 2024 (IMPUS), https://arxiv.org/abs/2311.06792,
 section 4.1; Zhang et al., 2024 (DiffMorpher), https://arxiv.org/abs/2312.07409, section 3.2. The network's own weights
@@ -29,7 +29,7 @@ class FineTuned:
 
     Attributes:
         loras: As many as were given, in float32, without gradients.
-        losses: Of each picture before each update, (iteration, image).
+        losses: Of each image before each update, (iteration, image).
     """
 
     loras: tuple[Lora, ...]
@@ -56,17 +56,17 @@ def fine_tune(
     slot: Slot | None = None,
     watch: Watch | None = None,
 ) -> FineTuned:
-    """Trains adapters on the denoising loss of pictures, each picture under its own condition.
+    """Trains adapters on the denoising loss of images, each image under its own condition.
 
-    The losses of the pictures are summed, so a picture with an adapter of its own is trained as if alone. One AdamW
-    step an iteration. Costs iterations x pictures x draws network evaluations with a backward pass; none for a run that
+    The losses of the images are summed, so an image with an adapter of its own is trained as if alone. One AdamW
+    step an iteration. Costs iterations x images x draws network evaluations with a backward pass; none for a run that
     the slot holds complete.
 
     Args:
         model: Stays as found, also when this raises.
         latents: Clean latents, (image, channels, height, width).
         condition: What the network is told; one row, or one an image.
-        loras: Where training starts: a single one for all pictures, or one a picture. Not changed.
+        loras: Where training starts: a single one for all images, or one an image. Not changed.
         iterations: 0 gives the start back.
         draws: Timesteps and noises.
         learning_rate, betas, weight_decay: Of AdamW.
@@ -75,13 +75,13 @@ def fine_tune(
         watch: Progress and cancellation.
 
     Raises:
-        UsageError: Neither one adapter nor one a picture; given draws that do not fit.
+        UsageError: Neither one adapter nor one an image; given draws that do not fit.
         SamplingError: The loss broke down.
         Cancelled: The watch asked to stop.
     """
     images = len(latents)
     if len(loras) not in (1, images):
-        raise UsageError(f"{len(loras)} adapters do not fit {images} pictures: give one, or one a picture")
+        raise UsageError(f"{len(loras)} adapters do not fit {images} images: give one, or one an image")
     trained = [leaves(lora.tensors(), model) for lora in loras]
     parameters = {f"{k}/{name}": tensor for k, tensors in enumerate(trained) for name, tensor in tensors.items()}
     condition = condition.expand(images)
@@ -103,7 +103,7 @@ def fine_tune(
 
 @contextmanager
 def _each_adapted(model: Model, loras: Sequence[Lora], rows: list[int]) -> Iterator[None]:
-    """The model under one adapter for all rows, or under one a picture, `rows` saying whose each row is."""
+    """The model under one adapter for all rows, or under one an image, `rows` saying whose each row is."""
     if len(loras) == 1:
         with adapted(model, loras[0]):
             yield

@@ -1,6 +1,6 @@
 """What adaptations leave on disk: trained tensors by the content that they were trained on, whole or resumable.
 
-A key tells apart whatever changes the result (pictures, prompts, model, options, draws), so a checkpoint is never used
+A key tells apart whatever changes the result (images, prompts, model, options, draws), so a checkpoint is never used
 for something that it was not made for, and the same request is never trained twice.
 """
 

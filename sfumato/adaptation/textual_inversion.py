@@ -1,4 +1,4 @@
-"""Textual inversion of a picture: the text embedding under which the model would draw it.
+"""Textual inversion of an image: the text embedding under which the model would draw it.
 
 Source: Gal et al., 2022, https://arxiv.org/abs/2208.01618; as IMPUS uses it (Yang et al., 2024,
 https://arxiv.org/abs/2311.06792, section 4.1): what is learned is the text encoder's whole output, every position of
@@ -27,9 +27,9 @@ class InvertedText:
     """Learned embeddings.
 
     Attributes:
-        condition: One row a picture; only `prompt_embeds` differ from where they started (the pooled embedding of
+        condition: One row an image; only `prompt_embeds` differ from where they started (the pooled embedding of
             Stable Diffusion XL is not learned).
-        losses: Of each picture before each update, (iteration, image).
+        losses: Of each image before each update, (iteration, image).
     """
 
     condition: Condition
@@ -50,9 +50,9 @@ def textual_inversion(
     slot: Slot | None = None,
     watch: Watch | None = None,
 ) -> InvertedText:
-    """Learns an embedding for each picture with Adam, all pictures in one go, each as if alone.
+    """Learns an embedding for each image with Adam, all images in one go, each as if alone.
 
-    Costs iterations x pictures x draws network evaluations with a backward pass; none for a run that the slot holds
+    Costs iterations x images x draws network evaluations with a backward pass; none for a run that the slot holds
     complete.
 
     Args:
@@ -105,7 +105,7 @@ def positions(model: Model, prompt: str, placeholder: str) -> Tensor:
 
 
 def common_prompt_of(first: str, second: str) -> str:
-    """One prompt for two pictures: what both say, and where they differ what the one says, then the other.
+    """One prompt for two images: what both say, and where they differ what the one says, then the other.
 
     "an image of a cat" and "an image of a dog" give "an image of a cat dog", IMPUS's own example.
     """

@@ -1,4 +1,4 @@
-"""Fitting a few tensors to pictures through a frozen network: the denoising loss, its draws, a loop that resumes.
+"""Fitting a few tensors to images through a frozen network: the denoising loss, its draws, a loop that resumes.
 
 What is fitted is textual inversion's or an adapter's business; here a gradient is a gradient. An interrupted run leaves
 a checkpoint from which it comes to the same numbers as an uninterrupted one: every iteration draws from a generator of
@@ -39,8 +39,8 @@ class Draws:
 
     Attributes:
         seed: Of what is drawn; iteration k has a generator seeded with `seed + k`.
-        count: Draws a picture and iteration; the loss is their mean.
-        shared: One draw serves all pictures, so that equal pictures are fitted equally.
+        count: Draws an image and iteration; the loss is their mean.
+        shared: One draw serves all images, so that equal images are fitted equally.
         timesteps: Given instead, (iteration, image, draw), integers.
         noise: Given with them, (iteration, image, draw, channels, height, width).
     """
@@ -83,12 +83,12 @@ class Draws:
 
 
 class Denoising:
-    r"""The loss that diffusion models are trained with, of given pictures.
+    r"""The loss that diffusion models are trained with, of given images.
 
     .. math:: \sum_i \mathrm{mean}_{t, \epsilon} |f(s_t\, z_i + n_t\,\epsilon, t, c_i) - y|^2
 
     y is what the network predicts, see `Target`; (s, n) are levels. Means over all elements and over the draws,
-    the sum over the pictures.
+    the sum over the images.
 
     Reference: Ho et al., 2020, https://arxiv.org/abs/2006.11239, Eq. 14.
     """
@@ -100,20 +100,20 @@ class Denoising:
 
     @property
     def rows_at_once(self) -> int:
-        """Rows of one network call: what fills the 64x64 latents of a picture of 512 pixels, one at least."""
+        """Rows of one network call: what fills the 64x64 latents of an image of 512 pixels, one at least."""
         return max(1, 64 * 64 // (self.latents.shape[-2] * self.latents.shape[-1]))
 
     def backward(self, iteration: int, told: Callable[[list[int]], Condition]) -> Tensor:
         """Adds the loss's gradient to whatever requires one.
 
-        Costs one network evaluation, with a backward pass, for each picture and draw.
+        Costs one network evaluation, with a backward pass, for each image and draw.
 
         Args:
             iteration: Which draws.
-            told: From the pictures of a call's rows to their condition, as many rows; called anew for every call.
+            told: From the images of a call's rows to their condition, as many rows; called anew for every call.
 
         Returns:
-            The loss of each picture, (image,).
+            The loss of each image, (image,).
 
         Raises:
             SamplingError: A loss became NaN or infinite.
@@ -166,7 +166,7 @@ def fit(
 
     Args:
         parameters: What is fitted, by name, each requiring a gradient.
-        loss: Of which pictures and draws.
+        loss: Of which images and draws.
         told: See `Denoising.backward`; reads the parameters.
         optimizer: Over the parameters.
         iterations: In all; 0 leaves the parameters as they are.
@@ -175,7 +175,7 @@ def fit(
         watch: Progress and cancellation; its stage says what is fitted.
 
     Returns:
-        The loss of each picture before each update, (iteration, image).
+        The loss of each image before each update, (iteration, image).
 
     Raises:
         UsageError: The checkpoint holds other parameters.

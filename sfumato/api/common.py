@@ -1,4 +1,4 @@
-"""What the public drivers share: drawn noise, a stamped inversion, how well a picture came back."""
+"""What the public drivers share: drawn noise, a stamped inversion, how well an image came back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato.api.source_image import Picture
+from sfumato.api.source_image import SourceImage
 from sfumato.inversions.result import Inversion, content_key
 from sfumato.inversions.task import InversionTask
 from sfumato.metrics.psnr import psnr
@@ -67,10 +67,10 @@ def drawn_noise(model: Model, generators: Sequence[torch.Generator], size: tuple
     return draw_noise((len(generators), *shape), generators, torch.empty(0))
 
 
-def inverted_picture(
+def inverted_image(
     model: Model,
     clean: Tensor,
-    picture: Picture,
+    image: SourceImage,
     name: str,
     prompt: str,
     *,
@@ -93,37 +93,37 @@ def inverted_picture(
     plain |= {key: value for key, value in options.items() if isinstance(value, int | float | str | bool | None)}
     plain |= {"method": name, "prompt": prompt, "negative_prompt": negative_prompt, "seed": seed}
     plain |= {"encode_steps": encode_steps} if encode_steps else {}
-    key = content_key(picture.fitted.image.tobytes(), model.revision, plain)
+    key = content_key(image.fitted.image.tobytes(), model.revision, plain)
     return replace(
         found,
         prompt=prompt,
         negative_prompt=negative_prompt,
         guidance_scale=guidance_scale,
         seed=seed,
-        source_image=torch.from_numpy(np.array(picture.fitted.image)),
+        source_image=torch.from_numpy(np.array(image.fitted.image)),
         model_revision=model.revision,
-        image_sha256=picture.digest,
+        image_sha256=image.digest,
         key=key,
     )
 
 
 def image_psnr(image: Image.Image, reference: Image.Image) -> float:
-    """PSNR of two PIL pictures of one size, dB."""
+    """PSNR of two PIL images of one size, dB."""
     return psnr(np.asarray(image), np.asarray(reference), data_range=255)
 
 
-def check_inverted(model: Model, inverted: Inversion, picture: Picture | None, timesteps: tuple[float, ...]) -> None:
+def check_inverted(model: Model, inverted: Inversion, image: SourceImage | None, timesteps: tuple[float, ...]) -> None:
     """Refuses an inversion that does not lead back to the image with this model on this grid, see `Inversion.check`."""
     inverted.check_tensors()
     height, width = inverted.noise.shape[2:]
     shape, embeds = (model.latent_channels, height, width), None
-    if picture is not None:
-        shape = model.latent_shape(picture.fitted.image.size[::-1])
+    if image is not None:
+        shape = model.latent_shape(image.fitted.image.size[::-1])
     if inverted.null_embeds is not None or inverted.null_pooled_embeds is not None:
         empty = model.encode_prompt("")
         pooled = 0 if empty.pooled_embeds is None else empty.pooled_embeds.shape[1]
         embeds = (empty.prompt_embeds.shape[1], empty.prompt_embeds.shape[2], pooled)
-    digest = "" if picture is None else picture.digest
+    digest = "" if image is None else image.digest
     inverted.check(
         model_revision=model.revision, timesteps=timesteps, image_sha256=digest, latent_shape=shape,
         embeds_shape=embeds,
@@ -131,18 +131,18 @@ def check_inverted(model: Model, inverted: Inversion, picture: Picture | None, t
 
 
 def against_source(
-    reconstruction: Image.Image, ceiling: Image.Image | None, picture: Picture | None, *, drawn: bool
+    reconstruction: Image.Image, ceiling: Image.Image | None, image: SourceImage | None, *, drawn: bool
 ) -> tuple[Image.Image, float, float, list[str]]:
     """The source image, the PSNR of its reconstruction and of the autoencoder alone against it, dB, and what to say.
 
     Args:
         reconstruction: The source branch of a run, decoded.
         ceiling: The clean latents, decoded, where there are any.
-        picture: The image itself, where there is one.
+        image: The image itself, where there is one.
         drawn: The model drew the source, so that it is its own reconstruction.
     """
-    if picture is not None:
-        source = picture.fitted.image
+    if image is not None:
+        source = image.fitted.image
         best = math.nan if ceiling is None else image_psnr(ceiling, source)
         return source, image_psnr(reconstruction, source), best, []
     if drawn:
@@ -171,11 +171,9 @@ def low_psnr_note(source_psnr: float, ceiling_psnr: float, guidance: float, suit
         suits: What the inversion was made for; None: any.
     """
     if ceiling_psnr < LOW_PSNR + 1.0:
-        remedy = (
-            f"the model's autoencoder only reaches {ceiling_psnr:.1f} dB here: use a larger picture or another model"
-        )
+        remedy = f"the model's autoencoder only reaches {ceiling_psnr:.1f} dB here: use a larger image or another model"
     elif suits is not None and guidance != suits:
         remedy = f"source_guidance_scale={guidance:g} makes the replay drift: use {suits:g}"
     else:
-        remedy = "describe the picture better in the source prompt, or use more steps"
-    return f"the source picture does not come back (PSNR {source_psnr:.1f} dB): {remedy}"
+        remedy = "describe the image better in the source prompt, or use more steps"
+    return f"the source image does not come back (PSNR {source_psnr:.1f} dB): {remedy}"

@@ -87,16 +87,16 @@ def edit(
     watch: Watch | None = None,
     **options: Any,
 ) -> EditResult | tuple[EditResult, ...]:
-    """Edits a picture by text; everything else stays.
+    """Edits an image by text; everything else stays.
 
     Args:
         model: From `load_model`.
-        image: Path, bytes, PIL picture, array or tensor; None: edit the picture that the model draws of the source
+        image: Path, bytes, PIL image, array or tensor; None: edit the image that the model draws of the source
             prompt. A list or tuple of them gives a tuple of results: all arguments are for every image, and each
             further image has the next seed, so that its result is that of an edit of its own. Images of one size are
             edited in batches.
-        source_prompt: What the picture shows.
-        target_prompt: What it shall show; several give several pictures in one batch.
+        source_prompt: What the image shows.
+        target_prompt: What it shall show; several give several images in one batch.
         method: A name in `METHODS`.
         inversion: How to get back to noise, a name in `INVERSIONS`; None: the method's first choice.
         inversion_options: The inversion's own, see `INVERSIONS[inversion].parameters`.
@@ -105,13 +105,13 @@ def edit(
         negative_prompt: What guidance leads away from; None: the inversion's, where one is given, else nothing.
         num_inference_steps: None: the model's own choice (50).
         guidance_scale: Strength of the target prompt, at least 1 (1 = off); None: the model's own choice.
-        source_guidance_scale: Guidance of the source branch; None: what the inversion of a real picture needs for it
-            to come back (1 for most), or what `inverted` was made for; as `guidance_scale` for a drawn picture.
+        source_guidance_scale: Guidance of the source branch; None: what the inversion of a real image needs for it
+            to come back (1 for most), or what `inverted` was made for; as `guidance_scale` for a drawn image.
         seed: Of all draws; -1: a random one, which the recipe records.
-        size: (width, height) in pixels; None: the picture's own.
-        fit: What may be done when the picture does not fit the model: "crop", "pad" or "resize".
+        size: (width, height) in pixels; None: the image's own.
+        fit: What may be done when the image does not fit the model: "crop", "pad" or "resize".
         background: Colour under transparent pixels.
-        encode_steps: Steps that bring what the autoencoder gives back nearer to the picture before it is edited, see
+        encode_steps: Steps that bring what the autoencoder gives back nearer to the image before it is edited, see
             `sfumato.api.encoding`; 20 gain 2 to 4 dB with `emoji`. An inversion made before has its own.
         mask: Where the edit may change the image (white), an image of the same size; where it is black or transparent,
             the image stays, and grey keeps its share of it (docs/masks.md). It is fitted as the image is. A method with
@@ -129,7 +129,7 @@ def edit(
 
     Raises:
         UsageError: An argument is wrong (unknown name, out of range, prompts that do not fit the method).
-        ImageError: The picture cannot be read or does not fit.
+        ImageError: The image cannot be read or does not fit.
         InversionError: `inverted` belongs to another model or step count.
         ModelError: The model cannot honour the edit.
         SamplingError: The run broke down.

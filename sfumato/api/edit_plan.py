@@ -9,7 +9,7 @@ from sfumato.api.common import check_inverted, other_negative_note, told_of_prom
 from sfumato.api.masks import Masking
 from sfumato.api.origin import Origin, opened_inversion
 from sfumato.api.requests import EditRequest
-from sfumato.api.source_image import Picture, read_picture
+from sfumato.api.source_image import SourceImage, read_source
 from sfumato.errors import InversionError, UsageError
 from sfumato.images import ImageSource, as_transparent
 from sfumato.inversions.result import Inversion
@@ -31,7 +31,7 @@ class EditPlan:
         request: Nothing is left open in it: steps, guidance, options, what was read.
         inversion: To run, or that `inverted` is; "" where none is needed.
         inverted: That was given.
-        picture: The source image; None where the model draws it, or where `inverted` does not hold it.
+        image: The source image; None where the model draws it, or where `inverted` does not hold it.
         drawn: Whether the model draws the source.
         suits: Source guidance that the inversion is made for; None: any.
         timesteps: Of the run.
@@ -42,7 +42,7 @@ class EditPlan:
     request: EditRequest
     inversion: str
     inverted: Inversion | None
-    picture: Picture | None
+    picture: SourceImage | None
     masking: Masking | None
     drawn: bool
     suits: float | None
@@ -74,11 +74,11 @@ class EditPlan:
         """Notes where what was given of an inversion does not all serve the edit."""
         request, inverted, notes = self.request, self.inverted, []
         chosen = self.chosen or ("" if inverted is None or inverted.method in STARTS else inverted.method)
-        if self.method.from_picture and chosen:
+        if self.method.from_image and chosen:
             what = (
                 f"inversion {chosen!r} is not run" if inverted is None else "only the latents of the inversion are used"
             )
-            notes.append(f"{self.method.title} starts from the picture itself: {what}")
+            notes.append(f"{self.method.title} starts from the image itself: {what}")
         guided = (request.source_guidance_scale or 1.0) > 1.0
         if inverted is not None and guided and request.negative_prompt != inverted.negative_prompt:
             notes.append(other_negative_note(inverted.negative_prompt, request.negative_prompt or ""))
@@ -102,10 +102,10 @@ def plan_edit(model: Model, request: EditRequest) -> EditPlan:
     timesteps = tuple(model.schedule.timesteps(steps))
     image = _image(request, inverted)
     if request.encode_steps and (inverted is not None or image is None):
-        raise UsageError("encode_steps is for a picture that is inverted here: give it to `invert`, or leave it out")
+        raise UsageError("encode_steps is for an image that is inverted here: give it to `invert`, or leave it out")
     picture = None
     if image is not None:
-        picture = read_picture(model, image, request.size, request.fit, request.background)
+        picture = read_source(model, image, request.size, request.fit, request.background)
     if inverted is not None:
         check_inverted(model, inverted, picture, timesteps)
     masking = _masking(model, request, picture)
@@ -136,9 +136,9 @@ def _image(request: EditRequest, inverted: Inversion | None) -> ImageSource | Or
     return None if inverted is not None and no_file else request.image
 
 
-def _masking(model: Model, request: EditRequest, picture: Picture | None) -> Masking | None:
+def _masking(model: Model, request: EditRequest, image: SourceImage | None) -> Masking | None:
     masking = Masking.read(
-        picture, request.mask, request.mask_words, threshold=request.mask_threshold, feather=request.mask_feather,
+        image, request.mask, request.mask_words, threshold=request.mask_threshold, feather=request.mask_feather,
         invert=request.mask_invert, pixels=request.mask_pixels,
     )  # fmt: skip
     if masking is not None:
@@ -160,26 +160,26 @@ def _guidance(
 
 
 def _choose_inversion(method: Method, name: str | None, inverted: Inversion | None) -> str:
-    """The inversion to use, "" for a method that starts from the picture itself, and for a drawn picture.
+    """The inversion to use, "" for a method that starts from the image itself, and for a drawn image.
 
     Raises:
         UsageError: There is no such inversion, or it does not serve the method (with the reason).
-        InversionError: The method starts from the picture itself, and the inversion given holds none.
+        InversionError: The method starts from the image itself, and the inversion given holds none.
     """
     made = None if inverted is None else inverted.method
     chosen = name or made or method.default_inversion
     if chosen in ("", *STARTS):
-        if chosen == "picture" and not method.from_picture:
+        if chosen == "picture" and not method.from_image:
             raise UsageError(
-                f"{method.name} needs an inversion, and what is given holds the picture's latents alone, as methods"
+                f"{method.name} needs an inversion, and what is given holds the image's latents alone, as methods"
                 f" without one make it: leave it out, or give one of {', '.join(method.inversions)}"
             )
         return ""
     entry = INVERSIONS[chosen]
-    if method.from_picture:
+    if method.from_image:
         if inverted is not None and inverted.trajectory is None and inverted.source_image is None:
             raise InversionError(
-                f"a {made} inversion without a trajectory holds no picture for {method.name}: give it too"
+                f"a {made} inversion without a trajectory holds no image for {method.name}: give it too"
             )
         return ""
     if chosen in method.inversions:

@@ -15,7 +15,7 @@ from sfumato.api.common import (
     against_source,
     drawn_noise,
     following,
-    inverted_picture,
+    inverted_image,
     low_psnr_note,
     seeded,
     warn,
@@ -170,23 +170,23 @@ def _masked(model: Model, plan: EditPlan, source: _Source, generator: torch.Gene
 
 def _source(model: Model, plan: EditPlan, generator: torch.Generator, watch: Watch) -> _Source:
     """Encodes and inverts the image, or draws the noise of one, as far as it was not done before."""
-    request, inverted, picture, clean = plan.request, plan.inverted, plan.picture, None
+    request, inverted, image, clean = plan.request, plan.inverted, plan.picture, None
     if inverted is not None and inverted.trajectory is not None:
         clean = inverted.clean.to(model.device, torch.float32)
-    elif picture is not None:
+    elif image is not None:
         encoding = watch.during("encoding") if request.encode_steps else None
-        clean = encoded(model, picture.pixels, encode_steps=request.encode_steps, watch=encoding)
+        clean = encoded(model, image.pixels, encode_steps=request.encode_steps, watch=encoding)
     prompt = request.source_prompt
     if inverted is not None and (plan.inversion or inverted.method in STARTS):
         return _Source(clean, inverted)
     if clean is None:
         noise = drawn_noise(model, [generator], request.size)
         return _Source(None, Inversion("drawn", noise, plan.timesteps, prompt=prompt))
-    if not plan.inversion or picture is None:
+    if not plan.inversion or image is None:
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         return _Source(clean, Inversion("picture", noise, plan.timesteps, trajectory=clean[None], prompt=prompt))
-    start = inverted_picture(
-        model, clean, picture, plan.inversion, prompt, negative_prompt=request.negative_prompt or "",
+    start = inverted_image(
+        model, clean, image, plan.inversion, prompt, negative_prompt=request.negative_prompt or "",
         seed=request.seed, guidance_scale=request.source_guidance_scale or 1.0,
         num_inference_steps=len(plan.timesteps), generator=generator, watch=watch.during("inverting"),
         encode_steps=request.encode_steps, **(request.inversion_options or {}),

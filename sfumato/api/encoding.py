@@ -1,7 +1,7 @@
-"""From a picture to latents that decode to it: what the encoder says, refined where that is not good enough.
+"""From an image to latents that decode to it: what the encoder says, refined where that is not good enough.
 
-An autoencoder's encoder gives latents that decode to something near the picture. A few steps of gradient descent on the
-latents themselves bring the decoded picture nearer (decoder inversion; Zhu et al., 2016,
+An autoencoder's encoder gives latents that decode to something near the image. A few steps of gradient descent on the
+latents themselves bring the decoded image nearer (decoder inversion; Zhu et al., 2016,
 https://arxiv.org/abs/1609.03552, start such a descent from an encoder, too).
 """
 
@@ -20,7 +20,7 @@ LEARNING_RATE = 0.02
 
 
 def encoded(model: Model, pixels: Tensor, *, encode_steps: int = 0, watch: Watch | None = None) -> Tensor:
-    """Latents of pictures, each found by itself: the same whatever it is batched with, in the memory of one.
+    """Latents of images, each found by itself: the same whatever it is batched with, in the memory of one.
 
     Args:
         model: Any model.
@@ -44,7 +44,7 @@ def encoded(model: Model, pixels: Tensor, *, encode_steps: int = 0, watch: Watch
 
 
 def _refined(model: Model, start: Tensor, pixels: Tensor, steps: int, rounds: Iterator[int]) -> Tensor:
-    """One picture's latents with the smallest loss on the way."""
+    """One image's latents with the smallest loss on the way."""
     if steps == 0:
         return start
     best, least = start, float("inf")

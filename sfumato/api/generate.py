@@ -1,4 +1,4 @@
-"""The public driver `generate`: draws pictures from text."""
+"""The public driver `generate`: draws images from text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def generate(
     size: tuple[int, int] | None = None,
     watch: Watch | None = None,
 ) -> GenerateResult:
-    """Draws pictures from text.
+    """Draws images from text.
 
     Args:
         model: From `load_model`.

@@ -1,4 +1,4 @@
-"""The public driver `invert`: finds what leads back to a picture, once for many edits."""
+"""The public driver `invert`: finds what leads back to an image, once for many edits."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from sfumato.api.arguments import boundary
-from sfumato.api.common import LOW_PSNR, image_psnr, inverted_picture, low_psnr_note, seeded, told_of_prompts, warn
+from sfumato.api.common import LOW_PSNR, image_psnr, inverted_image, low_psnr_note, seeded, told_of_prompts, warn
 from sfumato.api.cost import measured
 from sfumato.api.encoding import encoded
 from sfumato.api.request import recipe_of
 from sfumato.api.requests import InvertRequest
 from sfumato.api.results import InvertResult
-from sfumato.api.source_image import read_picture
+from sfumato.api.source_image import read_source
 from sfumato.images import Fit, ImageSource, to_images
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
@@ -44,12 +44,12 @@ def invert(
     watch: Watch | None = None,
     **options: Any,
 ) -> InvertResult:
-    """Finds what leads back to a picture, and shows how well it comes back.
+    """Finds what leads back to an image, and shows how well it comes back.
 
     Args:
         model: From `load_model`.
-        image: Path, bytes, PIL picture, array or tensor.
-        prompt: What the picture shows.
+        image: Path, bytes, PIL image, array or tensor.
+        prompt: What the image shows.
         negative_prompt: What guidance leads away from, where it acts; edits from the inversion take it over.
         method: Name of the inversion. "direct", as for most edits, holds the source to its path, so that it comes back
             by construction; "ddim" shows how well the model by itself leads back.
@@ -61,7 +61,7 @@ def invert(
 
     Raises:
         UsageError: An argument is wrong.
-        ImageError: The picture cannot be read or does not fit.
+        ImageError: The image cannot be read or does not fit.
     """
     request = InvertRequest(
         image=image,
@@ -89,22 +89,22 @@ def run(model: Model, request: InvertRequest, watch: Watch | None = None) -> Inv
     told = told_of_prompts(prompt=request.prompt, negative_prompt=request.negative_prompt)
     steps = model.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
     model.schedule.timesteps(steps)  # as many as there can be
-    picture = read_picture(model, request.image, request.size, request.fit, request.background)
-    request = replace(request, image=picture.origin, num_inference_steps=steps, guidance_scale=guidance)
+    image = read_source(model, request.image, request.size, request.fit, request.background)
+    request = replace(request, image=image.origin, num_inference_steps=steps, guidance_scale=guidance)
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         encoding = watching.during("encoding") if request.encode_steps else None
-        clean = encoded(model, picture.pixels, encode_steps=request.encode_steps, watch=encoding)
-        inversion = inverted_picture(
-            model, clean, picture, request.method, request.prompt, guidance_scale=guidance, num_inference_steps=steps,
+        clean = encoded(model, image.pixels, encode_steps=request.encode_steps, watch=encoding)
+        inversion = inverted_image(
+            model, clean, image, request.method, request.prompt, guidance_scale=guidance, num_inference_steps=steps,
             generator=seeded(request.seed), watch=watching.during("inverting"), encode_steps=request.encode_steps,
             negative_prompt=request.negative_prompt, seed=request.seed, **request.options,
         )  # fmt: skip
         back = _reconstructed(model, inversion, guidance, watching.during("reconstructing"))
         with torch.no_grad():
             reconstruction, ceiling = to_images(model.decode_latents(torch.cat([back, clean])))
-    source = picture.fitted.image
+    source = image.fitted.image
     source_psnr, ceiling_psnr = image_psnr(reconstruction, source), image_psnr(ceiling, source)
-    notes = [*model.notes, *told, *picture.notes]
+    notes = [*model.notes, *told, *image.notes]
     if source_psnr < LOW_PSNR:
         notes.append(low_psnr_note(source_psnr, ceiling_psnr, guidance, suits))
         warn(notes[-1])

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.api.origin import Origin, file_of, path_of, pixel_hash
-from sfumato.api.source_image import Picture
+from sfumato.api.source_image import SourceImage
 from sfumato.conditions.align import indicator
 from sfumato.edits.keep_outside import KeepOutside
 from sfumato.edits.word_mask import mask_from_words
@@ -42,19 +42,19 @@ NEARLY = 8
 """A mask image this near to black or white, of 255, is meant to be it: JPEG and scaling leave such traces."""
 
 
-def read_mask(source: MaskSource, picture: Picture, *, invert: bool = False) -> tuple[Tensor, tuple[str, ...]]:
+def read_mask(source: MaskSource, image: SourceImage, *, invert: bool = False) -> tuple[Tensor, tuple[str, ...]]:
     """A mask as (1, 1, H, W) in [0, 1] at the size of the fitted image, and what there is to say of it.
 
     Args:
         source: White may change, grey is a share, black and transparent may not.
-        picture: The image that it belongs to.
+        image: The image that it belongs to.
         invert: What may not change may, and the other way round.
 
     Raises:
         ImageError: It cannot be read, has another size than the image, or lets nothing change.
     """
     read = _read(source)
-    return _ready(_fitted(read, picture), invert=invert), read.notes
+    return _ready(_fitted(read, image), invert=invert), read.notes
 
 
 @dataclass(frozen=True)
@@ -127,24 +127,24 @@ def _from_image(source: Any) -> _ReadMask:
     return _ReadMask(torch.from_numpy(grey.astype(np.float32))[None, None] / 255, notes, loaded.turn is not None)
 
 
-def _fitted(read: _ReadMask, picture: Picture) -> Tensor:
+def _fitted(read: _ReadMask, image: SourceImage) -> Tensor:
     """The mask fitted as its image was, (1, 1, H, W).
 
     Raises:
         ImageError: It has neither the size of the image nor that of the fitted one.
     """
-    mask, fitted = read.mask, picture.fitted
+    mask, fitted = read.mask, image.fitted
     size = given = (mask.shape[3], mask.shape[2])
-    if picture.turn is not None and not read.turned and size not in (fitted.original_size, fitted.image.size):
+    if image.turn is not None and not read.turned and size not in (fitted.original_size, fitted.image.size):
         # perhaps painted over the photograph's pixels as they are stored, which its EXIF orientation turns upright
-        mask = _to_tensor(_to_image(mask).transpose(picture.turn))
+        mask = _to_tensor(_to_image(mask).transpose(image.turn))
         size = (mask.shape[3], mask.shape[2])
     if size == fitted.original_size and fitted.fit is not None:
         return _to_tensor(fitted.alike(_to_image(mask)))
     if size in (fitted.original_size, fitted.image.size):
         return mask
     width, height = fitted.original_size
-    raise ImageError(f"the mask has {given[0]}x{given[1]} pixels, the picture {width}x{height}: they must agree")
+    raise ImageError(f"the mask has {given[0]}x{given[1]} pixels, the image {width}x{height}: they must agree")
 
 
 def _to_image(mask: Tensor) -> Image.Image:
@@ -230,7 +230,7 @@ class Masking:
     @classmethod
     def read(
         cls,
-        picture: Picture | None,
+        image: SourceImage | None,
         mask: MaskSource | Origin | None,
         words: str | Sequence[str] | None,
         *,
@@ -249,8 +249,8 @@ class Masking:
             if pixels or feather or invert:
                 raise UsageError("mask_pixels, mask_feather and mask_invert need a mask: give mask or mask_words")
             return None
-        if picture is None:
-            raise UsageError("a mask needs a picture: pass one, or use the method's own local options")
+        if image is None:
+            raise UsageError("a mask needs an image: pass one, or use the method's own local options")
         if mask is not None and words is not None:
             raise UsageError("give mask or mask_words, not both")
         listed = (words,) if isinstance(words, str) else tuple(words or ())
@@ -258,13 +258,13 @@ class Masking:
             raise UsageError("mask_words is empty: name words of the source prompt, e.g. 'cat'")
         if not 0.0 < threshold < 1.0:
             raise UsageError(f"mask_threshold must be in (0, 1), got {threshold:g}")
-        width, height = picture.fitted.image.size
+        width, height = image.fitted.image.size
         if not 0.0 <= feather <= min(width, height):
             raise UsageError(f"mask_feather must be in [0, {min(width, height)}] pixels, got {feather:g}")
         if mask is None:
             return cls(None, listed, threshold, invert, feather, pixels, (height, width))
         read = _read(mask)
-        fitted = _fitted(read, picture)
+        fitted = _fitted(read, image)
         notes = read.notes
         if isinstance(mask, Origin):
             # recipes of version 0.1 have the hash of the mask as it was used

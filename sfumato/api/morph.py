@@ -1,4 +1,4 @@
-"""The public driver `morph`: reads pictures, runs a morphing method, spaces its frames, hands them back with a bill."""
+"""The public driver `morph`: reads images, runs a morphing method, spaces its frames, hands them back with a bill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sfumato.api.morph_plan import MorphPlan, plan_morph
 from sfumato.api.request import recipe_of
 from sfumato.api.requests import ENCODE_STEPS, MorphRequest
 from sfumato.api.results import MorphResult
-from sfumato.api.source_image import Picture
+from sfumato.api.source_image import SourceImage
 from sfumato.images import Fit, ImageSource, faded, lifted, to_images
 from sfumato.metrics.distance import Distance
 from sfumato.models.base import Model
@@ -59,20 +59,20 @@ def morph(
     watch: Watch | None = None,
     **options: Any,
 ) -> MorphResult:
-    """Morphs one picture into another, or along a path through several.
+    """Morphs one image into another, or along a path through several.
 
     A run that is stopped goes on where it was when it is started again: what a method trains is kept in `store`.
 
     Args:
         model: From `load_model`.
-        images: Two or more pictures: path, bytes, PIL picture, array or tensor each. The first again at the end makes
+        images: Two or more images: path, bytes, PIL image, array or tensor each. The first again at the end makes
             a circle.
         prompts: What they show: one for all, or one each; None: nothing is said.
         method: A name in `MORPHS`.
-        num_frames: From each picture to the next, both of them counted, at least 3. Through n pictures there are
-            (n - 1) (num_frames - 1) + 1 frames: pictures on the way are there once.
-        one_pace: Through three pictures or more: as many frames in all, but shared out among the legs by how far apart
-            the pictures are, so that the pace stays the same; at least 3 a leg, both pictures counted.
+        num_frames: From each image to the next, both of them counted, at least 3. Through n images there are
+            (n - 1) (num_frames - 1) + 1 frames: images on the way are there once.
+        one_pace: Through three images or more: as many frames in all, but shared out among the legs by how far apart
+            the images are, so that the pace stays the same; at least 3 a leg, both images counted.
         spacing: How the frames' weights are chosen, a name in `sfumato.morphs.spacings.base.SPACINGS`; None: the
             method's own.
         spacing_options: See `SPACINGS[spacing].parameters`.
@@ -81,10 +81,10 @@ def morph(
         negative_prompt: What guidance leads away from.
         num_inference_steps, guidance_scale: None: the method's own choice, else the model's.
         seed: Of all draws; -1: a random one, which the recipe records.
-        size: (width, height) in pixels; None: the first picture's own.
-        fit: What may be done when a picture does not fit the model or the first picture: "crop", "pad" or "resize".
+        size: (width, height) in pixels; None: the first image's own.
+        fit: What may be done when an image does not fit the model or the first image: "crop", "pad" or "resize".
         background: Colour under transparent pixels.
-        encode_steps: Steps that bring what the autoencoder gives back of the pictures nearer to them, see
+        encode_steps: Steps that bring what the autoencoder gives back of the images nearer to them, see
             `sfumato.api.encoding`; 0: none.
         store: Folder of what methods train; None: `morph` in `$SFUMATO_CACHE` or ~/.cache/sfumato; False: keep nothing.
         alpha: Where an image is transparent, give frames that are transparent, too: the model sees the images on the
@@ -93,8 +93,8 @@ def morph(
         options: The method's own, see `MORPHS[method].parameters`.
 
     Raises:
-        UsageError: An argument is wrong (unknown name, out of range, too few pictures, two equal neighbours).
-        ImageError: A picture cannot be read, or does not fit.
+        UsageError: An argument is wrong (unknown name, out of range, too few images, two equal neighbours).
+        ImageError: An image cannot be read, or does not fit.
         ModelError: The model cannot honour the method.
         SamplingError: The run broke down.
         Cancelled: The watch asked to stop.
@@ -130,7 +130,7 @@ class _Legs:
     @property
     def notes(self) -> list[str]:
         """What methods and spacings say, a note for each leg."""
-        names = [f"picture {k + 1} to {k + 2}: " if len(self.paths) > 1 else "" for k in range(len(self.paths))]
+        names = [f"image {k + 1} to {k + 2}: " if len(self.paths) > 1 else "" for k in range(len(self.paths))]
         legs = zip(names, self.paths, self.spaced, strict=True)
         return [name + note for name, path, spaced in legs for note in (*path.notes, *spaced.notes)]
 
@@ -156,7 +156,7 @@ def _encoded(model: Model, plan: MorphPlan, watch: Watch) -> tuple[Tensor, Seque
     """Clean latents of all images, and these decoded; of a method that needs none, none and the images themselves."""
     if not plan.method.encodes(plan.request.options):
         return torch.empty(len(plan.pictures), 0), plan.sources
-    pixels = torch.cat([picture.pixels for picture in plan.pictures])
+    pixels = torch.cat([image.pixels for image in plan.pictures])
     clean = encoded(model, pixels, encode_steps=plan.request.encode_steps, watch=watch.during("encoding"))
     with torch.no_grad():
         return clean, to_images(torch.cat([model.decode_latents(latents[None]) for latents in clean]))
@@ -209,15 +209,15 @@ def _result(
     cost: Cost,
 ) -> MorphResult:
     """Measures how well the images came back, and puts all together."""
-    request, pictures, weights, sources = plan.request, plan.pictures, legs.weights, plan.sources
-    places = [next(i for i, weight in enumerate(weights) if weight == k) for k in range(len(pictures))]
+    request, images, weights, sources = plan.request, plan.pictures, legs.weights, plan.sources
+    places = [next(i for i, weight in enumerate(weights) if weight == k) for k in range(len(images))]
     ends = tuple(image_psnr(decoded[place], source) for place, source in zip(places, sources, strict=True))
     ceiling = tuple(image_psnr(image, source) for image, source in zip(ceilings, sources, strict=True))
     notes = [*plan.notes, *legs.notes]
     notes += [_far_end(k, got, best) for k, (got, best) in enumerate(zip(ends, ceiling, strict=True)) if got < LOW_PSNR]
-    transparent = request.alpha and any(picture.alpha is not None for picture in pictures)
-    frames = _lifted(decoded, weights, pictures, request.background) if transparent else decoded
-    restore = _restore(pictures)
+    transparent = request.alpha and any(picture.alpha is not None for picture in images)
+    frames = _lifted(decoded, weights, images, request.background) if transparent else decoded
+    restore = _restore(images)
     return MorphResult(
         images=tuple(map(restore, frames)),
         weights=weights,
@@ -248,37 +248,37 @@ def joined(legs: Sequence[Sequence[float]]) -> tuple[float, ...]:
 def _lifted(
     frames: Sequence[Image.Image],
     weights: Sequence[float],
-    pictures: Sequence[Picture],
+    images: Sequence[SourceImage],
     background: tuple[int, int, int],
 ) -> list[Image.Image]:
     """The frames taken off the background, with the alpha of the images that they lie between."""
     found = []
     for frame, weight in zip(frames, weights, strict=True):
-        first = min(int(weight), len(pictures) - 2)
-        alpha = faded(pictures[first].alpha, pictures[first + 1].alpha, weight - first, frame.size)
+        first = min(int(weight), len(images) - 2)
+        alpha = faded(images[first].alpha, images[first + 1].alpha, weight - first, frame.size)
         found.append(lifted(frame, alpha, background))
     return found
 
 
-def _restore(pictures: Sequence[Picture]) -> Callable[[Image.Image], Image.Image]:
-    """Cuts off padding, where all pictures have the same."""
-    if len({picture.fitted.box for picture in pictures}) > 1:
+def _restore(images: Sequence[SourceImage]) -> Callable[[Image.Image], Image.Image]:
+    """Cuts off padding, where all images have the same."""
+    if len({picture.fitted.box for picture in images}) > 1:
         return lambda image: image
-    return pictures[0].fitted.restore
+    return images[0].fitted.restore
 
 
-def _digest(picture: Picture, encode_steps: int) -> str:
-    """What the store knows a picture's latents by."""
-    return picture.digest + (f", refined {encode_steps}" if encode_steps else "")
+def _digest(image: SourceImage, encode_steps: int) -> str:
+    """What the store knows an image's latents by."""
+    return image.digest + (f", refined {encode_steps}" if encode_steps else "")
 
 
 def _far_end(k: int, got: float, ceiling: float) -> str:
     remedy = (
-        f"the model's autoencoder only reaches {ceiling:.1f} dB here: use larger pictures or another model"
+        f"the model's autoencoder only reaches {ceiling:.1f} dB here: use larger images or another model"
         if ceiling < LOW_PSNR + 1.0
         else "describe it better, use more steps, or less guidance"
     )
-    return f"picture {k + 1} does not come back in its frame (PSNR {got:.1f} dB): {remedy}"
+    return f"image {k + 1} does not come back in its frame (PSNR {got:.1f} dB): {remedy}"
 
 
 def _numbered(watch: Watch, k: int, count: int) -> Watch:

@@ -13,7 +13,7 @@ from sfumato.adaptation.store import Store
 from sfumato.api.common import told_of_prompts, warn
 from sfumato.api.origin import Origin
 from sfumato.api.requests import MorphRequest
-from sfumato.api.source_image import Picture, read_picture
+from sfumato.api.source_image import SourceImage, read_source
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import cache_folder
 from sfumato.images import Fit, ImageSource
@@ -36,7 +36,7 @@ class MorphPlan:
     """A morph with everything decided, read and checked; nothing is left open in the request."""
 
     request: MorphRequest
-    pictures: Sequence[Picture]
+    pictures: Sequence[SourceImage]
     measure: Distance
     store: Store | None
     notes: tuple[str, ...]
@@ -47,7 +47,7 @@ class MorphPlan:
 
     @property
     def sources(self) -> list[Image.Image]:
-        return [picture.fitted.image for picture in self.pictures]
+        return [image.fitted.image for image in self.pictures]
 
     def space(self, frames: Frames, num_frames: int, watch: Watch) -> Spaced:
         """Chooses the weights of one leg's frames."""
@@ -64,20 +64,20 @@ def plan_morph(model: Model, request: MorphRequest) -> MorphPlan:
     steps, guidance = request.num_inference_steps, request.guidance_scale
     steps = suited_steps(model, entry) if steps is None else steps
     model.schedule.timesteps(steps)  # as many as there can be
-    pictures = _read(model, request.images, request.size, request.fit, request.background)
+    images = _read(model, request.images, request.size, request.fit, request.background)
     measure = load_distance(request.distance, model)
-    notes = [*model.notes, *told, *(note for picture in pictures for note in picture.notes)]
+    notes = [*model.notes, *told, *(note for image in images for note in image.notes)]
     return MorphPlan(
         replace(
             request,
-            images=[picture.origin for picture in pictures],
+            images=[image.origin for image in images],
             prompts=prompts,
             num_inference_steps=steps,
             guidance_scale=suited_guidance(model, entry) if guidance is None else guidance,
             distance=measure,
             options={**model.method_options.get(entry.name, {}), **request.options},
         ),
-        pictures,
+        images,
         measure,
         _store(request.store),
         (*notes, *distance_notes(request.distance, measure)),
@@ -135,21 +135,21 @@ def _read(
     size: tuple[int, int] | None,
     fit: Fit | None,
     background: tuple[int, int, int],
-) -> list[Picture]:
-    """The pictures, all of the first one's size, no two neighbours equal."""
-    pictures = [read_picture(model, images[0], size, fit, background)]
+) -> list[SourceImage]:
+    """The images, all of the first one's size, no two neighbours equal."""
+    pictures = [read_source(model, images[0], size, fit, background)]
     first = pictures[0].fitted.image.size
     for image in images[1:]:
         try:
-            pictures.append(read_picture(model, image, first, fit, background))
+            pictures.append(read_source(model, image, first, fit, background))
         except ImageError as error:
             if fit is not None or "asked for" not in str(error):
                 raise
             raise ImageError(
-                f"the pictures of a morph must have one size; picture 1 has {first[0]}x{first[1]} pixels, but for"
-                f" picture {len(pictures) + 1}: {error}"
+                f"the images of a morph must have one size; image 1 has {first[0]}x{first[1]} pixels, but for"
+                f" image {len(pictures) + 1}: {error}"
             ) from error
     for k, (one, other) in enumerate(itertools.pairwise(pictures)):
         if one.digest == other.digest:
-            raise UsageError(f"pictures {k + 1} and {k + 2} are identical: there is nothing to morph between them")
+            raise UsageError(f"images {k + 1} and {k + 2} are identical: there is nothing to morph between them")
     return pictures

@@ -304,7 +304,7 @@ class Recipe:
         if model.name == self.facts["model"] and then != now:
             notes.append(f"the model {model.name} has changed since: {then} then, {now} now")
         if self.facts["sfumato"] != __version__:
-            notes.append(f"made with sfumato {self.facts['sfumato']}, this is {__version__}; the picture may differ")
+            notes.append(f"made with sfumato {self.facts['sfumato']}, this is {__version__}; the image may differ")
         return notes
 
 

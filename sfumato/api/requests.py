@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sfumato.api.translate import TranslateResult
 
 ENCODE_STEPS = 20
-"""Of morphs. With `emoji` they bring the twelve bundled pictures back 2 to 4 dB nearer, in 1.3 s of one thread each."""
+"""Of morphs. With `emoji` they bring the twelve bundled images back 2 to 4 dB nearer, in 1.3 s of one thread each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +70,10 @@ class MorphRequest(Request):
     def _check_options(self) -> None:
         entry, count = MORPHS[self.method], len(self.images)
         if count < 2:
-            raise UsageError(f"a morph needs at least two pictures, got {count}")
+            raise UsageError(f"a morph needs at least two images, got {count}")
         given = self.prompts or ("",)
         if len(given) not in (1, count):
-            raise UsageError(f"prompts must be one for all or one for each of {count} pictures, got {len(given)}")
+            raise UsageError(f"prompts must be one for all or one for each of {count} images, got {len(given)}")
         spacing = SPACINGS[entry.spacing if self.spacing is None else self.spacing]
         if self.one_pace and spacing.sets_num_frames:
             raise UsageError(f"one_pace shares out frames, but spacing {spacing.name} finds their number itself")

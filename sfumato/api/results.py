@@ -1,4 +1,4 @@
-"""What the drivers hand back: pictures, the recipe that made them, the bill, and how well the source came back."""
+"""What the drivers hand back: images, the recipe that made them, the bill, and how well the source came back."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class EditCandidate:
 
 @dataclass(frozen=True)
 class EditResult:
-    """Edited pictures of one source.
+    """Edited images of one source.
 
     Attributes:
-        images: One picture for each target prompt; transparent (RGBA) where the image is, and its alpha was asked for.
-        source: The source picture as the model saw it; of an edit without a picture, the generated source.
+        images: One image for each target prompt; transparent (RGBA) where the image is, and its alpha was asked for.
+        source: The source image as the model saw it; of an edit without an image, the generated source.
         reconstruction: The source branch of the run, decoded.
         recipe: Everything needed to repeat it; goes into saved files.
         cost: Network evaluations, seconds, peak memory.
@@ -51,7 +51,7 @@ class EditResult:
         ceiling_psnr: Of the autoencoder alone, dB: no reconstruction can be much better. NaN where the image itself is
             not known.
         inversion: What led back to the source; pass it as `inverted=` to edit again without inverting again.
-        notes: What was done to the picture, and warnings.
+        notes: What was done to the image, and warnings.
         maps: Mean cross-attention, (branch, height, width, token), or None.
         tried: All edits that were tried, where the method chooses among several.
         distances: How far each edit's latents were from the source's after each executed step, (steps, edit), where the
@@ -74,14 +74,14 @@ class EditResult:
 
     @property
     def image(self) -> Image.Image:
-        """The first (usually only) edited picture."""
+        """The first (usually only) edited image."""
         return self.images[0]
 
     def _repr_png_(self) -> bytes:
         return as_png(self.images)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the first edited picture with its recipe; further targets go beside it as NAME-2.png and so on.
+        """Writes the first edited image with its recipe; further targets go beside it as NAME-2.png and so on.
 
         Raises:
             ImageError: The path cannot be written.
@@ -110,7 +110,7 @@ class EditResult:
 
 @dataclass(frozen=True)
 class GenerateResult:
-    """Pictures drawn from text, and what to know of how the text was read."""
+    """Images drawn from text, and what to know of how the text was read."""
 
     images: tuple[Image.Image, ...]
     recipe: Mapping[str, Any]
@@ -119,24 +119,24 @@ class GenerateResult:
 
     @property
     def image(self) -> Image.Image:
-        """The first picture."""
+        """The first image."""
         return self.images[0]
 
     def _repr_png_(self) -> bytes:
         return as_png(self.images)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the first picture with its recipe; further ones go beside it as NAME-2.png and so on."""
+        """Writes the first image with its recipe; further ones go beside it as NAME-2.png and so on."""
         return save_all(self.images, path, self.recipe)
 
 
 @dataclass(frozen=True)
 class InvertResult:
-    """An inverted picture, and how well it comes back.
+    """An inverted image, and how well it comes back.
 
     Attributes:
         inversion: Save it, or pass it to `edit(..., inverted=...)`.
-        source, reconstruction: The picture as the model saw it, and as it comes back at guidance 1.
+        source, reconstruction: The image as the model saw it, and as it comes back at guidance 1.
         reconstruction_psnr, ceiling_psnr: dB, see `EditResult`.
     """
 
@@ -155,20 +155,20 @@ class InvertResult:
 
 @dataclass(frozen=True)
 class MorphResult:
-    """Frames from one picture to another, or along a path through several.
+    """Frames from one image to another, or along a path through several.
 
     Attributes:
         images: The frames, the ends among them.
-        weights: Where each was taken: 0 = first picture, 1 = second, 2 = third ...
+        weights: Where each was taken: 0 = first image, 1 = second, 2 = third ...
         distances: From each frame to the next.
         even_distances: The same at even weights, where they were measured on the way, else None.
-        sources: The pictures as the model saw them.
-        endpoint_psnr: Of the frame that stands for each source picture against it, dB.
+        sources: The images as the model saw them.
+        endpoint_psnr: Of the frame that stands for each source image against it, dB.
         ceiling_psnr: Of the autoencoder alone on each, dB: no end can be much better where frames are decoded latents;
             infinite where nothing was encoded.
         recipe: Everything needed to repeat it; goes into saved files.
         cost: Network evaluations, seconds, peak memory.
-        notes: What was done to the pictures, what the method and the spacing say, and warnings.
+        notes: What was done to the images, what the method and the spacing say, and warnings.
     """
 
     images: tuple[Image.Image, ...]
@@ -239,7 +239,7 @@ class MorphResult:
         return film_strip(self.images, [f"{weight:.3f}" for weight in self.weights], columns=columns, tile=tile)
 
     def plot(self) -> Image.Image:
-        """Distances of consecutive frames as a picture, those at even weights beside them where they were measured."""
+        """Distances of consecutive frames as an image, those at even weights beside them where they were measured."""
         from sfumato.images.film_strip import step_plot
 
         series = {} if self.even_distances is None else {"even weights": self.even_distances}
@@ -248,13 +248,13 @@ class MorphResult:
 
 
 def numbered_paths(path: str | os.PathLike[str], count: int) -> list[Path]:
-    """Where `count` pictures go: the path itself, then NAME-2, NAME-3, ... beside it."""
+    """Where `count` images go: the path itself, then NAME-2, NAME-3, ... beside it."""
     first = at_home(path)
     return [first, *(first.parent / f"{first.stem}-{k}{first.suffix}" for k in range(2, count + 1))]
 
 
 def save_all(images: Sequence[Image.Image], path: str | os.PathLike[str], recipe: Mapping[str, Any]) -> Path:
-    """Writes all pictures with their recipe, after checking that every one can be written; returns the first path."""
+    """Writes all images with their recipe, after checking that every one can be written; returns the first path."""
     paths = numbered_paths(path, len(images))
     for target in paths:
         check_writable(target)

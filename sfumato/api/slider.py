@@ -71,7 +71,7 @@ def slider(
     watch: Watch | None = None,
     **options: Any,
 ) -> MorphResult:
-    """Turns an edit into a sequence of ever stronger ones at one pace; the picture is inverted once.
+    """Turns an edit into a sequence of ever stronger ones at one pace; the image is inverted once.
 
     Without `vary` the sequence leads from the source as the method gives it back to the full edit: in between, the
     target branch is told a text between the two prompts and guided by a scale between that of the source and its own.
@@ -80,7 +80,7 @@ def slider(
     Args:
         model: From `load_model`.
         image: As for `edit`.
-        source_prompt: What the picture shows.
+        source_prompt: What the image shows.
         target_prompt: What it shall show; None: the source prompt, where an option alone makes the edit.
         method: A name in `METHODS`; "auto" is none that a slider can use.
         vary: From where to where options of the method go: `{"direction_scale": (0, 1.5)}`, per word
@@ -92,7 +92,7 @@ def slider(
             mask_feather, mask_invert, mask_pixels, alpha, options: As for `edit`.
 
     Returns:
-        Frames; weight 0 is the source (or the low end of `vary`), 1 the full edit. `sources` is the one source picture,
+        Frames; weight 0 is the source (or the low end of `vary`), 1 the full edit. `sources` is the one source image,
         and `endpoint_psnr` how well it comes back.
 
     Raises:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Picture:
+class SourceImage:
     """A source image.
 
     Attributes:
@@ -44,13 +44,13 @@ class Picture:
         return None if self.rgba is None else self.rgba.getchannel("A")
 
 
-def read_picture(
+def read_source(
     model: Model,
     image: ImageSource | Origin,
     size: tuple[int, int] | None,
     fit: Fit | None,
     background: tuple[int, int, int],
-) -> Picture:
+) -> SourceImage:
     """Reads an image and fits it to the model; see `load_image` and `fit_image` for arguments and errors.
 
     Raises:
@@ -73,4 +73,4 @@ def read_picture(
         )
     origin = Origin(image.path if isinstance(image, Origin) else path_of(image), read)
     rgba = None if loaded.rgba is None else fitted.alike(loaded.rgba)
-    return Picture(fitted, to_pixels(fitted.image), tuple(notes), origin, digest, loaded.turn, rgba)
+    return SourceImage(fitted, to_pixels(fitted.image), tuple(notes), origin, digest, loaded.turn, rgba)

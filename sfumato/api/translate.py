@@ -1,4 +1,4 @@
-"""The public driver `translate`: a picture of one model's world becomes one of another's."""
+"""The public driver `translate`: an image of one model's world becomes one of another's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sfumato.api.arguments import boundary
 from sfumato.api.common import seeded, told_of_prompts
 from sfumato.api.cost import Cost, measured
 from sfumato.api.requests import TranslateRequest, TranslationMethod
-from sfumato.api.source_image import read_picture
+from sfumato.api.source_image import read_source
 from sfumato.edits.two_models import LatentTranslation, bridge, reconstruct
 from sfumato.edits.two_models import translate as translate_latents
 from sfumato.images import Fit, ImageSource, as_png, save_image, to_images
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TranslateResult:
-    """A picture translated from one model to another.
+    """An image translated from one model to another.
 
     Attributes:
         image: The translation.
-        source: The picture as the first model saw it.
+        source: The image as the first model saw it.
         reconstruction: As the first model gives it back, where asked for.
         recipe: Everything needed to repeat it; goes into saved files.
         cost: Network evaluations of both models, seconds, peak memory.
         faithfulness_psnr: Of the translation against the source, dB: how much of it was kept.
         reconstruction_psnr: Of the reconstruction against the source, dB, or None.
         inversion: What leads back to the source with the first model.
-        notes: What was done to the picture.
+        notes: What was done to the image.
     """
 
     image: Image.Image
@@ -93,17 +93,17 @@ def translate(
     background: tuple[int, int, int] = (255, 255, 255),
     watch: Watch | None = None,
 ) -> TranslateResult:
-    """Translates a picture from the world of one model to that of another; neither needs to know the other.
+    """Translates an image from the world of one model to that of another; neither needs to know the other.
 
     Args:
-        model_a: The model that the picture belongs to, from `load_model`.
+        model_a: The model that the image belongs to, from `load_model`.
         model_b: The model that it shall belong to.
-        image: Path, bytes, PIL picture, array or tensor.
+        image: Path, bytes, PIL image, array or tensor.
         method: "cycle-diffusion" (stochastic noises of the first model, drawn by the second) or "ddib" (deterministic).
         source_prompt, target_prompt, negative_prompt: For models of text; others do not read them.
         num_inference_steps: None: the second model's own choice.
         guidance_scale, source_guidance_scale: Of the second model and the first, at least 1 (1 = off).
-        strength: Share of the steps to go back, in (0, 1]; less keeps more of the picture. None: 0.85 for
+        strength: Share of the steps to go back, in (0, 1]; less keeps more of the image. None: 0.85 for
             cycle-diffusion, 1 for ddib.
         eta: How much of the code is in the noise of the steps, in (0, 1]; cycle-diffusion only. None: 0.1.
         refine_strength: How far SDEdit with the second model goes afterwards, in [0, 1]; cycle-diffusion only. None: 0.
@@ -114,7 +114,7 @@ def translate(
 
     Raises:
         UsageError: An argument is wrong, or does not go with the method.
-        ImageError: The picture cannot be read or does not fit.
+        ImageError: The image cannot be read or does not fit.
         ModelError: The models' latents have different shapes.
     """
     request = TranslateRequest(
@@ -132,8 +132,8 @@ def run(model_a: Model, model_b: Model, request: TranslateRequest, watch: Watch 
     told = told_of_prompts(**request.prompts)
     steps = model_b.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
     coarser = max(model_a, model_b, key=lambda model: model.size_multiple)
-    picture = read_picture(coarser, request.image, request.size, request.fit, request.background)
-    request = replace(request, image=picture.origin, num_inference_steps=steps)
+    image = read_source(coarser, request.image, request.size, request.fit, request.background)
+    request = replace(request, image=image.origin, num_inference_steps=steps)
     with (
         progress_bar(watch=watch) as watching,
         taking_turns(model_a, model_b, watch=watching),
@@ -141,7 +141,7 @@ def run(model_a: Model, model_b: Model, request: TranslateRequest, watch: Watch 
         measured(model_b) as cost_b,
         torch.no_grad(),
     ):
-        found = _translated(model_a, model_b, model_a.encode_image(picture.pixels), request, watching)
+        found = _translated(model_a, model_b, model_a.encode_image(image.pixels), request, watching)
         translated, back = to_images(model_b.decode_latents(found.latents))[0], None
         if request.reconstruct_source:
             returned = reconstruct(
@@ -151,7 +151,7 @@ def run(model_a: Model, model_b: Model, request: TranslateRequest, watch: Watch 
             back = to_images(model_a.decode_latents(returned))[0]
     if model_b is not model_a:
         cost.evaluations += cost_b.evaluations
-    source, restore = picture.fitted.image, picture.fitted.restore
+    source, restore = image.fitted.image, image.fitted.restore
     return TranslateResult(
         image=restore(translated),
         source=restore(source),
@@ -161,7 +161,7 @@ def run(model_a: Model, model_b: Model, request: TranslateRequest, watch: Watch 
         faithfulness_psnr=_psnr(translated, source),
         reconstruction_psnr=None if back is None else _psnr(back, source),
         inversion=found.inversion,
-        notes=(*dict.fromkeys((*model_a.notes, *model_b.notes)), *told, *picture.notes, *found.notes),
+        notes=(*dict.fromkeys((*model_a.notes, *model_b.notes)), *told, *image.notes, *found.notes),
     )
 
 

@@ -24,8 +24,8 @@ from sfumato.apps.translate import translate
 
 app = typer.Typer(
     name="sfumato",
-    help="Edit and morph pictures with pretrained diffusion models, and keep everything else as it was.",
-    epilog="Start with: sfumato demo (offline, on bundled pictures). Errors in full: SFUMATO_DEBUG=1.",
+    help="Edit and morph images with pretrained diffusion models, and keep everything else as it was.",
+    epilog="Start with: sfumato demo (offline, on bundled images). Errors in full: SFUMATO_DEBUG=1.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -133,7 +133,7 @@ def cost_fields(cost: Cost) -> dict[str, float]:
 
 
 def comes_back(reconstruction_psnr: float, ceiling_psnr: float) -> str:
-    """How well a source picture comes back, beside the best that the model's autoencoder allows."""
+    """How well a source image comes back, beside the best that the model's autoencoder allows."""
     if math.isinf(ceiling_psnr):
         return "exact (the source was drawn, not inverted)"
     if math.isnan(ceiling_psnr):
@@ -196,7 +196,7 @@ def _finite(value: Any) -> Any:
 def _unexpected(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError) or any(words in text.lower() for words in _OUT_OF_MEMORY):
-        return f"out of memory ({text}); use a smaller picture (--size), fewer targets, or --dtype fp16"
+        return f"out of memory ({text}); use a smaller image (--size), fewer targets, or --dtype fp16"
     if isinstance(error, OSError) and error.strerror:
         return text
     return f"unexpected {text} (SFUMATO_DEBUG=1 shows where; please report it)"

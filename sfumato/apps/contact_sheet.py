@@ -1,4 +1,4 @@
-"""Contact sheets: rows of pictures with words beside them, and attention maps as heat over a picture. Pillow only."""
+"""Contact sheets: rows of images with words beside them, and attention maps as heat over an image. Pillow only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture and what stands under it."""
+    """An image and what stands under it."""
 
     image: Image.Image
     caption: str = ""
@@ -44,8 +44,8 @@ class Row:
 
     Attributes:
         title: In large letters.
-        paragraphs: Beside the pictures, each a run of words.
-        cells: The pictures, one a column.
+        paragraphs: Beside the images, each a run of words.
+        cells: The images, one a column.
     """
 
     title: str
@@ -62,7 +62,7 @@ def draw_sheet(
         rows: At least one, each with as many cells as there are columns.
         columns: Their headings.
         heading: Over everything.
-        tile: Side in pixels that pictures are fitted into.
+        tile: Side in pixels that images are fitted into.
         text_width: Width in pixels of the words on the left.
 
     Raises:
@@ -107,17 +107,17 @@ def draw_sheet(
 
 
 def enlarge(image: Image.Image, side: int) -> Image.Image:
-    """Fits a picture into a square; small ones grow smoothly, as a viewer would show them."""
+    """Fits an image into a square; small ones grow smoothly, as a viewer would show them."""
     ratio = side / max(image.size)
     size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
 def heat_overlay(image: Image.Image, heat: Any, *, strength: float = 0.75) -> Image.Image:
-    """Lays a map over a picture as heat: the picture shows in grey, the more of the map the more colour.
+    """Lays a map over an image as heat: the image shows in grey, the more of the map the more colour.
 
     Args:
-        image: The picture; the result has its size.
+        image: The image; the result has its size.
         heat: Array or CPU tensor, (height, width), values in [0, 1].
         strength: Opacity of the hottest places, in [0, 1].
     """

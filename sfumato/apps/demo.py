@@ -1,4 +1,4 @@
-"""`sfumato demo`: edits bundled pictures with the embedded model, offline, and shows all of it on one sheet."""
+"""`sfumato demo`: edits bundled images with the embedded model, offline, and shows all of it on one sheet."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ COLUMNS = ("source", "reconstruction", "result", "where the word looks")
 
 @dataclass(frozen=True)
 class DemoEdit:
-    """One edit of a bundled picture.
+    """One edit of a bundled image.
 
     Attributes:
         name: What kind of edit it is.
-        file: Picture among the examples; its caption is the source prompt.
+        file: Image among the examples; its caption is the source prompt.
         old, new: Words of the caption, and what stands in their place in the target prompt.
         word: Whose attention is shown: in the target, or in the source where only weights change.
         options: Of the method.
@@ -78,14 +78,14 @@ EDITS = (
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures; made if need be.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images; made if need be.")] = Path(
         "outputs/demo"
     ),
     steps: Steps = None,
     model: Annotated[str, typer.Option("--model", "-m", help="Another model than the embedded one.")] = "emoji",
     device: Device = None,
 ) -> None:
-    """Edit bundled pictures, offline, and put everything on one contact sheet."""
+    """Edit bundled images, offline, and put everything on one contact sheet."""
     with _folder(output):
         run_all(output, model=model, steps=steps, device=device)
 
@@ -120,7 +120,7 @@ def run_all(folder: Path, *, model: str = "emoji", steps: int | None = None, dev
 
 
 def run_edit(model: Model, edit: DemoEdit, caption: str, *, steps: int | None = None) -> EditResult:
-    """Runs one edit on its bundled picture."""
+    """Runs one edit on its bundled image."""
     from sfumato.api.edit import edit as run
     from sfumato.emoji import EXAMPLES
 
@@ -168,7 +168,7 @@ def decibels(value: float) -> str:
 
 
 def bundled() -> dict[str, str]:
-    """Captions of the bundled pictures by file name.
+    """Captions of the bundled images by file name.
 
     Raises:
         UsageError: This installation lacks them.
@@ -179,7 +179,7 @@ def bundled() -> dict[str, str]:
         entries = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
         return {entry["file"]: entry["prompt"] for entry in entries}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"the bundled pictures are not in {EXAMPLES} ({error}); install sfumato again") from error
+        raise UsageError(f"the bundled images are not in {EXAMPLES} ({error}); install sfumato again") from error
 
 
 @contextmanager

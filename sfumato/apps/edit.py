@@ -30,7 +30,7 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    check_pictures,
+    check_images,
     choose_outputs,
     given,
     load,
@@ -52,20 +52,20 @@ def edit(
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="The picture, or several. Without it, the picture that the model draws of the source prompt is edited."
+            help="The image, or several. Without it, the image that the model draws of the source prompt is edited."
         ),
     ] = None,
-    source: Annotated[str | None, typer.Option("--source", "-s", help="What the picture shows.")] = None,
+    source: Annotated[str | None, typer.Option("--source", "-s", help="What the image shows.")] = None,
     target: Annotated[
-        list[str] | None, typer.Option("--target", "-t", help="What it shall show; several make several pictures.")
+        list[str] | None, typer.Option("--target", "-t", help="What it shall show; several make several images.")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="The result; for several pictures a folder that exists.",
-            show_default="named after the picture",
+            help="The result; for several images a folder that exists.",
+            show_default="named after the image",
         ),
     ] = None,
     method: Annotated[str | None, typer.Option(help="See: sfumato methods.", show_default="prompt-to-prompt")] = None,
@@ -77,7 +77,7 @@ def edit(
     guidance: Guidance = None,
     source_guidance: Annotated[
         float | None,
-        typer.Option(help="Guidance of the source's own branch.", show_default="1, as --guidance for a drawn picture"),
+        typer.Option(help="Guidance of the source's own branch.", show_default="1, as --guidance for a drawn image"),
     ] = None,
     negative: Annotated[str | None, typer.Option(help="What to lead away from.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of all draws; -1: a random one.", show_default="0")] = None,
@@ -94,7 +94,7 @@ def edit(
     encode_steps: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Steps that bring what the autoencoder gives back nearer to the picture.", show_default="0"
+            min=0, help="Steps that bring what the autoencoder gives back nearer to the image.", show_default="0"
         ),
     ] = None,
     inversion_settings: Annotated[
@@ -105,7 +105,7 @@ def edit(
         Path | None, typer.Option(help="A .safetensors file of `sfumato invert`, to spare the inversion.")
     ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="Repeat the edit that made this picture; other options change it.")
+        Path | None, typer.Option(help="Repeat the edit that made this image; other options change it.")
     ] = None,
     mask: Mask = None,
     mask_words: MaskWords = None,
@@ -129,16 +129,16 @@ def edit(
     clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
-    """Edit a picture by text; everything else stays. Several pictures are edited alike, each with the next seed.
+    """Edit an image by text; everything else stays. Several images are edited alike, each with the next seed.
 
     Example: sfumato edit cat.png --source "a cat face" --target "a dog face" -o dog.png
     """
     if like is None and not target:
-        raise UsageError("--target is missing: say what the picture shall show, e.g. --target 'a dog face'")
+        raise UsageError("--target is missing: say what the image shall show, e.g. --target 'a dog face'")
     images = images or []
-    check_pictures(*images)
+    check_images(*images)
     if inverted is not None and len(images) > 1:
-        raise UsageError(f"--inverted is of one picture, got {len(images)}: give one with it")
+        raise UsageError(f"--inverted is of one image, got {len(images)}: give one with it")
     asked = given(
         image=images[0] if images else None,
         source_prompt=source,
@@ -229,10 +229,10 @@ def _new(asked: dict[str, Any], texts: _Settings) -> EditRequest:
 
     start, method = asked.get("inverted"), asked.get("method", "prompt-to-prompt")
     if start is not None and start.source_image is None and "image" not in asked:
-        raise UsageError("--inverted needs IMAGE, the picture that was inverted: this file does not hold it")
+        raise UsageError("--inverted needs IMAGE, the image that was inverted: this file does not hold it")
     source = asked.get("source_prompt", None if start is None else start.prompt)
     if source is None:
-        raise UsageError("--source is missing: say what the picture shows, e.g. --source 'a cat face'")
+        raise UsageError("--source is missing: say what the image shows, e.g. --source 'a cat face'")
     options = {
         "options": texts.of_method(method),
         "inversion_options": texts.of_inversion(asked.get("inversion"), method),

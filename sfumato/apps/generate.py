@@ -33,9 +33,9 @@ from sfumato.apps.options import (
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The picture.", show_default="named after the prompt")
+        Path | None, typer.Option("--output", "-o", help="The image.", show_default="named after the prompt")
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many pictures.")] = 1,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many images.")] = 1,
     model: ModelName = None,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -55,7 +55,7 @@ def generate(
     clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw pictures from text.
+    """Draw images from text.
 
     Example: sfumato generate "a cat face in noto style on a blue background" -o cat.png
     """

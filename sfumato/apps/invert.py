@@ -23,7 +23,7 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    check_pictures,
+    check_images,
     choose_output,
     load,
     parse_options,
@@ -33,12 +33,12 @@ from sfumato.apps.options import (
 
 
 def invert(
-    image: Annotated[Path, typer.Argument(help="The picture.")],
-    source: Annotated[str, typer.Option("--source", "-s", help="What the picture shows.")] = "",
+    image: Annotated[Path, typer.Argument(help="The image.")],
+    source: Annotated[str, typer.Option("--source", "-s", help="What the image shows.")] = "",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .safetensors file.", show_default="named after the picture")
+        Path | None, typer.Option("--output", "-o", help="A .safetensors file.", show_default="named after the image")
     ] = None,
-    reconstruction: Annotated[Path | None, typer.Option(help="Also write the picture as it comes back.")] = None,
+    reconstruction: Annotated[Path | None, typer.Option(help="Also write the image as it comes back.")] = None,
     inversion: Annotated[str, typer.Option(help="How to get back to noise; see: sfumato methods.")] = "direct",
     settings: Annotated[
         list[str] | None,
@@ -48,7 +48,7 @@ def invert(
     steps: Steps = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="At which the picture shall come back.", show_default="what the inversion is made for"),
+        typer.Option(help="At which the image shall come back.", show_default="what the inversion is made for"),
     ] = None,
     negative: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
     seed: Annotated[int, typer.Option(help="Of the inversion's draws; -1: a random one.")] = 0,
@@ -65,11 +65,11 @@ def invert(
     clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the noise that leads back to a picture: once, for many edits with --inverted.
+    """Find the noise that leads back to an image: once, for many edits with --inverted.
 
     Example: sfumato invert cat.png --source "a cat face" -o cat.safetensors
     """
-    check_pictures(image)
+    check_images(image)
     size_pixels = parse_size(size)
     path = choose_output(output, image.stem, ".safetensors", inputs=(image,))
     if reconstruction is not None:

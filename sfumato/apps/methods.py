@@ -72,7 +72,7 @@ def _show(entry: Entry, kind: str) -> None:
     if kind == "morphs":
         facts.append(("spacing", str(getattr(entry, "spacing", ""))))
     if inversions is not None:
-        itself = "the picture itself; or its latents from " if getattr(entry, "from_picture", False) else ""
+        itself = "the image itself; or its latents from " if getattr(entry, "from_picture", False) else ""
         facts.append(("starts from", itself + ", ".join(inversions)))
     table(facts, to=console)
     if not entry.parameters:

@@ -25,7 +25,7 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    check_pictures,
+    check_images,
     load,
     parse_options,
     parse_size,
@@ -35,16 +35,16 @@ from sfumato.errors import Cancelled, UsageError
 
 
 def morph(
-    images: Annotated[list[Path], typer.Argument(help="Two pictures, or more to pass through.")],
+    images: Annotated[list[Path], typer.Argument(help="Two images, or more to pass through.")],
     output: movie.Output = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", "-p", help="What the pictures show: one for all, or repeated, one for each."),
+        typer.Option("--prompt", "-p", help="What the images show: one for all, or repeated, one for each."),
     ] = None,
     method: Annotated[str, typer.Option(help="See: sfumato methods.")] = "impus",
-    frames: Annotated[int, typer.Option(help="From each picture to the next, both counted; at least 3.")] = 16,
+    frames: Annotated[int, typer.Option(help="From each image to the next, both counted; at least 3.")] = 16,
     one_pace: Annotated[
-        bool, typer.Option("--one-pace", help="Through three pictures or more: more frames where the way is longer.")
+        bool, typer.Option("--one-pace", help="Through three images or more: more frames where the way is longer.")
     ] = False,
     spacing: movie.Spacing = None,
     distance: movie.DistanceName = None,
@@ -87,15 +87,15 @@ def morph(
     clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
-    """Morph one picture into another, or along a path through several.
+    """Morph one image into another, or along a path through several.
 
     Example: sfumato morph cat.png dog.png -p "a cat face" -p "a dog face" -o cat-to-dog.webp
     """
     if len(images) < 2:
-        raise UsageError(f"a morph needs at least two pictures, got {len(images)}")
+        raise UsageError(f"a morph needs at least two images, got {len(images)}")
     if store is not None and no_store:
         raise UsageError("--store names a folder, --no-store wants none: give one of them")
-    check_pictures(*images)
+    check_images(*images)
     size_pixels = parse_size(size)
     path = movie.choose_movie(output, f"{images[0].stem}-to-{images[-1].stem}", inputs=images)
     movie.check_extras((strip, plot), images)

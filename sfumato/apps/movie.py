@@ -61,9 +61,9 @@ Inbetweens = Annotated[
 ]
 Scale = Annotated[
     int | None,
-    typer.Option(help="Whole factor to enlarge a movie by.", show_default="such that small pictures can be watched"),
+    typer.Option(help="Whole factor to enlarge a movie by.", show_default="such that small images can be watched"),
 ]
-Strip = Annotated[Path | None, typer.Option(help="Also write all frames side by side, as a picture.")]
+Strip = Annotated[Path | None, typer.Option(help="Also write all frames side by side, as an image.")]
 Plot = Annotated[Path | None, typer.Option(help="Also write a plot of the distances from frame to frame.")]
 
 
@@ -88,7 +88,7 @@ def choose_movie(asked: Path | None, stem: str, *, inputs: Iterable[Path | None]
 
 
 def check_extras(extras: Iterable[Path | None], inputs: Iterable[Path]) -> None:
-    """Checks the pictures that go with a movie, as `choose_output` does."""
+    """Checks the images that go with a movie, as `choose_output` does."""
     for extra in extras:
         if extra is not None:
             choose_output(extra, "", ".png", inputs=inputs)
@@ -168,7 +168,7 @@ def write(result: MorphResult, path: Path, playing: Playing, strip: Path | None,
 
 
 def report(result: MorphResult, path: Path, strip: Path | None, plot: Path | None, *, as_json: bool) -> None:
-    """Says what was made, how evenly, and how well the pictures come back."""
+    """Says what was made, how evenly, and how well the images come back."""
     command = result.recipe["command"]
     if as_json:
         fields: dict[str, Any] = {
@@ -196,7 +196,7 @@ def report(result: MorphResult, path: Path, strip: Path | None, plot: Path | Non
     ends = ends if any(map(math.isfinite, result.ceiling_psnr)) else "exactly: nothing was encoded"
     rows = [("result", ", ".join(str(file) for file in (path, strip, plot) if file is not None))]
     rows.append(("frames", f"{len(result.images)}; largest step over mean {result.spread:.2f}{before}"))
-    rows += [("pictures come back", ends), ("cost", str(result.cost))]
+    rows += [("images come back", ends), ("cost", str(result.cost))]
     table(rows)
     for text in result.notes:
         note(text)

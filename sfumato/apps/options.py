@@ -73,15 +73,15 @@ Guidance = Annotated[
 Size = Annotated[
     str | None,
     typer.Option(
-        metavar="WxH", help="Size in pixels, such as 512x512.", show_default="the picture's own, or the model's"
+        metavar="WxH", help="Size in pixels, such as 512x512.", show_default="the image's own, or the model's"
     ),
 ]
 Fit = Annotated[
-    Fitting | None, typer.Option(help="What may be done when the picture does not fit the model.", case_sensitive=False)
+    Fitting | None, typer.Option(help="What may be done when the image does not fit the model.", case_sensitive=False)
 ]
 EncodeSteps = Annotated[
     int,
-    typer.Option(min=0, help="Steps that bring what the autoencoder gives back nearer to the picture before all else."),
+    typer.Option(min=0, help="Steps that bring what the autoencoder gives back nearer to the image before all else."),
 ]
 Mask = Annotated[
     Path | None,
@@ -98,7 +98,7 @@ MaskInvert = Annotated[
 ]
 MaskPixels = Annotated[
     bool | None,
-    typer.Option("--mask-pixels/--no-mask-pixels", help="Outside the mask the very pixels of the picture stay."),
+    typer.Option("--mask-pixels/--no-mask-pixels", help="Outside the mask the very pixels of the image stay."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for machines.")]
 
@@ -136,8 +136,8 @@ def given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def check_pictures(*paths: Path | None) -> None:
-    """Finds a missing or damaged picture before anything heavy is done.
+def check_images(*paths: Path | None) -> None:
+    """Finds a missing or damaged image before anything heavy is done.
 
     Raises:
         ImageError: One cannot be read.
@@ -199,7 +199,7 @@ def parse_options(
 
 
 def outputs(first: Path, count: int = 1) -> list[Path]:
-    """The files that `count` pictures go to: NAME, NAME-2, NAME-3."""
+    """The files that `count` images go to: NAME, NAME-2, NAME-3."""
     from sfumato.api.results import numbered_paths
 
     return numbered_paths(first, count)
@@ -248,15 +248,15 @@ def choose_outputs(
     if asked is not None and len(stems) == 1 and (asked.suffix or not asked.is_dir()):  # NAME.png is meant as a file
         return [choose_output(asked, "", ".png", count=count, inputs=inputs)]
     if asked is not None and not asked.is_dir():
-        raise UsageError(f"-o must be a folder that exists, for {len(stems)} pictures; got {asked}")
+        raise UsageError(f"-o must be a folder that exists, for {len(stems)} images; got {asked}")
     doubled = {stem for stem in stems if stems.count(stem) > 1}
     if asked is not None and doubled:
-        raise UsageError(f"two pictures are called {doubled.pop()}: their results would have one name in {asked}")
+        raise UsageError(f"two images are called {doubled.pop()}: their results would have one name in {asked}")
     paths: list[Path] = []
     for stem in stems:
         path = None if asked is None else asked / f"{stem}-{what}.png"
         path = choose_output(path, f"{stem}-{what}", ".png", count=count, inputs=inputs)
         if path in paths:
-            raise UsageError(f"two pictures are called {stem}: name the results one by one with -o")
+            raise UsageError(f"two images are called {stem}: name the results one by one with -o")
         paths.append(path)
     return paths

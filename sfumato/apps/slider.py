@@ -31,7 +31,7 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    check_pictures,
+    check_images,
     given,
     load,
     parse_options,
@@ -48,9 +48,9 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 def slider(
     image: Annotated[
-        Path | None, typer.Argument(help="The picture. Without it, the one that the model draws of the source prompt.")
+        Path | None, typer.Argument(help="The image. Without it, the one that the model draws of the source prompt.")
     ] = None,
-    source: Annotated[str | None, typer.Option("--source", "-s", help="What the picture shows.")] = None,
+    source: Annotated[str | None, typer.Option("--source", "-s", help="What the image shows.")] = None,
     target: Annotated[
         str | None, typer.Option("--target", "-t", help="What it shall show.", show_default="what --source says")
     ] = None,
@@ -114,8 +114,8 @@ def slider(
     Example: sfumato slider cat.png --source "a cat face" --target "a dog face" -o cat-to-dog.webp
     """
     if source is None:
-        raise UsageError("--source is missing: say what the picture shows, e.g. --source 'a cat face'")
-    check_pictures(image, mask)
+        raise UsageError("--source is missing: say what the image shows, e.g. --source 'a cat face'")
+    check_images(image, mask)
     ranges = parse_ranges(vary or [])
     size_pixels = parse_size(size)
     path = movie.choose_movie(output, f"{image.stem if image is not None else source}-slider", inputs=(image, mask))

@@ -46,7 +46,7 @@ def chosen_index(result: EditResult) -> int:
 
 
 def draw_plot(points: Sequence[tuple[float, float]], chosen: int, *, side: int) -> Image.Image:
-    """A scatter plot of (change, agreement), numbered from 1; the origin is the unedited picture."""
+    """A scatter plot of (change, agreement), numbered from 1; the origin is the unedited image."""
     plot = Image.new("RGB", (side, side), PAPER)
     draw, font = ImageDraw.Draw(plot), ImageFont.load_default(15)
     left, top, right, bottom = 50, 40, side - 30, side - 50

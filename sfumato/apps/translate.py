@@ -20,7 +20,7 @@ from sfumato.apps.options import (
     Size,
     Steps,
     Vae,
-    check_pictures,
+    check_images,
     choose_output,
     choose_outputs,
     load,
@@ -41,9 +41,9 @@ class Way(StrEnum):
 
 
 def translate(
-    images: Annotated[list[Path], typer.Argument(help="The picture, or several.")],
+    images: Annotated[list[Path], typer.Argument(help="The image, or several.")],
     source_model: Annotated[
-        str, typer.Option("--from", help="The model that the pictures belong to: as --model of sfumato edit.")
+        str, typer.Option("--from", help="The model that the images belong to: as --model of sfumato edit.")
     ],
     target_model: Annotated[
         str | None,
@@ -58,12 +58,12 @@ def translate(
         typer.Option(
             "--output",
             "-o",
-            help="The result; for several pictures a folder that exists.",
-            show_default="named after the picture",
+            help="The result; for several images a folder that exists.",
+            show_default="named after the image",
         ),
     ] = None,
     source: Annotated[
-        str, typer.Option("--source", "-s", help="What the pictures show; for models of text.", show_default="nothing")
+        str, typer.Option("--source", "-s", help="What the images show; for models of text.", show_default="nothing")
     ] = "",
     target: Annotated[
         str, typer.Option("--target", "-t", help="What they shall show; for models of text.", show_default="nothing")
@@ -88,7 +88,7 @@ def translate(
     ] = None,
     refine_repeats: Annotated[int | None, typer.Option(help="How often.", show_default="1")] = None,
     reconstruction: Annotated[
-        Path | None, typer.Option(help="Also write what the source model gives back (of one picture).")
+        Path | None, typer.Option(help="Also write what the source model gives back (of one image).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of all draws; -1: a random one.")] = 0,
     size: Size = None,
@@ -101,15 +101,15 @@ def translate(
     dtype: Dtype = None,
     as_json: AsJson = False,
 ) -> None:
-    """Translate pictures from the world of one model to that of another; neither needs to know the other.
+    """Translate images from the world of one model to that of another; neither needs to know the other.
 
     Example: sfumato translate cat.png --from ./cats-256 --to ./dogs-256 -o dog.png
     """
-    check_pictures(*images)
+    check_images(*images)
     if target_model is None and source == target:
         raise UsageError("give --to, the other model; or --source and --target, two prompts of the same model")
     if reconstruction is not None and len(images) > 1:
-        raise UsageError("--reconstruction goes with one picture")
+        raise UsageError("--reconstruction goes with one image")
     pixels = parse_size(size)
     paths = choose_outputs(output, [image.stem for image in images], "translated", inputs=images)
     back = None

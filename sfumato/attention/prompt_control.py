@@ -168,7 +168,7 @@ def _map_edit(
         outside = {word: weight for word, weight in weights.items() if not -2.0 <= weight <= 2.0}
         if outside and not released:
             warnings.warn(
-                f"weights outside [-2, 2], the paper's range, tend to break the picture: {outside}", stacklevel=4
+                f"weights outside [-2, 2], the paper's range, tend to break the image: {outside}", stacklevel=4
             )
         factors = factors * align.equalizer(text, targets, weights, released=released)
     elif inner is None or bool((factors == 1.0).all()):

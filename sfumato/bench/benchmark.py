@@ -74,7 +74,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Case:
-    """One picture with what shall happen to it.
+    """One image with what shall happen to it.
 
     Attributes:
         name: Unique in the benchmark, safe as a file name.
@@ -95,7 +95,7 @@ class Outcome:
 
     Attributes:
         figures: By measure; None where it could not be measured (a network that is not there, an empty background).
-        pictures: By role ("source", "result", "truth"); shown in the report.
+        images: By role ("source", "result", "truth"); shown in the report.
         notes: Warnings worth keeping.
     """
 

@@ -43,7 +43,7 @@ def edit_configurations(
     served = False
     for name in names:
         entry = METHODS[name]
-        if not inversions or entry.from_picture:
+        if not inversions or entry.from_image:
             found.append(Configuration(name, entry.default_inversion))
             continue
         taken = [one for one in entry.inversions if (one not in SLOW if every else one in inversions)]

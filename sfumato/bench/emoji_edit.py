@@ -1,9 +1,9 @@
 """EmojiEdit: edits whose exact answer can be drawn.
 
-No photograph has a true "same dog, other drawing style"; the emoji world has, since a picture of it is a function of
+No photograph has a true "same dog, other drawing style"; the emoji world has, since an image of it is a function of
 its scene. So the distance to the right answer is measured, not guessed from text agreement and background preservation.
 
-200 edits of rendered pictures, 20 of each of 10 kinds, fixed by a seed; one source in seven is of a (concept, style)
+200 edits of rendered images, 20 of each of 10 kinds, fixed by a seed; one source in seven is of a (concept, style)
 pair that the model never saw. The words of both captions are the model's own grammar. For `re-weight` the prompt stays,
 a pale background shall become its full colour, and methods without word weights do not apply.
 """
@@ -187,14 +187,14 @@ def _named(*images: Image.Image) -> list[tuple[str, Image.Image]]:
 
 
 def changed_region(source: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Where the exact edit changes the picture, bool (H, W); pictures are uint8 (H, W, 3)."""
+    """Where the exact edit changes the image, bool (H, W); images are uint8 (H, W, 3)."""
     differs = np.abs(source.astype(int) - truth.astype(int)).max(axis=-1) > CHANGED_ABOVE
     grown = F.max_pool2d(torch.from_numpy(differs).float()[None, None], 5, stride=1, padding=2)
     return np.asarray(grown[0, 0].bool())
 
 
 def border_colour(image: np.ndarray) -> np.ndarray:
-    """Median colour, 0-255, of the two outermost pixels of a picture, uint8 (H, W, 3)."""
+    """Median colour, 0-255, of the two outermost pixels of an image, uint8 (H, W, 3)."""
     ring = np.ones(image.shape[:2], bool)
     ring[2:-2, 2:-2] = False
     return np.asarray(np.median(image[ring], axis=0))

@@ -3,7 +3,7 @@
     python -m sfumato.bench.emoji_scenes
 
 renders `emoji_edit.png`, and `emoji_styles.png` (every concept in every style), anew; it needs `resvg-py` and the emoji
-drawings, see `sfumato.emoji.training.data`. The benchmarks read the shipped pictures and need neither.
+drawings, see `sfumato.emoji.training.data`. The benchmarks read the shipped images and need neither.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ CONCEPTS_A_ROW = 5
 
 
 def style_scenes() -> list[list[Scene]]:
-    """The same pictures in every style: for each concept, one scene a style, in the order of `STYLES`."""
+    """The same images in every style: for each concept, one scene a style, in the order of `STYLES`."""
     generator = random.Random(TEST_SEED)
     plain = [Scene(concept.name, background=generator.choice(list(BACKGROUNDS))) for concept in load_concepts()]
     return [[replace(scene, style=style) for style in STYLES] for scene in plain]

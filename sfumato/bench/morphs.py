@@ -1,7 +1,7 @@
 """Morphs, measured as the papers measure them; papers use one name for different things, so each column says which.
 
 DiffMorpher (Zhang et al., 2024, https://arxiv.org/abs/2312.07409): PPL is the sum and PDV the variance of the distances
-of neighbouring frames, over 17 frames; FID compares the input pictures with two frames of each morph drawn at random,
+of neighbouring frames, over 17 frames; FID compares the input images with two frames of each morph drawn at random,
 over ten draws. IMPUS (Yang et al., 2024, https://arxiv.org/abs/2311.06792): PPL is a mean of finite differences,
 d(F(a), F(a + 1e-4)) / 1e-8, over 50 weights (asked for by `--set finite_differences=true`, for it costs 100 frames).
 Published numbers are of LPIPS (AlexNet) at 512 pixels and of Inception's features; the settings say what these are of.
@@ -63,7 +63,7 @@ MEASURES = (
     Measure("pdv", "PDV (variance) x 1000", "lower", "DiffMorpher's: variance of these distances.", "", 3),
     Measure("detour", "path / end to end", "lower", "Length of the path over the distance of its ends."),
     Measure("ppl_differences", "PPL (differences)", "lower", "Of IMPUS, by finite differences.", "", 1),
-    Measure("end_psnr", "ends come back, dB", "higher", "The worse end against its picture, at most 50.", "", 1),
+    Measure("end_psnr", "ends come back, dB", "higher", "The worse end against its image, at most 50.", "", 1),
     Measure("evaluations", "evaluations", "lower", "Network evaluations, adaptation and search included.", "", 0),
     Measure("seconds", "seconds", "lower", "Wall-clock time of one morph.", "", 1),
     Measure("memory_gb", "memory, GB", "lower", "Peak memory of the process (of the device on a GPU)."),
@@ -80,7 +80,7 @@ class Morphs:
         distance: Name of the distance, see `load_distance`; None: the best that is here.
         finite_differences: Whether IMPUS's PPL is measured too.
         steps, seed: Of every morph; None: each method's own number of steps.
-        encode_steps: Of the two pictures, see `sfumato.api.encoding`.
+        encode_steps: Of the two images, see `sfumato.api.encoding`.
 
     Raises:
         UsageError: `pairs.json` is missing or damaged.
@@ -242,11 +242,11 @@ _PAIR: dict[str, checks.Check] = {
 }
 
 Place = tuple[int, int]
-"""A picture among `style_scenes`: which scene, and which style."""
+"""An image among `style_scenes`: which scene, and which style."""
 
 
 def emoji_pairs() -> list[tuple[str, tuple[Place, Place]]]:
-    """Pairs of shipped pictures, `PER_KIND` of each kind, fixed by the seed of the test split."""
+    """Pairs of shipped images, `PER_KIND` of each kind, fixed by the seed of the test split."""
     generator, scenes = random.Random(TEST_SEED), _scenes()
     concepts = {concept.name: concept for concept in load_concepts()}
     found: list[tuple[str, tuple[Place, Place]]] = []
@@ -264,7 +264,7 @@ def emoji_pairs() -> list[tuple[str, tuple[Place, Place]]]:
 
 
 def _suits(kind: str, concepts: Mapping[str, Concept], first: Place, second: Place) -> bool:
-    """Whether two pictures are a pair of the kind."""
+    """Whether two images are a pair of the kind."""
     one, other = (concepts[_scene(place).concept] for place in (first, second))
     same_style, alike = first[1] == second[1], other in relatives(one, list(concepts.values()))
     return {

@@ -1,13 +1,13 @@
-"""PIE-Bench: 700 pictures with prompts and masks, the field's benchmark of text-driven editing.
+"""PIE-Bench: 700 images with prompts and masks, the field's benchmark of text-driven editing.
 
 Ju et al., 2023 (PnP Inversion), https://arxiv.org/abs/2310.01506. Reads the folder as it is distributed:
 `mapping_file.json` beside `annotation_images/`. Two protocols. `pie-2023` measures as the published code does:
-structure on values of 0 to 255 without antialiasing, both pictures blackened inside the mask and averaged over the
+structure on values of 0 to 255 without antialiasing, both images blackened inside the mask and averaged over the
 whole frame, the mask's outermost pixels forced to 1, results through JPEG. `strict` measures the background alone,
 results as they are, the networks' inputs as the networks were trained. Only `pie-2023` may be held against published
 tables, and those themselves moved by several points between runs.
 
-Masks measure; they do not help the edits, unless the run's settings say so. A picture whose mask leaves no background
+Masks measure; they do not help the edits, unless the run's settings say so. An image whose mask leaves no background
 has no background figures and is counted apart. An entry that is damaged costs its own rows alone. Judges come from this
 computer and are not downloaded; where one is missing its figures are missing. The row `autoencoder` is the model's own
 autoencoder on the source: no method that goes through it can keep more.
@@ -189,7 +189,7 @@ class PieBench:
         mask = decode_mask(entry["mask"], forced_border=self.protocol == "pie-2023")
         source = load_source(path_inside(Path(self.data), entry["image_path"], below="annotation_images"))
         prompts = plain(entry["original_prompt"]), plain(entry["editing_prompt"])
-        height, width = model.sample_size  # a model made for smaller pictures gets them so
+        height, width = model.sample_size  # a model made for smaller images gets them so
         at_model = source if min(height, width) >= SIDE else source.resize((width, height))
         costs: dict[str, float | int | None] = {}
         notes: tuple[str, ...] = ()
@@ -245,9 +245,9 @@ class PieBench:
         return {name: None if value is None or value != value else float(value) for name, value in figures.items()}
 
     def summarise(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Mapping[str, float | None]:
-        """How many pictures the background figures are means of."""
+        """How many images the background figures are means of."""
         finished = [row for row in rows if row["status"] == "done"]
-        return {"pictures with background": float(sum(row["figures"].get("mse") is not None for row in finished))}
+        return {"images with background": float(sum(row["figures"].get("mse") is not None for row in finished))}
 
 
 def checked_entry(entry: Any) -> dict[str, Any]:
@@ -331,7 +331,7 @@ def load_source(path: Path) -> Image.Image:
 
 
 def through_jpeg(image: Image.Image) -> Image.Image:
-    """The picture as it comes back from a JPEG file of Pillow's default quality."""
+    """The image as it comes back from a JPEG file of Pillow's default quality."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     with Image.open(buffer) as again:

@@ -41,7 +41,7 @@ def write_report(
     """Writes the report.
 
     Args:
-        folder: Of the run, whose pictures are put into the file.
+        folder: Of the run, whose images are put into the file.
         path: Of the report, `.html`.
         rows: Of the run.
         measures: Its columns.
@@ -49,18 +49,18 @@ def write_report(
         title, about: Of the benchmark.
         totals: Figures that only all rows of a configuration together have, by configuration.
         changes: Against an earlier run.
-        most_cases: Cases of each configuration whose pictures are shown: the worst by the first measure.
+        most_cases: Cases of each configuration whose images are shown: the worst by the first measure.
 
     Raises:
         UsageError: The file cannot be written.
     """
     shown = [row for _, own in by_configuration(rows) for row in _worst(own, measures[0])[:most_cases]]
-    pictures: dict[str, str] = {}
+    images: dict[str, str] = {}
     for row in shown:
         for name in row.get("pictures", {}).values():
-            if name not in pictures:
+            if name not in images:
                 with suppress(ImageError):  # it is gone or damaged: the report goes without it
-                    pictures[name] = _embedded(path_inside(folder, name))
+                    images[name] = _embedded(path_inside(folder, name))
     shared = shared_cases(rows)
     data = {
         "title": title,
@@ -83,7 +83,7 @@ def write_report(
             for row in rows
             if row["status"] == "error"
         ],
-        "pictures": pictures,
+        "pictures": images,
         "settings": settings,
     }
     text = json.dumps(_sayable(data), allow_nan=False).replace("</", "<\\/")  # a title may hold what ends a script

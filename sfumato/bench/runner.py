@@ -1,6 +1,6 @@
 """Runs a benchmark: every case under every configuration, resumable at any moment, on several processes.
 
-Only the main process writes rows; workers write pictures, each to a file of its own. A worker whose parent has gone
+Only the main process writes rows; workers write images, each to a file of its own. A worker whose parent has gone
 leaves too, so a killed run leaves nothing behind.
 """
 
@@ -175,7 +175,7 @@ def environment() -> dict[str, str]:
 
 
 def attempt(benchmark: Benchmark, model: Model, job: Job, out: Path) -> Row:
-    """One row: tried, measured, its pictures written."""
+    """One row: tried, measured, its images written."""
     case, configuration = job
     row: Row = {
         "case": case.name,
@@ -195,12 +195,12 @@ def attempt(benchmark: Benchmark, model: Model, job: Job, out: Path) -> Row:
         raise
     except Exception as error:  # noqa: BLE001 - whatever one case does, it costs its row and not the others
         return {**row, "status": "error", "error": short(f"{type(error).__name__}: {error}"), "figures": {}}
-    pictures: dict[str, str] = {}
+    images: dict[str, str] = {}
     for role, image in outcome.pictures.items():
         shared = role in {"source", "truth", "second"}
         name = role if shared else f"{_safe(configuration.name)}-{role}"
         path = out / "pictures" / _safe(case.name) / f"{name}.png"
-        pictures[role] = path.relative_to(out).as_posix()
+        images[role] = path.relative_to(out).as_posix()
         if not (shared and path.is_file()):
             path.parent.mkdir(parents=True, exist_ok=True)
             save_image(image, path)
@@ -210,7 +210,7 @@ def attempt(benchmark: Benchmark, model: Model, job: Job, out: Path) -> Row:
         "status": "done",
         "title": short(case.title),
         "figures": figures,
-        "pictures": pictures,
+        "pictures": images,
         "notes": [short(note) for note in outcome.notes],
         "took": round(time.perf_counter() - start, 3),
     }

@@ -1,15 +1,15 @@
-"""Unpaired translation: pictures of one domain become pictures of another, measured as CycleDiffusion's paper does.
+"""Unpaired translation: images of one domain become images of another, measured as CycleDiffusion's paper does.
 
 Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559, section 4.1: FID and KID of the results against real
-pictures of the second domain (does it belong there?), PSNR and SSIM against the source (was it kept?).
+images of the second domain (does it belong there?), PSNR and SSIM against the source (was it kept?).
 
 On the emoji world the domains are drawing styles, with one text model on both sides and prompts for the domains; as the
-same thing is drawn in every style, the distance to the true pair is measured too. With `--data FOLDER`, pictures of
+same thing is drawn in every style, the distance to the true pair is measured too. With `--data FOLDER`, images of
 `FOLDER/source` are translated and those of `FOLDER/target` are the real ones; with `--set source_model=NAME` two models
 do it, such as the pixel-space models of AFHQ cats and dogs.
 
 FID and KID stand for the distances of Fréchet and kernel; the network is named beside them, and only with Inception's
-features and thousands of pictures are they the numbers of papers.
+features and thousands of images are they the numbers of papers.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ MEASURES = (
         "Perceptual distance to the same thing in the target style.", "edit", 3,
     ),
     Measure("pair_psnr", "PSNR to the true pair, dB", "higher", "At most 50.", "edit", 1),
-    Measure("psnr", "PSNR to the source, dB", "higher", "What was kept of the picture, at most 50.", "keep", 1),
+    Measure("psnr", "PSNR to the source, dB", "higher", "What was kept of the image, at most 50.", "keep", 1),
     Measure("ssim", "SSIM to the source", "higher", "The same, of structures (Gaussian window of 11).", "keep", 3),
     Measure("evaluations", "evaluations", "lower", "Network evaluations of both models.", "", 0),
-    Measure("seconds", "seconds", "lower", "Wall-clock time of one picture.", "", 1),
+    Measure("seconds", "seconds", "lower", "Wall-clock time of one image.", "", 1),
     Measure("memory_gb", "memory, GB", "lower", "Peak memory of the process (of the device on a GPU)."),
 )  # fmt: skip
 
@@ -74,7 +74,7 @@ class Translation:
         steps, seed: Of every translation.
 
     Raises:
-        UsageError: The folder lacks one of the two, or pictures in them.
+        UsageError: The folder lacks one of the two, or images in them.
     """
 
     data: str | Path | None = None
@@ -93,8 +93,8 @@ class Translation:
     def __post_init__(self) -> None:
         if self.data is not None:
             for side in ("source", "target"):
-                if not _pictures(Path(self.data) / side):
-                    raise UsageError(f"{Path(self.data) / side} holds no pictures ({', '.join(PICTURES)})")
+                if not _images(Path(self.data) / side):
+                    raise UsageError(f"{Path(self.data) / side} holds no images ({', '.join(PICTURES)})")
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -105,13 +105,13 @@ class Translation:
     @property
     def _fingerprint(self) -> str:
         """What tells the data from other data: names and sizes of all images."""
-        found = [path for side in ("source", "target") for path in _pictures(Path(str(self.data)) / side)]
+        found = [path for side in ("source", "target") for path in _images(Path(str(self.data)) / side)]
         listing = "\n".join(f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in found)
         return hashlib.sha256(listing.encode("utf-8", "backslashreplace")).hexdigest()[:12]
 
     def cases(self) -> Sequence[Case]:
         if self.data is not None:
-            paths = _pictures(Path(self.data) / "source")
+            paths = _images(Path(self.data) / "source")
             stems = [path.stem for path in paths]
             names = [path.stem if stems.count(path.stem) == 1 else path.name for path in paths]
             return [Case(short(name), "all", path, name) for name, path in zip(names, paths, strict=True)]
@@ -186,13 +186,13 @@ class Translation:
             "ssim": float(ssim(to_pixels(result), to_pixels(source), data_range=2)),
             **costs,
         }
-        pictures = {"source": source, "result": result}
+        images = {"source": source, "result": result}
         if truth is not None:
-            pictures["truth"] = truth
+            images["truth"] = truth
             with torch.no_grad():
                 figures["pair_distance"] = float(self._distance(to_pixels(result), to_pixels(truth)))
             figures["pair_psnr"] = min(psnr(np.asarray(result), np.asarray(truth), data_range=255), HIGHEST_PSNR)
-        return Outcome(figures, pictures)
+        return Outcome(figures, images)
 
     def _case(self, case: Case, model: Model) -> tuple[Image.Image, Image.Image | None, tuple[str, str]]:
         """Source, true pair where it is known, and the two prompts."""
@@ -203,8 +203,8 @@ class Translation:
             return source, None, (self.source_prompt, self.target_prompt)
         place, first, second = case.data
         scenes = style_scenes()[place]
-        pictures = self._shipped[place]
-        return pictures[first], pictures[second], (caption(scenes[first]), caption(scenes[second]))
+        images = self._shipped[place]
+        return images[first], images[second], (caption(scenes[first]), caption(scenes[second]))
 
     def summarise(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Mapping[str, float | None]:
         """Distances of the sets, by kind where there are several."""
@@ -217,13 +217,13 @@ class Translation:
                 column = list(STYLES).index(kind.rpartition(" ")[2])
                 real = [of_styles[column] for of_styles in self._shipped]
             else:
-                target = _pictures(Path(self.data) / "target")
+                target = _images(Path(self.data) / "target")
                 real = [path_inside(Path(self.data), path.name, below="target") for path in target]
             found |= {f"{name}, {kind}": value for name, value in set_distances(results, real).items()}
         return found
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
     except OSError as error:

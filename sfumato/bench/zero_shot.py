@@ -1,7 +1,7 @@
 """Zero-shot editing with several trials a case, measured as CycleDiffusion's paper does.
 
 Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559, section 4.2: the agreement of result and target text (CLIP
-score), of the change of picture and the change of text (directional CLIP score), PSNR and SSIM against the source. Each
+score), of the change of image and the change of text (directional CLIP score), PSNR and SSIM against the source. Each
 case is tried with several seeds, and the result that the judge likes best is kept, as the published figures are; the
 figures of the first trial alone stand beside, for methods are not usually run that often.
 
@@ -43,7 +43,7 @@ MEASURES = (
     Measure("clip", "CLIP score", "higher", "Agreement of the chosen result with the target text.", "edit", 3),
     Measure(
         "directional", "directional CLIP score", "higher",
-        "Agreement of the change of picture with the change of text.", "edit", 3,
+        "Agreement of the change of image with the change of text.", "edit", 3,
     ),
     Measure("psnr", "PSNR, dB", "higher", "Of the chosen result against the source, at most 50.", "keep", 1),
     Measure("ssim", "SSIM", "higher", "The same, of structures.", "keep", 3),
@@ -171,8 +171,8 @@ class ZeroShot:
             "evaluations": sum(cost["evaluations"] for cost in costs),
             "seconds": round(sum(cost["seconds"] for cost in costs), 3),
         }
-        pictures = {"source": source, "result": results[chosen]} | ({} if truth is None else {"truth": truth})
-        return Outcome(figures, pictures)
+        images = {"source": source, "result": results[chosen]} | ({} if truth is None else {"truth": truth})
+        return Outcome(figures, images)
 
     @torch.no_grad()
     def _agreements(self, source: Image.Image, result: Image.Image, prompts: tuple[str, str]) -> tuple[float, float]:

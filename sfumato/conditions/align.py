@@ -126,8 +126,8 @@ def replace_mapper(text: TextSide, source: str, target: str, *, released: bool =
     counts = len(words_of(source)), len(words_of(target))
     if not found.is_swap and not found.kept and counts[0] == counts[1]:
         raise UsageError(
-            f"the prompts have no word in common, so nothing of the picture would be kept: {source!r}, {target!r};"
-            " describe the whole picture in both, e.g. 'a cat on a sofa' and 'a dog on a sofa'"
+            f"the prompts have no word in common, so nothing of the image would be kept: {source!r}, {target!r};"
+            " describe the whole image in both, e.g. 'a cat on a sofa' and 'a dog on a sofa'"
         )
     if (
         not found.is_swap and found.kept and len(old) == len(new)

@@ -61,7 +61,7 @@ TRIES = (
     title="Automatic choice",
     paper="none: a search over the methods here, scored by the model (diffusion classifier, Li et al., 2023)",
     summary="Tries several methods and strengths on one inversion; returns the best trade of change against keeping.",
-    when="You know none of these names, or want to see what this picture allows before choosing.",
+    when="You know none of these names, or want to see what this image allows before choosing.",
     cost="The inversion once; then 3 or 4 evaluations a step and 16 for scoring, for each try.",
     inversions=(
         "edit-friendly",
@@ -163,7 +163,7 @@ def _joined(chosen: Sequence[LatentEdit]) -> LatentEdit:
 def knee(change: Sequence[float], agreement: Sequence[float]) -> int:
     """Index of the candidate with the largest gain over the diagonal, both axes scaled so that the largest is 1.
 
-    The unedited picture is the origin: change 0, agreement 0. When no candidate took (all agreements <= 0), the one
+    The unedited image is the origin: change 0, agreement 0. When no candidate took (all agreements <= 0), the one
     with the highest agreement.
     """
     most_change, most_agreement = max(change), max(agreement)

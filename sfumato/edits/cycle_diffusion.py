@@ -1,8 +1,8 @@
-"""CycleDiffusion (Wu and De la Torre, 2022), https://arxiv.org/abs/2210.05559: zero-shot editing of real pictures.
+"""CycleDiffusion (Wu and De la Torre, 2022), https://arxiv.org/abs/2210.05559: zero-shot editing of real images.
 
-A stochastic sampler carries a code of Gaussian noises to a picture. The DPM-Encoder finds a code of the given picture
+A stochastic sampler carries a code of Gaussian noises to an image. The DPM-Encoder finds a code of the given image
 under the source prompt; the same code under the target prompt is the edit. Leaving out steps at the noisy end, and a
-small eta, hold the edit closer to the picture.
+small eta, hold the edit closer to the image.
 
 Differs from the authors' code (github.com/ChenWu98/cycle-diffusion): the whole grid is encoded, so that one inversion
 serves every strength (at the same noise level the draws have the same distribution); one code and one strength, where
@@ -44,8 +44,8 @@ from sfumato.options import Option
     "cycle-diffusion",
     title="CycleDiffusion",
     paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
-    summary="Finds the random draws that make the picture, and uses the same draws under the target prompt.",
-    when="Real pictures and edits that keep pose and composition: the picture comes back exactly, without optimising.",
+    summary="Finds the random draws that make the image, and uses the same draws under the target prompt.",
+    when="Real images and edits that keep pose and composition: the image comes back exactly, without optimising.",
     cost="2 evaluations a step that is run and target, plus the inversion's; 3 with attention control and one target;"
     " a search multiplies this by its candidates.",
     inversions=("dpm-encoder", "edit-friendly"),

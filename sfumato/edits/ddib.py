@@ -1,11 +1,11 @@
 """Dual diffusion implicit bridges (Su et al., 2022), https://arxiv.org/abs/2203.08382, between two prompts.
 
-DDIM carries the picture to noise under the source prompt and back to a picture under the target prompt: two
+DDIM carries the image to noise under the source prompt and back to an image under the target prompt: two
 probability-flow ODEs joined at their common end. Nothing is drawn, so going back with the prompts exchanged returns to
 where one came from, up to the solver's error. The bridge between two models is `sfumato.edits.two_models.bridge`.
 
 Differs from the paper: prompts stand for its two domains; guidance on the way back (the paper has none, use 1 for it);
-`strength` turns back before pure noise is reached, which keeps more of the picture.
+`strength` turns back before pure noise is reached, which keeps more of the image.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from sfumato.sampling.shares import first_step, strength_notes
     "ddib",
     title="Dual diffusion implicit bridge",
     paper="Su et al., 2022, https://arxiv.org/abs/2203.08382",
-    summary="Carries the picture to noise under the source prompt, and back under the target prompt.",
-    when="A deterministic baseline; between prompts of like pictures, or to change the style of the whole.",
+    summary="Carries the image to noise under the source prompt, and back under the target prompt.",
+    when="A deterministic baseline; between prompts of like images, or to change the style of the whole.",
     cost="3 evaluations a step with one target (4 with a guided source, 2 at guidance 1), plus the inversion's.",
     inversions=("direct", "ddim", "fixed-point", "bdia", "regularised-ddim", "negative-prompt", "null-text"),
     refuses={
@@ -37,7 +37,7 @@ def ddib(
     *,
     strength: Annotated[
         float,
-        Option("how far towards noise to go, as share of the steps; less keeps more of the picture", low=0, high=1),
+        Option("how far towards noise to go, as share of the steps; less keeps more of the image", low=0, high=1),
     ] = 1.0,
 ) -> LatentEdit:
     """Carries the images to noise under the source prompt, and back under the target prompts.

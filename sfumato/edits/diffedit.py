@@ -1,12 +1,12 @@
 """DiffEdit (Couairon et al., 2022), https://arxiv.org/abs/2210.11427.
 
-Where the noise predicted under the source prompt and under the target prompt differ, the picture has to change; the
-rest is kept. That contrast, averaged over several draws, is made a mask (step 1); the picture is encoded by DDIM up to
+Where the noise predicted under the source prompt and under the target prompt differ, the image has to change; the
+rest is kept. That contrast, averaged over several draws, is made a mask (step 1); the image is encoded by DDIM up to
 a share of the schedule (step 2) and decoded under the target prompt, everything outside the mask being set back to the
 encoded latents after each step (step 3).
 
 Differs from the paper: the inversion may be told the source prompt (the paper encodes without text); "extreme values"
-are those above three times the mean contrast; outside the mask the result has exactly the picture's latents. At the
+are those above three times the mean contrast; outside the mask the result has exactly the image's latents. At the
 16x16 latents of the embedded model a mask at the paper's threshold is too small (docs/benchmarks.md): that model has
 its own.
 """
@@ -38,7 +38,7 @@ EXTREME = 3.0
     "diffedit",
     title="DiffEdit",
     paper="Couairon et al., 2022, https://arxiv.org/abs/2210.11427",
-    summary="Finds by itself where the prompts disagree about the picture, and repaints there alone.",
+    summary="Finds by itself where the prompts disagree about the image, and repaints there alone.",
     when="One thing is exchanged for another and everything around it must stay as it is.",
     cost="2 evaluations a step that is run (1 at guidance 1), 2 a draw for the mask, plus the inversion's.",
     inversions=("direct", "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt"),
@@ -52,13 +52,13 @@ def diffedit(
     task: EditTask,
     *,
     strength: Annotated[
-        float, Option("share of the steps that is run: small stays close to the picture, 0 is itself", low=0, high=1)
+        float, Option("share of the steps that is run: small stays close to the image, 0 is itself", low=0, high=1)
     ] = 0.8,
     contrast_threshold: Annotated[
         float, Option("how much of the largest contrast counts as inside; small: a large mask", low=0, high=1)
     ] = 0.5,
     contrast_strength: Annotated[
-        float, Option("how noisy the picture is made to find the mask, as share of the steps", low=0, high=1)
+        float, Option("how noisy the image is made to find the mask, as share of the steps", low=0, high=1)
     ] = 0.5,
     contrast_draws: Annotated[int, Option("noises to average the mask over", low=1)] = 10,
     noise: Tensor | None = None,
@@ -124,7 +124,7 @@ def contrast(
 ) -> Tensor:
     """How far the predictions under each target prompt are from those under the source prompt, in [0, 1].
 
-    Mean over draws and channels of the absolute difference, extreme values cut off, scaled to [0, 1] in each picture;
+    Mean over draws and channels of the absolute difference, extreme values cut off, scaled to [0, 1] in each image;
     0 everywhere where the predictions agree.
 
     Reference: Couairon et al., 2022, section 3.2, step 1.
@@ -134,7 +134,7 @@ def contrast(
         clean: (image, channels, height, width).
         prompts: The source's row, then one a target.
         noise: (draws, channels, height, width), or with an axis of images before the channels.
-        time: Time of the level that the picture is brought to.
+        time: Time of the level that the image is brought to.
         watch: Progress and cancellation.
 
     Returns:

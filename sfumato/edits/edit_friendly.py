@@ -1,11 +1,11 @@
 """Edit-friendly DDPM editing (Huberman-Spiegelglas et al., 2023), https://arxiv.org/abs/2304.06140.
 
-The picture is encoded as noise maps whose levels were drawn independently; its less noisy part is then replayed under
-the target prompt. The maps hold the picture's structure, so that strong guidance can be used. Alone, or with
+The image is encoded as noise maps whose levels were drawn independently; its less noisy part is then replayed under
+the target prompt. The maps hold the image's structure, so that strong guidance can be used. Alone, or with
 Prompt-to-Prompt's attention control, as their experiments combine the two.
 
 Differs from the authors' code (github.com/inbarhub/DDPM_inversion): the last step keeps its noise map, so that the
-picture comes back exactly, and eta means DDIM's (`drop_last_map` and `released_eta` of the inversion give theirs);
+image comes back exactly, and eta means DDIM's (`drop_last_map` and `released_eta` of the inversion give theirs);
 several targets in one batch; any size. As there: the shares of the control are of all steps and are counted from the
 first executed one.
 """
@@ -37,13 +37,13 @@ from sfumato.options import Option
     "edit-friendly",
     title="Edit-friendly DDPM editing",
     paper="Huberman-Spiegelglas et al., 2023, https://arxiv.org/abs/2304.06140",
-    summary="Replays noise maps that hold the picture's structure, under the target prompt.",
-    when="Quick edits of real pictures that must keep their structure; other seeds give other versions of the edit.",
+    summary="Replays noise maps that hold the image's structure, under the target prompt.",
+    when="Quick edits of real images that must keep their structure; other seeds give other versions of the edit.",
     cost="2 evaluations a step that is run and target, plus the inversion's; 4 with attention control and one target.",
     inversions=("edit-friendly", "dpm-encoder"),
     refuses={
         **WITHOUT_NOISE_MAPS,
-        "ddim": "it keeps no noise maps; at eta 0 no noise is left that could hold the picture",
+        "ddim": "it keeps no noise maps; at eta 0 no noise is left that could hold the image",
     },
 )
 def edit_friendly(

@@ -1,20 +1,20 @@
 r"""EGSDE (Zhao et al., 2022), https://arxiv.org/abs/2207.06635: an energy-guided reverse SDE.
 
-As SDEdit, but the score is changed by the gradient of an energy that compares each step with the picture at the same
+As SDEdit, but the score is changed by the gradient of an energy that compares each step with the image at the same
 noise level:
 
 .. math:: s'(y, t) = s(y, t) - \nabla_y E(y, x_t), \qquad E = \lambda_i E_i + \lambda_s E_s,
           \qquad x_t \sim q(x_t \mid x_0).
 
 The faithfulness expert E_i is the squared distance after low-pass filtering (what both domains share). The realism
-expert E_s is low where the picture has lost what marks the source's domain.
+expert E_s is low where the image has lost what marks the source's domain.
 
 Differs from the paper, whose models are on pixels and of one domain each:
 
 - filter and experts act on latents where the model has them, so the paper's weights (2 and 500 on 256 x 256 pixels) do
   not carry over, and the default grid is coarser (4 cells a side, theirs has 8);
-- the paper's realism expert needs a classifier of noisy pictures, trained for the two domains. The target prompt and
-  its guidance do that work here. The expert "domain" is the paper's with a classifier of clean pictures, which looks at
+- the paper's realism expert needs a classifier of noisy images, trained for the two domains. The target prompt and
+  its guidance do that work here. The expert "domain" is the paper's with a classifier of clean images, which looks at
   the model's estimate. Any other can be given as an object: `energies.FeatureSimilarity` over the features of a
   classifier of noisy latents, `energies.NoisyClassLabel` with the classifier itself;
 - stochastic DDIM at eta 1 in place of Euler-Maruyama: on the same grid the gradient moves it by the same multiple.
@@ -50,7 +50,7 @@ from sfumato.sampling.shares import first_step, strength_notes
     "egsde",
     title="EGSDE",
     paper="Zhao et al., 2022, https://arxiv.org/abs/2207.06635",
-    summary="Adds noise and takes it away under the target prompt, while an energy pulls the coarse picture back.",
+    summary="Adds noise and takes it away under the target prompt, while an energy pulls the coarse image back.",
     when="SDEdit keeps too little: more noise can be used, since layout and colours are held.",
     cost="2 evaluations a step that is run (1 at guidance 1).",
     inversions=(),
@@ -61,13 +61,13 @@ def egsde(
     noise: Tensor | None = None,
     reference_noise: Tensor | None = None,
     strength: Annotated[
-        float, Option("how much noise, as share of the steps: 0 keeps the picture, 1 forgets it", low=0, high=1)
+        float, Option("how much noise, as share of the steps: 0 keeps the image, 1 forgets it", low=0, high=1)
     ] = 0.8,
     faithfulness: Annotated[
-        float, Option("how strongly the coarse picture is pulled back; 0 is SDEdit", low=0, high=100)
+        float, Option("how strongly the coarse image is pulled back; 0 is SDEdit", low=0, high=100)
     ] = 0.3,
     cells: Annotated[
-        int, Option("how finely the picture is held, in cells along its shorter side; more keeps more of it", low=1)
+        int, Option("how finely the image is held, in cells along its shorter side; more keeps more of it", low=1)
     ] = 4,
     eta: Annotated[float, Option("fresh noise at each step: 1 as in the paper, 0 none", low=0, high=1)] = 1.0,
     experts: Annotated[
@@ -126,10 +126,10 @@ def energy_guide(
     """A `guide` for `sample`: classifier-free guidance, then the noise shifted by grad E times the noise level.
 
     Args:
-        clean: Latents of the picture, (image, channels, height, width).
+        clean: Latents of the image, (image, channels, height, width).
         experts: (weight, expert) pairs.
         start_index: First step of the run.
-        generator: Draws the noise that brings the picture to each step's level, one draw a step.
+        generator: Draws the noise that brings the image to each step's level, one draw a step.
         noise: These draws instead, (run steps, image, channels, height, width).
     """
 

@@ -1,12 +1,12 @@
 """Langevin guidance as an edit (Wu and De la Torre, 2022), https://arxiv.org/abs/2210.05559: a judge leads the code.
 
-The DPM-Encoder finds the code of Gaussian draws with which the model makes the picture. Langevin steps then move the
-code to where a judge, such as a dual encoder, likes the picture better, and the Gaussian prior keeps it where the model
+The DPM-Encoder finds the code of Gaussian draws with which the model makes the image. Langevin steps then move the
+code to where a judge, such as a dual encoder, likes the image better, and the Gaussian prior keeps it where the model
 knows its way. The model need not know the edit, nor any text; the judge need not know noise.
 
-Differs from the paper, whose models draw faces and start from fresh draws (`start` "drawn"): the picture's own code is
-where the chain starts, so that something of the picture stays; 30 Langevin steps (paper: 200), enough for the embedded
-model's pictures; the best code seen is kept (paper: where a metric is given).
+Differs from the paper, whose models draw faces and start from fresh draws (`start` "drawn"): the image's own code is
+where the chain starts, so that something of the image stays; 30 Langevin steps (paper: 200), enough for the embedded
+model's images; the best code seen is kept (paper: where a metric is given).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CODE_STEPS = 6
     "langevin",
     title="Langevin guidance",
     paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
-    summary="Moves the random draws behind the picture until a judge, such as text agreement, likes what they give.",
+    summary="Moves the random draws behind the image until a judge, such as text agreement, likes what they give.",
     when="A judge knows what the model's prompts cannot say, or the model knows no text. What the judge does not look"
     " at may change too.",
     cost="6 evaluations with a backward pass (each as dear as 3) a Langevin step, 30 such steps by default; and the"
@@ -54,7 +54,7 @@ def langevin_edit(
     energy: Annotated[
         Spec,
         Option(
-            f"what judges the picture, a name or a table of names and weights: {names('guide')}",
+            f"what judges the image, a name or a table of names and weights: {names('guide')}",
             check=check_energy("guide"),
         ),
     ] = "text-agreement",
@@ -66,7 +66,7 @@ def langevin_edit(
     start: Annotated[
         Literal["picture", "drawn"],
         Option(
-            "where the code starts: picture (its own code), drawn (fresh draws, so nothing of the picture stays; with"
+            "where the code starts: image (its own code), drawn (fresh draws, so nothing of the image stays; with"
             " prompt none the embedded model needs more than 40 Langevin steps)"
         ),
     ] = "picture",
@@ -81,20 +81,20 @@ def langevin_edit(
         int | None, Option(f"steps of the sampler; none: those of the run, at most {CODE_STEPS}", low=1)
     ] = None,
     strength: Annotated[
-        float, Option("share of these steps whose draws may be moved; less keeps more of the picture", low=0, high=1)
+        float, Option("share of these steps whose draws may be moved; less keeps more of the image", low=0, high=1)
     ] = 1.0,
     eta: Annotated[
         float, Option("how much of the code is in the steps' draws, above 0; the paper: 0.1", low=0, high=1)
     ] = 1.0,
     views: Annotated[
-        int, Option("random views a picture for text agreement; more is steadier and slower (the paper: 50)", low=0)
+        int, Option("random views an image for text agreement; more is steadier and slower (the paper: 50)", low=0)
     ] = 0,
     keep: Annotated[Literal["best", "last"], Option("which code of the chain counts")] = "best",
     save_memory: Annotated[bool, Option("compute again in the backward pass in place of keeping it")] = False,
 ) -> LatentEdit:
     """Moves the code of the images until the judge likes what it gives.
 
-    Costs, with n the executed steps, int(strength code_steps): n evaluations to encode the picture, and for each image
+    Costs, with n the executed steps, int(strength code_steps): n evaluations to encode the image, and for each image
     and target n with a backward pass a Langevin step and n at the end; twice that where the model is guided (prompt
     "target"); the energies beside that.
 
@@ -114,7 +114,7 @@ def langevin_edit(
         ModelError: The encoder cannot be loaded.
     """
     if step_size == 0.0:
-        raise UsageError("step_size=0 moves nothing: use 0.05, or num_langevin_steps=0 for the picture as it was")
+        raise UsageError("step_size=0 moves nothing: use 0.05, or num_langevin_steps=0 for the image as it was")
     model, count = task.model, len(task.target_prompts)
     steps = min(task.num_steps, CODE_STEPS) if code_steps is None else code_steps
     first = first_step(strength, steps, at_least=1)

@@ -10,7 +10,7 @@ M^attention being where the concept's words look and M^noise where its guidance 
 quantile of itself.
 
 Differs from the paper: DDIM or its stochastic form instead of second-order DPM-Solver++; the base of the sum is the
-guided prediction under the source prompt that the inversion was made with, so that without concepts the picture comes
+guided prediction under the source prompt that the inversion was made with, so that without concepts the image comes
 back; attention maps are those of all steps so far, at the resolution closest to 16x16. Without concepts being named,
 the target prompt is one, and takes the place of the source prompt where its mask is,
 
@@ -24,7 +24,7 @@ By default an attention mask counts only where it agrees with the guidance, see 
 does not: a word's map says where things are and nothing of which word is meant, so that "yellow" of "a yellow
 background" looks at the thing and not at the background (area under the ROC curve against the pixels that truly change
 0.04; that of the predictions' difference 0.94; means of nine edits of the background).
-Our quantile, 0.3 (0.1 with that model), suits its 16x16 latents, where things fill the picture; the paper's lie near
+Our quantile, 0.3 (0.1 with that model), suits its 16x16 latents, where things fill the image; the paper's lie near
 0.9 for small things in 64x64 latents.
 """
 
@@ -78,11 +78,11 @@ class _Concept:
     title="LEDITS++",
     paper="Brack et al., 2023, https://arxiv.org/abs/2311.16711",
     summary="Adds or removes concepts, each inside a mask that the model finds by itself while it runs.",
-    when="Several small edits at once, each where it belongs, on a picture that must come back exactly elsewhere.",
+    when="Several small edits at once, each where it belongs, on an image that must come back exactly elsewhere.",
     cost="4 evaluations a step that is run (5 with a guided source), one more a further concept; plus the inversion's.",
     inversions=("edit-friendly", "dpm-encoder", "ddim", "fixed-point", "regularised-ddim"),
     refuses={
-        "direct": "it pins the source alone, so the edited picture would drift from it also where no mask allows it",
+        "direct": "it pins the source alone, so the edited image would drift from it also where no mask allows it",
         "bdia": "its exact steps are replayed from the first one on, and the noisiest steps are left out here",
         "negative-prompt": "concepts are added to the plain guided prediction, where it puts the source prompt in the"
         " empty one's place",
@@ -107,10 +107,10 @@ def ledits(
         ),
     ] = "auto",
     quantile: Annotated[
-        float, Option("share of the picture that each mask leaves alone: large for small things", low=0, high=0.99)
+        float, Option("share of the image that each mask leaves alone: large for small things", low=0, high=0.99)
     ] = 0.3,
     strength: Annotated[
-        float, Option("share of the steps that is run: small stays close to the picture, 0 is itself", low=0, high=1)
+        float, Option("share of the steps that is run: small stays close to the image, 0 is itself", low=0, high=1)
     ] = 0.9,
 ) -> LatentEdit:
     """Replays the source with the guidance of each concept added inside its mask.
@@ -237,6 +237,6 @@ def _heat(maps: CrossAttentionMaps, row: int, words: Tensor, like: Tensor) -> Te
 
 
 def _above(values: Tensor, quantile: float) -> Tensor:
-    """1 where a value reaches the quantile of its picture, (image, height, width)."""
+    """1 where a value reaches the quantile of its image, (image, height, width)."""
     bound = values.flatten(1).float().quantile(quantile, dim=1).to(values)
     return (values >= bound[:, None, None]).to(values)

@@ -30,19 +30,19 @@ ControlKind = Literal["none", "auto", "replace", "refine"]
 # Options of both methods; each gives its own default
 Strength = Annotated[
     float,
-    Option("share of the steps that is run: small stays close to the picture, 0 is the picture itself", low=0, high=1),
+    Option("share of the steps that is run: small stays close to the image, 0 is the image itself", low=0, high=1),
 ]
 SkipSteps = Annotated[int | None, Option("the same as a number of steps left out at the noisy end", low=0)]
 AttentionControlKind = Annotated[
     ControlKind,
     Option(
-        "also hold the picture's layout by its attention, as Prompt-to-Prompt: replace (words exchanged for others),"
+        "also hold the image's layout by its attention, as Prompt-to-Prompt: replace (words exchanged for others),"
         " refine (words added or removed), auto (whichever fits), none"
     ),
 ]
 DrawnEta = Annotated[
     float,
-    Option("of a drawn picture: how much fresh noise each step holds; a real one has its inversion's", low=0, high=1),
+    Option("of a drawn image: how much fresh noise each step holds; a real one has its inversion's", low=0, high=1),
 ]
 
 
@@ -201,7 +201,7 @@ def _check_origin(source: Inversion, prompt: str, guidance_scale: float) -> None
     if source.guidance_scale != guidance_scale:
         raise InversionError(
             f"the inversion was made at guidance {source.guidance_scale:g}; at source_guidance_scale={guidance_scale:g}"
-            " its noise maps do not give the picture back: leave source_guidance_scale as it was, or invert again"
+            " its noise maps do not give the image back: leave source_guidance_scale as it was, or invert again"
         )
     if (source.prompt or source.key) and source.prompt != prompt:  # latents given directly carry neither
         raise InversionError(

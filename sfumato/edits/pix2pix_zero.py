@@ -8,13 +8,13 @@ Differs from the paper: the direction leads from the one prompt to the other, po
 takes the mean over many sentences about the words that differ (`sentences="templates"`, or a bank of one's own by
 `sfumato direction make`). A mean over sentences of other lengths says little about the position of a word in this
 prompt; measured on the embedded model its edits are 0.320 from the truth, those by the prompts 0.150
-(docs/benchmarks.md). It still serves where the same edit is wanted for many pictures.
+(docs/benchmarks.md). It still serves where the same edit is wanted for many images.
 
 Differs from the authors' code (github.com/pix2pixzero/pix2pix-zero): guidance leads away from the empty prompt for real
-pictures too, where theirs takes the caption of the picture (`caption_as_negative`). Guidance then amplifies the
+images too, where theirs takes the caption of the image (`caption_as_negative`). Guidance then amplifies the
 direction alone, beyond the target by the whole scale: colours burn out at scales that suit the model. Both branches are
 walked together, so that the source's maps are needed for one step only, where theirs keeps those of all steps (6.6 GB
-at 512 px); self-attention stays in the fused kernel, also in the backward pass; every picture of a batch has its own
+at 512 px); self-attention stays in the fused kernel, also in the backward pass; every image of a batch has its own
 loss. Three of its quirks are behind options: its step starts from the negative row of the moved latents
 (`update="released"`; the paper's algorithm box moves only what the network sees), its direction goes to the second row
 of the batch, which guidance 1 does not have (`direction_row="second"`: no edit then), and its inversion walks a shorter
@@ -49,10 +49,10 @@ Given = Direction | str | Path
     "pix2pix-zero",
     title="pix2pix-zero",
     paper="Parmar et al., 2023, https://arxiv.org/abs/2302.03027",
-    summary="Leads the picture along an edit direction such as cat -> dog while its attention maps hold the layout.",
-    when="One kind of thing is to become another, and the same edit is wanted for many pictures.",
+    summary="Leads the image along an edit direction such as cat -> dog while its attention maps hold the layout.",
+    when="One kind of thing is to become another, and the same edit is wanted for many images.",
     cost="6 evaluations and a backward pass a step (5 with the caption as the negative prompt, 3 at guidance 1), plus"
-    " the inversion's for a real picture.",
+    " the inversion's for a real image.",
     inversions=("regularised-ddim", "ddim", "fixed-point", "direct", "negative-prompt", "null-text", "bdia"),
     refuses=dict.fromkeys(
         ("dpm-encoder", "edit-friendly"),

@@ -4,9 +4,9 @@ At each step the source's latents, read from its inversion, go through the same 
 take from it the features of one decoder layer and, from there on, its self-attention maps: what is where stays, while
 the target prompt decides what it looks like.
 
-Equals the authors' second release (github.com/MichalGeyer/pnp-diffusers) for a real picture. The paper and the first
+Equals the authors' second release (github.com/MichalGeyer/pnp-diffusers) for a real image. The paper and the first
 release denoise the source once more and record it; the authors found reading the inversion faster and more accurate.
-Differs from it: the fused attention kernel, since only queries and keys are exchanged; a drawn picture is denoised
+Differs from it: the fused attention kernel, since only queries and keys are exchanged; a drawn image is denoised
 along as a branch of its own, each guidance half of the target taking from the source's, as in the first release; a
 sampling timestep that the inversion does not hold is an error that says so; other topologies than that of Stable
 Diffusion 1.x and 2.x, see `attention.features.decoder_layers`. The first release's negative prompt, which grows over
@@ -42,13 +42,13 @@ from sfumato.sampling.shares import window_notes
     "plug-and-play",
     title="Plug-and-Play features",
     paper="Tumanyan et al., 2022, https://arxiv.org/abs/2211.12572",
-    summary="Repaints the picture to a new prompt; features and self-attention of the source hold its layout.",
+    summary="Repaints the image to a new prompt; features and self-attention of the source hold its layout.",
     when="Material, style or kind of thing should change while pose and composition stay; no word needs to be shared.",
-    cost="3 evaluations a step with one target (2 at guidance 1), plus the inversion's; 4 for a drawn picture.",
+    cost="3 evaluations a step with one target (2 at guidance 1), plus the inversion's; 4 for a drawn image.",
     inversions=("direct", "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt"),
     refuses={
-        "edit-friendly": "its latents hold independent noise at every step, which the edited picture cannot follow",
-        "dpm-encoder": "its latents hold fresh noise at every step, which the edited picture cannot follow",
+        "edit-friendly": "its latents hold independent noise at every step, which the edited image cannot follow",
+        "dpm-encoder": "its latents hold fresh noise at every step, which the edited image cannot follow",
     },
 )
 def plug_and_play(
@@ -67,7 +67,7 @@ def plug_and_play(
         ),
     ] = None,
     source_row: Annotated[
-        Literal["empty", "prompt"], Option("what a real picture's features are computed with: no text, or its prompt")
+        Literal["empty", "prompt"], Option("what a real image's features are computed with: no text, or its prompt")
     ] = "empty",
     negative_growth: Annotated[
         NegativeGrowth,

@@ -6,8 +6,8 @@ during `self_replace_steps`.
 
 Differs from the authors' code (github.com/google/prompt-to-prompt, whose numbers `released=True` gives): tokens after a
 changed word of another length are aligned with their own source tokens; words are found without regard to case and
-punctuation, and a missing one is an error; the source branch of a real picture is held to the path of its inversion
-(`inversion="direct"`, the default), so that it comes back and the maps are the picture's own.
+punctuation, and a missing one is an error; the source branch of a real image is held to the path of its inversion
+(`inversion="direct"`, the default), so that it comes back and the maps are the image's own.
 As there: the cross-attention schedule has N + 1 rows, chained re-weighting uses the outer schedule, re-weighting alone
 scales the source's map, and maps are not re-normalised.
 """
@@ -36,7 +36,7 @@ from sfumato.options import Option
     "prompt-to-prompt",
     title="Prompt-to-Prompt",
     paper="Hertz et al., 2022, https://arxiv.org/abs/2208.01626",
-    summary="Swaps, adds or re-weights words of the prompt while the picture's layout is held by its attention maps.",
+    summary="Swaps, adds or re-weights words of the prompt while the image's layout is held by its attention maps.",
     when="The edit can be said as a change of a few words, and the shape of things should stay.",
     cost="3 evaluations a step with one target (4 with a guided source, 2 at guidance 1), plus the inversion's.",
     inversions=(

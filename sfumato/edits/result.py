@@ -15,7 +15,7 @@ class LatentCandidate:
 
     Attributes:
         method, options: What made it.
-        agreement: How well the edit took; higher is better, 0 is the unedited picture.
+        agreement: How well the edit took; higher is better, 0 is the unedited image.
         change: Relative L2 distance of its latents from the source's.
         latents: (image, channels, height, width).
     """

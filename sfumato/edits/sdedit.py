@@ -1,7 +1,7 @@
-"""SDEdit (Meng et al., 2022), https://arxiv.org/abs/2108.01073: add noise to the picture, then take it away again.
+"""SDEdit (Meng et al., 2022), https://arxiv.org/abs/2108.01073: add noise to the image, then take it away again.
 
 The model's prior mends what does not look right to it; with a text-to-image model, what does not fit the target prompt.
-How far the noise goes is the one trade-off: little keeps the picture, much lets the edit through.
+How far the noise goes is the one trade-off: little keeps the image, much lets the edit through.
 
 Differs from the paper: a model of text, with guidance; any number of steps. `eta` 1 is the paper's stochastic sampler
 (its Alg. 4, the variance-preserving SDE); 0 is the deterministic one of most "image to image" pipelines.
@@ -30,8 +30,8 @@ from sfumato.sampling.shares import first_step, strength_notes
     "sdedit",
     title="SDEdit",
     paper="Meng et al., 2022, https://arxiv.org/abs/2108.01073",
-    summary="Adds noise to the picture and lets the model take it away again under the target prompt.",
-    when="The picture is a sketch, a collage or a bad rendering that shall look right; or as a baseline.",
+    summary="Adds noise to the image and lets the model take it away again under the target prompt.",
+    when="The image is a sketch, a collage or a bad rendering that shall look right; or as a baseline.",
     cost="2 evaluations a step that is run (1 at guidance 1), times repeats.",
     inversions=(),
 )
@@ -40,7 +40,7 @@ def sdedit(
     *,
     noise: Tensor | None = None,
     strength: Annotated[
-        float, Option("how much noise, as share of the steps: 0 keeps the picture, 1 forgets it", low=0, high=1)
+        float, Option("how much noise, as share of the steps: 0 keeps the image, 1 forgets it", low=0, high=1)
     ] = 0.6,
     eta: Annotated[float, Option("fresh noise at each step: 1 as in the paper, 0 none", low=0, high=1)] = 1.0,
     repeats: Annotated[int, Option("how often to add noise and take it away; more looks more real", low=1)] = 1,

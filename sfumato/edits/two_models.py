@@ -1,7 +1,7 @@
 """Unpaired image-to-image translation with two models that never saw each other.
 
 - `translate`: CycleDiffusion (Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559): the DPM-Encoder finds the
-  noises with which the first model draws the picture, and the second model draws with the same noises. Then, where
+  noises with which the first model draws the image, and the second model draws with the same noises. Then, where
   asked for, SDEdit with the second model mends the rest.
 - `bridge`: DDIB (Su et al., 2022, https://arxiv.org/abs/2203.08382): DDIM to noise with the first model, and back with
   the second.
@@ -11,8 +11,8 @@ fine-tune. Each has its own latents, which must agree in shape; the further they
 nearer to 1 the strength must be, where what passes from one to the other is noise alone.
 
 Differs from CycleDiffusion's code: any grid starts at its own first timestep (theirs at `T_es - 1`, right for 1000
-steps only). As there, the step from t = 0 to the picture holds no noise in a schedule that ends at level 1, so even the
-first model gives the picture back only nearly.
+steps only). As there, the step from t = 0 to the image holds no noise in a schedule that ends at level 1, so even the
+first model gives the image back only nearly.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LatentTranslation:
     Attributes:
         latents: Of the second model, (image, channels, height, width).
         unrefined: The same before refinement.
-        inversion: What leads back to the picture with the first model.
+        inversion: What leads back to the image with the first model.
         notes: Where a strength is less than one step.
     """
 
@@ -80,13 +80,13 @@ def translate(
     second a step of each refinement (int(refine_strength steps)), two where guided.
 
     Args:
-        model_a: The model that the picture belongs to.
+        model_a: The model that the image belongs to.
         model_b: The model that it shall belong to.
         latents: Of the first model, (image, channels, height, width).
         source_prompt, target_prompt, negative_prompt: For models of text.
         source_guidance_scale, guidance_scale: Of the first model and the second.
         num_inference_steps: Steps of the grid.
-        strength: Share of them to run, in (0, 1]; less keeps more of the picture. Authors: 0.85 on animal faces.
+        strength: Share of them to run, in (0, 1]; less keeps more of the image. Authors: 0.85 on animal faces.
         eta: Stochasticity, in (0, 1].
         refine_strength: How far SDEdit goes afterwards, in [0, 1]; 0: not at all. Authors: 0.1 (cats) and 0.15 (wild).
         refine_eta, refine_repeats: See `sdedit`.
@@ -197,13 +197,13 @@ def check_pair(model_a: Model, model_b: Model, latents: Tensor, num_inference_st
     shape_b = (model_b.latent_channels, model_b.vae_scale_factor)
     if shape_a != shape_b:
         raise ModelError(
-            f"{model_a.name} has latents of {shape_a[0]} channels at 1/{shape_a[1]} of the picture's size,"
+            f"{model_a.name} has latents of {shape_a[0]} channels at 1/{shape_a[1]} of the image's size,"
             f" {model_b.name} of {shape_b[0]} at 1/{shape_b[1]}: translate between models whose latents have one shape"
         )
     level_a, level_b = (model.schedule.steps(num_inference_steps)[start_index].level for model in (model_a, model_b))
     if start_index > 0 and abs(level_a.signal - level_b.signal) > SAME_LEVEL:
         raise UsageError(
             f"at the first step {model_a.name} expects a signal of {level_a.signal:.3g} and {model_b.name} of"
-            f" {level_b.signal:.3g}, so the noisy picture of one is not one of the other: use strength 1, or models"
+            f" {level_b.signal:.3g}, so the noisy image of one is not one of the other: use strength 1, or models"
             " with the same noise schedule"
         )

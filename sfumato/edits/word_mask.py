@@ -27,15 +27,15 @@ def mask_from_words(
     draws: int = 4,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Where the words look in a picture, (1, 1, height, width) of the latents, 0 or 1.
+    """Where the words look in an image, (1, 1, height, width) of the latents, 0 or 1.
 
-    Mean cross-attention of the picture noised to levels in the middle of the schedule, where layout is decided. Costs
+    Mean cross-attention of the image noised to levels in the middle of the schedule, where layout is decided. Costs
     4 evaluations a draw.
 
     Args:
         model: Any model with cross-attention on text.
-        clean: Latents of the picture, (1, channels, height, width).
-        prompt: What the picture shows.
+        clean: Latents of the image, (1, channels, height, width).
+        prompt: What the image shows.
         words: Words or phrases of the prompt.
         threshold: Share of the largest attention that counts as inside, in (0, 1).
         draws: Noises to average over.

@@ -11,4 +11,4 @@ WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the shipped model."""
 
 EXAMPLES = Path(__file__).parent / "examples"
-"""Folder of the example pictures; `examples.json` says what each shows."""
+"""Folder of the example images; `examples.json` says what each shows."""

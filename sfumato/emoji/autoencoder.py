@@ -30,7 +30,7 @@ def train_autoencoder(
 
     Args:
         concepts: The world's concepts; their held-out pairs are left out.
-        size: Side of the pictures in pixels.
+        size: Side of the images in pixels.
         settings: See `Settings`.
         per_pair: Renderings of each (concept, style) to train on.
         start_from: Folder of a model whose autoencoder is trained further; None for new weights.
@@ -90,7 +90,7 @@ def level_latents(autoencoder: AutoencoderKL, pixels: torch.Tensor, device: str 
 
     Args:
         autoencoder: Changed in place.
-        pixels: Pictures to measure on, (batch, 3, size, size) in [-1, 1].
+        pixels: Images to measure on, (batch, 3, size, size) in [-1, 1].
         device: Where the autoencoder is.
     """
     means = [autoencoder.encode(batch.to(device)).latent_dist.mode() for batch in pixels.split(32)]

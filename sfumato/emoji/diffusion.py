@@ -25,10 +25,10 @@ MIN_SNR = 5.0
 
 
 class LatentPool:
-    """Encoded pictures: each is encoded when it is first asked for, and may be drawn anew on another background.
+    """Encoded images: each is encoded when it is first asked for, and may be drawn anew on another background.
 
     Args:
-        pool: The pictures.
+        pool: The images.
         autoencoder: Encodes them.
         device: Where the latents are kept.
 
@@ -91,7 +91,7 @@ def train_diffusion(
 
     Args:
         concepts: The world's concepts; their held-out pairs are left out.
-        size: Side of the pictures in pixels.
+        size: Side of the images in pixels.
         autoencoder: The finished autoencoder.
         tokenizer: The finished tokenizer.
         settings: See `Settings`.

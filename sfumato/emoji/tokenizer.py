@@ -76,7 +76,7 @@ def vocabulary_words(concepts: Sequence[Concept]) -> dict[str, int]:
 
     add((concept.name for concept in concepts), 20)
     add([*STYLES, *BACKGROUNDS, *POSITIONS, *OPENINGS], 20)
-    add(["a an and with without in on at of the to style background small big large tiny drawing picture face"], 20)
+    add(["a an and with without in on at of the to style background small big large tiny drawing image face"], 20)
     keywords = {concept.hexcode: 1 for concept in concepts}
     for entry in json.loads((fetch("emojibase-data") / "en" / "data.json").read_text(encoding="utf-8")):
         if entry["hexcode"] in keywords:

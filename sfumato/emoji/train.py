@@ -39,7 +39,7 @@ def run_stage(
     Args:
         stage: One of `STAGES`.
         concepts: The world's concepts.
-        size: Side of the pictures in pixels, 64 or 128.
+        size: Side of the images in pixels, 64 or 128.
         settings: See `sfumato.emoji.training.loop.Settings`.
         out: Folder of the weights to write.
         start_from: Folder of a model whose autoencoder the first stage trains further; None for new weights.
@@ -87,7 +87,7 @@ def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sfumato.emoji.train", description="Train the embedded model.")
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--minutes", type=float, default=30, help="training time of this stage, resumed time included")
-    parser.add_argument("--size", type=int, choices=(64, 128), default=64, help="side of the pictures in pixels")
+    parser.add_argument("--size", type=int, choices=(64, 128), default=64, help="side of the images in pixels")
     parser.add_argument(
         "--concepts", help="list from `python -m sfumato.emoji.training.data --write-concepts`; default: shipped"
     )

@@ -1,6 +1,6 @@
 r"""Energies: small objects that say how far something is from what is wanted; the lower, the better.
 
-Two kinds. An `Energy` looks at pictures (or latents) and serves Langevin sampling of the code. An `Expert` looks at
+Two kinds. An `Energy` looks at images (or latents) and serves Langevin sampling of the code. An `Expert` looks at
 noisy latents beside the source's at the same noise level and serves EGSDE. Both give one number an image,
 differentiable in what they look at. `named_energies` has those that an option can say by name.
 """
@@ -23,7 +23,7 @@ from sfumato.sampling.draws import Generators, streams
 
 @runtime_checkable
 class Energy(Protocol):
-    """From pictures or latents, (image, channels, height, width), to one number an image, (image,)."""
+    """From images or latents, (image, channels, height, width), to one number an image, (image,)."""
 
     def __call__(self, images: Tensor, /) -> Tensor: ...
 
@@ -62,7 +62,7 @@ class ClassLabel:
     Source: Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559 (attribute classifiers, weight 5).
 
     Attributes:
-        classifier: From pictures to logits, (image, classes).
+        classifier: From images to logits, (image, classes).
         label: The wanted class.
     """
 
@@ -81,16 +81,16 @@ class ClassLabel:
 
 @dataclass(frozen=True)
 class TextAgreement:
-    """How little a picture fits a text: 1 - cosine of their embeddings, averaged over random views of the picture.
+    """How little an image fits a text: 1 - cosine of their embeddings, averaged over random views of the image.
 
     Source: Wu and De la Torre, 2022 (CLIP, 50 views, weight 100 to 1000).
 
     Differs from the authors' code: a view is a random shift, zoom and rotation; theirs also jitters colours and erases.
 
     Attributes:
-        encode_image: Picture side of a CLIP-like dual encoder: pixels (rows, 3, H, W) to (rows, dim).
+        encode_image: Image side of a CLIP-like dual encoder: pixels (rows, 3, H, W) to (rows, dim).
         text_embeds: What its text side gives, one text for all, (1, dim), or one an image.
-        views: Random views a picture and call, at least 0; 0: the picture itself. Views keep the gradient from finding
+        views: Random views an image and call, at least 0; 0: the image itself. Views keep the gradient from finding
             patterns that please the encoder only.
         generator: Draws the views.
     """
@@ -108,7 +108,7 @@ class TextAgreement:
         embeds = self.encode_image(seen)
         if embeds.ndim != 2 or len(embeds) != len(seen) or self.text_embeds.shape[-1] != embeds.shape[-1]:
             raise UsageError(
-                f"picture embeddings {tuple(embeds.shape)} and text embeddings {tuple(self.text_embeds.shape)} do not"
+                f"image embeddings {tuple(embeds.shape)} and text embeddings {tuple(self.text_embeds.shape)} do not"
                 " fit: both must be (rows, dim), from one dual encoder"
             )
         texts = self.text_embeds.to(embeds).expand(len(images), -1).repeat_interleave(count, dim=0)
@@ -137,10 +137,10 @@ class LowPassDistance:
 class FeatureSimilarity:
     """EGSDE's realism expert: cosine similarity of features that tell the domains apart, averaged over places.
 
-    Low where the picture has lost what marks the source's domain.
+    Low where the image has lost what marks the source's domain.
 
     Source: Zhao et al., 2022; there the features are those of a classifier of the two domains, trained on
-    noisy pictures.
+    noisy images.
 
     Attributes:
         features: From noisy latents, (rows, channels, height, width), and the step to (rows, dim, height', width').
@@ -161,7 +161,7 @@ class NoisyClassLabel:
 
     Attributes:
         classifier: From noisy latents and the step to logits, (rows, classes).
-        label: The class that the picture shall belong to.
+        label: The class that the image shall belong to.
     """
 
     classifier: Callable[[Tensor, Step], Tensor]
@@ -189,8 +189,8 @@ class CoarseDistance:
 
 
 @dataclass(frozen=True)
-class OfPictures:
-    """An energy of pictures as one of latents.
+class OfImages:
+    """An energy of images as one of latents.
 
     Attributes:
         energy: Looks at pixels, (image, 3, H, W).
@@ -279,7 +279,7 @@ def random_views(images: Tensor, generator: Generators = None, *, views: int = 1
     drawn = 2 * torch.cat(parts).to(images) - 1
     angle, zoom = drawn[:, 0] * torch.pi / 18, 1 / (1.1 + 0.2 * drawn[:, 1])
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    shift = 0.2 * drawn[:, 2:]  # the picture spans 2
+    shift = 0.2 * drawn[:, 2:]  # the image spans 2
     rows = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(rows, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

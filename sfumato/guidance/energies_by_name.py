@@ -7,7 +7,7 @@ What such an option takes:
 - a table of names and weights, `{"text-agreement": 300, "stay-near": 0.01}`;
 - an object, see `energies.Energy` and `energies.Expert`.
 
-An energy may look at pictures or at clean latents; here each becomes one of clean latents, which decodes where it must.
+An energy may look at images or at clean latents; here each becomes one of clean latents, which decodes where it must.
 As an expert (EGSDE) it is asked about the model's estimate of the clean latents at each step.
 """
 
@@ -30,7 +30,7 @@ from sfumato.guidance.energies import (
     Expert,
     FeatureSimilarity,
     LowPassDistance,
-    OfPictures,
+    OfImages,
     OnEstimate,
     Quadratic,
     TextAgreement,
@@ -55,11 +55,11 @@ class Rows:
 
     Attributes:
         model: Draws them.
-        clean: Latents of the source's picture, (row, channels, height, width).
+        clean: Latents of the source's image, (row, channels, height, width).
         source_prompt: What that shows.
         target_prompts: What each row shall show.
         encoder: Name of the dual encoder, see `dual_encoder`; None: the model's own.
-        views: Random views a picture for text agreement, see `TextAgreement`.
+        views: Random views an image for text agreement, see `TextAgreement`.
         generator: Draws the views, and the noises of prompt-gain.
     """
 
@@ -83,7 +83,7 @@ class Rows:
 
     @property
     def words(self) -> list[str]:
-        """The target prompts without weights, as a judge of pictures reads them."""
+        """The target prompts without weights, as a judge of images reads them."""
         return [plain_text(prompt) for prompt in self.target_prompts]
 
     @cached_property
@@ -142,7 +142,7 @@ def energies_of(spec: Spec, rows: Rows, use: Use = "guide") -> list[tuple[float,
         ModelError: The encoder cannot be loaded.
     """
     if not isinstance(spec, str | Mapping):
-        return [(1.0, OfPictures(spec, rows.decode))]
+        return [(1.0, OfImages(spec, rows.decode))]
     made: list[tuple[float, Energy]] = []
     for weight, entry, text in terms_of(spec, use):
         assert entry.make is not None
@@ -199,7 +199,7 @@ def names(use: Use) -> str:
 def _text_agreement(rows: Rows, text: str) -> Energy:
     encoder = rows.dual_encoder
     embeds = encoder.encode_text([text] if text else rows.words)
-    return OfPictures(TextAgreement(encoder.encode_image, embeds, rows.views, rows.generator), rows.decode)
+    return OfImages(TextAgreement(encoder.encode_image, embeds, rows.views, rows.generator), rows.decode)
 
 
 def _directional(rows: Rows, text: str) -> Energy:
@@ -209,14 +209,14 @@ def _directional(rows: Rows, text: str) -> Energy:
     with torch.no_grad():
         pixels = rows.decode(rows.clean)
     embeds = encoder.encode_text([plain_text(rows.source_prompt)]), encoder.encode_text(rows.words)
-    return OfPictures(DirectionalAgreement(encoder.encode_image, pixels, *embeds), rows.decode)
+    return OfImages(DirectionalAgreement(encoder.encode_image, pixels, *embeds), rows.decode)
 
 
 def _classifier(rows: Rows, text: str) -> Energy:
     from sfumato.emoji.judge import EmojiClassifier
 
     classifier = EmojiClassifier(text)
-    return OfPictures(ClassLabel(classifier, classifier.index), rows.decode)
+    return OfImages(ClassLabel(classifier, classifier.index), rows.decode)
 
 
 def _prompt_gain(rows: Rows, text: str) -> Energy:
@@ -242,7 +242,7 @@ def _check_label(text: str) -> None:
     from sfumato.emoji.judge import labels
 
     if text not in labels():
-        example = "say what the picture shall show, such as classifier:dog face; " if not text else ""
+        example = "say what the image shall show, such as classifier:dog face; " if not text else ""
         raise UsageError(f"energy classifier: {example}{unknown('label', text, labels())}")
 
 
@@ -257,11 +257,11 @@ def _cells(text: str) -> int:
 
 ENERGIES: Final[Mapping[str, NamedEnergy]] = {
     "text-agreement": NamedEnergy(
-        "a dual encoder finds that the picture fits the target prompt, or the text after a colon",
+        "a dual encoder finds that the image fits the target prompt, or the text after a colon",
         _text_agreement, weight=300.0, expert_weight=300.0, check=_check_text,
     ),
     "directional-agreement": NamedEnergy(
-        "the picture changes as the prompts do, in the eyes of a dual encoder",
+        "the image changes as the prompts do, in the eyes of a dual encoder",
         _directional, uses=("rank",),
     ),
     "classifier": NamedEnergy(
@@ -278,7 +278,7 @@ ENERGIES: Final[Mapping[str, NamedEnergy]] = {
         make_expert=lambda rows, text: LowPassDistance(_cells(text)), check=_check_cells,
     ),
     "prompt-gain": NamedEnergy(
-        "the model itself explains the picture better by the target prompt than by the source prompt",
+        "the model itself explains the image better by the target prompt than by the source prompt",
         _prompt_gain, uses=("rank",),
     ),
     "domain": NamedEnergy(
@@ -286,7 +286,7 @@ ENERGIES: Final[Mapping[str, NamedEnergy]] = {
         None, make_expert=_domain, expert_weight=200.0, uses=("expert",),
     ),
 }  # fmt: skip
-"""Every energy that has a name. The judges' weights were chosen by eye on a few pictures of the first `emoji`."""
+"""Every energy that has a name. The judges' weights were chosen by eye on a few images of the first `emoji`."""
 
 
 class _Decoder:

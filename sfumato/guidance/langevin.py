@@ -2,8 +2,8 @@ r"""Plug-and-play guidance: Langevin sampling of the latent code of a stochastic
 
 Source: Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559.
 
-A stochastic sampler is a deterministic map from a Gaussian code z = (x_T, z_T, ..., z_1) to a picture x(z). So any
-model can be guided by anything that judges pictures, without training either for the other:
+A stochastic sampler is a deterministic map from a Gaussian code z = (x_T, z_T, ..., z_1) to an image x(z). So any
+model can be guided by anything that judges images, without training either for the other:
 
 .. math:: z \leftarrow z - \frac{h}{2}\,\nabla E(z) + \sqrt{h}\,\xi, \qquad
           E(z) = \frac{w_0}{2}\,\|z\|^2 + \sum_k w_k\,E_k(x(z)).
@@ -68,19 +68,19 @@ def langevin(
     on_step: Callable[[Tensor, int], Any] | None = None,
     watch: Watch | None = None,
 ) -> LangevinResult:
-    """Samples codes whose pictures have low energy.
+    """Samples codes whose images have low energy.
 
     Costs one decoding with gradient a Langevin step (a backward pass takes about two forward passes), and one without.
 
     Args:
         code: Initial codes, (noises + 1, image, channels, height, width): x_T, then the noise of each sampler step.
-            Standard normal draws for new pictures; `code_of` an inversion to stay near a picture.
+            Standard normal draws for new images; `code_of` an inversion to stay near an image.
         decode: x(z), differentiable: see `code_decoder`.
         energies: (weight, energy) pairs; weights of the paper: 100 to 1000 for text agreement, 5 for a classifier.
         num_langevin_steps: At least 0.
         step_size: h above 0; 0.05 in the paper.
         prior_weight: w_0, at least 0; 1 in the paper: at 0 nothing holds the code where the model knows its way.
-        metric: Judges each picture, lowest is best; None: the last code counts.
+        metric: Judges each image, lowest is best; None: the last code counts.
         noise: xi of every step, (num_langevin_steps, *code.shape); None: drawn.
         generator: Draws it, one draw a step; one for each image.
         on_step: Called with the code after each step and the step's index.
@@ -116,7 +116,7 @@ def langevin(
 def energy_gradient(
     code: Tensor, decode: Decode, energies: Sequence[tuple[float, Energy]]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of the weighted energies without the prior, shaped like the code; all energies; the pictures.
+    """Gradient of the weighted energies without the prior, shaped like the code; all energies; the images.
 
     Args:
         code: (noises + 1, image, channels, height, width).
@@ -229,7 +229,7 @@ def _values(code: Tensor, images: Tensor, energies: Sequence[tuple[float, Energy
 def _better(
     best: tuple[Tensor, Tensor, Tensor] | None, value: Tensor, code: Tensor, images: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Metric, code and pictures of the lower metric, image by image."""
+    """Metric, code and images of the lower metric, image by image."""
     if best is None:
         return value, code, images
     lower = value < best[0]

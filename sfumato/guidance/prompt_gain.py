@@ -21,8 +21,8 @@ class DirectionalAgreement:
     """1 - directional agreement with a change of text, the energy that the paper ranks by.
 
     Attributes:
-        encode_image: Picture side of a CLIP-like dual encoder: pixels (rows, 3, H, W) to (rows, dim).
-        source_pixels: The original pictures, (image, 3, H, W).
+        encode_image: Image side of a CLIP-like dual encoder: pixels (rows, 3, H, W) to (rows, dim).
+        source_pixels: The original images, (image, 3, H, W).
         source_text_embeds, target_text_embeds: What its text side gives, (1, dim) or one an image.
     """
 

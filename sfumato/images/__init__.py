@@ -1,7 +1,7 @@
-"""Pictures in and out: any common kind of picture to RGB, RGB to the size a model allows, tensors, files with a recipe.
+"""Images in and out: any common kind of image to RGB, RGB to the size a model allows, tensors, files with a recipe.
 
-`image` is a PIL picture, `pixels` a tensor in [-1, 1]. Nothing is repaired in silence: what was done to a picture is
-in the `notes` of the result, and what cannot be done is an `ImageError` that names the picture and the remedy.
+`image` is a PIL image, `pixels` a tensor in [-1, 1]. Nothing is repaired in silence: what was done to an image is
+in the `notes` of the result, and what cannot be done is an `ImageError` that names the image and the remedy.
 """
 
 from sfumato.images.alpha import as_transparent, faded, flattened, lifted

@@ -1,4 +1,4 @@
-"""A picture to the size that a model allows."""
+"""An image to the size that a model allows."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FITS: tuple[Fit, ...] = ("crop", "pad", "resize")
 
 @dataclass(frozen=True)
 class FittedImage:
-    """A picture whose size the model allows.
+    """An image whose size the model allows.
 
     Attributes:
-        image: PIL picture of an allowed size.
-        box: Where the caller's picture lies in `image`: (left, top, right, bottom) in pixels.
-        fit: What was done: "crop", "pad", "resize", or None when the picture already fitted.
-        original_size: (width, height) of the caller's picture.
+        image: PIL image of an allowed size.
+        box: Where the caller's image lies in `image`: (left, top, right, bottom) in pixels.
+        fit: What was done: "crop", "pad", "resize", or None when the image already fitted.
+        original_size: (width, height) of the caller's image.
         scaled: Whether a size was asked for, so that "crop" and "pad" scale as well.
     """
 
@@ -62,20 +62,20 @@ def fit_image(
     minimum: int | None = None,
     background: tuple[int, int, int] | None = None,
 ) -> FittedImage:
-    """Gives the picture a size that the model allows; one that fits already comes back unchanged.
+    """Gives the image a size that the model allows; one that fits already comes back unchanged.
 
     Args:
-        image: PIL picture, RGB.
+        image: PIL image, RGB.
         multiple: Width and height must be multiples of this many pixels.
-        size: (width, height) that the result must have; by default the allowed size nearest to the picture's own.
-        fit: What may be done. "crop" cuts the borders off evenly (after scaling the picture to cover, where it is
-            smaller); "pad" adds borders evenly (after scaling the picture into `size`, where given), which
+        size: (width, height) that the result must have; by default the allowed size nearest to the image's own.
+        fit: What may be done. "crop" cuts the borders off evenly (after scaling the image to cover, where it is
+            smaller); "pad" adds borders evenly (after scaling the image into `size`, where given), which
             `FittedImage.restore` cuts off again; "resize" scales both sides, which may distort. None: nothing.
         minimum: Least width and height in pixels.
-        background: Colour of the padding; by default the picture's edge pixels are repeated.
+        background: Colour of the padding; by default the image's edge pixels are repeated.
 
     Raises:
-        ImageError: The picture does not fit and `fit` is None; the message names the nearest allowed size.
+        ImageError: The image does not fit and `fit` is None; the message names the nearest allowed size.
         UsageError: `fit` is unknown, or the model does not allow `size`.
     """
     if fit is not None and fit not in FITS:
@@ -96,7 +96,7 @@ def fit_image(
             f"size {by(size)} was asked for" if size else f"the model needs multiples of {multiple}, at least {least}"
         )
         raise ImageError(
-            f"the picture has {by(image.size)} pixels, and {rule}; resize it to {by(size or nearest)}, "
+            f"the image has {by(image.size)} pixels, and {rule}; resize it to {by(size or nearest)}, "
             f"or let it be done with fit: {', '.join(FITS)}"
         )
     scaled = size is not None

@@ -1,4 +1,4 @@
-"""Between pictures and tensors."""
+"""Between images and tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def to_pixels(image: Image.Image) -> torch.Tensor:
-    """Gives the picture as float32 pixels in [-1, 1], (1, 3, height, width)."""
+    """Gives the image as float32 pixels in [-1, 1], (1, 3, height, width)."""
     import torch
 
     values = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32))  # (height, width, 3)
@@ -22,7 +22,7 @@ def to_pixels(image: Image.Image) -> torch.Tensor:
 
 
 def to_images(pixels: torch.Tensor) -> list[Image.Image]:
-    """Turns pixels in [-1, 1], (batch, 3, height, width), into pictures; values outside are clamped, all are rounded.
+    """Turns pixels in [-1, 1], (batch, 3, height, width), into images; values outside are clamped, all are rounded.
 
     Raises:
         ImageError: The shape is another one, or a value is not a number.

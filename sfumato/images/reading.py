@@ -1,4 +1,4 @@
-"""Any common kind of picture to upright RGB."""
+"""Any common kind of image to upright RGB."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A picture as every method takes it.
+    """An image as every method takes it.
 
     Attributes:
-        image: PIL picture, mode RGB, upright.
+        image: PIL image, mode RGB, upright.
         notes: What was done to get there, for the user to read; empty when nothing had to be.
         turn: What turned it upright, as its EXIF orientation says, or None.
         rgba: The same with its alpha, mode RGBA; None where every pixel is opaque.
@@ -67,15 +67,15 @@ class LoadedImage:
 
 
 def load_image(source: ImageSource, *, background: tuple[int, int, int] = (255, 255, 255)) -> LoadedImage:
-    """Turns any common kind of picture into an upright RGB one.
+    """Turns any common kind of image into an upright RGB one.
 
     Args:
-        source: Path of a file; the bytes of one; PIL picture; array (height, width), (height, width, 1, 3 or 4), uint8,
+        source: Path of a file; the bytes of one; PIL image; array (height, width), (height, width, 1, 3 or 4), uint8,
             uint16 or float in [0, 1]; tensor (3, height, width) or (1, 3, height, width), float in [-1, 1].
         background: Colour under transparent pixels.
 
     Raises:
-        ImageError: The picture is missing, damaged, empty, larger than 64 megapixels or 65,535 pixels a side, an
+        ImageError: The image is missing, damaged, empty, larger than 64 megapixels or 65,535 pixels a side, an
             address instead of a file, or of a shape, type or range that cannot be meant.
     """
     torch = sys.modules.get("torch")
@@ -109,11 +109,11 @@ def existing_file(source: str | os.PathLike[str]) -> Path:
     try:
         path = at_home(name)
         if path.is_dir():
-            raise ImageError(f"{path} is a folder; give one picture file")
+            raise ImageError(f"{path} is a folder; give one image file")
         if not path.exists():
             raise ImageError(f"there is no file {path}; check the path (current folder: {Path.cwd()})")
         if not path.is_file():
-            raise ImageError(f"{path} is not a regular file; give a picture file")
+            raise ImageError(f"{path} is not a regular file; give an image file")
         if path.stat().st_size == 0:
             raise ImageError(f"{path} is empty (0 bytes); make or download it again")
     except ImageError:
@@ -134,7 +134,7 @@ def open_image(file: Any, what: str) -> Image.Image:
             raise ImageError(f"{what} is larger than {MAX_PIXELS // 10**6} megapixels; make it smaller") from error
         if isinstance(error.__cause__, UnidentifiedImageError):
             raise ImageError(
-                f"{what} is not a picture in a known format, whatever its name; convert it to PNG or JPEG"
+                f"{what} is not an image in a known format, whatever its name; convert it to PNG or JPEG"
             ) from error
         raise
     check_size(image.size, what)
@@ -164,7 +164,7 @@ def guarded(what: str, state: str) -> Iterator[None]:
 def check_size(size: tuple[int, int], what: str) -> None:
     """Raises an `ImageError` for (width, height) without pixels, or with more than `MAX_PIXELS` or `MAX_SIDE`."""
     if min(size) < 1:
-        raise ImageError(f"{what} has no pixels ({by(size)}); give a picture of at least 1x1")
+        raise ImageError(f"{what} has no pixels ({by(size)}); give an image of at least 1x1")
     if max(size) > MAX_SIDE:
         raise ImageError(f"{what} has {by(size)} pixels, more than {MAX_SIDE} on one side; make it smaller")
     if size[0] * size[1] > MAX_PIXELS:

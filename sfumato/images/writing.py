@@ -1,4 +1,4 @@
-"""Picture files that carry the recipe which made them, written whole or not at all."""
+"""Image files that carry the recipe which made them, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def save_image(
     recipe: Mapping[str, Any] | None = None,
     background: Colour = WHITE,
 ) -> Path:
-    """Writes a picture whole or not at all, with the recipe that made it.
+    """Writes an image whole or not at all, with the recipe that made it.
 
     The recipe is JSON: in PNG a text chunk named `sfumato`; in JPEG and WebP, which have none, the EXIF user comment
     (JPEG has room for 64 kB). `read_recipe` reads all three. JPEG and WebP are lossy; PNG is the one to keep. PNG and
@@ -142,11 +142,11 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = existing_file(path)
     try:
-        text = _stream_recipe(path) if path.suffix.lower() in FFMPEG_MOVIES else _picture_recipe(path)
+        text = _stream_recipe(path) if path.suffix.lower() in FFMPEG_MOVIES else _image_recipe(path)
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
     if text is None:
-        raise ImageError(f"{path} carries no recipe; only pictures saved by sfumato do, and some programs remove it")
+        raise ImageError(f"{path} carries no recipe; only images saved by sfumato do, and some programs remove it")
     try:
         recipe = read_json(text)
     except JsonError as error:
@@ -156,7 +156,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     return recipe
 
 
-def _picture_recipe(path: Path) -> str | None:
+def _image_recipe(path: Path) -> str | None:
     with path.open("rb") as file, open_image(file, str(path)) as image, guarded(str(path), "damaged"):
         text: str | None = image.info.get(RECIPE_KEY)
         if text is not None:

@@ -1,4 +1,4 @@
-"""Networks that judge pictures: CLIP for pictures and texts, DINO's keys for layout. By hub name or local folder.
+"""Networks that judge images: CLIP for images and texts, DINO's keys for layout. By hub name or local folder.
 
 They are loaded as safetensors only, and whole: a judge with a weight missing is refused, because a network filled up
 with random numbers would still give a number. Nothing of the hub is asked where the folder or the cache has the files.
@@ -36,7 +36,7 @@ class ClipJudge:
 
     Attributes:
         name: What it was loaded from; reports give it beside every value.
-        side: Side in pixels of the pictures that the network sees.
+        side: Side in pixels of the images that the network sees.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
@@ -45,9 +45,9 @@ class ClipJudge:
 
     @torch.no_grad()
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Gives features of pictures.
+        """Gives features of images.
 
-        The pictures are rounded to 8 bits, the short side is resized with Pillow's bicubic filter and the middle is cut
+        The images are rounded to 8 bits, the short side is resized with Pillow's bicubic filter and the middle is cut
         out, as OpenAI's preprocessing does.
 
         Args:
@@ -88,7 +88,7 @@ class DinoKeys:
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Normalised pictures (batch, 3, height, width) to keys, (batch, tokens, dim), the class token first.
+        """Normalised images (batch, 3, height, width) to keys, (batch, tokens, dim), the class token first.
 
         The heads lie side by side. Other sizes than the network's own have their positions interpolated.
         """
@@ -146,14 +146,14 @@ def clip_input(pixels: Tensor, side: int) -> Tensor:
     """Pixels in [-1, 1] to CLIP's input, (batch, 3, side, side)."""
     from PIL import Image
 
-    pictures = []
-    for picture in to_images(pixels):
-        ratio = side / min(picture.size)
-        width, height = (max(side, int(ratio * length)) for length in picture.size)
-        resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    images = []
+    for image in to_images(pixels):
+        ratio = side / min(image.size)
+        width, height = (max(side, int(ratio * length)) for length in image.size)
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - side) // 2, (height - side) // 2
-        pictures.append(np.asarray(resized.crop((left, top, left + side, top + side)), dtype=np.float32))
-    values = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255  # (batch, 3, side, side)
+        images.append(np.asarray(resized.crop((left, top, left + side, top + side)), dtype=np.float32))
+    values = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255  # (batch, 3, side, side)
     mean, std = (values.new_tensor(numbers).view(1, 3, 1, 1) for numbers in (CLIP_MEAN, CLIP_STD))
     return (values - mean) / std
 

@@ -1,4 +1,4 @@
-"""CLIP as an energy needs it: differentiable in the pictures. For measuring, see `judges.ClipJudge`."""
+"""CLIP as an energy needs it: differentiable in the images. For measuring, see `judges.ClipJudge`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sfumato.judges.clip import CLIP_MEAN, CLIP_STD, ClipJudge, _features, load_
 
 
 class ClipGuide(ClipJudge):
-    """A CLIP model whose picture side keeps the gradient, as `sfumato.judges.encoders.DualEncoder` asks.
+    """A CLIP model whose image side keeps the gradient, as `sfumato.judges.encoders.DualEncoder` asks.
 
-    Its pictures are resized by torch's antialiased bicubic filter and not rounded to 8 bits, which Pillow and
+    Its images are resized by torch's antialiased bicubic filter and not rounded to 8 bits, which Pillow and
     `ClipJudge` do: features agree nearly, not exactly.
     """
 

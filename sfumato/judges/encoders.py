@@ -1,4 +1,4 @@
-"""The dual encoders that energies ask how well a picture fits a text."""
+"""The dual encoders that energies ask how well an image fits a text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENCODER_HELP: Final = (
 
 
 class DualEncoder(Protocol):
-    """Pictures and texts in one space; their cosine says how well they fit.
+    """Images and texts in one space; their cosine says how well they fit.
 
     Attributes:
         name: What it was loaded from.
@@ -39,7 +39,7 @@ def dual_encoder(model: Model, name: str | None = None) -> DualEncoder:
     """The encoder by name, on the model's device.
 
     Args:
-        model: The model whose pictures it shall judge.
+        model: The model whose images it shall judge.
         name: "emoji-clip" (embedded), or a CLIP model: a local folder or a hub id with safetensors weights; None:
             emoji-clip for the embedded model.
 
@@ -50,8 +50,8 @@ def dual_encoder(model: Model, name: str | None = None) -> DualEncoder:
     name = name or model.encoder
     if name is None:
         raise UsageError(
-            f"say who judges the pictures of {model.name}: encoder=FOLDER, a CLIP model (a local folder or a hub id"
-            f" with safetensors weights); {EMOJI_CLIP} knows the embedded model's pictures only"
+            f"say who judges the images of {model.name}: encoder=FOLDER, a CLIP model (a local folder or a hub id"
+            f" with safetensors weights); {EMOJI_CLIP} knows the embedded model's images only"
         )
     if name == EMOJI_CLIP:
         from sfumato.emoji.judge import EmojiClip

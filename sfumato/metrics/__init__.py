@@ -1,4 +1,4 @@
-"""Measures of pictures, one file each; they depend on nothing else in the package."""
+"""Measures of images, one file each; they depend on nothing else in the package."""
 
 from sfumato.metrics.clip_accuracy import clip_accuracy
 from sfumato.metrics.density_coverage import DensityCoverage, density_coverage

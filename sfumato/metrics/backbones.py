@@ -38,10 +38,10 @@ class Backbone(nn.Module):
         self.taps, self.channels, self.min_side = taps, channels, min_side
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """Normalised pictures (batch, 3, height, width) to one (batch, channels, height, width) a tap."""
+        """Normalised images (batch, 3, height, width) to one (batch, channels, height, width) a tap."""
         if min(inputs.shape[-2:]) < self.min_side:
             height, width = inputs.shape[-2:]
-            raise ValueError(f"pictures must be {self.min_side} pixels a side at least, got {height} x {width}")
+            raise ValueError(f"images must be {self.min_side} pixels a side at least, got {height} x {width}")
         outputs = []
         for index, layer in enumerate(self.features):
             inputs = layer(inputs)

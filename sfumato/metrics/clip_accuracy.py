@@ -8,7 +8,7 @@ from sfumato.metrics.text_agreement import text_agreement
 
 
 def clip_accuracy(image_features: Tensor, target_text_features: Tensor, source_text_features: Tensor) -> float:
-    """Gives the share of pictures whose features are nearer to the target text than to the source text.
+    """Gives the share of images whose features are nearer to the target text than to the source text.
 
     Range [0, 1]; higher is better. A tie counts as a failure. Needs the features of a dual encoder, CLIP or the
     embedded one: they are not comparable with each other.
@@ -16,7 +16,7 @@ def clip_accuracy(image_features: Tensor, target_text_features: Tensor, source_t
     Reference: Parmar et al., 2023 (pix2pix-zero), https://arxiv.org/abs/2302.03027, section 5.
 
     Args:
-        image_features: Of the edited pictures, (count, dim), of any length.
+        image_features: Of the edited images, (count, dim), of any length.
         target_text_features, source_text_features: (dim,) or (count, dim), of "a dog" and "a cat".
 
     Raises:

@@ -1,4 +1,4 @@
-"""Distances of pictures: what a morph's frames are spaced by, and what its measures add up."""
+"""Distances of images: what a morph's frames are spaced by, and what its measures add up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sfumato.metrics.values import checked_pixels
 
 @runtime_checkable
 class Distance(Protocol):
-    """How far apart two pictures look.
+    """How far apart two images look.
 
     Called with pixels of two batches, it gives one value a pair; methods take any such callable, so a morph can be
     spaced by a deep network's distance, by the embedded model's, or by that of the pixels themselves.
@@ -31,7 +31,7 @@ class Distance(Protocol):
             first, second: Pixels in [-1, 1], (batch, 3, height, width); the batches broadcast against each other.
 
         Returns:
-            (batch,), at least 0, and 0 for equal pictures; larger is further apart.
+            (batch,), at least 0, and 0 for equal images; larger is further apart.
 
         Raises:
             ValueError: The shapes do not fit each other, or not the distance; or the pixels are no floats in [-1, 1].
@@ -43,7 +43,7 @@ class PixelDistance:
 
     .. math:: d(a, b) = \sqrt{\frac{1}{n} \sum_i (a_i - b_i)^2}
 
-    Range [0, 2] for pixels in [-1, 1]; 0 only for equal pictures; symmetric, and a metric in the mathematical sense. It
+    Range [0, 2] for pixels in [-1, 1]; 0 only for equal images; symmetric, and a metric in the mathematical sense. It
     sees how much of the light changed and nothing of what is shown: a small shift may weigh more than another animal.
     """
 
@@ -53,7 +53,7 @@ class PixelDistance:
         """See `Distance`."""
         first, second = paired(first, second)
         difference = (first.double() - second.double()).flatten(1)
-        # the norm, unlike a square root, has gradient 0 at equal pictures
+        # the norm, unlike a square root, has gradient 0 at equal images
         length: Tensor = torch.linalg.vector_norm(difference, dim=1)
         return (length / math.sqrt(difference.shape[1])).to(first.dtype)
 
@@ -73,9 +73,9 @@ def paired(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     first, second = checked_pixels(first), checked_pixels(second)
     size, other = tuple(first.shape[2:]), tuple(second.shape[2:])
     if size != other:
-        raise ValueError(f"pictures must have one size, got {size} and {other}: fit one to the other first")
+        raise ValueError(f"images must have one size, got {size} and {other}: fit one to the other first")
     if first.shape[0] != second.shape[0] and 1 not in (first.shape[0], second.shape[0]):
-        raise ValueError(f"batches must be equal or one of them 1, got {first.shape[0]} and {second.shape[0]} pictures")
+        raise ValueError(f"batches must be equal or one of them 1, got {first.shape[0]} and {second.shape[0]} images")
     dtype = torch.promote_types(first.dtype, second.dtype)
     batch = max(first.shape[0], second.shape[0])
     expand = (batch, *first.shape[1:])

@@ -38,9 +38,9 @@ class Dists:
     .. math:: d(a, b) = 1 - \sum_{l, c} \alpha_{lc} \frac{2 \mu_a \mu_b + \varepsilon}{\mu_a^2 + \mu_b^2 + \varepsilon}
               + \beta_{lc} \frac{2 \sigma_{ab} + \varepsilon}{\sigma_a^2 + \sigma_b^2 + \varepsilon}
 
-    over the channels of the picture itself and of five stages of VGG16 (max pooling replaced by L2 pooling), with means
+    over the channels of the image itself and of five stages of VGG16 (max pooling replaced by L2 pooling), with means
     and (population) covariances over all positions; the weights sum to 1. Range [0, 2], in practice [0, 1]; 0 for equal
-    pictures; lower is closer. Differentiable in the pixels. No resizing: the authors fit the short side to 256 pixels.
+    images; lower is closer. Differentiable in the pixels. No resizing: the authors fit the short side to 256 pixels.
 
     Needs VGG16's ImageNet weights from torchvision (`vgg16-397923af.pth`) and the trained weights alpha and beta:
     `dists_weights.pt`, which is `weights.pt` of the authors' release, renamed.
@@ -59,7 +59,7 @@ class Dists:
         self.network = load_backbone("vgg", dists_backbone, otherwise=OTHERWISE)
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """See `Distance`; pictures of 16 pixels a side at least."""
+        """See `Distance`; images of 16 pixels a side at least."""
         first, second = paired(first, second)
         self.network.to(first.device)
         seen = [dists_features(self.network, pixels.float()) for pixels in (first, second)]
@@ -72,7 +72,7 @@ def dists_backbone() -> Backbone:
 
 
 def dists_features(network: Backbone, pixels: Tensor) -> list[Tensor]:
-    """The picture in [0, 1] and the five stages' activations, from pixels in [-1, 1]."""
+    """The image in [0, 1] and the five stages' activations, from pixels in [-1, 1]."""
     values = pixels / 2 + 0.5
     mean, std = (values.new_tensor(numbers).view(1, 3, 1, 1) for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     return [values, *network((values - mean) / std)]
@@ -82,7 +82,7 @@ def dists_from_features(first: list[Tensor], second: list[Tensor], alpha: Tensor
     """The arithmetic of DISTS on features that are given.
 
     Args:
-        first, second: (batch, channels, height, width) for each layer, the picture itself first.
+        first, second: (batch, channels, height, width) for each layer, the image itself first.
         alpha, beta: Weights of texture and of structure, (all channels,), at least 0; scaled here to sum to 1.
 
     Returns:
@@ -105,7 +105,7 @@ def dists_from_features(first: list[Tensor], second: list[Tensor], alpha: Tensor
     total = alpha.sum() + beta.sum()
     similarity = torch.cat(texture, dim=1) @ alpha + torch.cat(structure, dim=1) @ beta
     apart = checked_finite(1 - similarity / total, "features")
-    return apart.clamp(min=0)  # rounding may leave -1e-7 for equal pictures
+    return apart.clamp(min=0)  # rounding may leave -1e-7 for equal images
 
 
 def load_dists_weights() -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Pictures as points: resizing without aliasing, and the features of many pictures under a network."""
+"""Images as points: resizing without aliasing, and the features of many images under a network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def clean_resize(pixels: Tensor, size: int | tuple[int, int], *, eight_bit: bool
     Args:
         pixels: In [-1, 1], (batch, 3, height, width).
         size: Side of the square result, or (height, width).
-        eight_bit: Rounds to 256 levels first, as pictures read from a file are. Not rounded afterwards.
+        eight_bit: Rounds to 256 levels first, as images read from a file are. Not rounded afterwards.
 
     Returns:
         Float32 pixels in [-1, 1], (batch, 3, *size), on the device of `pixels`.
@@ -51,12 +51,12 @@ def clean_resize(pixels: Tensor, size: int | tuple[int, int], *, eight_bit: bool
 
 @torch.no_grad()
 def features_of(pixels: Tensor, network: FeatureNetwork, *, batch_size: int = 32) -> Tensor:
-    """Gives the features of many pictures.
+    """Gives the features of many images.
 
     Args:
         pixels: In [-1, 1], (count, 3, height, width); a network that wants another size resizes by itself.
         network: See `FeatureNetwork`.
-        batch_size: Pictures that go through the network at once.
+        batch_size: Images that go through the network at once.
 
     Returns:
         (count, dim), float64, on the CPU.

@@ -1,4 +1,4 @@
-"""Fréchet distance of two sets of pictures, FID when the features are Inception's."""
+"""Fréchet distance of two sets of images, FID when the features are Inception's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     .. math:: |\mu_1 - \mu_2|^2 + \mathrm{tr}\,\Sigma_1 + \mathrm{tr}\,\Sigma_2
               - 2\,\mathrm{tr}\,(\Sigma_1^{1/2}\,\Sigma_2\,\Sigma_1^{1/2})^{1/2}
 
-    Range [0, inf); 0 for equal means and covariances; lower is closer. In float64. It falls with the number of pictures
+    Range [0, inf); 0 for equal means and covariances; lower is closer. In float64. It falls with the number of images
     even when the distributions are the same, so only equal counts compare. The value is "FID" only with the features of
     the Inception network that everybody uses; name any other network beside the value.
 
     Reference: Heusel et al., 2017, https://arxiv.org/abs/1706.08500, Eq. 6; covariances with n - 1.
 
     Args:
-        first, second: Features, (count, dim), two pictures each at least.
+        first, second: Features, (count, dim), two images each at least.
 
     Raises:
         ValueError: Shapes that do not fit, or values that are not finite.

@@ -1,4 +1,4 @@
-"""Kernel distance of two sets of pictures, KID when the features are Inception's."""
+"""Kernel distance of two sets of images, KID when the features are Inception's."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def kernel_distance(
     .. math:: \frac{1}{m (m - 1)} \sum_{i \ne j} k(a_i, a_j) + \frac{1}{m (m - 1)} \sum_{i \ne j} k(b_i, b_j)
               - \frac{2}{m^2} \sum_{i, j} k(a_i, b_j)
 
-    as the mean over subsets of m pictures of each set, drawn without replacement. Unbiased: near 0, and as often below
+    as the mean over subsets of m images of each set, drawn without replacement. Unbiased: near 0, and as often below
     as above, for sets from one distribution; larger is further apart. In float64.
 
     Reference: Bińkowski et al., 2018, https://arxiv.org/abs/1801.01401.
 
     Args:
-        first, second: Features, (count, dim), two pictures each at least.
+        first, second: Features, (count, dim), two images each at least.
         num_subsets: Subsets drawn.
         subset_size: Images of each set in a subset. A set that holds fewer lowers it, with a warning: the spread of
             the values is then that of other subsets than published ones.
@@ -58,7 +58,7 @@ def kernel_distance(
     """
     first, second = checked_pair(first, second)
     if num_subsets < 1 or subset_size < 2:
-        raise ValueError(f"need 1 subset of 2 pictures at least, got {num_subsets} of {subset_size}")
+        raise ValueError(f"need 1 subset of 2 images at least, got {num_subsets} of {subset_size}")
     size = min(subset_size, len(first), len(second))
     if size < subset_size:
         warnings.warn(

@@ -1,4 +1,4 @@
-"""LPIPS: how different two pictures look, from what the layers of an image classifier make of them.
+"""LPIPS: how different two images look, from what the layers of an image classifier make of them.
 
 Zhang et al., 2018, "The unreasonable effectiveness of deep features as a perceptual metric",
 https://arxiv.org/abs/1801.03924; version 0.1 of the authors' weights. The backbone is ours, with torchvision's weights;
@@ -33,7 +33,7 @@ class Lpips:
     .. math:: d(a, b) = \sum_l \frac{1}{H_l W_l} \sum_{h, w} \sum_c w_{lc}\,(\hat a_{lchw} - \hat b_{lchw})^2
 
     with the activations of layer l at unit length along the channels. Range [0, inf), in practice below about 1; 0 for
-    equal pictures; lower is closer. Differentiable in the pixels.
+    equal images; lower is closer. Differentiable in the pixels.
 
     Needs the backbone's ImageNet weights from torchvision and the trained heads w: those of the `lpips` package where
     it is installed, else `lpips_alex.pth` (`weights/v0.1/alex.pth` of that package, renamed) in a folder of weights.
@@ -57,7 +57,7 @@ class Lpips:
         self.network = load_backbone(net, otherwise=OTHERWISE)
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        """See `Distance`; alex needs pictures of 31 pixels a side, squeeze 17, vgg 16."""
+        """See `Distance`; alex needs images of 31 pixels a side, squeeze 17, vgg 16."""
         first, second = paired(first, second)
         self.network.to(first.device)
         heads = [head.to(first.device) for head in self.heads]

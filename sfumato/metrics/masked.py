@@ -1,9 +1,9 @@
-"""How well the part of a picture that should stay has stayed: MSE, PSNR, SSIM and a deep distance outside the mask.
+"""How well the part of an image that should stay has stayed: MSE, PSNR, SSIM and a deep distance outside the mask.
 
 Two definitions of each:
 
 - `strict`: the mean over the background alone. What happened inside the mask does not count at all.
-- `pie-2023`: both pictures blackened inside the mask, then the metric of the whole frame, as the tables on PIE-Bench
+- `pie-2023`: both images blackened inside the mask, then the metric of the whole frame, as the tables on PIE-Bench
   are computed (Ju et al., 2023, https://arxiv.org/abs/2310.01506). The black pixels count as perfect ones, so a large
   mask flatters every method; only values under the same masks compare.
 
@@ -33,7 +33,7 @@ def background_mse(image: Tensor, reference: Tensor, mask: Tensor, *, protocol: 
 
     Args:
         image, reference: Pixels in [-1, 1], (batch, 3, height, width); the batches broadcast.
-        mask: 1 where the edit may change the picture, else 0; (batch or 1, 1, height, width), or (height, width).
+        mask: 1 where the edit may change the image, else 0; (batch or 1, 1, height, width), or (height, width).
         protocol: See above.
 
     Returns:
@@ -97,7 +97,7 @@ def _where_any(values: Tensor, background: Tensor) -> Tensor:
 
 
 def _checked(image: Tensor, reference: Tensor, mask: Tensor, protocol: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Both pictures in [0, 1] and the background (1 outside the mask), float64, of one batch."""
+    """Both images in [0, 1] and the background (1 outside the mask), float64, of one batch."""
     if protocol not in get_args(Protocol):
         raise ValueError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {protocol!r}")
     first, second = paired(image, reference)

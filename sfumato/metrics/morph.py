@@ -47,7 +47,7 @@ class Directness(NamedTuple):
 
 
 class EndpointFidelity(NamedTuple):
-    """Distance of the first frame to the first picture, of the last to the second; 0 is best."""
+    """Distance of the first frame to the first image, of the last to the second; 0 is best."""
 
     first: float
     last: float
@@ -129,11 +129,11 @@ def directness(distances: Tensor | Sequence[float], end_to_end: float) -> Direct
 
 @torch.no_grad()
 def endpoint_fidelity(frames: Tensor, first: Tensor, last: Tensor, distance: Distance) -> EndpointFidelity:
-    """Measures whether a morph starts and ends with the pictures that it was asked to join.
+    """Measures whether a morph starts and ends with the images that it was asked to join.
 
     Args:
         frames: Pixels in [-1, 1], (frames, 3, height, width).
-        first, last: The two pictures, (1, 3, height, width).
+        first, last: The two images, (1, 3, height, width).
         distance: See `Distance`.
 
     Raises:
@@ -217,7 +217,7 @@ def diffmorpher_measures(distances: Tensor | Sequence[float], *, num_frames: int
 def relative_perceptual_path_diversity(
     distances: Tensor | Sequence[float], direct_distance: float, *, released: bool = True
 ) -> float:
-    """Gives rPPD: how much longer the way from picture to picture is than the jump, per step.
+    """Gives rPPD: how much longer the way from image to image is than the jump, per step.
 
     IMPUS samples a path on the base model at b = 0.1, 0.2, ..., 1.0, from next to image 2 to image 1, and chooses the
     rank of its adapter by it (`lora_rank`).
@@ -240,7 +240,7 @@ def relative_perceptual_path_diversity(
     if len(steps) < 2:
         raise ValueError(f"rPPD needs the distance to the path and one along it at least, got {len(steps)} distances")
     if direct == 0:
-        raise ValueError("direct_distance is 0: the two pictures are equal, so no path joins them")
+        raise ValueError("direct_distance is 0: the two images are equal, so no path joins them")
     total = steps.sum() if released else steps[1:].sum()
     return float(total) / ((len(steps) - 1) * direct)
 
@@ -249,13 +249,13 @@ def lora_rank(rppd: float, variances: tuple[float, float]) -> int:
     r"""Gives the rank that IMPUS fits its adapter with: :math:`2^{\max(0, \lfloor 18\,\mathrm{rPPD} - 6 \rfloor)}`.
 
     At least 16 where the variances of the two inverted noises differ by more than 0.1 and one is below 0.9: the
-    inversion of such a picture is an outlier.
+    inversion of such an image is an outlier.
 
     Reference: Yang et al., 2024, https://arxiv.org/abs/2311.06792, and the authors' code.
 
     Args:
         rppd: From `relative_perceptual_path_diversity`, with the released rule that the constants belong to.
-        variances: Of the noise of each picture.
+        variances: Of the noise of each image.
 
     Returns:
         A power of two; a layer narrower than it needs a smaller one.

@@ -1,4 +1,4 @@
-"""Peak signal-to-noise ratio: how well one picture reproduces another, pixel by pixel."""
+"""Peak signal-to-noise ratio: how well one image reproduces another, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def psnr(image: Any, reference: Any, *, data_range: float) -> float:
     .. math:: \mathrm{PSNR} = 10 \log_{10} \frac{R^2}{\mathrm{MSE}}
 
     Higher is better; infinite for equal inputs; 0 when the root mean squared error is the whole range, and negative
-    beyond. For 8-bit pictures about 30 is a visible and 40 hardly a visible difference. For a batch this is the value
-    of the batch taken as one picture, not the mean over its pictures.
+    beyond. For 8-bit images about 30 is a visible and 40 hardly a visible difference. For a batch this is the value
+    of the batch taken as one image, not the mean over its images.
 
     Args:
         image: Tensor or array of any shape, or a PIL image, grey or RGB.

@@ -1,4 +1,4 @@
-"""Structural similarity: how well the local pattern of one picture reproduces another's."""
+"""Structural similarity: how well the local pattern of one image reproduces another's."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ RADIUS = 5
 
 
 def ssim(image: Any, reference: Any, *, data_range: float) -> Tensor:
-    r"""Gives the mean structural similarity of each picture.
+    r"""Gives the mean structural similarity of each image.
 
     .. math:: \mathrm{SSIM} = \mathrm{mean}\;\frac{(2\mu_a\mu_b + C_1)(2\sigma_{ab} + C_2)}
               {(\mu_a^2 + \mu_b^2 + C_1)(\sigma_a^2 + \sigma_b^2 + C_2)}, \qquad C_1 = (0.01 R)^2,\ C_2 = (0.03 R)^2
 
     Moments are those of a population under a Gaussian window of standard deviation 1.5 cut at 11 x 11, taken where the
-    window lies inside the picture; the mean is over positions and channels. Range [-1, 1]; 1 for equal inputs; higher
+    window lies inside the image; the mean is over positions and channels. Range [-1, 1]; 1 for equal inputs; higher
     is better. Computed in float64.
 
     Reference: Wang et al., 2004, "Image quality assessment: from error visibility to structural similarity", Eq. 13 and
@@ -36,7 +36,7 @@ def ssim(image: Any, reference: Any, *, data_range: float) -> Tensor:
             bytes. It is never guessed.
 
     Returns:
-        One value a picture, (...,), float64; a scalar tensor for a single picture.
+        One value an image, (...,), float64; a scalar tensor for a single image.
 
     Raises:
         ValueError: The shapes differ or are too small; a value is NaN, infinite or no real number; `data_range` is not
@@ -46,7 +46,7 @@ def ssim(image: Any, reference: Any, *, data_range: float) -> Tensor:
 
 
 def ssim_map(image: Any, reference: Any, *, data_range: float) -> Tensor:
-    """Gives the structural similarity at every position whose window lies inside the picture, see `ssim`.
+    """Gives the structural similarity at every position whose window lies inside the image, see `ssim`.
 
     Returns:
         (..., channels, height - 10, width - 10), float64.
@@ -58,7 +58,7 @@ def ssim_map(image: Any, reference: Any, *, data_range: float) -> Tensor:
     size = 2 * RADIUS + 1
     if first.ndim < 3 or min(first.shape[-2:]) < size:
         raise ValueError(
-            f"pictures must be (..., channels, height, width), {size} pixels a side at least, got {tuple(first.shape)}"
+            f"images must be (..., channels, height, width), {size} pixels a side at least, got {tuple(first.shape)}"
         )
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     mean_a, mean_b = _windowed(first), _windowed(second)

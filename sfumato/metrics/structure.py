@@ -1,4 +1,4 @@
-"""Structure distance: whether the layout of a picture has stayed, whatever its colours and textures."""
+"""Structure distance: whether the layout of an image has stayed, whatever its colours and textures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sfumato.metrics.values import checked_finite
 
 Protocol = Literal["strict", "pie-2023"]
 KeysNetwork = Callable[[Tensor], Tensor]
-"""Normalised pictures (batch, 3, height, width) to the keys of one attention layer, (batch, tokens, dim), the heads
+"""Normalised images (batch, 3, height, width) to the keys of one attention layer, (batch, tokens, dim), the heads
 side by side and the class token included: `sfumato.judges.clip.load_dino`."""
 
 SHORT_SIDE, LONG_SIDE = 224, 480
@@ -25,13 +25,13 @@ SHORT_SIDE, LONG_SIDE = 224, 480
 def structure_distance(
     first: Tensor, second: Tensor, keys: KeysNetwork, *, protocol: Protocol = "strict", short_side: int = SHORT_SIDE
 ) -> Tensor:
-    r"""Compares how alike the parts of each picture are to one another.
+    r"""Compares how alike the parts of each image are to one another.
 
     .. math:: d(a, b) = \frac{1}{n^2} |S(a) - S(b)|_F^2, \qquad
               S(a)_{ij} = \cos(k_i(a), k_j(a))
 
-    with the keys k of the last layer of DINO ViT-B/8. Range [0, 4], in practice below 0.3; 0 for equal pictures; lower
-    is closer. The picture is not masked.
+    with the keys k of the last layer of DINO ViT-B/8. Range [0, 4], in practice below 0.3; 0 for equal images; lower
+    is closer. The image is not masked.
 
     References: Tumanyan et al., 2022 (Splice), https://arxiv.org/abs/2201.00424, for the descriptor; Ju et al., 2023,
     https://arxiv.org/abs/2310.01506, for its use on PIE-Bench.

@@ -1,4 +1,4 @@
-"""How well pictures fit texts, from the features of a dual encoder such as CLIP."""
+"""How well images fit texts, from the features of a dual encoder such as CLIP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sfumato.metrics.values import checked_finite
 
 
 def text_agreement(image_features: Tensor, text_features: Tensor) -> Tensor:
-    """Cosine of picture and text, the CLIP score (Hessel et al., 2021, https://arxiv.org/abs/2104.08718, unscaled).
+    """Cosine of image and text, the CLIP score (Hessel et al., 2021, https://arxiv.org/abs/2104.08718, unscaled).
 
     Args:
         image_features: (..., dim), of any length.
@@ -36,7 +36,7 @@ def clip_score(image_features: Tensor, text_features: Tensor) -> Tensor:
 def directional_agreement(
     image_features: Tensor, source_image_features: Tensor, target_text_features: Tensor, source_text_features: Tensor
 ) -> Tensor:
-    """Whether a picture changed as its text did: the cosine of the two changes, D-CLIP.
+    """Whether an image changed as its text did: the cosine of the two changes, D-CLIP.
 
     The changes are those of the features at unit length. Where nothing changed the value is 0.
 
@@ -44,7 +44,7 @@ def directional_agreement(
     De la Torre, 2022, https://arxiv.org/abs/2210.05559, rank the candidates of an edit by it.
 
     Args:
-        image_features, source_image_features: Of the edited and the original picture, (..., dim), of any length.
+        image_features, source_image_features: Of the edited and the original image, (..., dim), of any length.
         target_text_features, source_text_features: Of what they show, (..., dim). All four broadcast.
 
     Returns:

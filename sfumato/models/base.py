@@ -357,7 +357,7 @@ class Model(ABC):
 
     @property
     def size_multiple(self) -> int:
-        """Height and width of a picture must be multiples of this many pixels."""
+        """Height and width of an image must be multiples of this many pixels."""
         return self.vae_scale_factor
 
     @property
@@ -366,7 +366,7 @@ class Model(ABC):
         return ""
 
     def latent_shape(self, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
-        """(channels, height, width) of the latents of a picture of `size` = (height, width) in pixels."""
+        """(channels, height, width) of the latents of an image of `size` = (height, width) in pixels."""
         height, width = size or self.sample_size
         for side in (height, width):
             if side % self.size_multiple or side <= 0:

@@ -46,7 +46,7 @@ class UnconditionalDDPM(Model):
         """Takes a loaded `UNet2DModel`; see `load_model` for the usual way.
 
         Raises:
-            ModelError: The network takes classes, or its channels are not those of pictures.
+            ModelError: The network takes classes, or its channels are not those of images.
         """
         self.unet, self.schedule, self.name, self.revision = unet, schedule, name, revision
         self.device, self.dtype = unet.device, unet.dtype
@@ -89,7 +89,7 @@ class UnconditionalDDPM(Model):
         return int(2**self._halvings)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """The pixels; their mean over the colours for a network of grey pictures."""
+        """The pixels; their mean over the colours for a network of grey images."""
         pixels = pixels.to(self.device).float()
         return pixels.mean(dim=1, keepdim=True) if self.latent_channels == 1 else pixels
 

@@ -1,6 +1,6 @@
 """Pins the source branch of a run to the latents that its inversion went through.
 
-What the other branches take from the source (attention, features, masks) then comes from the picture itself, not from a
+What the other branches take from the source (attention, features, masks) then comes from the image itself, not from a
 replay that drifts. Source: Tumanyan et al., 2022, https://arxiv.org/abs/2211.12572 (their second release reads the
 source latents of every step from the inversion); Ju et al., 2023, https://arxiv.org/abs/2310.01506, Alg. 1.
 """

@@ -149,7 +149,7 @@ def test_pictures_with_adapters_of_their_own_are_trained_as_if_alone(toy_model: 
         for name, tensor in alone.lora.tensors().items():
             torch.testing.assert_close(together.loras[image].tensors()[name], tensor, rtol=0, atol=2e-5)
     assert not all_equal(*together.loras)
-    with pytest.raises(UsageError, match="3 adapters do not fit 2 pictures"):
+    with pytest.raises(UsageError, match="3 adapters do not fit 2 images"):
         tune(toy_model, latents, loras=[*starts, starts[0]])
 
 

@@ -102,7 +102,7 @@ def test_calls_that_do_not_fit_a_signature(toy_model: Any, image: Image.Image) -
         sfumato.edit(toy_model, image)  # type: ignore[call-arg]
     with pytest.raises(UsageError, match=r"model must be a model from sfumato.load_model, got 'emoji'"):
         sfumato.edit("emoji", image, **GIVEN)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"at least two pictures, got 0|at least two images, got 0"):
+    with pytest.raises(UsageError, match=r"at least two images, got 0|at least two images, got 0"):
         sfumato.morph(toy_model)
 
 

@@ -1,4 +1,4 @@
-"""Latents refined towards the picture."""
+"""Latents refined towards the image."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def test_it_is_watched(toy_model: Any) -> None:
         encoded(toy_model, to_pixels(picture()), encode_steps=2, watch=Watch(cancelled=lambda: True))
 
 
-@pytest.mark.filterwarnings("ignore:the source picture does not come back")
+@pytest.mark.filterwarnings("ignore:the source image does not come back")
 def test_edits_and_inversions_start_from_them(toy_model: Any) -> None:
     given: dict[str, Any] = {"source_prompt": SOURCE, "num_inference_steps": 2, "watch": QUIET}
     plain = sfumato.edit(toy_model, picture(), target_prompt=TARGET, **given)
@@ -72,13 +72,13 @@ def test_edits_and_inversions_start_from_them(toy_model: Any) -> None:
 def test_bad_numbers_are_told(toy_model: Any) -> None:
     with pytest.raises(UsageError, match="encode_steps must be a whole number of at least 0, got -1"):
         sfumato.edit(toy_model, picture(), source_prompt=SOURCE, target_prompt=TARGET, encode_steps=-1)
-    with pytest.raises(UsageError, match="encode_steps is for a picture"):
+    with pytest.raises(UsageError, match="encode_steps is for an image"):
         sfumato.edit(toy_model, None, source_prompt=SOURCE, target_prompt=TARGET, encode_steps=3)
     with pytest.raises(UsageError, match="encode_steps"):
         sfumato.morph(toy_model, picture(0), picture(1), encode_steps=-2)
 
 
-@pytest.mark.filterwarnings("ignore:the source picture does not come back")
+@pytest.mark.filterwarnings("ignore:the source image does not come back")
 def test_a_slider_refines_once(toy_model: Any) -> None:
     found = sfumato.slider(
         toy_model, picture(), source_prompt=SOURCE, target_prompt=TARGET, num_frames=3, spacing="even",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sfumato
 from sfumato.api.masks import feathered, read_mask, to_latent_size
-from sfumato.api.source_image import read_picture
+from sfumato.api.source_image import read_source
 from sfumato.edits import auto
 from sfumato.edits.keep_outside import KeepOutside
 from sfumato.edits.task import EditTask
@@ -31,7 +31,7 @@ QUICK: dict[str, dict[str, Any]] = {
 SIZE = (128, 96)
 DRIFTING = ("ddim", "regularised-ddim", "null-text", "negative-prompt", "fixed-point", "bdia", "direct")
 
-pytestmark = pytest.mark.filterwarnings("ignore:the source (picture|image) does not come back")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore:the source (image|image) does not come back")  # random weights
 
 
 @pytest.fixture(scope="module")
@@ -244,13 +244,13 @@ READ_ALIKE: dict[str, Any] = {
 def test_transparent_may_not_change_and_white_may_in_every_kind_of_image(
     toy_model: Any, image: Image.Image, left: Image.Image, kind: str
 ) -> None:
-    mask, notes = read_mask(READ_ALIKE[kind](left), read_picture(toy_model, image, None, None, (255, 255, 255)))
+    mask, notes = read_mask(READ_ALIKE[kind](left), read_source(toy_model, image, None, None, (255, 255, 255)))
     assert torch.equal(mask[0, 0], torch.from_numpy(np.array(left)) / 255)
     assert notes == ()
 
 
 def test_half_transparent_white_is_half_grey(toy_model: Any, image: Image.Image) -> None:
-    picture = read_picture(toy_model, image, None, None, (255, 255, 255))
+    picture = read_source(toy_model, image, None, None, (255, 255, 255))
     mask, _ = read_mask(Image.new("RGBA", SIZE, (255, 255, 255, 128)), picture)
     assert mask.unique().tolist() == pytest.approx([128 / 255], abs=1e-3)
 
@@ -274,7 +274,7 @@ def test_a_coloured_mask_is_told_of(toy_model: Any, image: Image.Image) -> None:
         (torch.empty(SIZE[::-1], device="meta"), "must be .height, width."),
         (torch.eye(96).to_sparse(), "must be .height, width."),
         (torch.zeros(0, 0), "no pixels"),
-        (Image.new("L", (64, 96), 255), "64x96 pixels, the (picture|image) 128x96"),
+        (Image.new("L", (64, 96), 255), "64x96 pixels, the (image|image) 128x96"),
         (5, "cannot make an image of int"),
         ("no-such-mask.png", "no file"),
     ],
@@ -319,7 +319,7 @@ def test_the_mask_is_fitted_as_its_image(toy_model: Any, fit: Any, size: tuple[i
     """A white block, as image and as its own mask, lies in the same place after both are fitted."""
     block = Image.new("RGB", (100, 70), (0, 0, 0))
     block.paste((255, 255, 255), (20, 10, 60, 50))
-    picture = read_picture(toy_model, block, size, fit, (255, 255, 255))
+    picture = read_source(toy_model, block, size, fit, (255, 255, 255))
     assert picture.fitted.image.size != block.size
     given, ready = (read_mask(mask, picture)[0] for mask in (block, picture.fitted.image))
     shown = torch.from_numpy(np.array(picture.fitted.image.convert("L"))) / 255
@@ -344,7 +344,7 @@ def test_the_mask_is_turned_as_its_photograph(toy_model: Any, orientation: int) 
     stored, exif = drawn((128, 64)), Image.Exif()
     exif[0x0112] = orientation
     photograph = as_file(stored, "PNG", exif=exif)
-    picture = read_picture(toy_model, photograph, None, None, (255, 255, 255))
+    picture = read_source(toy_model, photograph, None, None, (255, 255, 255))
     painted = half(stored.size)
     upright = load_image(as_file(painted, "PNG", exif=exif)).image
     masks = [upright, as_file(painted, "PNG", exif=exif)]

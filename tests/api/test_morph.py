@@ -1,4 +1,4 @@
-"""The driver of morphs: identities of the ends, paths through several pictures, what is refused, what is resumed."""
+"""The driver of morphs: identities of the ends, paths through several images, what is refused, what is resumed."""
 
 import math
 from collections.abc import Sequence
@@ -112,7 +112,7 @@ def test_what_needs_no_latents_encodes_nothing(toy_model: Any, monkeypatch: pyte
 
 
 def cut_out(seed: int, left: int) -> Image.Image:
-    """A picture that shows in a square with a soft edge."""
+    """An image that shows in a square with a soft edge."""
     alpha = Image.new("L", (64, 64))
     alpha.paste(128, (left, 8, left + 32, 56))
     alpha.paste(255, (left + 4, 12, left + 28, 52))
@@ -194,7 +194,7 @@ def test_prompts_for_all_or_for_each(toy_model: Any) -> None:
     assert fade(toy_model, *three, prompts="a face").recipe["prompts"] == ["a face"] * 3
     assert fade(toy_model, *three, prompts=["a", "b", "c"]).recipe["prompts"] == ["a", "b", "c"]
     assert fade(toy_model, *three).recipe["prompts"] == ["", "", ""]
-    with pytest.raises(UsageError, match=r"one for all or one for each of 3 pictures, got 2"):
+    with pytest.raises(UsageError, match=r"one for all or one for each of 3 images, got 2"):
         fade(toy_model, *three, prompts=["a", "b"])
 
 
@@ -255,11 +255,11 @@ def test_bad_arguments(toy_model: Any, given: dict[str, Any], says: str) -> None
 
 
 def test_bad_pictures(toy_model: Any) -> None:
-    with pytest.raises(UsageError, match="at least two pictures, got 1"):
+    with pytest.raises(UsageError, match="at least two images, got 1"):
         fade(toy_model, picture(0))
-    with pytest.raises(UsageError, match="pictures 2 and 3 are identical"):
+    with pytest.raises(UsageError, match="images 2 and 3 are identical"):
         fade(toy_model, picture(0), picture(1), picture(1))
-    with pytest.raises(ImageError, match=r"must have one size; picture 1 has 64x64 pixels, but for picture 2.*32x32"):
+    with pytest.raises(ImageError, match=r"must have one size; image 1 has 64x64 pixels, but for image 2.*32x32"):
         fade(toy_model, picture(0), picture(1, (32, 32)))
     assert len(fade(toy_model, picture(0), picture(1, (32, 32)), fit="resize").images) == 5
     with pytest.raises(ImageError, match=r"multiples of \d"):
@@ -307,7 +307,7 @@ def learner(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_notes_and_records_of_the_method_are_handed_on(toy_model: Any, learner: str) -> None:
     result = fade(toy_model, picture(0), picture(1), picture(2), store=False)
-    assert "picture 2 to 3: rank 64 was clamped to 8" in result.notes
+    assert "image 2 to 3: rank 64 was clamped to 8" in result.notes
     assert result.recipe["found"][0]["learned"] == 4.0
 
 
@@ -320,7 +320,7 @@ def test_a_stopped_run_goes_on_where_it_was(
             raise KeyboardInterrupt
 
     asked = iter(range(100))
-    rounds = 2 * (1 + morphing.ENCODE_STEPS) + 2  # two pictures encoded and refined, two rounds
+    rounds = 2 * (1 + morphing.ENCODE_STEPS) + 2  # two images encoded and refined, two rounds
     cancelled = None if error is KeyboardInterrupt else lambda: next(asked) >= rounds
     with pytest.raises(error):
         fade(toy_model, picture(0), picture(1), watch=Watch(stop, cancelled))

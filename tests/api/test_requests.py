@@ -25,7 +25,7 @@ from sfumato.errors import ImageError, InversionError, UsageError
 from sfumato.images import save_image
 from sfumato.json_input import read_json
 
-pytestmark = pytest.mark.filterwarnings("ignore:the source picture does not come back")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore:the source image does not come back")  # random weights
 RECIPES = sorted((Path(__file__).parent / "recipes").iterdir())
 EDIT: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
 
@@ -183,11 +183,11 @@ def test_what_has_no_default_must_be_said() -> None:
 
 
 def test_a_request_is_checked_when_it_is_made() -> None:
-    with pytest.raises(UsageError, match="a morph needs at least two pictures, got 1"):
+    with pytest.raises(UsageError, match="a morph needs at least two images, got 1"):
         MorphRequest(images=["cat.png"])
     with pytest.raises(UsageError, match="unknown distance 'lpipz'"):
         MorphRequest(images=["cat.png", "dog.png"], distance="lpipz")
-    with pytest.raises(UsageError, match="prompts must be one for all or one for each of 2 pictures, got 3"):
+    with pytest.raises(UsageError, match="prompts must be one for all or one for each of 2 images, got 3"):
         MorphRequest(images=["cat.png", "dog.png"], prompts=["a", "b", "c"])
     with pytest.raises(UsageError, match="ddib draws nothing"):
         TranslateRequest(image="cat.png", method="ddib", eta=0.5)

@@ -13,7 +13,7 @@ from sfumato.errors import ImageError, UsageError
 from sfumato.images import to_pixels
 from sfumato.registry import METHODS
 
-pytestmark = pytest.mark.filterwarnings("ignore:the source picture does not come back", "ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:the source image does not come back", "ignore::UserWarning")
 QUICK = {
     "langevin": {"energy": {"stay-near": 1.0}, "num_langevin_steps": 2},
     "auto": {"tries": 2, "draws": 1},
@@ -114,7 +114,7 @@ def test_seeds_follow_one_another(toy_model: Any) -> None:
 def test_what_is_wrong_is_said_before_any_work(toy_model: Any, tmp_path: Path) -> None:
     picture(1, (33, 64)).save(tmp_path / "odd.png")
     before = toy_model.evaluations
-    with pytest.raises(ImageError, match=r"image 2 of 2 \(.*odd.png\): the picture has 33x64 pixels"):
+    with pytest.raises(ImageError, match=r"image 2 of 2 \(.*odd.png\): the image has 33x64 pixels"):
         edit(toy_model, [picture(0), tmp_path / "odd.png"])
     with pytest.raises(ImageError, match=r"image 1 of 2: cannot make an image of int"):
         edit(toy_model, [3, picture(0)])

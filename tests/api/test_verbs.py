@@ -31,7 +31,7 @@ def edit(model: Any, picture: Any, **options: Any) -> sfumato.EditResult:
     return sfumato.edit(model, picture, **(given | options))
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:the source picture does not come back")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore:the source image does not come back")  # random weights
 
 
 def test_edit_of_a_picture(toy_model: Any, picture: Image.Image, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_generate(toy_model: Any, tmp_path: Path) -> None:
 
 
 def test_a_low_psnr_is_a_warning(toy_model: Any, picture: Image.Image) -> None:
-    with pytest.warns(UserWarning, match="the source picture does not come back"):
+    with pytest.warns(UserWarning, match="the source image does not come back"):
         result = edit(toy_model, picture)
     assert any("does not come back" in note for note in result.notes)
 
@@ -175,7 +175,7 @@ def test_masks_from_words(toy_model: Any, picture: Image.Image) -> None:
 
 
 def test_bad_masks(toy_model: Any, picture: Image.Image) -> None:
-    with pytest.raises(ImageError, match="64x64 pixels, the picture 128x96"):
+    with pytest.raises(ImageError, match="64x64 pixels, the image 128x96"):
         edit(toy_model, picture, mask=Image.new("L", (64, 64), 255))
     with pytest.raises(ImageError, match="black or transparent everywhere"):
         edit(toy_model, picture, mask=Image.new("L", picture.size, 0))
@@ -183,7 +183,7 @@ def test_bad_masks(toy_model: Any, picture: Image.Image) -> None:
         edit(toy_model, picture, mask=torch.full((96, 128), 2.0))
     with pytest.raises(UsageError, match="not both"):
         edit(toy_model, picture, mask=left_half(picture), mask_words="cat")
-    with pytest.raises(UsageError, match="a mask needs a picture"):
+    with pytest.raises(UsageError, match="a mask needs an image"):
         edit(toy_model, None, mask=left_half(picture))
 
 

@@ -1,4 +1,4 @@
-"""A toy model folder, a picture, and a way to run the command."""
+"""A toy model folder, an image, and a way to run the command."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cat(folder: Path) -> Path:
-    """A picture of 64x64."""
+    """An image of 64x64."""
     values = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(values).resize((64, 64), Image.Resampling.BICUBIC).save(folder / "cat.png")
     return Path("cat.png")
@@ -69,12 +69,12 @@ def edit(run: Run, toy: Path, cat: Path) -> Run:
 
 
 def pixels(path: Path) -> str:
-    """A hash of a picture's pixels."""
+    """A hash of an image's pixels."""
     with Image.open(path) as image:
         return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
 
 
 def size(path: Path | str) -> tuple[int, int]:
-    """Width and height of a picture."""
+    """Width and height of an image."""
     with Image.open(path) as image:
         return image.size

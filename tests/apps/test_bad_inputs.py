@@ -32,7 +32,7 @@ def a_folder(folder: Path, cat: Path) -> None:
 
 
 def a_text(folder: Path, cat: Path) -> None:
-    (folder / "in.png").write_text("not a picture")
+    (folder / "in.png").write_text("not an image")
 
 
 def truncated(folder: Path, cat: Path) -> None:
@@ -51,8 +51,8 @@ def huge(folder: Path, cat: Path) -> None:
     ("make", "says"),
     [
         (missing, ("there is no file in.png", "check the path")),
-        (a_folder, ("in.png is a folder", "give one picture file")),
-        (a_text, ("in.png is not a picture", "convert it to PNG")),
+        (a_folder, ("in.png is a folder", "give one image file")),
+        (a_text, ("in.png is not an image", "convert it to PNG")),
         (truncated, ("in.png is truncated or damaged", "download it again")),
         (one_pixel, ("1x1 pixels", "resize it to 8x8")),
         (huge, ("in.png", "64 megapixels", "make it smaller")),
@@ -117,7 +117,7 @@ def test_usage(args: tuple[str, ...], says: tuple[str, ...], folder: Path, cat: 
 def test_replace_without_a_common_word(folder: Path, cat: Path, toy: Path, run: Any) -> None:
     prompts = ("--source", "red cat", "--target", "blue house")
     result = run("edit", cat, *prompts, "--model", toy, "--steps", 2, "--set", "edit=replace", code=2)
-    assert_one_error(result, "no word in common", "'red cat'", "describe the whole picture in both")
+    assert_one_error(result, "no word in common", "'red cat'", "describe the whole image in both")
     assert [path.name for path in folder.iterdir()] == ["cat.png"]
 
 

@@ -1,4 +1,4 @@
-"""Good runs of every command on a toy model, and what they promise: repeatable pictures, JSON alone on stdout."""
+"""Good runs of every command on a toy model, and what they promise: repeatable images, JSON alone on stdout."""
 
 import json
 import os
@@ -137,7 +137,7 @@ def test_masks(edit: Any, run: Any, cat: Path, toy: Path) -> None:
     assert "the mask mask.png has changed" in said
     Image.new("L", (8, 8), 255).save("small.png")
     error = run("edit", "--like", "first.png", "--model", toy, "--mask", "small.png", "-o", "bad.png", code=1).stderr
-    assert "8x8 pixels, the picture 64x64" in error
+    assert "8x8 pixels, the image 64x64" in error
     assert not Path("bad.png").exists()
 
 
@@ -372,9 +372,9 @@ def test_several_images_that_cannot_be(run: Any, cat: Path, toy: Path) -> None:
     Image.new("RGB", (65, 64)).save("more/cat.png")
     args = ("--source", "a cat", "--target", "a dog", "--model", toy, "--steps", 2)
     assert "-o must be a folder that exists" in run("edit", cat, "more/cat.png", *args, "-o", "x.png", code=2).stderr
-    assert "two pictures are called cat" in run("edit", cat, "more/cat.png", *args, code=2).stderr
+    assert "two images are called cat" in run("edit", cat, "more/cat.png", *args, code=2).stderr
     Path("more/cat.png").rename("odd.png")
     said = run("edit", cat, "odd.png", *args, code=1).stderr
-    assert "image 2 of 2 (odd.png): the picture has 65x64 pixels" in said
-    assert "--inverted is of one picture" in run("edit", cat, "odd.png", *args, "--inverted", "x", code=2).stderr
+    assert "image 2 of 2 (odd.png): the image has 65x64 pixels" in said
+    assert "--inverted is of one image" in run("edit", cat, "odd.png", *args, "--inverted", "x", code=2).stderr
     assert not list(Path().glob("*-edit*"))

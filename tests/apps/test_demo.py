@@ -1,4 +1,4 @@
-"""The demo's edits fit the bundled pictures, and its sheet can be drawn."""
+"""The demo's edits fit the bundled images, and its sheet can be drawn."""
 
 from pathlib import Path
 from typing import Any

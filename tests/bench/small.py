@@ -51,7 +51,7 @@ class Small:
             with Path(self.attempts).open("a") as file:
                 file.write(f"{case.name} {configuration.name}\n")
         if case.data == 3:
-            raise ImageError("picture 3 is damaged")
+            raise ImageError("image 3 is damaged")
         if configuration.method == "odd" and case.data % 2 == 0:
             raise NotApplicable("even")
         error = case.data * (0.5 if configuration.method == "half" else 1.0)

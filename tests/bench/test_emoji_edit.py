@@ -1,4 +1,4 @@
-"""The cases are fixed, their shipped pictures are what the scenes say, and the figures mean what they claim."""
+"""The cases are fixed, their shipped images are what the scenes say, and the figures mean what they claim."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_tuning_edits_are_not_those_of_the_gallery(script: ModuleType) -> None:
     drawn = [case for case in draw_cases(1, 20) if case.kind in kinds]
     kept = script.tuning_cases(1, 20, kinds)
     left_out = [case for case in drawn if case not in kept]
-    assert left_out, "the seed draws pictures of the gallery, or the test tests nothing"
+    assert left_out, "the seed draws images of the gallery, or the test tests nothing"
     assert all((case.source.concept, case.source.style, case.source.background) in shown for case in left_out)
     assert {case.kind for case in kept} == set(kinds)
     assert len(kept) + len(left_out) == 20 * len(kinds)

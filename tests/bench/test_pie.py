@@ -120,7 +120,7 @@ def test_measures_by_its_protocol(folder: Path, tmp_path: Path, protocol: str) -
     whole = by_name["2", "sdedit"]["figures"]  # all may change: nothing to keep
     assert whole["mse"] is None
     assert whole["clip_whole"] is None  # no CLIP here: a gap
-    assert made.summarise(list(rows), tmp_path)["pictures with background"] == 3.0
+    assert made.summarise(list(rows), tmp_path)["images with background"] == 3.0
 
     figures = by_name["1", "autoencoder"]["figures"]
     source = load_source(folder / "annotation_images" / "1_change_object_80" / "cat-face.jpg")

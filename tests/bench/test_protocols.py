@@ -102,7 +102,7 @@ def test_refuses_what_two_models_cannot_do(folder: Path, tmp_path: Path) -> None
     with pytest.raises(UsageError, match="source cannot be read"):
         Translation(data=tmp_path)
     (folder / "target" / "dog-face.png").unlink()
-    with pytest.raises(UsageError, match="holds no pictures"):
+    with pytest.raises(UsageError, match="holds no images"):
         Translation(data=folder)
 
 
@@ -288,5 +288,5 @@ def test_sets_of_several_sizes_are_measured(tmp_path: Path) -> None:
     mixed = [picture.resize((64 + 8 * (k % 3), 64)) for k, picture in enumerate(pictures)]
     assert set_distances(mixed, pictures).keys() == set_distances(pictures, pictures).keys()
     (tmp_path / "damaged.png").write_text("no image")
-    with pytest.raises(ImageError, match="not a picture"):
+    with pytest.raises(ImageError, match="not an image"):
         set_distances([*pictures, tmp_path / "damaged.png"], pictures)

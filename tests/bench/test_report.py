@@ -199,5 +199,5 @@ def test_works_in_a_browser(report: Path, tmp_path: Path) -> None:
     assert found is not None, "the page's script broke"
     assert found[1] == (
         '{"leader":"half","turned":"whole","sorted":"descending","dots":1,"kinds":"configuration,even,odd","changes":4,'
-        '"worst":"case &lt;7&gt;","slid":"20%","failed":"ImageError: picture 3 is damaged","total":true}'
+        '"worst":"case &lt;7&gt;","slid":"20%","failed":"ImageError: image 3 is damaged","total":true}'
     )

@@ -39,7 +39,7 @@ def test_every_case_under_every_configuration(tmp_path: Path) -> None:
     assert len(rows) == 16
     assert read_rows(tmp_path) == rows
     (damaged, _) = (row for row in rows if row["status"] == "error")
-    assert damaged["error"] == "ImageError: picture 3 is damaged"
+    assert damaged["error"] == "ImageError: image 3 is damaged"
     perfect = next(row for row in rows if (row["case"], row["configuration"]) == ("00", "half"))
     assert perfect["figures"] == {"error": 0.0, "kept": "inf"}
     assert (tmp_path / perfect["pictures"]["result"]).is_file()

@@ -105,7 +105,7 @@ def test_repeats_go_on_from_the_result(toy_model: Any) -> None:
 
 
 def test_at_full_strength_sdedit_draws_from_the_model() -> None:
-    """Gaussian data: whatever the picture, the result has the model's mean and deviation."""
+    """Gaussian data: whatever the image, the result has the model's mean and deviation."""
     model = GaussianModel(cosine_schedule(final_alpha_bar=1.0))
     timesteps = tuple(model.schedule.timesteps(60))
     clean = torch.full((1, 1, 64, 64), 3.0, dtype=torch.float64)

@@ -50,7 +50,7 @@ def test_candidates_are_all_combinations_scale_innermost(toy_model: Any) -> None
 
 
 def test_each_image_gets_its_own_best_candidate(toy_model: Any) -> None:
-    """An energy that likes the most changed picture of one image and the least changed of the other."""
+    """An energy that likes the most changed image of one image and the least changed of the other."""
     inverted = source(toy_model, images=2)
     original = toy_model.decode_latents(inverted.clean)
 

@@ -1,4 +1,4 @@
-"""Langevin guidance as a method: its code is the picture's, energies lead it, masks hold, options count."""
+"""Langevin guidance as a method: its code is the image's, energies lead it, masks hold, options count."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ def test_energies_lead(toy_model: Any) -> None:
 
 
 def test_the_best_of_the_chain_is_kept(toy_model: Any) -> None:
-    found = run(toy_model, energy="stay-near", keep="best")  # the picture itself, where the chain starts
+    found = run(toy_model, energy="stay-near", keep="best")  # the image itself, where the chain starts
     assert far(found.latents[1], picture(toy_model).clean) < 1e-4
     assert found.distances is not None
     assert found.distances.shape == (3, 1, 1)
@@ -123,7 +123,7 @@ def test_a_drawn_source_is_sampled_first(toy_model: Any) -> None:
         ({"step_size": 0.0}, "step_size=0 moves nothing"),
         ({"eta": 0.0}, "eta=0 adds no noise"),
         ({"strength": 0.0}, "strength=0 leaves none of 3 steps"),
-        ({"energy": "text-agreement"}, "say who judges the pictures of toy"),
+        ({"energy": "text-agreement"}, "say who judges the images of toy"),
         ({"energy": lambda pixels: pixels}, "must give one number an image"),
     ],
 )

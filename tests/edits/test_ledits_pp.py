@@ -103,7 +103,7 @@ def test_words_that_look_elsewhere_do_not_limit_the_edit(toy_model: Any) -> None
     assert torch.equal(mask(at_left, "auto"), mask(at_left, "both"))
     assert mask(at_right, "both").sum() < mask(at_right, "noise").sum()
     assert torch.equal(mask(at_right, "auto"), mask(at_right, "noise"))
-    two = torch.cat([at_left, at_right])  # each picture decides for itself
+    two = torch.cat([at_left, at_right])  # each image decides for itself
     maps.total = left.repeat(1, 2, 1, 1, 1)
     assert torch.equal(mask(two, "auto"), torch.cat([mask(two, "both")[:1], mask(two, "noise")[1:]]))
 

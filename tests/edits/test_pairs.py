@@ -16,7 +16,7 @@ from sfumato.registry import INVERSIONS, METHODS
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 STEPS = 2
 PAIRS = [(method, inversion) for method in METHODS for inversion in INVERSIONS]
-FROM_THE_PICTURE = [name for name in METHODS if METHODS[name].from_picture]
+FROM_THE_PICTURE = [name for name in METHODS if METHODS[name].from_image]
 REFUSED = [(m, i) for m, i in PAIRS if i not in METHODS[m].inversions]
 SERVED = [(m, i) for m, i in PAIRS if i in METHODS[m].starts]
 # Where the source comes back by construction: pinned, or replayed by an exact rule
@@ -42,7 +42,7 @@ def picture() -> Image.Image:
 
 @pytest.fixture(scope="module")
 def inversions(toy_model: Any) -> dict[str, Inversion]:
-    """One of each, of the same picture."""
+    """One of each, of the same image."""
     return {
         name: sfumato.invert(
             toy_model, picture(), prompt=SOURCE, method=name, num_inference_steps=STEPS,
@@ -136,10 +136,10 @@ def test_masactrl_from_bdia_and_noise_maps_with_equal_prompts_changes_nothing(
 
 def test_what_leads_back_to_nothing_is_refused_where_an_inversion_is_needed(toy_model: Any) -> None:
     start = edited(toy_model, "sdedit").inversion
-    with pytest.raises(UsageError, match="holds the picture's latents alone"):
+    with pytest.raises(UsageError, match="holds the image's latents alone"):
         edited(toy_model, "prompt-to-prompt", inverted=start)
     bare = Inversion("direct", torch.randn(1, 4, 16, 16), tuple(toy_model.schedule.timesteps(STEPS)))
-    with pytest.raises(InversionError, match="holds no picture for sdedit"):
+    with pytest.raises(InversionError, match="holds no image for sdedit"):
         edited(toy_model, "sdedit", inverted=bare)
     with pytest.raises(UsageError, match="unknown inversion 'dirct'"):
         edited(toy_model, "sdedit", inversion="dirct")

@@ -170,7 +170,7 @@ def test_the_caption_may_be_the_negative_prompt(toy_model: Any) -> None:
 
 
 def test_by_default_guidance_leads_to_the_target_prompt(model: Any) -> None:
-    """Without the pull of the maps it is plain sampling of the target, in the picture's own noise."""
+    """Without the pull of the maps it is plain sampling of the target, in the image's own noise."""
     result = run(model, direction=None, attention_guidance=0.0, source_guidance_scale=1.0)
     target = {"target": Branch(model.encode_prompt(TARGET), guidance_scale=3.0)}
     assert far(result.latents[1], sample(model, start(model).noise, target, num_inference_steps=3)[0]) < 1e-4

@@ -173,7 +173,7 @@ def test_real_pictures_go_through_an_inversion(toy_model: Any) -> None:
         source_guidance_scale=1.0,
     )
     assert toy_model.evaluations - before == 50 * 3  # as the docstring says
-    # how well pictures come back is asked of the embedded model, whose weights are trained
+    # how well images come back is asked of the embedded model, whose weights are trained
     branch = {"source": Branch(toy_model.encode_prompt(SOURCE))}
     alone = sample(toy_model, inversion.noise, branch, timesteps=inversion.timesteps)
     assert far(result.latents[0], alone[0]) < 1e-4  # rounding over 50 steps

@@ -15,7 +15,7 @@ EXACT = {"direct", "bdia", "edit-friendly", "dpm-encoder"}
 OPTIONS: dict[str, dict[str, Any]] = {"null-text": {"inner_steps": 1}, "fixed-point": {"iterations": 2}}
 PROMPTS: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # random weights bring no picture back
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # random weights bring no image back
 
 
 def picture() -> Image.Image:

@@ -1,4 +1,4 @@
-"""The embedded distance: it grows with what is done to a picture; the optional ImageNet network."""
+"""The embedded distance: it grows with what is done to an image; the optional ImageNet network."""
 
 import json
 import random
@@ -65,7 +65,7 @@ def test_it_grows_with_blur_noise_and_shift(
         "shift": [pixels.roll(by, dims=3) for by in (1, 2, 4, 8)],
     }
     for name, changed in series.items():
-        found = torch.stack([distance(pixels, one) for one in changed])  # (amounts, pictures)
+        found = torch.stack([distance(pixels, one) for one in changed])  # (amounts, images)
         assert (found.diff(dim=0) > 0).all(), name
 
 

@@ -124,7 +124,7 @@ def test_prompt_gain_of_rows_with_their_own_prompts(toy_model: Any) -> None:
         ("guide", "stay-near:3", "stay-near takes nothing after its name, got '3'"),
         ("expert", "low-pass:many", "low-pass takes a number of cells, at least 1, such as low-pass:8; got 'many'"),
         ("guide", "low-pass:0", "got '0'"),
-        ("guide", "classifier", "say what the picture shall show, such as classifier:dog face"),
+        ("guide", "classifier", "say what the image shall show, such as classifier:dog face"),
         ("guide", "classifier:dog fase", "did you mean 'dog face'?"),
         ("guide", {}, "the table of energies is empty"),
         ("guide", lambda: 0.0, "must take images, and nothing else"),

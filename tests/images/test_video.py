@@ -1,4 +1,4 @@
-"""Moving pictures: what a player gets out of the files, and that a failure leaves nothing behind."""
+"""Moving images: what a player gets out of the files, and that a failure leaves nothing behind."""
 
 import io
 import re

@@ -59,7 +59,7 @@ def test_offsets_for_both_axes_or_each() -> None:
 
 
 def test_a_standard_normal_costs_nothing() -> None:
-    """2 KL(N(mu, s^2) || N(0, 1)) = s^2 + mu^2 - 1 - log s^2, for each picture by itself."""
+    """2 KL(N(mu, s^2) || N(0, 1)) = s^2 + mu^2 - 1 - log s^2, for each image by itself."""
     exact = torch.linspace(-3, 3, 256, dtype=torch.float64).view(1, 1, 16, 16)
     exact = exact / exact.flatten().std()
     maps = torch.cat([exact, 2.0 * exact + 0.5])

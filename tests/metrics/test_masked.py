@@ -22,7 +22,7 @@ class SquareDistance:
 
 @pytest.fixture
 def scene() -> tuple[Tensor, Tensor, Tensor]:
-    """Two pictures that differ everywhere, and a mask of the upper right part."""
+    """Two images that differ everywhere, and a mask of the upper right part."""
     generator = torch.Generator().manual_seed(0)
     first, second = torch.rand(2, 2, 3, SIDE, SIDE, generator=generator) * 2 - 1
     mask = torch.zeros(SIDE, SIDE)

@@ -115,7 +115,7 @@ def test_rppd_of_a_straight_path() -> None:
     corrected = relative_perceptual_path_diversity([0.9, *[0.1] * 9], 1.0, released=False)
     assert (released, corrected) == pytest.approx((1.8 / 9, 0.1))
     assert relative_perceptual_path_diversity([1.8, *[0.2] * 9], 2.0) == pytest.approx(released)  # no unit
-    with pytest.raises(ValueError, match="the two pictures are equal"):
+    with pytest.raises(ValueError, match="the two images are equal"):
         relative_perceptual_path_diversity([0.1, 0.1], 0.0)
     with pytest.raises(ValueError, match="got 1 distances"):
         relative_perceptual_path_diversity([0.1], 1.0)

@@ -1,4 +1,4 @@
-"""Distances of sets of pictures: resizing, Fréchet, kernel, density and coverage, beside other ways to compute them."""
+"""Distances of sets of images: resizing, Fréchet, kernel, density and coverage, beside other ways to compute them."""
 
 from itertools import permutations, product
 
@@ -117,7 +117,7 @@ def test_subsets_come_from_the_generator_alone() -> None:
     assert not torch.equal(found[0].values, found[2].values)
     whole = kernel_distance(first, second[:50], num_subsets=2, subset_size=50)
     assert whole.values.tolist() == pytest.approx([unbiased_mmd(first, second[:50])] * 2, rel=1e-9)
-    with pytest.raises(ValueError, match="2 pictures at least"):
+    with pytest.raises(ValueError, match="2 images at least"):
         kernel_distance(first, second, subset_size=1)
 
 
@@ -135,8 +135,8 @@ def test_density_and_coverage_at_their_ends() -> None:
     real = features(20, 2)
     assert density_coverage(real, real).coverage == 1.0
     assert density_coverage(real + 1000, real) == (0.0, 0.0)
-    assert density_coverage(real[:1].expand(20, -1), real).coverage < 0.7  # one picture over and over
-    with pytest.raises(ValueError, match=r"in 1\.\.4 for 5 real pictures, got 5"):
+    assert density_coverage(real[:1].expand(20, -1), real).coverage < 0.7  # one image over and over
+    with pytest.raises(ValueError, match=r"in 1\.\.4 for 5 real images, got 5"):
         density_coverage(real, real[:5])
 
 

@@ -1,4 +1,4 @@
-"""Agreement of pictures with texts: closed forms on vectors whose angles are known."""
+"""Agreement of images with texts: closed forms on vectors whose angles are known."""
 
 from math import cos, radians, sin
 

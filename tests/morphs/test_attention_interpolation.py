@@ -1,4 +1,4 @@
-"""Attention interpolation of pictures: ends, constant paths, kept ends, guidance, guide prompts, costs."""
+"""Attention interpolation of images: ends, constant paths, kept ends, guidance, guide prompts, costs."""
 
 from typing import Any, get_args
 

@@ -1,4 +1,4 @@
-"""Two toy pictures, and methods run on them."""
+"""Two toy images, and methods run on them."""
 
 from collections.abc import Sequence
 from dataclasses import fields

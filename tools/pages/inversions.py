@@ -42,9 +42,9 @@ def page(report: dict[str, Any]) -> str:
     best_text = f"{best:.1f} dB" if math.isfinite(best) else "infinite"
     return f"""# Inversions, measured
 
-An inversion finds the noise, and whatever else a replay needs, that leads back to a picture. This page is written by
+An inversion finds the noise, and whatever else a replay needs, that leads back to an image. This page is written by
 `python benchmarks/inversions.py`: every inversion with its default options, {report["steps"]} steps,
-{report["pictures"]} example pictures of the embedded model one at a time, inverted for a source branch at guidance 1
+{report["pictures"]} example images of the embedded model one at a time, inverted for a source branch at guidance 1
 and at 7.5 and replayed at the same guidance. `docs/inversions.json` holds the same numbers.
 
 **Ceiling: {best_text}.** That is the autoencoder alone; no reconstruction can be much better.
@@ -53,10 +53,10 @@ and at 7.5 and replayed at the same guidance. `docs/inversions.json` holds the s
 
 How to read it:
 
-- *Evaluations* are rows through the network for one picture, the mean over the pictures. *Seconds* are processor time
+- *Evaluations* are rows through the network for one image, the mean over the images. *Seconds* are processor time
   of one thread for the inversion alone, the median. *Memory* is what the inversion took over what the process held
   before it, the largest; most of it is the network's own activations, and null-text keeps these for its backward pass.
-- *PSNR* compares the replay, decoded, with the picture: mean and worst; and on how many pictures the inversion itself
+- *PSNR* compares the replay, decoded, with the image: mean and worst; and on how many images the inversion itself
   warned that it had missed.
 - `ddim` and `regularised-ddim` invert without guidance whatever the replay's is: `sfumato edit` therefore runs their
   source branch at guidance 1, and only the edited branches are guided.
@@ -76,8 +76,8 @@ distance are those to the exact target. `auto` runs some of these methods and is
 
 {chr(10).join(edit_rows(report["edits"]["methods"]))}
 
-- Prompt-to-Prompt reads the source's attention maps: with `direct` these are the picture's own. MasaCtrl, Plug-and-Play
-  and DiffEdit read the trajectory of either inversion, and DDIB reads only its end: the edited picture is the same, bit
+- Prompt-to-Prompt reads the source's attention maps: with `direct` these are the image's own. MasaCtrl, Plug-and-Play
+  and DiffEdit read the trajectory of either inversion, and DDIB reads only its end: the edited image is the same, bit
   for bit. Outside a mask the image stays with either.
 - The guidance of the source branch is 1 with `direct`, too. Its prediction is replaced by the trajectory, and what is
   read from it is computed before guidance is applied, so that the edits at 1 and at the model's own guidance are the

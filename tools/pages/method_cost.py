@@ -24,7 +24,7 @@ def page(report: Mapping[str, Any]) -> str:
         "",
         (
             f"Written by `python benchmarks/method_cost.py`: `{report['model']}`, {size}×{size}"
-            f" latents, {report['steps']} steps, one picture, one target, default options unless said; one thread of an"
+            f" latents, {report['steps']} steps, one image, one target, default options unless said; one thread of an"
             f" {report['processor']}, torch {report['torch']}; least of {report['rounds']} runs, processor time."
         ),
         "",

@@ -26,36 +26,36 @@ TEXT = """\
 
 Written by `benchmarks/metrics.py`; the numbers are in `docs/metrics.json`.
 
-{pictures} scenes of the emoji world, 64 x 64 pixels, are changed by rising amounts: blur (radius 0 to 4 pixels), noise
+{images} scenes of the emoji world, 64 x 64 pixels, are changed by rising amounts: blur (radius 0 to 4 pixels), noise
 (standard deviation 0 to half the range), shift (0 to 12 pixels), colour (0 to 100 % of the way to swapped channels),
 concept (the same drawing, another style, another concept of the subgroup, a concept of another group). A cell is
-Spearman's rank correlation of the amount with how much worse the metric says the picture became: 1 is a metric that
+Spearman's rank correlation of the amount with how much worse the metric says the image became: 1 is a metric that
 never puts a stronger change before a weaker one. Values below {good} are in *italics*: do not read that metric as a
 measure of that change. Definition, range, direction, source and network of each metric stand in its docstring under
 `sfumato/metrics/`.
 
-## Two pictures
+## Two images
 
-The mean over the pictures of the correlation within each. The background metrics look outside a square in the middle.
+The mean over the images of the correlation within each. The background metrics look outside a square in the middle.
 
 {pairs}
 
-## Two sets of pictures
+## Two sets of images
 
-The changed pictures as a set beside the originals. The sets are small and the two networks nobody else uses: good for
+The changed images as a set beside the originals. The sets are small and the two networks nobody else uses: good for
 ranking here, not comparable with published FID or KID.
 
 {sets}
 
-Density and coverage are no distances: pictures that lose their differences, by blur say, crowd where real ones are
-dense. What they are for, on 160 pictures beside 160 others of the same world, by the features of emoji-clip:
+Density and coverage are no distances: images that lose their differences, by blur say, crowd where real ones are
+dense. What they are for, on 160 images beside 160 others of the same world, by the features of emoji-clip:
 
 {shares}
 
 ## Morphs
 
 Cross-fades of 17 frames, by pixel distance, with a known fault: uneven weights (smoothness, PDV), a way round (detour,
-PPL), a first frame that misses its picture (endpoint fidelity).
+PPL), a first frame that misses its image (endpoint fidelity).
 
 {morphs}
 
@@ -79,7 +79,7 @@ def page(result: dict[str, Any]) -> str:
     shares = [f"| {name} | {_cell(value)} |" for name, value in result["shares"].items()]
     gaps = [f"| {name} | {row.removeprefix('gap: ')} |" for name, row in _gaps(result)]
     return TEXT.format(
-        pictures=result["pictures"],
+        images=result["pictures"],
         good=GOOD,
         pairs="\n".join(table(result["pairs"])),
         sets="\n".join(table(result["sets"])),

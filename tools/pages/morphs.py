@@ -49,7 +49,7 @@ def page(report: Mapping[str, Any]) -> str:
     return f"""# Morphs, measured
 
 Written by `python benchmarks/morphs.py`: {settings["frames"]} frames, {steps} steps, default options unless
-`morphs.json` says otherwise, the ends brought nearer to the pictures by {settings["encode_steps"]} `encode_steps`,
+`morphs.json` says otherwise, the ends brought nearer to the images by {settings["encode_steps"]} `encode_steps`,
 distances of the embedded emoji model, means over the pairs that stand above each table.
 The guidance of `impus` for this model, 1.5, was chosen on the first group and the model's first weights (of 1, 1.5, 2
 and 3, not all on each pair); no other method's options were. On that group its figures flatter it.
@@ -58,18 +58,18 @@ and 3, not all on each pair); no other method's options were. On that group its 
   Compare the row `even` of a method (before) with the others (after).
 - *Path length* is their sum, and *end to end* the distance of the two ends: a ratio near 1 is a morph without detours.
 - *Far from real* says whether the frames between look like real emoji: their distance to the nearest of
-  {settings["real"]} real ones in the features of `emoji-clip`, over that of other real pictures. 1 is as good as real.
+  {settings["real"]} real ones in the features of `emoji-clip`, over that of other real images. 1 is as good as real.
 - *Density* is the mean number of real pictures' neighbourhoods that such a frame lies in, over 5. It is the blunter of
-  the two: a few odd real pictures have wide neighbourhoods.
+  the two: a few odd real images have wide neighbourhoods.
 - *Evaluations* are rows through the network, preparation included; *seconds* are of one thread.
-- *Ends come back*: PSNR of the first and last frame against the two pictures. The autoencoder alone reaches
+- *Ends come back*: PSNR of the first and last frame against the two images. The autoencoder alone reaches
   {decibels(ceilings)}.
 - The second table of a group takes the frames of all its pairs together, in the eyes of the network that the even
   spacing is by (`emoji-clip`) and of one that has only seen photographs (`efficientnet-lite0`). *Kernel* is the kernel
-  distance to the real pictures, times 1000 (KID's estimate; 0 is like them), *coverage* the share of real pictures
-  with a frame near by: it says how many kinds of picture occur, and a few morphs have few. A network of photographs
+  distance to the real images, times 1000 (KID's estimate; 0 is like them), *coverage* the share of real images
+  with a frame near by: it says how many kinds of image occur, and a few morphs have few. A network of photographs
   minds what the autoencoder does to fine detail. Of all methods only `crossfade` mixes pixels and goes without it, so
-  its frames stand here also as the autoencoder gives them back, and real pictures likewise.
+  its frames stand here also as the autoencoder gives them back, and real images likewise.
 
 {chr(10).join(sections)}{gaps}
 Measured with {report["measured_with"]}; model {settings["model"][:19]}.
@@ -100,7 +100,7 @@ def contests(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     pairs, lines = list(dict.fromkeys(key.split(" ")[0] for key in runs)), []
     for other, name, words, sign in (
         ("slerp", "path_length", "takes the shorter path", 1),
-        ("crossfade", "far_from_real", "is nearer to real pictures", 1),
+        ("crossfade", "far_from_real", "is nearer to real images", 1),
         ("crossfade", "density", "lies denser among them", -1),
     ):
         values = [

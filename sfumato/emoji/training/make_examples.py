@@ -1,4 +1,4 @@
-"""The example pictures of the demo: real drawings, not generated ones.
+"""The example images of the demo: real drawings, not generated ones.
 
 `python -m sfumato.emoji.training.make_examples` writes them.
 """

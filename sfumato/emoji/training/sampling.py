@@ -37,10 +37,10 @@ def generate(
     batch: int = 32,
     device: str = "cpu",
 ) -> torch.Tensor:
-    """Draws one picture for each prompt by DDIM with classifier-free guidance, under bf16 autocast.
+    """Draws one image for each prompt by DDIM with classifier-free guidance, under bf16 autocast.
 
     Args:
-        prompts: One caption for each picture.
+        prompts: One caption for each image.
         tokenizer: The model's parts, as in Stable Diffusion.
         text_encoder: See `tokenizer`.
         unet: See `tokenizer`.
@@ -49,7 +49,7 @@ def generate(
         num_inference_steps: DDIM steps.
         guidance_scale: w in `uncond + w * (cond - uncond)`.
         seed: Of the starting noise.
-        batch: Pictures at a time.
+        batch: Images at a time.
         device: Where the networks are.
 
     Returns:
@@ -59,7 +59,7 @@ def generate(
     size, channels = unet.config["sample_size"], unet.config["in_channels"]
     noise = torch.randn(len(prompts), channels, size, size, generator=generator)
     scheduler.set_timesteps(num_inference_steps)
-    pictures = []
+    images = []
     for start in range(0, len(prompts), batch):
         texts = list(prompts[start : start + batch])
         ids = tokenize(tokenizer, [""] * len(texts) + texts).to(device)
@@ -72,5 +72,5 @@ def generate(
                 noise_pred = uncond + guidance_scale * (cond - uncond)
                 latents = scheduler.step(noise_pred, t, latents).prev_sample
             scaled = (latents / autoencoder.config["scaling_factor"]).contiguous(memory_format=torch.channels_last)
-            pictures.append(autoencoder.decode(scaled).sample.float().cpu())
-    return torch.cat(pictures)
+            images.append(autoencoder.decode(scaled).sample.float().cpu())
+    return torch.cat(images)

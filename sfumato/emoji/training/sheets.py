@@ -1,4 +1,4 @@
-"""Pictures to tensors and back, and contact sheets."""
+"""Images to tensors and back, and contact sheets."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def to_images(pixels: torch.Tensor) -> np.ndarray:
 def save_sheet(
     images: np.ndarray | Sequence[np.ndarray], path: Path, *, columns: int, gap: int = 2, colours: int = 0
 ) -> None:
-    """Writes a sheet of equal pictures, row by row.
+    """Writes a sheet of equal images, row by row.
 
     Args:
         images: uint8 RGB (count, height, width, 3).
         path: PNG file to write.
-        columns: Pictures in a row.
-        gap: White pixels between pictures.
+        columns: Images in a row.
+        gap: White pixels between images.
         colours: Reduce the sheet to so many colours, at most 256, for a small file; 0 keeps them all.
     """
     height, width = images[0].shape[:2]

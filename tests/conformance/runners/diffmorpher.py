@@ -1,4 +1,4 @@
-"""DiffMorpher: noise, adapters and attention between two pictures, and whole sequences."""
+"""DiffMorpher: noise, adapters and attention between two images, and whole sequences."""
 
 import torch
 from torch import Tensor

@@ -22,7 +22,7 @@ from tests.conformance.registry import runner
 
 
 def given(timesteps: Any, noise: Tensor) -> Draws:
-    """Stored draws; timesteps are (iteration,) of one picture or (iteration, image), the noises in order of use."""
+    """Stored draws; timesteps are (iteration,) of one image or (iteration, image), the noises in order of use."""
     steps = torch.as_tensor(timesteps)
     steps = steps.view(len(steps), -1, 1)  # (iteration, image, draw)
     return Draws(timesteps=steps, noise=noise.view(*steps.shape, *noise.shape[-3:]))

@@ -1,4 +1,4 @@
-"""MasaCtrl: synthesis from given noises, and edits of an inverted picture."""
+"""MasaCtrl: synthesis from given noises, and edits of an inverted image."""
 
 from typing import Any
 

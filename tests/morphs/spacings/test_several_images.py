@@ -1,4 +1,4 @@
-"""Frames of a path through several pictures, shared out so that all legs move at one pace."""
+"""Frames of a path through several images, shared out so that all legs move at one pace."""
 
 from collections.abc import Callable
 
