@@ -1,9 +1,9 @@
 """The first steps of a case: what `make test` runs of the kinds whose smallest case takes a minute or more.
 
-A step at latents of 64x64 takes seconds on a processor, and some kinds have cases of that size only. Of their smallest
-case inversions are run to the end, as the edit starts there; sampling and optimising stop after a few steps. What the
-case stores step by step is compared as far as the run came, at the case's own tolerance. `make conformance` runs every
-case to its end, these included.
+A step at latents of 64x64, or a gradient at 32x32, takes seconds on a processor, and some kinds have no smaller cases.
+Of their smallest one inversions are run to the end, as the edit starts there; sampling and optimising stop after a few
+steps. What the case stores step by step is compared as far as the run came, at the case's own tolerance. `make
+conformance` runs every case to its end, these included.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +14,12 @@ from sfumato.watch import Watch
 from tests.conformance.golden import Case, Comparison, compare_output
 
 STEPS = 2
-LARGE = 64
+LARGE = 32
 WHOLE = "inverting"  # the stage of `Watch` that is run to its end
 
 
 def takes_long(case: Case) -> bool:
-    """Whether the case stores latents of 64x64, or larger ones, step by step."""
+    """Whether the case stores latents of 32x32, or larger ones, step by step."""
     names = [name for stored in case.outputs.values() for name in stored if by_step(case, name)]
     return any(min(case.tensors.shape(name)[-2:]) >= LARGE for name in names if len(case.tensors.shape(name)) >= 4)
 

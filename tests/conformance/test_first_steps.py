@@ -27,9 +27,10 @@ def problems(case: Case, results: dict[str, Any]) -> dict[str, str]:
     return {found.output: found.problem for found in compare_first_steps(case, results, 3)}
 
 
-def test_cases_with_steps_at_64x64_latents_take_long(tmp_path: Path) -> None:
+def test_cases_with_steps_at_large_latents_take_long(tmp_path: Path) -> None:
     assert takes_long(case_of(tmp_path, 64))
-    assert not takes_long(case_of(tmp_path, 32))
+    assert takes_long(case_of(tmp_path, 32))
+    assert not takes_long(case_of(tmp_path, 16))
     no_run = make_case(tmp_path / "s" / "one", {"noise": torch.ones(1, 4, 64, 64)}, 1e-3)
     assert not takes_long(no_run)
 
