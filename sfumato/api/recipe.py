@@ -120,7 +120,7 @@ class Recipe:
         found: dict[str, Any] = {}
         held = request.inverted is not None  # the inversion may hold the image
         for name, what, remedy in (
-            ("image", "picture", "give it as IMAGE"),
+            ("image", "image", "give it as IMAGE"),
             ("inverted", "inversion", "give it with --inverted (see Inversion.save)"),
             ("mask", "mask", "give it with --mask"),
         ):

@@ -119,7 +119,7 @@ def invert(
             }
         )
         return
-    rows = [("result", str(path)), *([("picture", str(reconstruction))] if reconstruction is not None else [])]
+    rows = [("result", str(path)), *([("image", str(reconstruction))] if reconstruction is not None else [])]
     rows += [("source", comes_back(result.reconstruction_psnr, result.ceiling_psnr)), ("cost", str(result.cost))]
     table(rows)
     for text in result.notes:

@@ -30,7 +30,7 @@ def tradeoff_sheet(result: EditResult) -> Image.Image:
         )
         for k, tried in [(-1, result.tried[0]), *enumerate(result.tried)]
     ]
-    candidates = draw_sheet(rows, ["picture"], heading="what was tried", tile=170)
+    candidates = draw_sheet(rows, ["image"], heading="what was tried", tile=170)
     points = [(tried.change, tried.agreement) for tried in result.tried]
     plot = draw_plot(points, chosen, side=440)
     sheet = Image.new("RGB", (candidates.width + plot.width, max(candidates.height, plot.height)), PAPER)
