@@ -38,10 +38,10 @@ from scipy.stats import spearmanr
 from skimage.color import rgb2lab
 
 import sfumato
-from sfumato.bench.scene_edit import REDRAWN, SceneEdits, redraw_ratio
+from sfumato.bench.scene_edit import REDRAWN, SceneEdits, redraw_ratio, share
 from sfumato.emoji.render import ATLAS, Atlas, render
 from sfumato.emoji.scene_captions import Telling, caption
-from sfumato.emoji.scene_judge import SceneJudge, Seen, load_scene_judge
+from sfumato.emoji.scene_judge import SceneJudge, Seen, load_scene_judge, relation_holds
 from sfumato.emoji.scene_sampling import sample_scene
 from sfumato.emoji.scenes import COLOURS, Background, Scene, Thing, held_out
 from sfumato.emoji.training.attention import record_maps
@@ -108,23 +108,8 @@ def tints_right(seen: Sequence[Seen], scenes: Sequence[Scene]) -> list[bool]:
 
 
 def relations_right(seen: Sequence[Seen], scenes: Sequence[Scene]) -> list[bool]:
-    """Whether told relations hold between the centres of the things; a thing that is not found is wrong."""
-    rights = []
-    for one, scene in zip(seen, scenes, strict=True):
-        if scene.relation:
-            places = [one.thing(thing.concept) for thing in scene.things]
-            first, second = places
-            if first is None or second is None:
-                rights.append(False)
-                continue
-            holds = {
-                "left of": first.x < second.x - 0.1,
-                "right of": first.x > second.x + 0.1,
-                "above": first.y < second.y - 0.1,
-                "below": first.y > second.y + 0.1,
-            }
-            rights.append(holds[scene.relation])
-    return rights
+    """Whether told relations hold between the centres of the things."""
+    return [relation_holds(one, scene) for one, scene in zip(seen, scenes, strict=True) if scene.relation]
 
 
 def border_distances(images: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
@@ -133,11 +118,6 @@ def border_distances(images: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
     ring[2:-2, 2:-2] = False
     named = np.array([COLOURS[scene.background.colour] for scene in scenes]) / 255
     return np.linalg.norm(rgb2lab(np.median(images[:, ring], axis=1) / 255) - rgb2lab(named), axis=-1)
-
-
-def share(rights: Sequence[bool]) -> float | None:
-    """Share of the true ones, None of none."""
-    return sum(rights) / len(rights) if len(rights) else None
 
 
 def measure_drawing(

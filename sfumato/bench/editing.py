@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+
 import sfumato
 from sfumato.bench.benchmark import Configuration
 from sfumato.errors import UsageError
+from sfumato.metrics.psnr import psnr
 from sfumato.registry import INVERSIONS, METHODS
 
 if TYPE_CHECKING:
@@ -18,6 +23,12 @@ if TYPE_CHECKING:
     from sfumato.models.base import Model
 
 SLOW = {"null-text", "auto"}
+CHANGED_ABOVE = 8
+"""A pixel that differs by more, 0-255 in any channel, is part of the edit; so are its neighbours two pixels around."""
+LEAST_UNCHANGED = 0.02
+"""Share of the pixels below which what is kept is not measured."""
+HIGHEST_PSNR = 50.0
+"""Beyond it nobody sees a difference, and one perfect result shall not decide a mean."""
 
 
 def edit_configurations(
@@ -87,6 +98,28 @@ def price(result: EditResult | TranslateResult) -> dict[str, float | int]:
         "seconds": round(result.cost.seconds, 3),
         "memory_gb": round(result.cost.peak_memory / 2**30, 3),
     }
+
+
+def changed_region(source: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Where the exact edit changes the image, bool (H, W); images are uint8 (H, W, 3)."""
+    differs = np.abs(source.astype(int) - truth.astype(int)).max(axis=-1) > CHANGED_ABOVE
+    grown = F.max_pool2d(torch.from_numpy(differs).float()[None, None], 5, stride=1, padding=2)
+    return np.asarray(grown[0, 0].bool())
+
+
+def kept_psnr(result: np.ndarray, source: np.ndarray, kept: np.ndarray) -> float | None:
+    """PSNR in dB of result against source where an edit changes nothing, at most `HIGHEST_PSNR`.
+
+    Args:
+        result, source: uint8, (H, W, 3).
+        kept: Where nothing changes, bool (H, W).
+
+    Returns:
+        None where that is too little to measure.
+    """
+    if kept.mean() < LEAST_UNCHANGED:
+        return None
+    return min(psnr(result[kept], source[kept], data_range=255), HIGHEST_PSNR)
 
 
 QUIET = sfumato.Watch(progress=lambda progress: None)

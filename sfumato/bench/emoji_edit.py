@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from sfumato.bench.benchmark import Case, Configuration, Measure, NotApplicable, Outcome, Seed, Steps
-from sfumato.bench.editing import edit_configurations, edited, price
+from sfumato.bench.editing import HIGHEST_PSNR, changed_region, edit_configurations, edited, kept_psnr, price
 from sfumato.bench.emoji_scenes import TEST_SEED, EditCase, draw_cases, read_atlas
 from sfumato.emoji.world import BACKGROUNDS
 from sfumato.images import to_images, to_pixels
@@ -34,12 +33,7 @@ if TYPE_CHECKING:
     from sfumato.models.base import Model
 
 ABOUT = (__doc__ or "").partition("\n\n")[2]
-CHANGED_ABOVE = 8
-"""A pixel that differs by more, 0-255 in any channel, is part of the edit; so are its neighbours two pixels around."""
-LEAST_UNCHANGED = 0.02
 BACKGROUND_WITHIN = 15.0
-HIGHEST_PSNR = 50.0
-"""Beyond it nobody sees a difference, and one perfect result shall not decide a mean."""
 REFERENCES = ("unedited", "autoencoder")
 
 
@@ -167,10 +161,7 @@ class Judges:
         arrays = {name: np.asarray(image.convert("RGB")) for name, image in _named(source, truth, result)}
         pixels = to_pixels(result)
         concept, style = self.classifier(pixels)
-        unchanged = ~changed_region(arrays["source"], arrays["truth"])
-        kept = None
-        if unchanged.mean() >= LEAST_UNCHANGED:
-            kept = min(psnr(arrays["result"][unchanged], arrays["source"][unchanged], data_range=255), HIGHEST_PSNR)
+        kept = kept_psnr(arrays["result"], arrays["source"], ~changed_region(arrays["source"], arrays["truth"]))
         seen, named = border_colour(arrays["result"]), edit.target.background_rgb or BACKGROUNDS[edit.target.background]
         return {
             "target_distance": float(self.distance(pixels, to_pixels(truth))),
@@ -184,13 +175,6 @@ class Judges:
 
 def _named(*images: Image.Image) -> list[tuple[str, Image.Image]]:
     return list(zip(("source", "truth", "result"), images, strict=True))
-
-
-def changed_region(source: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Where the exact edit changes the image, bool (H, W); images are uint8 (H, W, 3)."""
-    differs = np.abs(source.astype(int) - truth.astype(int)).max(axis=-1) > CHANGED_ABOVE
-    grown = F.max_pool2d(torch.from_numpy(differs).float()[None, None], 5, stride=1, padding=2)
-    return np.asarray(grown[0, 0].bool())
 
 
 def border_colour(image: np.ndarray) -> np.ndarray:

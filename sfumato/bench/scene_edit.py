@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import sfumato
 from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
-from sfumato.bench.editing import QUIET, edit_configurations, edited, price
+from sfumato.bench.editing import HIGHEST_PSNR, QUIET, changed_region, edit_configurations, edited, kept_psnr, price
 from sfumato.emoji import WEIGHTS
 from sfumato.emoji.render import ATLAS, Atlas, render
 from sfumato.emoji.scene_edits import KINDS, SceneEdit, draw_edits
+from sfumato.emoji.scene_judge import Seen, relation_holds
 from sfumato.errors import UsageError
 from sfumato.images import to_images, to_pixels
 from sfumato.metrics.psnr import psnr
@@ -36,17 +36,11 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from sfumato.emoji.scene_judge import Seen
     from sfumato.models.base import Model
 
 ABOUT = (__doc__ or "").partition("\n\n")[2]
 TEST_SEED = 20_261
 PER_KIND = 10
-CHANGED_ABOVE = 8
-"""A pixel that differs by more, 0-255 in any channel, is part of the edit; so are its neighbours two pixels around."""
-LEAST_UNCHANGED = 0.02
-HIGHEST_PSNR = 50.0
-"""Beyond it nobody sees a difference, and one perfect result shall not decide a mean."""
 SAME_PLACE = 0.12
 """A thing is where it should be when its centre is this near, as a share of the canvas; the judge's grid has 1/16."""
 REFERENCES = ("unedited", "autoencoder", "drawn-anew")
@@ -215,10 +209,7 @@ class Judge:
         before, exact, after = (np.asarray(image.convert("RGB")) for image in (source, truth, result))
         changed = changed_region(before, exact)
         kept = ~changed if edit.exact else (masks[0] > 0.5).numpy() if edit.kind == "add" else np.zeros_like(changed)
-        kept_psnr = None
-        if kept.mean() >= LEAST_UNCHANGED:
-            kept_psnr = min(psnr(after[kept], before[kept], data_range=255), HIGHEST_PSNR)
-        figures: dict[str, float | None] = {"kept_psnr": kept_psnr}
+        figures: dict[str, float | None] = {"kept_psnr": kept_psnr(after, before, kept)}
         figures |= dict.fromkeys(("target_distance", "inside_distance", "target_psnr"))
         if edit.exact:
             pixels, wanted = to_pixels(result), to_pixels(truth)
@@ -234,7 +225,7 @@ def verdicts(seen: Seen, edit: SceneEdit) -> dict[str, float | None]:
     """What the judge says of a result, as shares in [0, 1]; None where nothing is asked."""
     target, found = edit.target, [(thing, seen.thing(thing.concept)) for thing in edit.target.things]
     if edit.kind == "relation":
-        places: list[bool] = [holds(seen, edit)]
+        places: list[bool] = [relation_holds(seen, target)]
     else:
         staying = [pair for pair in found if edit.exact or pair[0] in edit.source.things]
         places = [
@@ -251,30 +242,10 @@ def verdicts(seen: Seen, edit: SceneEdit) -> dict[str, float | None]:
     }
 
 
-def holds(seen: Seen, edit: SceneEdit) -> bool:
-    """Whether the target's relation is that of what the judge finds."""
-    one, other = (seen.thing(thing.concept) for thing in edit.target.things)
-    if one is None or other is None:
-        return False
-    return {
-        "left of": one.x < other.x,
-        "right of": one.x > other.x,
-        "above": one.y < other.y,
-        "below": one.y > other.y,
-    }[edit.target.relation]
-
-
 def share(rights: Any) -> float | None:
     """Share of the true ones, None of none."""
     listed = list(rights)
     return sum(listed) / len(listed) if listed else None
-
-
-def changed_region(source: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Where the exact edit changes the image, bool (H, W); images are uint8 (H, W, 3)."""
-    differs = np.abs(source.astype(int) - truth.astype(int)).max(axis=-1) > CHANGED_ABOVE
-    grown = F.max_pool2d(torch.from_numpy(differs).float()[None, None], 5, stride=1, padding=2)
-    return np.asarray(grown[0, 0].bool())
 
 
 def redraw_ratio(rows: Sequence[Mapping[str, Any]]) -> tuple[str, float]:

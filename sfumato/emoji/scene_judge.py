@@ -17,12 +17,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sfumato.emoji.judges import ResidualBlock
-from sfumato.emoji.scenes import COLOURS, PATTERNS, TINTS, Concept, World
+from sfumato.emoji.scenes import COLOURS, PATTERNS, TINTS, Concept, Scene, World
 
 CELLS = 16
 LEAST_CELLS = 2.5
 """A thing is there when this much of the grid is named after it; the smallest drawings cover about five cells."""
 OWN_TINT = "own"
+CLEARLY = 0.1
+"""Share of the canvas by which a relation must hold."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,19 @@ class SceneJudge(nn.Module):
                 )
             )
         return tuple(found)
+
+
+def relation_holds(seen: Seen, scene: Scene) -> bool:
+    """Whether the two things of a scene are seen in its relation, their centres at least `CLEARLY` apart.
+
+    A thing that is not found is wrong, and so is a scene without a clear relation.
+    """
+    one, other = (seen.thing(thing.concept) for thing in scene.things)
+    if one is None or other is None:
+        return False
+    across, down = one.x - other.x, one.y - other.y
+    beyond = {"left of": -across, "right of": across, "above": -down, "below": down}
+    return beyond.get(scene.relation, 0.0) > CLEARLY
 
 
 def judge_metadata(world: World) -> dict[str, str]:

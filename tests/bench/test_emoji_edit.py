@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 import sfumato
-from sfumato.bench.emoji_edit import EmojiEdit, border_colour, changed_region, delta_e
+from sfumato.bench.editing import changed_region
+from sfumato.bench.emoji_edit import EmojiEdit, border_colour, delta_e
 from sfumato.bench.emoji_scenes import KINDS, draw_cases, read_atlas
 from sfumato.bench.runner import run
 from sfumato.errors import UsageError

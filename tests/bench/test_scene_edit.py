@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from sfumato.bench.benchmark import Configuration
+from sfumato.bench.editing import HIGHEST_PSNR, changed_region
 from sfumato.bench.registry import make_benchmark
-from sfumato.bench.scene_edit import HIGHEST_PSNR, PER_KIND, Judge, SceneEdits, changed_region, redraw_ratio, verdicts
+from sfumato.bench.scene_edit import PER_KIND, Judge, SceneEdits, redraw_ratio, verdicts
 from sfumato.emoji.render import Atlas, render
 from sfumato.emoji.scene_edits import KINDS, SceneEdit, draw_edits
 from sfumato.emoji.scene_judge import SceneJudge, Seen, SeenThing
