@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sfumato import __version__, checks
 from sfumato.api.origin import Origin
+from sfumato.api.recipe_facts import fact_checks, needed_facts
 from sfumato.api.request import Request
 from sfumato.api.requests import (
     EditRequest,
@@ -27,14 +27,14 @@ from sfumato.api.requests import (
     SliderRequest,
     TranslateRequest,
 )
-from sfumato.checks import Check, leaves, shown
+from sfumato.checks import leaves, shown
 from sfumato.errors import ImageError, SfumatoError, UsageError
 from sfumato.files import at_home
 from sfumato.images import read_recipe
 from sfumato.json_input import check_fields
 from sfumato.models.base import Model
 from sfumato.models.loading import here
-from sfumato.models.parts import MAX_PARTS, MAX_SKIP, content_hash
+from sfumato.models.parts import content_hash
 from sfumato.registry import INVERSIONS, METHODS, Entry
 
 REQUESTS: Mapping[str, type[Request]] = {
@@ -98,10 +98,10 @@ class Recipe:
         if kind is None:
             made_by = shown(values.get("command")).strip("'")
             raise UsageError(f"{file} was made by `sfumato {made_by}`, whose recipes this version does not know")
-        known, asked = _fact_checks(), kind.json_fields()
+        known, asked = fact_checks(), kind.json_fields()
         said = {name: value for name, value in values.items() if name in known}
         facts = check_fields(
-            said, known, optional=known.keys() - _needed(kind), what=what, remedy=REMEDY, error=ImageError
+            said, known, optional=known.keys() - needed_facts(kind), what=what, remedy=REMEDY, error=ImageError
         )
         wanted = {**EARLIER.get(kind.command, {}), **{name: values[name] for name in asked if name in values}}
         request = kind.from_json(wanted, what=what, remedy=REMEDY, error=ImageError)
@@ -325,39 +325,3 @@ def read_request(path: str | os.PathLike[str]) -> Request:
 def _is_below(path: Path, folder: Path) -> bool:
     """Whether a path is below a folder, all links followed."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
-def _needed(kind: type[Request]) -> set[str]:
-    models = {"models", "revisions"} if kind is TranslateRequest else {"model", "revision"}
-    return {"sfumato", *models}
-
-
-def _fact_checks() -> dict[str, Check]:
-    """What a recipe says besides the request, and how it is checked."""
-    word = partial(checks.text, most=4_096)
-    added: dict[str, Check] = {"path": checks.path, "sha256": word, "scale": checks.number, "token": word}
-    files = partial(checks.listed, check=partial(_file, known=added), most=MAX_PARTS)
-    return {
-        "sfumato": word,
-        "model": partial(word, empty="it names the model"),
-        "revision": word,
-        "lora": files,
-        "embeddings": files,
-        "vae": partial(_file, known=added),
-        "clip_skip": partial(checks.whole, low=0, high=MAX_SKIP),
-        "models": partial(checks.listed, check=word, fewest=2, most=2),
-        "revisions": partial(checks.listed, check=word, fewest=2, most=2),
-        "parts": partial(checks.listed, check=checks.table, fewest=2, most=2),
-        "weights": partial(checks.listed, check=checks.number, most=100_000),
-        "found": partial(checks.listed, check=checks.table),
-    }
-
-
-def _file(name: str, value: Any, *, known: Mapping[str, Check]) -> dict[str, Any]:
-    """A file that was added to the model; a LoRA has a scale."""
-    given = checks.table(name, value)
-    found = {key: known[key](f"{name}.{key}", part) if key in known else part for key, part in given.items()}
-    lacking = [key for key in ("path", "sha256", *(["scale"] if name == "lora" else [])) if key not in found]
-    if lacking:
-        raise UsageError(f"{name} has no {lacking[0]}")
-    return found
