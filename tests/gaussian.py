@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.models.base import AttentionSite, Condition, Model
+from sfumato.models.attention import AttentionSite
+from sfumato.models.base import Condition, Model
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.schedules import Level, Prediction, Schedule, join
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.models.base import Model, ProjectionHook
+from sfumato.models.attention import ProjectionHook
+from sfumato.models.base import Model
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
 

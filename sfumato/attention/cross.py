@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sfumato.attention.patch import AttentionEdit
-from sfumato.models.base import AttentionSite
+from sfumato.models.attention import AttentionSite
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionSite, Model
+from sfumato.models.attention import AttentionSite
+from sfumato.models.base import Model
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
 

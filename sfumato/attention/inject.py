@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sfumato.attention.patch import CONDITIONAL, AttentionEdit
-from sfumato.models.base import AttentionSite
+from sfumato.models.attention import AttentionSite
 from sfumato.models.schedules import Step
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sfumato.attention.patch import BOTH, CONDITIONAL, Attend, AttentionEdit
 from sfumato.attention.record import Recorder, RecordKey
-from sfumato.models.base import AttentionSite
+from sfumato.models.attention import AttentionSite
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import BOTH, AttentionEdit
-from sfumato.models.base import AttentionSite
+from sfumato.models.attention import AttentionSite
 from sfumato.models.schedules import Step
 
 Regions = Callable[[], Tensor | None]

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionSite, KernelCall, Model
+from sfumato.models.attention import AttentionSite, KernelCall
+from sfumato.models.base import Model
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
 

@@ -26,7 +26,8 @@ from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
 from sfumato.errors import ModelError, UsageError
-from sfumato.models.base import Model, sites_of_kind
+from sfumato.models.attention import sites_of_kind
+from sfumato.models.base import Model
 from sfumato.options import Option
 from sfumato.sampling.pin import PinSource
 

@@ -22,7 +22,6 @@ from sfumato.emoji.scenes import COLOURS, PATTERNS, TINTS, Concept, Scene, World
 CELLS = 16
 LEAST_CELLS = 2.5
 """A thing is there when this much of the grid is named after it; the smallest drawings cover about five cells."""
-OWN_TINT = "own"
 CLEARLY = 0.1
 """Share of the canvas by which a relation must hold."""
 

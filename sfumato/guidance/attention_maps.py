@@ -18,7 +18,8 @@ from torch import Tensor
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder, RecordKey, RecordMaps
-from sfumato.models.base import AttentionSite, Condition, Model
+from sfumato.models.attention import AttentionSite
+from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
 from sfumato.sampling.guidance import combined
 from sfumato.sampling.layout import Layout

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionSite, FeatureHook, KernelCall, KernelHook, ProjectionHook, SourceHook
+from sfumato.models.attention import AttentionSite, FeatureHook, KernelCall, KernelHook, ProjectionHook, SourceHook
 
 FUSED_KERNEL = F.scaled_dot_product_attention
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError, UsageError
-from sfumato.models.base import AttentionSite, Condition, FeatureHook, KernelHook, Model, ProjectionHook, SourceHook
+from sfumato.models.attention import AttentionSite, FeatureHook, KernelHook, ProjectionHook, SourceHook
+from sfumato.models.base import Condition, Model
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.hooks import feature_hooked, kernel_hooked, projection_hooked, projections, source_hooked
 from sfumato.models.prompt_syntax import plain_text

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from sfumato.models.base import AttentionSite, DecoderBlock, Stage
+from sfumato.models.attention import AttentionSite, DecoderBlock, Stage
 
 _ALL = slice(None)
 _EXECUTION = ("down", "mid", "up")

@@ -35,7 +35,8 @@ from sfumato.attention.interpolate import END, START, InterpolatedSource
 from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder
 from sfumato.conditions.mixing import mixed_condition
-from sfumato.models.base import AttentionSite, Condition, Model
+from sfumato.models.attention import AttentionSite
+from sfumato.models.base import Condition, Model
 from sfumato.morphs.between_inversions import KEPT_AT_MOST, draw_between, tent
 from sfumato.morphs.method import morph_method
 from sfumato.morphs.path import MorphPath

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, Replace
-from sfumato.models.base import AttentionSite
+from sfumato.models.attention import AttentionSite
 from sfumato.models.schedules import Level, Step
 from sfumato.sampling.loop import Layout
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from sfumato.attention.interpolate import BetweenEnds, InterpolatedAttention, InterpolatedSource, InterpolationForm
 from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.attention.record import Recorder
-from sfumato.models.base import KernelCall
+from sfumato.models.attention import KernelCall
 from sfumato.models.schedules import Level, Step
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample

@@ -16,7 +16,7 @@ from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
-from sfumato.models.base import KernelCall
+from sfumato.models.attention import KernelCall
 from sfumato.models.schedules import Level, Step
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample

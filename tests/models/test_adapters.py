@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import ModelError, UsageError
-from sfumato.models.base import KernelCall
+from sfumato.models.attention import KernelCall
 from sfumato.models.sdxl import StableDiffusionXL
 from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.sampling.layout import Branch

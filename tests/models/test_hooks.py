@@ -11,7 +11,7 @@ from diffusers.models import attention_processor as processors
 from torch import Tensor
 
 from sfumato.errors import ModelError
-from sfumato.models.base import AttentionSite, KernelCall
+from sfumato.models.attention import AttentionSite, KernelCall
 from sfumato.models.hooks import kernel_hooked
 from sfumato.models.stable_diffusion import StableDiffusion
 from tests.toy import toy_sd_pipeline

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import sfumato
 from sfumato.errors import ModelError, UsageError
-from sfumato.models.base import KernelCall
+from sfumato.models.attention import KernelCall
 from sfumato.models.pixel_ddpm import UnconditionalDDPM
 from sfumato.sampling.ddim import DDIM
 from sfumato.sampling.ddpm import DDPM
