@@ -79,11 +79,11 @@ def bench(
     options |= {key: value for key, value in (("data", data), ("protocol", protocol)) if value is not None}
     with working("starting"):
         from sfumato.bench.report import write_report
+        from sfumato.bench.rows import by_configuration, read_rows, read_settings
         from sfumato.bench.runner import run, same_machine
         from sfumato.bench.statistics import compare as compare_runs
         from sfumato.bench.statistics import shared_cases, summarise
         from sfumato.models.loading import load_model
-        from sfumato.run.rows import by_configuration, read_rows, read_settings
         from sfumato.watch import progress_bar
 
         benchmark = make_benchmark(name, texts=_texts(settings or []), **options)

@@ -15,11 +15,12 @@ from typing import Any
 
 from sfumato.bench.benchmark import Measure
 from sfumato.bench.data import path_inside
+from sfumato.bench.rows import by_configuration, figure
 from sfumato.bench.statistics import Change, shared_cases, summarise
 from sfumato.errors import ImageError
 from sfumato.files import write_whole
 from sfumato.images import load_image
-from sfumato.run.rows import Row, by_configuration, figure, finite
+from sfumato.run.rows import Row, finite
 
 TEMPLATE = Path(__file__).with_name("report.html")
 LARGEST = 256

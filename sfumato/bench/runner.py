@@ -1,44 +1,31 @@
 """Runs a benchmark: every case under every configuration, resumable at any moment, on several processes.
 
-Only the main process writes rows; workers write images, each to a file of its own. A worker whose parent has gone
-leaves too, so a killed run leaves nothing behind.
+Only the main process writes rows; workers write images, each to a file of its own. A worker that dies is replaced, and
+a case on which several died is an error row (`sfumato.run.jobs`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import multiprocessing
-import os
 import platform
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import sfumato
 from sfumato.bench.benchmark import Benchmark, Case, Configuration, NotApplicable
-from sfumato.errors import Cancelled, SfumatoError, UsageError
+from sfumato.bench.rows import ROW, read_rows, read_settings, write_parquet
+from sfumato.errors import Cancelled, UsageError
 from sfumato.images import save_image
 from sfumato.models.base import Model
-from sfumato.run.rows import (
-    Row,
-    RowFile,
-    differences,
-    finite,
-    read_rows,
-    read_settings,
-    run_folder,
-    short,
-    write_parquet,
-)
+from sfumato.run.crew import Processes
+from sfumato.run.jobs import Died, run_jobs
+from sfumato.run.rows import Row, RowFile, differences, finite, run_folder, safe_name, short
 from sfumato.watch import Watch
 
 FIXED = ("benchmark", "settings", "model", "revision", "dtype")
@@ -74,13 +61,13 @@ def run(
     Raises:
         UsageError: `out` holds another run, cannot be written, or another process runs a benchmark in it; or `earlier`
             measured other things, or no configuration and case of this run.
-        SfumatoError: A worker process was killed.
+        SfumatoError: Workers die before they are ready.
         Cancelled: The watch asked to stop; rows that are done stay.
     """
     watch = (watch or Watch()).during("trying")
     cases = spread(benchmark.cases(), limit)
     planned = {(case.name, one.name): (case, one) for case in cases for one in configurations}
-    with run_folder(out):
+    with run_folder(out, ROW.run):
         model = load()
         settings = {
             "benchmark": benchmark.name,
@@ -95,7 +82,7 @@ def run(
         }
         if earlier is not None:
             check_comparable(earlier, settings, set(planned))
-        with RowFile(out, settings, FIXED) as file:
+        with RowFile(out, ROW, settings, FIXED, keep=lambda row: row) as file:
             kept = [row for row in file.rows if not (retry_errors and row["status"] == "error")]
             done = {(row["case"], row["configuration"]) for row in kept}
             jobs = [job for pair, job in planned.items() if pair not in done]
@@ -177,36 +164,29 @@ def environment() -> dict[str, str]:
 def attempt(benchmark: Benchmark, model: Model, job: Job, out: Path) -> Row:
     """One row: tried, measured, its images written."""
     case, configuration = job
-    row: Row = {
-        "case": case.name,
-        "kind": case.kind,
-        "configuration": configuration.name,
-        "method": configuration.method,
-        "inversion": configuration.inversion,
-    }
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             outcome = benchmark.attempt(model, case, configuration)
     except NotApplicable as reason:
-        return {**row, "status": "not applicable", "error": short(str(reason)), "figures": {}}
+        return {**_named(case, configuration), "status": "not applicable", "error": short(str(reason)), "figures": {}}
     except Cancelled:
         raise
     except Exception as error:  # noqa: BLE001 - whatever one case does, it costs its row and not the others
-        return {**row, "status": "error", "error": short(f"{type(error).__name__}: {error}"), "figures": {}}
+        return _error_row(case, configuration, f"{type(error).__name__}: {error}")
     images: dict[str, str] = {}
     for role, image in outcome.pictures.items():
         shared = role in {"source", "truth", "second"}
-        name = role if shared else f"{_safe(configuration.name)}-{role}"
-        path = out / "pictures" / _safe(case.name) / f"{name}.png"
+        name = role if shared else f"{safe_name(configuration.name)}-{role}"
+        path = out / "pictures" / safe_name(case.name) / f"{name}.png"
         images[role] = path.relative_to(out).as_posix()
         if not (shared and path.is_file()):
             path.parent.mkdir(parents=True, exist_ok=True)
             save_image(image, path)
     figures = {name: finite(value) for name, value in outcome.figures.items()}
     return {
-        **row,
+        **_named(case, configuration),
         "status": "done",
         "title": short(case.title),
         "figures": figures,
@@ -216,57 +196,36 @@ def attempt(benchmark: Benchmark, model: Model, job: Job, out: Path) -> Row:
     }
 
 
+def _named(case: Case, configuration: Configuration) -> Row:
+    return {
+        "case": case.name,
+        "kind": case.kind,
+        "configuration": configuration.name,
+        "method": configuration.method,
+        "inversion": configuration.inversion,
+    }
+
+
+def _error_row(case: Case, configuration: Configuration, error: str) -> Row:
+    return {**_named(case, configuration), "status": "error", "error": short(error), "figures": {}}
+
+
 def _here(benchmark: Benchmark, jobs: Sequence[Job], model: Model, out: Path) -> Iterator[Row]:
     for job in jobs:
         yield attempt(benchmark, model, job, out)
 
 
-_worker: dict[str, Any] = {}
-
-
-def _begin(benchmark: Benchmark, load: Load, out: Path, parent: int) -> None:
-    def leave_with_the_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=leave_with_the_parent, daemon=True).start()
+def _begin(benchmark: Benchmark, load: Load, out: Path) -> tuple[None, Callable[[Job], Row]]:
     torch.set_num_threads(1)
     model = load()
     benchmark.prepare(model)
-    _worker.update(benchmark=benchmark, model=model, out=out)
-
-
-def _work(job: Job) -> Row:
-    return attempt(_worker["benchmark"], _worker["model"], job, _worker["out"])
+    return None, lambda job: attempt(benchmark, model, job, out)
 
 
 def _in_processes(benchmark: Benchmark, jobs: Sequence[Job], load: Load, out: Path, workers: int) -> Iterator[Row]:
-    if not jobs:
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(jobs)), context, initializer=_begin, initargs=(benchmark, load, out, os.getpid())
-    ) as pool:
-        waiting = [pool.submit(_work, job) for job in jobs]
-        try:
-            for finished in as_completed(waiting):
-                yield finished.result()
-        except BrokenProcessPool as error:
-            raise SfumatoError(
-                "a worker process was killed, perhaps for want of memory: run the same command again with fewer"
-                " --workers; the rows that are done are kept"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _safe(name: str) -> str:
-    """A name as a file name, another for another name: what a file system might take amiss becomes a dash."""
-    plain = "".join(letter if letter.isalnum() or letter in "-_.=," else "-" for letter in name)[:100]
-    if plain and plain == name and not plain.startswith("."):
-        return plain
-    return f"{plain.lstrip('.')}-{hashlib.sha256(name.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
+    with Processes(partial(_begin, benchmark, load, out)) as crew:
+        for (case, configuration), row in run_jobs(crew, [[job] for job in jobs], workers=workers):
+            yield _error_row(case, configuration, str(row)) if isinstance(row, Died) else row
 
 
 def _processor() -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sfumato.bench.benchmark import Measure
-from sfumato.run.rows import by_configuration, figure
+from sfumato.bench.rows import by_configuration, figure
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95

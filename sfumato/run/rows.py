@@ -6,54 +6,68 @@ doubled. One process at a time adds rows to a folder. Rows may come from a stran
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from sfumato import checks
 from sfumato.errors import UsageError
-from sfumato.files import locked, write_whole, written_whole
+from sfumato.files import locked, write_whole
 from sfumato.json_input import MAX_BYTES, JsonError, check_fields, read_json
 
 Row = dict[str, Any]
-ROWS, SETTINGS, PARQUET, LOCK = "rows.jsonl", "run.json", "rows.parquet", ".lock"
-STATUSES = ("done", "error", "not applicable")
+Kept = TypeVar("Kept")
+ROWS, SETTINGS, LOCK = "rows.jsonl", "run.json", ".lock"
 LONGEST_TEXT = 4_000
 """Characters of a title, an error or a note; what is longer is cut off when the row is made."""
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """The whole rows of a run, in the order in which they were done.
+@dataclass(frozen=True)
+class RowKind:
+    """What the rows of a kind of runs hold.
+
+    Attributes:
+        run: How messages call such a run, "benchmark".
+        entries: Checks of the entries of a row, by name.
+        optional: Entries that may be missing.
+    """
+
+    run: str
+    entries: Mapping[str, checks.Check]
+    optional: Sequence[str] = ()
+
+
+def each_row(folder: Path, kind: RowKind) -> Iterator[Row]:
+    """The whole rows of a run, one by one, in the order in which they were done.
 
     Raises:
         UsageError: The folder holds no run, or a row before the end of its file is damaged.
     """
-    file = folder / ROWS
+    file, number = folder / ROWS, 0
     if not file.is_file():
-        raise UsageError(f"{folder} holds no benchmark run ({ROWS} is missing)")
-    rows: list[Row] = []
+        raise UsageError(f"{folder} holds no {kind.run} run ({ROWS} is missing)")
     try:
         with file.open("rb") as lines:
             while line := lines.readline(MAX_BYTES + 1):
                 if not line.endswith(b"\n") and len(line) <= MAX_BYTES:  # it was cut off
                     break
-                rows.append(_row(line))
+                number += 1
+                yield _row(line, kind)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
     except (JsonError, UsageError) as error:
-        raise UsageError(
-            f"{file} is damaged in line {len(rows) + 1} ({error}): remove that line, it is done again"
-        ) from error
-    return rows
+        raise UsageError(f"{file} is damaged in line {number} ({error}): remove that line, it is done again") from error
 
 
-def read_settings(folder: Path) -> Row:
-    """What the run in a folder was started with.
+def read_settings(folder: Path, run: str) -> Row:
+    """What the run in a folder was started with; `run` is how messages call it.
 
     Raises:
         UsageError: The folder holds no run.
@@ -67,7 +81,7 @@ def read_settings(folder: Path) -> Row:
         if not isinstance(found, dict):
             raise JsonError("it is no object with names")
     except (OSError, JsonError) as error:
-        raise UsageError(f"{folder} holds no benchmark run ({SETTINGS}: {error})") from error
+        raise UsageError(f"{folder} holds no {run} run ({SETTINGS}: {error})") from error
     return found
 
 
@@ -86,11 +100,11 @@ def differences(known: Mapping[str, Any], ours: Mapping[str, Any], names: Sequen
 
 
 @contextmanager
-def run_folder(folder: Path) -> Iterator[None]:
+def run_folder(folder: Path, run: str) -> Iterator[None]:
     """Makes the folder of a run and keeps other processes out of it; an empty one goes again.
 
     Raises:
-        UsageError: It cannot be written, or another process runs a benchmark in it.
+        UsageError: It cannot be written, or another process has a run in it.
     """
     there = folder.is_dir()
     try:
@@ -100,7 +114,7 @@ def run_folder(folder: Path) -> Iterator[None]:
                 stack.enter_context(locked(folder / LOCK))
             except BlockingIOError as error:
                 raise UsageError(
-                    f"another process is running a benchmark in {folder}: wait for it to end, or name another folder"
+                    f"another process is running a {run} in {folder}: wait for it to end, or name another folder"
                 ) from error
             except OSError as error:
                 raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from error
@@ -111,22 +125,37 @@ def run_folder(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-class RowFile:
-    """The rows of one run, open for adding; to be used inside `run_folder`."""
+class RowFile(Generic[Kept]):
+    """The rows of one run, open for adding; to be used inside `run_folder`.
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], fixed: Sequence[str]) -> None:
+    Attributes:
+        folder: Of the run.
+        rows: What is kept in memory of each row.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kind: RowKind,
+        settings: Mapping[str, Any],
+        fixed: Sequence[str],
+        keep: Callable[[Row], Kept],
+    ) -> None:
         """Opens a new run, or goes on with the one that is there.
 
         Args:
             folder: Of the run.
+            kind: Of its rows.
             settings: What the run is started with; JSON can say it.
             fixed: Names of the settings that rows depend on: they must be those of the run that is there.
+            keep: What is kept in memory of a row.
 
         Raises:
             UsageError: The folder holds a run with other settings, or cannot be written.
         """
-        self.folder = folder
-        if (folder / SETTINGS).is_file() and (differ := differences(read_settings(folder), settings, fixed)):
+        self.folder, self._keep = folder, keep
+        known = read_settings(folder, kind.run) if (folder / SETTINGS).is_file() else settings
+        if differ := differences(known, settings, fixed):
             raise UsageError(
                 f"{folder} holds a run with {'; '.join(differ)}: choose another folder, or the same settings to go on"
                 " with it"
@@ -134,8 +163,8 @@ class RowFile:
         file = folder / ROWS
         if file.exists() and not file.is_file():
             raise UsageError(f"{file} is not a regular file: choose another folder")
-        self.rows = read_rows(folder) if file.is_file() else []
-        write_whole(folder / SETTINGS, json.dumps(dict(settings), indent=1) + "\n")
+        self.rows = [keep(row) for row in each_row(folder, kind)] if file.is_file() else []
+        self.write_settings(settings)
         try:
             if file.is_file():
                 whole = file.read_bytes()
@@ -144,6 +173,10 @@ class RowFile:
             self._file = file.open("a", encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot write {file}: {error.strerror or error}") from error
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Writes what the run is started with, whole or not at all."""
+        write_whole(self.folder / SETTINGS, json.dumps(dict(settings), indent=1) + "\n")
 
     def add(self, row: Row) -> None:
         """Puts a row on disk.
@@ -160,7 +193,7 @@ class RowFile:
                 f"cannot write {self.folder / ROWS} ({error.strerror or error}): the rows before are kept, and the same"
                 " command goes on from there"
             ) from error
-        self.rows.append(row)
+        self.rows.append(self._keep(row))
 
     def __enter__(self) -> Self:
         return self
@@ -179,69 +212,35 @@ def finite(value: float | int | None) -> float | int | str | None:
     return value
 
 
-def figure(row: Mapping[str, Any], name: str) -> float | None:
-    """A figure of a row; None where there is none."""
-    value = row.get("figures", {}).get(name)
-    return None if value is None else float(value)
-
-
-def write_parquet(folder: Path, rows: Sequence[Row]) -> Path | None:
-    """Writes the rows as a table, one column a figure; None where pyarrow is not installed.
-
-    Raises:
-        UsageError: It cannot be written.
-    """
-    try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        return None
-    names = list(dict.fromkeys(name for row in rows for name in row.get("figures", {})))
-    plain = ("case", "kind", "configuration", "method", "inversion", "status", "error")
-    table = {name: [row.get(name) for row in rows] for name in plain}
-    table |= {name: [figure(row, name) for row in rows] for name in names}
-    path = folder / PARQUET
-    with written_whole(path) as part:
-        parquet.write_table(arrow.table(table), part)
-    return path
-
-
-def by_configuration(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
-    """Rows of each configuration, in order of first appearance."""
-    for name in dict.fromkeys(row["configuration"] for row in rows):
-        yield name, [row for row in rows if row["configuration"] == name]
-
-
 def short(text: str) -> str:
     """A text as a row can hold it: never longer than `read_rows` takes, no half characters."""
     plain = text.encode("utf-8", "backslashreplace").decode()
     return plain if len(plain) <= LONGEST_TEXT else plain[: LONGEST_TEXT - 1] + "…"
 
 
-def _row(line: bytes) -> Row:
-    return check_fields(
-        read_json(line),
-        _CHECKS,
-        optional=_OPTIONAL,
-        what="the row",
-        remedy="it is not of this version",
-        error=UsageError,
-    )
+def safe_name(name: str) -> str:
+    """A name as a file name, another for another name: what a file system might take amiss becomes a dash."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_.=," else "-" for letter in name)[:100]
+    if plain and plain == name and not plain.startswith("."):
+        return plain
+    return f"{plain.lstrip('.')}-{hashlib.sha256(name.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
 
 
-def _text(name: str, value: Any) -> str:
+def text(name: str, value: Any) -> str:
+    """A check: text that a row can hold."""
     return checks.text(name, value, most=LONGEST_TEXT)
 
 
-def _figure(name: str, value: Any) -> float | int | str | None:
+def figure_value(name: str, value: Any) -> float | int | str | None:
+    """A check: a figure as `finite` gives it."""
     if not (value is None or value in ("inf", "-inf") or type(value) in (int, float)):
         raise checks.refuse(name, 'a number, null, "inf" or "-inf"', value)
     found: float | int | str | None = value
     return found
 
 
-def _inside(name: str, value: Any) -> str:
-    """A path that stays inside the run's folder."""
+def inside(name: str, value: Any) -> str:
+    """A check: a path that stays inside the run's folder."""
     text = checks.text(name, value, most=LONGEST_TEXT)
     for path in (PurePosixPath(text), PureWindowsPath(text)):
         if path.is_absolute() or path.drive or ".." in path.parts or not path.parts:
@@ -249,18 +248,12 @@ def _inside(name: str, value: Any) -> str:
     return text
 
 
-_CHECKS: dict[str, checks.Check] = {
-    "case": _text,
-    "kind": _text,
-    "configuration": _text,
-    "method": _text,
-    "inversion": _text,
-    "status": lambda name, value: checks.choice(name, value, STATUSES),
-    "error": _text,
-    "title": _text,
-    "figures": lambda name, value: checks.table(name, value, _figure),
-    "pictures": lambda name, value: checks.table(name, value, _inside),
-    "notes": lambda name, value: checks.listed(name, value, _text),
-    "took": lambda name, value: checks.number(name, value, low=0),
-}
-_OPTIONAL = ("method", "inversion", "error", "title", "pictures", "notes", "took")
+def _row(line: bytes, kind: RowKind) -> Row:
+    return check_fields(
+        read_json(line),
+        kind.entries,
+        optional=kind.optional,
+        what="the row",
+        remedy="it is not of this version",
+        error=UsageError,
+    )

@@ -18,11 +18,11 @@ from PIL import Image
 import sfumato
 from sfumato.bench.benchmark import Case, Configuration
 from sfumato.bench.pie import PieBench, decode_mask, load_source, plain, through_jpeg
+from sfumato.bench.rows import read_rows
 from sfumato.bench.runner import run
 from sfumato.emoji import EXAMPLES
 from sfumato.errors import ImageError, ModelError, UsageError
 from sfumato.metrics.distance import PixelDistance
-from sfumato.run.rows import read_rows
 
 
 def runs(mask: np.ndarray) -> list[int]:

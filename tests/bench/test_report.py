@@ -13,10 +13,10 @@ import pytest
 
 from sfumato.bench.benchmark import Measure
 from sfumato.bench.report import TEMPLATE, write_report
+from sfumato.bench.rows import read_settings
 from sfumato.bench.runner import run
 from sfumato.bench.statistics import compare
 from sfumato.errors import UsageError
-from sfumato.run.rows import read_settings
 from tests.bench.small import MEASURES, Small, load
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from sfumato.bench.benchmark import Case, Configuration, Outcome
+from sfumato.bench.rows import read_rows, read_settings, write_parquet
 from sfumato.bench.runner import run, same_machine, spread
 from sfumato.errors import Cancelled, ImageError, SfumatoError, UsageError
 from sfumato.files import locked
-from sfumato.run.rows import LOCK, ROWS, SETTINGS, read_rows, read_settings, write_parquet
+from sfumato.run.rows import LOCK, ROWS, SETTINGS
 from sfumato.watch import Progress, Watch
 from tests.bench.small import RevisedGaussian, Small, load
 

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from sfumato.apps.cli import app
 from sfumato.bench.benchmark import Configuration
 from sfumato.bench.pie import PieBench
+from sfumato.bench.rows import read_rows
 from sfumato.errors import SfumatoError
-from sfumato.run.rows import read_rows
 from tests.hostile import files
 from tests.hostile.images import hostile_images, saved, subject
 from tests.hostile.values import WHOLE, outcome

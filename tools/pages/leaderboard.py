@@ -19,8 +19,8 @@ import pyarrow
 from pyarrow import parquet
 
 from sfumato.bench.emoji_edit import MEASURES, REFERENCES
+from sfumato.bench.rows import PARQUET, read_settings
 from sfumato.bench.statistics import compare
-from sfumato.run.rows import PARQUET, read_settings
 from tools.pages import DOCS
 
 PAGE = DOCS / "benchmarks.md"
