@@ -31,31 +31,53 @@ if TYPE_CHECKING:
 
 
 def bench(
-    name: Annotated[str | None, typer.Argument(help="Which benchmark; without it, all are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The benchmark; without one, all are listed.")] = None,
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Names, with commas between.", show_default="all but the slow ones")
+        str | None,
+        typer.Option(
+            "--methods", help="Methods to measure, separated by commas.", show_default="all but the slow ones"
+        ),
     ] = None,
     inversions: Annotated[
         str | None,
-        typer.Option("--inversions", help="Likewise, or: all.", show_default="the first choice of each method"),
+        typer.Option(
+            "--inversions",
+            help="Inversions to measure them with, separated by commas, or: all.",
+            show_default="the first choice of each method",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run.", show_default="bench-NAME")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder of the results; an earlier run is continued.", show_default="bench-NAME"
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most cases, spread over all kinds.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the data, for benchmarks that read one.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest number of cases, taken evenly from all kinds.", show_default="all"),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data, for benchmarks that need one, such as pie.")
+    ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Rules of measuring, where a benchmark has several: pie-2023 or strict.")
+        str | None,
+        typer.Option(help="How the benchmark pie measures: pie-2023 (as published) or strict."),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another option of the benchmark.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Another option of the benchmark. Repeatable."),
     ] = None,
-    compare: Annotated[Path | None, typer.Option(help="Folder of an earlier run to compare with.")] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an earlier run; say what became better or worse.", show_default="no comparison"),
+    ] = None,
     model: ModelName = None,
     steps: Steps = None,
-    seed: Annotated[int, typer.Option(help="Of every case.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 1,
-    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Try failed cases again.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of every case.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes, each with one thread.")] = 1,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Run again the cases that failed earlier.")
+    ] = False,
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
@@ -66,7 +88,7 @@ def bench(
     clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure methods side by side; stop at any moment, and run again to go on.
+    """Measure methods on a benchmark. A run can be stopped at any time; the same command continues it.
 
     Example: sfumato bench emoji-edit --methods prompt-to-prompt,sdedit --limit 20 --out run
     """

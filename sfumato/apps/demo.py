@@ -78,11 +78,11 @@ EDITS = (
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images; made if need be.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the images; created if needed.")] = Path(
         "outputs/demo"
     ),
     steps: Steps = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="Another model than the embedded one.")] = "emoji",
+    model: Annotated[str, typer.Option("--model", "-m", help="The model to edit with.")] = "emoji",
     device: Device = None,
 ) -> None:
     """Edit bundled images, offline, and put everything on one contact sheet."""

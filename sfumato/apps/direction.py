@@ -34,14 +34,22 @@ direction_app = typer.Typer(
     no_args_is_help=True,
 )
 
-Sentences = Annotated[Path | None, typer.Option(metavar="FILE", help="Sentences, one a line, in place of templates.")]
+Sentences = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Text file of sentences with the word, one a line; give both files or none.",
+        show_default="built-in templates",
+    ),
+]
 
 
 def make(
-    source: Annotated[str, typer.Argument(help="The word that it leads from, such as 'cat'.")],
-    target: Annotated[str, typer.Argument(help="The word that it leads to, such as 'dog'.")],
+    source: Annotated[str, typer.Argument(help="What is to be replaced, such as 'cat'.")],
+    target: Annotated[str, typer.Argument(help="What it is replaced with, such as 'dog'.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .safetensors file.", show_default="named after the words")
+        Path | None,
+        typer.Option("--output", "-o", help="The .safetensors file to write.", show_default="named after the words"),
     ] = None,
     source_sentences: Sentences = None,
     target_sentences: Sentences = None,
@@ -56,7 +64,7 @@ def make(
     clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a direction: the mean difference between sentences with the one word and sentences with the other.
+    """Make a direction: the mean difference between the embeddings of sentences with SOURCE and with TARGET.
 
     Example: sfumato direction make cat dog -o cat2dog.safetensors
     """
@@ -94,12 +102,12 @@ def make(
 
 
 def list_(
-    folder: Annotated[Path, typer.Argument(help="Where to look; folders below it are not searched.")] = Path(),
+    folder: Annotated[Path, typer.Argument(help="Folder to list; folders inside it are not searched.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
     """List the directions in a folder."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder")
+        raise UsageError(f"{folder} is not a folder: name one that holds directions")
     with working("looking"):
         from sfumato.conditions.directions import Direction
 
@@ -128,9 +136,10 @@ def list_(
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A direction.")],
+    file: Annotated[Path, typer.Argument(help="The direction, a .safetensors file.")],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Also say whether it belongs to this model's text encoder.")
+        str | None,
+        typer.Option("--model", "-m", help="Also check whether this model can use it.", show_default="no check"),
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -142,7 +151,7 @@ def show(
     clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a direction leads from and to, how far, and whose text encoder it belongs to."""
+    """Show a direction: its two words, its length, and the text encoder that it was made with."""
     with working("reading"):
         from sfumato.conditions.directions import Direction
 
@@ -187,7 +196,7 @@ def _fields(way: Direction) -> dict[str, Any]:
 
 
 def _use(path: Path) -> str:
-    return f"sfumato edit PICTURE --source ... --target ... --method pix2pix-zero --set direction={path}"
+    return f"sfumato edit IMAGE --source ... --target ... --method pix2pix-zero --set direction={path}"
 
 
 for _name, _function in (("make", make), ("list", list_), ("show", show)):

@@ -40,7 +40,7 @@ class Finding:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Show versions, device, memory and models, and what is missing. Exit code 1 when something needed is."""
+    """Show versions, device, memory and models, and what is missing. Exit code 1 if something required is missing."""
     with working("looking around"):
         findings = list(_findings())
     healthy = all(finding.state != "missing" for finding in findings)

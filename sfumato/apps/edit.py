@@ -52,60 +52,88 @@ def edit(
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="The image, or several. Without it, the image that the model draws of the source prompt is edited."
+            help="The image, or several. Without one, the model draws an image of the source prompt and edits it."
         ),
     ] = None,
-    source: Annotated[str | None, typer.Option("--source", "-s", help="What the image shows.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", "-s", help="Source prompt: what the image shows.", show_default="empty")
+    ] = None,
     target: Annotated[
-        list[str] | None, typer.Option("--target", "-t", help="What it shall show; several make several images.")
+        list[str] | None,
+        typer.Option("--target", "-t", help="Target prompt: what the result should show; repeated, one result each."),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="The result; for several images a folder that exists.",
+            help="File of the result; for several images a folder that exists.",
             show_default="named after the image",
         ),
     ] = None,
-    method: Annotated[str | None, typer.Option(help="See: sfumato methods.", show_default="prompt-to-prompt")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Editing method; see: sfumato methods.", show_default="prompt-to-prompt")
+    ] = None,
     inversion: Annotated[
-        str | None, typer.Option(help="How to get back to noise.", show_default="the method's first choice")
+        str | None,
+        typer.Option(
+            help="Inversion: how the image is turned into noise; see: sfumato methods.",
+            show_default="the method's first choice",
+        ),
     ] = None,
     model: ModelName = None,
     steps: Steps = None,
     guidance: Guidance = None,
     source_guidance: Annotated[
         float | None,
-        typer.Option(help="Guidance of the source's own branch.", show_default="1, as --guidance for a drawn image"),
+        typer.Option(
+            help="Guidance scale of the source branch, that is of the reconstruction.",
+            show_default="as the inversion needs it, often 1; of a drawn image --guidance",
+        ),
     ] = None,
-    negative: Annotated[str | None, typer.Option(help="What to lead away from.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of all draws; -1: a random one.", show_default="0")] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="Negative prompt: what the result should not show.", show_default="empty")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of all random draws; -1 picks a random one.", show_default="0")
+    ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods NAME."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods METHOD. Repeatable."
+        ),
     ] = None,
     weight: Annotated[
         list[str] | None,
-        typer.Option(metavar="WORD=FACTOR", help="How strongly a word shows: 1 as is, 2 strongly, 0 not at all."),
+        typer.Option(
+            metavar="WORD=FACTOR",
+            help="Strength of a word of the target prompt: above 1 stronger, below 1 weaker, 0 absent. Repeatable; for"
+            " prompt-to-prompt.",
+        ),
     ] = None,
     size: Size = None,
     fit: Fit = None,
     encode_steps: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Steps that bring what the autoencoder gives back nearer to the image.", show_default="0"
+            min=0,
+            help="Optimisation steps that bring the autoencoder's reconstruction closer to the image; 20 is usual.",
+            show_default="0, off",
         ),
     ] = None,
     inversion_settings: Annotated[
         list[str] | None,
-        typer.Option("--set-inversion", metavar="NAME=VALUE", help="An option of the inversion, likewise."),
+        typer.Option(
+            "--set-inversion",
+            metavar="NAME=VALUE",
+            help="An option of the inversion; see: sfumato methods INVERSION. Repeatable.",
+        ),
     ] = None,
     inverted: Annotated[
-        Path | None, typer.Option(help="A .safetensors file of `sfumato invert`, to spare the inversion.")
+        Path | None, typer.Option(help="A file of `sfumato invert`, so that the image is not inverted again.")
     ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="Repeat the edit that made this image; other options change it.")
+        Path | None, typer.Option(help="Repeat the edit that made this image; options given beside it replace its own.")
     ] = None,
     mask: Mask = None,
     mask_words: MaskWords = None,
@@ -115,9 +143,7 @@ def edit(
     mask_pixels: MaskPixels = None,
     alpha: Annotated[
         bool | None,
-        typer.Option(
-            "--alpha/--no-alpha", help="Results of a transparent image are transparent, too.", show_default="yes"
-        ),
+        typer.Option("--alpha/--no-alpha", help="Keep the transparency of a transparent image.", show_default="yes"),
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -134,11 +160,11 @@ def edit(
     Example: sfumato edit cat.png --source "a cat face" --target "a dog face" -o dog.png
     """
     if like is None and not target:
-        raise UsageError("--target is missing: say what the image shall show, e.g. --target 'a dog face'")
+        raise UsageError("--target is missing: say what the result should show, such as --target 'a dog face'")
     images = images or []
     check_images(*images)
     if inverted is not None and len(images) > 1:
-        raise UsageError(f"--inverted is of one image, got {len(images)}: give one with it")
+        raise UsageError(f"--inverted holds one image, got {len(images)} images: give one image with it, or none")
     asked = given(
         image=images[0] if images else None,
         source_prompt=source,

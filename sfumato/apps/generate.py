@@ -31,18 +31,20 @@ from sfumato.apps.options import (
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    prompt: Annotated[str, typer.Argument(help="What the image should show.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The image.", show_default="named after the prompt")
+        Path | None, typer.Option("--output", "-o", help="File of the image.", show_default="named after the prompt")
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many images.")] = 1,
     model: ModelName = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
-    eta: Annotated[float, typer.Option(min=0.0, max=1.0, help="0 is DDIM, 1 is DDPM.")] = 0.0,
+    negative: Annotated[str, typer.Option(help="Negative prompt: what the image should not show.")] = "",
+    eta: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of fresh noise at each step: 0 is DDIM, 1 is DDPM.")
+    ] = 0.0,
     seed: Annotated[
-        int, typer.Option(help="Of all draws; further images take the seeds that follow. -1: a random one.")
+        int, typer.Option(help="Seed of all random draws; further images take the next ones. -1 picks a random one.")
     ] = 0,
     size: Size = None,
     device: Device = None,
@@ -55,7 +57,7 @@ def generate(
     clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw images from text.
+    """Generate images from text.
 
     Example: sfumato generate "a cat face in noto style on a blue background" -o cat.png
     """

@@ -34,24 +34,34 @@ from sfumato.apps.options import (
 
 def invert(
     image: Annotated[Path, typer.Argument(help="The image.")],
-    source: Annotated[str, typer.Option("--source", "-s", help="What the image shows.")] = "",
+    source: Annotated[str, typer.Option("--source", "-s", help="Source prompt: what the image shows.")] = "",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .safetensors file.", show_default="named after the image")
+        Path | None,
+        typer.Option("--output", "-o", help="The .safetensors file to write.", show_default="named after the image"),
     ] = None,
-    reconstruction: Annotated[Path | None, typer.Option(help="Also write the image as it comes back.")] = None,
-    inversion: Annotated[str, typer.Option(help="How to get back to noise; see: sfumato methods.")] = "direct",
+    reconstruction: Annotated[
+        Path | None, typer.Option(help="Also write the reconstruction, as an image.", show_default="not written")
+    ] = None,
+    inversion: Annotated[str, typer.Option(help="Inversion to use; see: sfumato methods.")] = "direct",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="An option of the inversion; see: sfumato methods NAME."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="An option of the inversion; see: sfumato methods INVERSION. Repeatable.",
+        ),
     ] = None,
     model: ModelName = None,
     steps: Steps = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="At which the image shall come back.", show_default="what the inversion is made for"),
+        typer.Option(
+            help="Guidance scale of the source branch, 1 (off) to 100, at which the image is to be reconstructed.",
+            show_default="what the inversion is made for",
+        ),
     ] = None,
-    negative: Annotated[str, typer.Option(help="What guidance leads away from.")] = "",
-    seed: Annotated[int, typer.Option(help="Of the inversion's draws; -1: a random one.")] = 0,
+    negative: Annotated[str, typer.Option(help="Negative prompt of the source branch.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the inversion's random draws; -1 picks a random one.")] = 0,
     size: Size = None,
     fit: Fit = None,
     encode_steps: EncodeSteps = 0,
@@ -65,7 +75,7 @@ def invert(
     clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the noise that leads back to an image: once, for many edits with --inverted.
+    """Invert an image once, to edit it many times with `sfumato edit --inverted`.
 
     Example: sfumato invert cat.png --source "a cat face" -o cat.safetensors
     """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="Show this method, inversion, morph or spacing with its options.")
+        str | None, typer.Argument(help="The method, inversion, morph or spacing whose options are shown.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +47,7 @@ def methods(
     else:
         for kind, found in entries.items():
             _list(kind, found)
-        stdout().print("Options of one: sfumato methods NAME", style="dim")
+        stdout().print("Options of a method: sfumato methods NAME", style="dim")
 
 
 def _list(kind: str, found: list[Entry]) -> None:
@@ -72,7 +72,7 @@ def _show(entry: Entry, kind: str) -> None:
     if kind == "morphs":
         facts.append(("spacing", str(getattr(entry, "spacing", ""))))
     if inversions is not None:
-        itself = "the image itself; or its latents from " if getattr(entry, "from_picture", False) else ""
+        itself = "the image itself; or its latents from " if getattr(entry, "from_image", False) else ""
         facts.append(("starts from", itself + ", ".join(inversions)))
     table(facts, to=console)
     if not entry.parameters:
@@ -90,8 +90,8 @@ def _show(entry: Entry, kind: str) -> None:
         shown.add_row(Text(parameter.name, "bold"), *(Text(cell) for cell in cells))
     console.print("", shown)
     if kind == "inversions":
-        console.print("Given by --set to sfumato invert, by --set-inversion to sfumato edit.", style="dim")
-    console.print(Text("Lists and tables are given as JSON: --set NAME=[0.1,0.6]  --set 'NAME={\"dog\": 2}'", "dim"))
+        console.print("Set with --set in sfumato invert, with --set-inversion in sfumato edit.", style="dim")
+    console.print(Text("Lists and tables are written as JSON: --set NAME=[0.1,0.6]  --set 'NAME={\"dog\": 2}'", "dim"))
 
 
 def _inversions(entry: Entry) -> list[str] | None:

@@ -16,7 +16,7 @@ WAYS = (
 
 
 def models(as_json: AsJson = False) -> None:
-    """Show which models can be named, how else one is loaded, and which are on this machine."""
+    """List models with a short name, other ways to name a model, and which are on this machine."""
     with working("looking into the cache"):
         known, others, folder = _known(), _others(), _cache()
     if as_json:
@@ -36,7 +36,7 @@ def models(as_json: AsJson = False) -> None:
     for what, how in WAYS:
         ways.add_row(Text(what, "bold"), Text(how))
     console.print("Ways to name a model:", ways, Text(f"Cache of the hub: {folder}"))
-    console.print("Weights are read from .safetensors files only: a pickle can run any program.", style="dim")
+    console.print("Weights are read from .safetensors files only: a pickle file can run any program.", style="dim")
 
 
 def embedded_is_here() -> bool:

@@ -35,29 +35,37 @@ from sfumato.errors import Cancelled, UsageError
 
 
 def morph(
-    images: Annotated[list[Path], typer.Argument(help="Two images, or more to pass through.")],
+    images: Annotated[list[Path], typer.Argument(help="Two images or more, in the order of the morph.")],
     output: movie.Output = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", "-p", help="What the images show: one for all, or repeated, one for each."),
+        typer.Option(
+            "--prompt",
+            "-p",
+            help="What the images show: one prompt for all, or repeated, one for each.",
+            show_default="empty",
+        ),
     ] = None,
-    method: Annotated[str, typer.Option(help="See: sfumato methods.")] = "impus",
-    frames: Annotated[int, typer.Option(help="From each image to the next, both counted; at least 3.")] = 16,
+    method: Annotated[str, typer.Option(help="Morphing method; see: sfumato methods.")] = "impus",
+    frames: Annotated[int, typer.Option(help="Frames from each image to the next, both included; at least 3.")] = 16,
     one_pace: Annotated[
-        bool, typer.Option("--one-pace", help="Through three images or more: more frames where the way is longer.")
+        bool,
+        typer.Option("--one-pace", help="With three images or more: give more frames to pairs that are farther apart."),
     ] = False,
     spacing: movie.Spacing = None,
     distance: movie.DistanceName = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods NAME."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods METHOD. Repeatable."
+        ),
     ] = None,
     spacing_settings: movie.SpacingSettings = None,
     model: ModelName = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
-    seed: Annotated[int, typer.Option(help="Of all draws; -1: a random one.")] = 0,
+    negative: Annotated[str, typer.Option(help="Negative prompt: what the frames should not show.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of all random draws; -1 picks a random one.")] = 0,
     size: Size = None,
     fit: Fit = None,
     encode_steps: EncodeSteps = 20,
@@ -65,7 +73,7 @@ def morph(
     hold: movie.Hold = None,
     bounce: movie.Bounce = False,
     alpha: Annotated[
-        bool, typer.Option("--alpha/--no-alpha", help="Frames of transparent images are transparent, too.")
+        bool, typer.Option("--alpha/--no-alpha", help="Keep the transparency of transparent images.")
     ] = True,
     easing: movie.Eased = movie.Easing.linear,
     inbetweens: movie.Inbetweens = 0,
@@ -74,9 +82,12 @@ def morph(
     plot: movie.Plot = None,
     store: Annotated[
         Path | None,
-        typer.Option(help="Folder of what methods train.", show_default="morph in ~/.cache/sfumato"),
+        typer.Option(
+            help="Folder for what a method trains, so that the same morph is not trained twice.",
+            show_default="morph in ~/.cache/sfumato",
+        ),
     ] = None,
-    no_store: Annotated[bool, typer.Option("--no-store", help="Keep nothing of what is trained.")] = False,
+    no_store: Annotated[bool, typer.Option("--no-store", help="Do not keep what a method trains.")] = False,
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
@@ -94,7 +105,7 @@ def morph(
     if len(images) < 2:
         raise UsageError(f"a morph needs at least two images, got {len(images)}")
     if store is not None and no_store:
-        raise UsageError("--store names a folder, --no-store wants none: give one of them")
+        raise UsageError("--store and --no-store contradict each other: give one of them")
     check_images(*images)
     size_pixels = parse_size(size)
     path = movie.choose_movie(output, f"{images[0].stem}-to-{images[-1].stem}", inputs=images)

@@ -33,38 +33,58 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="NAME.webp, .mp4, .webm, .mov, .gif or .apng, or a folder for PNGs.",
+        help="The movie, NAME.webp, .mp4, .webm, .mov, .gif or .apng; or a folder, for one PNG a frame.",
         show_default="a WebP named after the images",
     ),
 ]
 Spacing = Annotated[
     str | None,
-    typer.Option(help="How frames are spaced: even, uniform, ...; see: sfumato methods."),
+    typer.Option(
+        help="How the places of the frames are chosen, such as even or uniform; see: sfumato methods.",
+        show_default="the method's own",
+    ),
 ]
 SpacingSettings = Annotated[
     list[str] | None,
-    typer.Option("--set-spacing", metavar="NAME=VALUE", help="An option of the spacing; see: sfumato methods NAME."),
+    typer.Option(
+        "--set-spacing",
+        metavar="NAME=VALUE",
+        help="An option of the spacing; see: sfumato methods SPACING. Repeatable.",
+    ),
 ]
 DistanceName = Annotated[
     str | None,
-    typer.Option(help="What frames are spaced by: emoji, lpips-alex, dists, pixel ...", show_default="the best there"),
+    typer.Option(
+        help="Distance that the spacing measures between frames: emoji, lpips-alex, dists, pixel, ...",
+        show_default="the best for the model of those installed",
+    ),
 ]
-Fps = Annotated[float, typer.Option(help="Frames a second.")]
+Fps = Annotated[float, typer.Option(help="Frames per second.")]
 Hold = Annotated[
     list[float] | None,
-    typer.Option(help="Seconds that an image stands still; repeated, one for each image.", show_default="0.5"),
+    typer.Option(help="Seconds that each image stands still; repeated, one for each image.", show_default="0.5"),
 ]
-Bounce = Annotated[bool, typer.Option("--bounce", help="There and back again.")]
-Eased = Annotated[Easing, typer.Option("--easing", help="One speed, or from rest to rest between images.")]
+Bounce = Annotated[bool, typer.Option("--bounce", help="Play forwards, then backwards.")]
+Eased = Annotated[
+    Easing,
+    typer.Option("--easing", help="Speed between images: linear is constant, smooth starts and ends slowly."),
+]
 Inbetweens = Annotated[
-    int, typer.Option(help="Frames that ffmpeg draws between each two by the movement that it sees, 0 to 31.")
+    int,
+    typer.Option(help="Frames that ffmpeg interpolates between each two by their motion, 0 to 31."),
 ]
 Scale = Annotated[
     int | None,
-    typer.Option(help="Whole factor to enlarge a movie by.", show_default="such that small images can be watched"),
+    typer.Option(help="Whole factor by which the movie is enlarged.", show_default="1, more for small images"),
 ]
-Strip = Annotated[Path | None, typer.Option(help="Also write all frames side by side, as an image.")]
-Plot = Annotated[Path | None, typer.Option(help="Also write a plot of the distances from frame to frame.")]
+Strip = Annotated[
+    Path | None,
+    typer.Option(help="Also write all frames side by side, as an image.", show_default="not written"),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Also write a plot of the distances between frames.", show_default="not written"),
+]
 
 
 def choose_movie(asked: Path | None, stem: str, *, inputs: Iterable[Path | None] = ()) -> Path:

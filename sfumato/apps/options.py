@@ -36,71 +36,104 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="emoji (embedded), a short name or hub id, a diffusers folder or a .safetensors file; see sfumato models.",
+        help="emoji (embedded), a short name, a hub id, a diffusers folder or a .safetensors file. See: sfumato models.",
         show_default="emoji",
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
-Variant = Annotated[str | None, typer.Option(help="Variant of the weight files, such as fp16.")]
+Variant = Annotated[str | None, typer.Option(help="Variant of the weight files of a hub model, such as fp16.")]
 Lora = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FILE[:SCALE]",
-        help="A LoRA as .safetensors, such as style.safetensors:0.8; repeatable.",
+        help="A LoRA (.safetensors) and its scale, such as style.safetensors:0.8; repeatable.",
         show_default="none",
     ),
 ]
 Embedding = Annotated[
     list[str] | None,
-    typer.Option(metavar="FILE", help="A textual inversion as .safetensors, a word for prompts; repeatable."),
+    typer.Option(metavar="FILE", help="A textual inversion (.safetensors): a new word for prompts; repeatable."),
 ]
 Vae = Annotated[
     str | None, typer.Option(metavar="PATH", help="Another autoencoder: a diffusers folder or a .safetensors file.")
 ]
 ClipSkip = Annotated[
     int | None,
-    typer.Option(min=0, help="Last layers of the text encoder to leave out; 1 is A1111's 2.", show_default="0"),
+    typer.Option(
+        min=0, help="Last layers of the text encoder to leave out; 1 is what A1111's web UI calls 2.", show_default="0"
+    ),
 ]
-Device = Annotated[str | None, typer.Option(help="cuda, mps or cpu.", show_default="the first of these that is there")]
+Device = Annotated[
+    str | None, typer.Option(help="Device: cuda, mps or cpu.", show_default="the first of these that is there")
+]
 Dtype = Annotated[
-    str | None, typer.Option(help="fp16, bf16, fp32 or fp64.", show_default="fp32 on cpu, fp16 elsewhere")
+    str | None, typer.Option(help="Precision: fp16, bf16, fp32 or fp64.", show_default="fp32 on cpu, fp16 elsewhere")
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.", show_default="the model's own choice")]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, help="Denoising steps; more are slower and more exact.", show_default="the model's own choice"),
+]
 Guidance = Annotated[
     float | None,
-    typer.Option(help="How strongly the prompt pulls, 1 (off) to 100.", show_default="the model's own choice"),
+    typer.Option(
+        help="Guidance scale, 1 (off) to 100: how closely the result follows the prompt.",
+        show_default="the model's own choice",
+    ),
 ]
 Size = Annotated[
     str | None,
     typer.Option(
-        metavar="WxH", help="Size in pixels, such as 512x512.", show_default="the image's own, or the model's"
+        metavar="WxH", help="Width and height in pixels, such as 512x512.", show_default="the image's, or the model's"
     ),
 ]
 Fit = Annotated[
-    Fitting | None, typer.Option(help="What may be done when the image does not fit the model.", case_sensitive=False)
+    Fitting | None,
+    typer.Option(
+        help="What to do with an image of a size that the model cannot use: crop its borders, pad it, or resize it"
+        " (may distort).",
+        show_default="not at all, an error",
+        case_sensitive=False,
+    ),
 ]
 EncodeSteps = Annotated[
     int,
-    typer.Option(min=0, help="Steps that bring what the autoencoder gives back nearer to the image before all else."),
+    typer.Option(
+        min=0,
+        help="Optimisation steps that bring the autoencoder's reconstruction closer to the image; 0 is off, 20 is"
+        " usual.",
+    ),
 ]
 Mask = Annotated[
     Path | None,
-    typer.Option(help="An image of the same size: the edit may show where it is white; grey: in part."),
+    typer.Option(help="An image of the same size: white may change, black stays, grey is in between."),
 ]
-MaskWords = Annotated[list[str] | None, typer.Option(help="Such a mask from where words of --source look; repeatable.")]
+MaskWords = Annotated[
+    list[str] | None,
+    typer.Option(help="Make the mask from the attention to these words of --source; repeatable."),
+]
 MaskThreshold = Annotated[
-    float | None, typer.Option(help="Share of the words' attention that is inside.", show_default="0.4")
+    float | None,
+    typer.Option(
+        help="Attention that counts as inside for --mask-words, as share of the largest; lower makes a larger mask.",
+        show_default="0.4",
+    ),
 ]
-MaskFeather = Annotated[float | None, typer.Option(help="Soft edge inside the mask, pixels.", show_default="0")]
+MaskFeather = Annotated[
+    float | None, typer.Option(help="Width of a soft edge inside the mask, in pixels.", show_default="0")
+]
 MaskInvert = Annotated[
     bool | None,
-    typer.Option("--mask-invert/--no-mask-invert", help="All but the mask, or but the words, may change."),
+    typer.Option("--mask-invert/--no-mask-invert", help="Swap inside and outside of the mask.", show_default="no"),
 ]
 MaskPixels = Annotated[
     bool | None,
-    typer.Option("--mask-pixels/--no-mask-pixels", help="Outside the mask the very pixels of the image stay."),
+    typer.Option(
+        "--mask-pixels/--no-mask-pixels",
+        help="Paste the result into the image, so that no pixel outside the mask changes.",
+        show_default="no",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for machines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, for programs.")]
 
 
 def parts(lora: Sequence[Any] | None, embedding: Sequence[str] | None, vae: str | None, clip_skip: int | None) -> Added:

@@ -48,38 +48,51 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 def slider(
     image: Annotated[
-        Path | None, typer.Argument(help="The image. Without it, the one that the model draws of the source prompt.")
+        Path | None,
+        typer.Argument(help="The image. Without one, the model draws an image of the source prompt."),
     ] = None,
-    source: Annotated[str | None, typer.Option("--source", "-s", help="What the image shows.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", "-s", help="Source prompt: what the image shows.", show_default="empty")
+    ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", "-t", help="What it shall show.", show_default="what --source says")
+        str | None,
+        typer.Option(
+            "--target", "-t", help="Target prompt: what the last frame should show.", show_default="the source prompt"
+        ),
     ] = None,
     vary: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=LOW..HIGH",
-            help="An option of the method and its range, weights.WORD=LOW..HIGH for a word's weight; repeatable.",
-            show_default="from the source to the full edit",
+            help="The option of the method that changes from frame to frame, with its first and last value; for the"
+            " weight of a word weights.WORD=LOW..HIGH. Repeatable.",
+            show_default="none: from the source to the full edit",
         ),
     ] = None,
     output: movie.Output = None,
-    method: Annotated[str, typer.Option(help="See: sfumato methods.")] = "prompt-to-prompt",
+    method: Annotated[str, typer.Option(help="Editing method; see: sfumato methods.")] = "prompt-to-prompt",
     inversion: Annotated[
-        str | None, typer.Option(help="How to get back to noise.", show_default="the method's first choice")
+        str | None,
+        typer.Option(
+            help="Inversion: how the image is turned into noise; see: sfumato methods.",
+            show_default="the method's first choice",
+        ),
     ] = None,
-    frames: Annotated[int, typer.Option(help="The ends counted, at least 3.")] = 8,
+    frames: Annotated[int, typer.Option(help="Number of frames, the first and the last included; at least 3.")] = 8,
     spacing: movie.Spacing = None,
     distance: movie.DistanceName = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods NAME."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods METHOD. Repeatable."
+        ),
     ] = None,
     spacing_settings: movie.SpacingSettings = None,
     model: ModelName = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    negative: Annotated[str, typer.Option(help="What to lead away from.")] = "",
-    seed: Annotated[int, typer.Option(help="Of all draws; -1: a random one.")] = 0,
+    negative: Annotated[str, typer.Option(help="Negative prompt: what the frames should not show.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of all random draws; -1 picks a random one.")] = 0,
     size: Size = None,
     fit: Fit = None,
     mask: Mask = None,
@@ -89,7 +102,7 @@ def slider(
     mask_invert: MaskInvert = None,
     mask_pixels: MaskPixels = None,
     alpha: Annotated[
-        bool, typer.Option("--alpha/--no-alpha", help="Frames of a transparent image are transparent, too.")
+        bool, typer.Option("--alpha/--no-alpha", help="Keep the transparency of a transparent image.")
     ] = True,
     fps: movie.Fps = 8.0,
     hold: movie.Hold = None,

@@ -43,54 +43,86 @@ class Way(StrEnum):
 def translate(
     images: Annotated[list[Path], typer.Argument(help="The image, or several.")],
     source_model: Annotated[
-        str, typer.Option("--from", help="The model that the images belong to: as --model of sfumato edit.")
+        str, typer.Option("--from", help="Source model: one of images like yours; named as in sfumato edit --model.")
     ],
     target_model: Annotated[
         str | None,
-        typer.Option("--to", help="The model that they shall belong to.", show_default="the same, with two prompts"),
+        typer.Option(
+            "--to",
+            help="Target model: one of images such as the result should be.",
+            show_default="the source model, with two prompts",
+        ),
     ] = None,
     source_revision: Annotated[
-        str | None, typer.Option("--from-revision", help="Branch, tag or commit of --from, a hub model.")
+        str | None, typer.Option("--from-revision", help="Branch, tag or commit of --from, if it is a hub model.")
     ] = None,
-    target_revision: Annotated[str | None, typer.Option("--to-revision", help="Likewise of --to.")] = None,
+    target_revision: Annotated[
+        str | None, typer.Option("--to-revision", help="Branch, tag or commit of --to, if it is a hub model.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="The result; for several images a folder that exists.",
+            help="File of the result; for several images a folder that exists.",
             show_default="named after the image",
         ),
     ] = None,
     source: Annotated[
-        str, typer.Option("--source", "-s", help="What the images show; for models of text.", show_default="nothing")
+        str,
+        typer.Option("--source", "-s", help="What the images show, for a model with text.", show_default="empty"),
     ] = "",
     target: Annotated[
-        str, typer.Option("--target", "-t", help="What they shall show; for models of text.", show_default="nothing")
+        str,
+        typer.Option(
+            "--target", "-t", help="What the results should show, for a model with text.", show_default="empty"
+        ),
     ] = "",
-    negative: Annotated[str, typer.Option(help="What to lead away from.", show_default="nothing")] = "",
+    negative: Annotated[
+        str,
+        typer.Option(
+            help="Negative prompt: what the results should not show, for a model with text.", show_default="empty"
+        ),
+    ] = "",
     method: Annotated[
-        Way, typer.Option(help="cycle-diffusion shares the random draws; ddib draws nothing.", case_sensitive=False)
+        Way,
+        typer.Option(
+            help="cycle-diffusion (both models use the same random draws) or ddib (deterministic).",
+            case_sensitive=False,
+        ),
     ] = Way.cycle_diffusion,
     steps: Steps = None,
     strength: Annotated[
         float | None,
-        typer.Option(help="Share of the steps to go back; less keeps more.", show_default="0.85, ddib: 1"),
+        typer.Option(
+            help="Share of the steps that are run, in [0, 1]; lower keeps more of the image.",
+            show_default="0.85, ddib: 1",
+        ),
     ] = None,
     eta: Annotated[
         float | None,
-        typer.Option(help="How much of the code is in the steps' draws, above 0 to 1.", show_default="0.1"),
+        typer.Option(
+            help="Share of fresh noise at each step, above 0, at most 1; for cycle-diffusion.", show_default="0.1"
+        ),
     ] = None,
-    guidance: Annotated[float, typer.Option(help="Of the target model, 1 (off) to 100.")] = 1.0,
-    source_guidance: Annotated[float, typer.Option(help="Of the source model, 1 (off) to 100.")] = 1.0,
+    guidance: Annotated[float, typer.Option(help="Guidance scale of the target model, 1 (off) to 100.")] = 1.0,
+    source_guidance: Annotated[float, typer.Option(help="Guidance scale of the source model, 1 (off) to 100.")] = 1.0,
     refine_strength: Annotated[
-        float | None, typer.Option(help="How far SDEdit with the target model goes afterwards.", show_default="0")
+        float | None,
+        typer.Option(
+            help="Strength of an SDEdit with the target model afterwards, in [0, 1]; 0 is off.", show_default="0"
+        ),
     ] = None,
-    refine_repeats: Annotated[int | None, typer.Option(help="How often.", show_default="1")] = None,
+    refine_repeats: Annotated[
+        int | None, typer.Option(help="How often that SDEdit is repeated.", show_default="1")
+    ] = None,
     reconstruction: Annotated[
-        Path | None, typer.Option(help="Also write what the source model gives back (of one image).")
+        Path | None,
+        typer.Option(
+            help="Also write the source model's reconstruction; for a single image.", show_default="not written"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all draws; -1: a random one.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws; -1 picks a random one.")] = 0,
     size: Size = None,
     fit: Fit = None,
     lora: Lora = None,
@@ -101,7 +133,7 @@ def translate(
     dtype: Dtype = None,
     as_json: AsJson = False,
 ) -> None:
-    """Translate images from the world of one model to that of another; neither needs to know the other.
+    """Translate images from the domain of one model to that of another, each trained by itself.
 
     Example: sfumato translate cat.png --from ./cats-256 --to ./dogs-256 -o dog.png
     """

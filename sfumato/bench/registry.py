@@ -49,12 +49,12 @@ def _morphs() -> type[Benchmark]:
 
 
 BENCHMARKS: dict[str, tuple[Callable[[], type[Benchmark]], str]] = {
-    "emoji-edit": (_emoji_edit, "200 edits of emoji with an exact answer: any method, any inversion."),
-    "scene-edit": (_scene_edit, "140 edits of scenes of a model of scenes, beside drawing anew; needs --set atlas."),
-    "pie": (_pie, "PIE-Bench: 700 images with masks, from --data; --protocol pie-2023 or strict."),
+    "emoji-edit": (_emoji_edit, "200 edits of emoji whose exact answer is known; any method, any inversion."),
+    "scene-edit": (_scene_edit, "140 edits of scenes, beside drawing the target anew; for models of scenes, needs --set atlas."),
+    "pie": (_pie, "PIE-Bench, 700 images with masks, from --data; measured by --protocol pie-2023 or strict."),
     "translation": (_translation, "Unpaired translation between drawing styles, or between the folders of --data."),
-    "zero-shot": (_zero_shot, "Editing with several trials a case, the judge's favourite kept; emoji, or --data."),
-    "morphs": (_morphs, "Morphs between 24 pairs of emoji, or those of --data; --inversions names the spacings."),
+    "zero-shot": (_zero_shot, "Edits with several seeds a case, the best kept by a judge; of emoji, or of --data."),
+    "morphs": (_morphs, "Morphs between 24 pairs of emoji, or those of --data; --inversions names spacings."),
 }
 """Name to what loads its class, and what it is in one line."""
 
