@@ -36,7 +36,7 @@ ModelName = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="emoji (embedded), a short name, a hub id, a diffusers folder or a .safetensors file. See: sfumato models.",
+        help="Name (see: sfumato models), hub id, diffusers folder or .safetensors file of the model.",
         show_default="emoji",
     ),
 ]

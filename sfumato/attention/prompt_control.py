@@ -31,8 +31,8 @@ MapEditKind = Literal["auto", "replace", "refine", "none"]
 CrossReplaceSteps = Annotated[
     align.Bounds | Mapping[str, align.Bounds],
     Option(
-        "share of the run that keeps the source's cross-attention (layout): a number, start and end, or per word"
-        ' of the target with "default_" for the rest',
+        "share of the steps, from the first, that use the source's cross-attention maps; higher keeps more of the"
+        ' layout. A number, [start, end], or a table of words of the target prompt with "default_" for the others',
         low=0,
         high=1,
     ),
@@ -40,11 +40,19 @@ CrossReplaceSteps = Annotated[
 SelfReplaceSteps = Annotated[
     align.Bounds,
     Option(
-        "share of the run that keeps the source's self-attention (shape): a number, or start and end", low=0, high=1
+        "share of the steps, from the first, that use the source's self-attention maps; higher keeps more of the"
+        " shapes. A number, or [start, end]",
+        low=0,
+        high=1,
     ),
 ]
 SelfReplaceSize = Annotated[
-    int, Option("self-attention is kept in layers of at most this many positions a side", low=1)
+    int,
+    Option(
+        "largest width and height, in positions, of the layers whose self-attention maps are replaced; higher keeps"
+        " finer shapes",
+        low=1,
+    ),
 ]
 
 

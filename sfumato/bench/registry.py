@@ -50,7 +50,10 @@ def _morphs() -> type[Benchmark]:
 
 BENCHMARKS: dict[str, tuple[Callable[[], type[Benchmark]], str]] = {
     "emoji-edit": (_emoji_edit, "200 edits of emoji whose exact answer is known; any method, any inversion."),
-    "scene-edit": (_scene_edit, "140 edits of scenes, beside drawing the target anew; for models of scenes, needs --set atlas."),
+    "scene-edit": (
+        _scene_edit,
+        "140 edits of scenes, beside drawing the target anew; for models of scenes, needs --set atlas.",
+    ),
     "pie": (_pie, "PIE-Bench, 700 images with masks, from --data; measured by --protocol pie-2023 or strict."),
     "translation": (_translation, "Unpaired translation between drawing styles, or between the folders of --data."),
     "zero-shot": (_zero_shot, "Edits with several seeds a case, the best kept by a judge; of emoji, or of --data."),

@@ -1,13 +1,12 @@
-"""`auto`: tries a few methods and strengths on one shared inversion, and returns the knee of what they trade.
+"""`auto` runs several methods and strengths on one shared inversion and returns the best trade-off.
 
-Every edit trades how well it took against how much of the rest was kept. Both are measured here by the model itself, so
-no other network is needed: how well the target prompt explains the result better than the source prompt does (the
-difference of the two denoising errors, as in the diffusion classifier, Li et al., 2023,
-https://arxiv.org/abs/2303.16203, Eq. 5), and how far the latents moved. The knee is the candidate with the largest gain
-over the straight line between "nothing changed" and "everything changed" (Satopaa et al., 2011, "Finding a kneedle in a
-haystack").
+An edit trades agreement with the target prompt against change of the image. The model itself measures both. Agreement
+is the denoising error under the source prompt minus that under the target prompt, as in the diffusion classifier (Li et
+al., 2023, https://arxiv.org/abs/2303.16203, Eq. 5). Change is the distance of the latents from the source's. The result
+is the knee of the curve: the candidate farthest above the straight line from "nothing changed" to "most changed"
+(Satopaa et al., 2011, "Finding a kneedle in a haystack").
 
-Ours; no paper's method.
+Not from a paper.
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ TRIES = (
     "auto",
     title="Automatic choice",
     paper="none: a search over the methods here, scored by the model (diffusion classifier, Li et al., 2023)",
-    summary="Tries several methods and strengths on one inversion; returns the best trade of change against keeping.",
-    when="You know none of these names, or want to see what this image allows before choosing.",
+    summary="Tries several methods and strengths on one inversion; returns the best trade-off.",
+    when="You do not know which method to choose, or want to compare several on one image.",
     cost="The inversion once; then 3 or 4 evaluations a step and 16 for scoring, for each try.",
     inversions=(
         "edit-friendly",
@@ -79,11 +78,14 @@ TRIES = (
 def auto(
     task: EditTask,
     *,
-    tries: Annotated[int, Option("how many candidates to try at most", low=2, high=len(TRIES))] = 5,
+    tries: Annotated[
+        int, Option("largest number of candidates; more find better edits and take longer", low=2, high=len(TRIES))
+    ] = 5,
     seconds: Annotated[
-        float | None, Option("start no further candidate after this many seconds (two are always tried)", low=0)
+        float | None,
+        Option("start no further candidate after this many seconds; two are always tried; none: no limit", low=0),
     ] = None,
-    draws: Annotated[int, Option("noises to average the score over", low=1)] = 8,
+    draws: Annotated[int, Option("noise draws that the score of a candidate is averaged over", low=1)] = 8,
 ) -> LatentEdit:
     """Runs several methods on the same task, and returns the edit at the knee.
 

@@ -1,7 +1,7 @@
-"""The search of CycleDiffusion's paper: many candidates of one edit, ranked by an energy.
+"""Search for the best of many edits of one image, ranked by an energy.
 
-Source: Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559. Their results are the best of 15 draws x 6 numbers
-of skipped steps x 6 guidance scales for each image, by directional CLIP score: some 75,000 evaluations.
+Source: Wu and De la Torre, 2022 (CycleDiffusion), https://arxiv.org/abs/2210.05559. Their results are the best of 15
+draws x 6 numbers of skipped steps x 6 guidance scales for each image, by directional CLIP score.
 
 Differs from the authors' code: candidates that share draws and skipped steps run in one batch; the source's latents are
 encoded once for all trials; the encoder's guidance is the inversion's (1 in all their tables).

@@ -1,8 +1,8 @@
-"""CycleDiffusion (Wu and De la Torre, 2022), https://arxiv.org/abs/2210.05559: zero-shot editing of real images.
+"""CycleDiffusion (Wu and De la Torre, 2022), https://arxiv.org/abs/2210.05559: replays noise under another prompt.
 
-A stochastic sampler carries a code of Gaussian noises to an image. The DPM-Encoder finds a code of the given image
-under the source prompt; the same code under the target prompt is the edit. Leaving out steps at the noisy end, and a
-small eta, hold the edit closer to the image.
+A stochastic sampler maps a code, all of its random draws, to an image. The DPM-Encoder finds a code of the given image
+under the source prompt; the same code under the target prompt gives the edit. Skipping steps at the noisy end, and a
+small eta, keep the edit closer to the image.
 
 Differs from the authors' code (github.com/ChenWu98/cycle-diffusion): the whole grid is encoded, so that one inversion
 serves every strength (at the same noise level the draws have the same distribution); one code and one strength, where
@@ -45,7 +45,7 @@ from sfumato.options import Option
     title="CycleDiffusion",
     paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
     summary="Finds the random draws that make the image, and uses the same draws under the target prompt.",
-    when="Real images and edits that keep pose and composition: the image comes back exactly, without optimising.",
+    when="Real images, and edits that keep pose and composition; the reconstruction is exact, nothing is optimised.",
     cost="2 evaluations a step that is run and target, plus the inversion's; 3 with attention control and one target;"
     " a search multiplies this by its candidates.",
     inversions=("dpm-encoder", "edit-friendly"),
@@ -65,25 +65,32 @@ def cycle_diffusion(
     self_replace_size: SelfReplaceSize = 16,
     eta: DrawnEta = 0.1,
     trials: Annotated[
-        int, Option("search: how many times to draw; the best of all is kept (the paper: 15)", low=1)
+        int, Option("search: number of random codes of the image to try, of which the best is kept (paper: 15)", low=1)
     ] = 1,
     try_strengths: Annotated[
-        Sequence[float] | None, Option("search: these strengths in place of one (the paper: 6 of them)", low=0, high=1)
+        Sequence[float] | None,
+        Option("search: list of strengths to try (paper: 6); none: strength alone", low=0, high=1),
     ] = None,
     try_guidance_scales: Annotated[
         Sequence[float] | None,
-        Option("search: these guidance scales in place of one (the paper: 1, 1.5, 2, 3, 4, 5)", low=1, high=100),
+        Option(
+            "search: list of guidance scales to try (paper: 1, 1.5, 2, 3, 4, 5); none: the guidance scale of the run",
+            low=1,
+            high=100,
+        ),
     ] = None,
     energy: Annotated[
         Spec | None,
         Option(
             f"search: what ranks the candidates, a name or a table of names and weights: {names('rank')}; none:"
-            " prompt-gain. The paper ranks by directional-agreement",
+            " prompt-gain (paper: directional-agreement)",
             check=check_energy("rank"),
         ),
     ] = None,
     encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
-    released: Annotated[bool, Option("align words as the code of the author's demo does, its bug included")] = False,
+    released: Annotated[
+        bool, Option("attention control: align words exactly as the code of the author's demo, with its bug")
+    ] = False,
 ) -> LatentEdit:
     """Replays the code of the images under the target prompts.
 

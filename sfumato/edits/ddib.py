@@ -1,11 +1,11 @@
-"""Dual diffusion implicit bridges (Su et al., 2022), https://arxiv.org/abs/2203.08382, between two prompts.
+"""Dual diffusion implicit bridges (Su et al., 2022), https://arxiv.org/abs/2203.08382: DDIM to noise and back.
 
-DDIM carries the image to noise under the source prompt and back to an image under the target prompt: two
-probability-flow ODEs joined at their common end. Nothing is drawn, so going back with the prompts exchanged returns to
-where one came from, up to the solver's error. The bridge between two models is `sfumato.edits.two_models.bridge`.
+DDIM carries the image to noise under the source prompt, and from there to an image under the target prompt: two
+probability-flow ODEs joined at their common end. Nothing is random, so the same run with the prompts exchanged leads
+back to the image, up to the solver's error. The bridge between two models is `sfumato.edits.two_models.bridge`.
 
-Differs from the paper: prompts stand for its two domains; guidance on the way back (the paper has none, use 1 for it);
-`strength` turns back before pure noise is reached, which keeps more of the image.
+Differs from the paper: prompts take the role of its two domains; the way back is guided (the paper has no guidance,
+which is scale 1); `strength` below 1 turns back before pure noise is reached, which keeps more of the image.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from sfumato.sampling.shares import first_step, strength_notes
     title="Dual diffusion implicit bridge",
     paper="Su et al., 2022, https://arxiv.org/abs/2203.08382",
     summary="Carries the image to noise under the source prompt, and back under the target prompt.",
-    when="A deterministic baseline; between prompts of like images, or to change the style of the whole.",
+    when="A deterministic baseline; for similar images, or to change the style of the whole image.",
     cost="3 evaluations a step with one target (4 with a guided source, 2 at guidance 1), plus the inversion's.",
     inversions=("direct", "ddim", "fixed-point", "bdia", "regularised-ddim", "negative-prompt", "null-text"),
     refuses={
-        "dpm-encoder": "it holds draws of a stochastic sampler; the bridge is deterministic. See cycle-diffusion",
-        "edit-friendly": "it holds draws of a stochastic sampler; the bridge is deterministic. See edit-friendly",
+        "dpm-encoder": "it belongs to a stochastic sampler, and DDIB is deterministic; use method cycle-diffusion",
+        "edit-friendly": "it belongs to a stochastic sampler, and DDIB is deterministic; use method edit-friendly",
     },
 )
 def ddib(
@@ -37,7 +37,7 @@ def ddib(
     *,
     strength: Annotated[
         float,
-        Option("how far towards noise to go, as share of the steps; less keeps more of the image", low=0, high=1),
+        Option("share of the steps that are run towards noise and back; lower keeps more of the image", low=0, high=1),
     ] = 1.0,
 ) -> LatentEdit:
     """Carries the images to noise under the source prompt, and back under the target prompts.

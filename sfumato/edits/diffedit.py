@@ -1,14 +1,14 @@
-"""DiffEdit (Couairon et al., 2022), https://arxiv.org/abs/2210.11427.
+"""DiffEdit (Couairon et al., 2022), https://arxiv.org/abs/2210.11427: finds a mask, and edits inside it.
 
-Where the noise predicted under the source prompt and under the target prompt differ, the image has to change; the
-rest is kept. That contrast, averaged over several draws, is made a mask (step 1); the image is encoded by DDIM up to
-a share of the schedule (step 2) and decoded under the target prompt, everything outside the mask being set back to the
-encoded latents after each step (step 3).
+The image has to change where the noise predictions under the source prompt and under the target prompt differ. This
+contrast, averaged over several noise draws, gives a mask (step 1). The image is inverted by DDIM up to a share of the
+schedule (step 2), and denoised from there under the target prompt, while everything outside the mask is set to the
+inverted latents after each step (step 3).
 
-Differs from the paper: the inversion may be told the source prompt (the paper encodes without text); "extreme values"
-are those above three times the mean contrast; outside the mask the result has exactly the image's latents. At the
-16x16 latents of the embedded model a mask at the paper's threshold is too small (docs/benchmarks.md): that model has
-its own.
+Differs from the paper: the inversion may use the source prompt (the paper inverts without text); "extreme values" are
+those above three times the mean contrast; outside the mask the result has exactly the image's latents. At the 16x16
+latents of the embedded model a mask at the paper's threshold is too small (docs/benchmarks.md): that model has its own
+default.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ EXTREME = 3.0
     "diffedit",
     title="DiffEdit",
     paper="Couairon et al., 2022, https://arxiv.org/abs/2210.11427",
-    summary="Finds by itself where the prompts disagree about the image, and repaints there alone.",
-    when="One thing is exchanged for another and everything around it must stay as it is.",
+    summary="Finds where the two prompts predict different noise, and edits the image only there.",
+    when="One thing is replaced by another and everything around it must stay as it is.",
     cost="2 evaluations a step that is run (1 at guidance 1), 2 a draw for the mask, plus the inversion's.",
     inversions=("direct", "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt"),
     refuses={
-        "edit-friendly": "it decodes without noise, which latents with fresh noise at every step do not fit",
-        "dpm-encoder": "it decodes without noise, which latents with fresh noise at every step do not fit",
+        "edit-friendly": "DiffEdit samples deterministically, and its latents hold fresh noise at every step",
+        "dpm-encoder": "DiffEdit samples deterministically, and its latents hold fresh noise at every step",
     },
     takes_mask=True,
 )
@@ -52,18 +52,24 @@ def diffedit(
     task: EditTask,
     *,
     strength: Annotated[
-        float, Option("share of the steps that is run: small stays close to the image, 0 is itself", low=0, high=1)
+        float,
+        Option("share of the steps that are run; lower keeps more of the image, 0 returns it unchanged", low=0, high=1),
     ] = 0.8,
     contrast_threshold: Annotated[
-        float, Option("how much of the largest contrast counts as inside; small: a large mask", low=0, high=1)
+        float,
+        Option(
+            "contrast that counts as inside the mask, as share of the largest; lower makes a larger mask", low=0, high=1
+        ),
     ] = 0.5,
     contrast_strength: Annotated[
-        float, Option("how noisy the image is made to find the mask, as share of the steps", low=0, high=1)
+        float, Option("noise level at which the mask is found, as share of the steps; 1 is pure noise", low=0, high=1)
     ] = 0.5,
-    contrast_draws: Annotated[int, Option("noises to average the mask over", low=1)] = 10,
+    contrast_draws: Annotated[
+        int, Option("noise draws that the mask is averaged over; more are steadier and slower", low=1)
+    ] = 10,
     noise: Tensor | None = None,
 ) -> LatentEdit:
-    """Finds where the prompts disagree, and decodes the encoded images under the target prompts there alone.
+    """Finds where the predictions under the prompts differ, and denoises under the target prompts only there.
 
     Costs, for each image, contrast_draws (1 + targets) network evaluations for the mask, and 2 targets for each of the
     int(strength steps) steps that are run, half of that at guidance 1; for a drawn source those of drawing it.

@@ -1,13 +1,13 @@
-"""Edit-friendly DDPM editing (Huberman-Spiegelglas et al., 2023), https://arxiv.org/abs/2304.06140.
+"""Edit-friendly DDPM editing (Huberman-Spiegelglas et al., 2023), https://arxiv.org/abs/2304.06140: replays noise maps.
 
-The image is encoded as noise maps whose levels were drawn independently; its less noisy part is then replayed under
-the target prompt. The maps hold the image's structure, so that strong guidance can be used. Alone, or with
-Prompt-to-Prompt's attention control, as their experiments combine the two.
+The image is inverted to noise maps by drawing each noise level independently. All but the noisiest steps are then
+replayed under the target prompt. The maps hold the image's structure, so strong guidance can be used; with
+Prompt-to-Prompt's attention control too, as in the paper's experiments.
 
 Differs from the authors' code (github.com/inbarhub/DDPM_inversion): the last step keeps its noise map, so that the
-image comes back exactly, and eta means DDIM's (`drop_last_map` and `released_eta` of the inversion give theirs);
-several targets in one batch; any size. As there: the shares of the control are of all steps and are counted from the
-first executed one.
+reconstruction is exact, and eta is that of DDIM (`drop_last_map` and `released_eta` of the inversion give theirs);
+several targets in one batch; any size. As there, the shares of the attention control are of all steps and are counted
+from the first executed one.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from sfumato.options import Option
     title="Edit-friendly DDPM editing",
     paper="Huberman-Spiegelglas et al., 2023, https://arxiv.org/abs/2304.06140",
     summary="Replays noise maps that hold the image's structure, under the target prompt.",
-    when="Quick edits of real images that must keep their structure; other seeds give other versions of the edit.",
+    when="Fast edits of real images that must keep their structure; each seed gives another version of the edit.",
     cost="2 evaluations a step that is run and target, plus the inversion's; 4 with attention control and one target.",
     inversions=("edit-friendly", "dpm-encoder"),
     refuses={
         **WITHOUT_NOISE_MAPS,
-        "ddim": "it keeps no noise maps; at eta 0 no noise is left that could hold the image",
+        "ddim": "it has no noise maps: at eta 0 no step adds noise that could hold the image",
     },
 )
 def edit_friendly(
@@ -56,7 +56,9 @@ def edit_friendly(
     self_replace_steps: SelfReplaceSteps = 0.2,
     self_replace_size: SelfReplaceSize = 16,
     eta: DrawnEta = 1.0,
-    released: Annotated[bool, Option("align words as the authors' released code does, its bug included")] = False,
+    released: Annotated[
+        bool, Option("attention control: align words exactly as the authors' code, with its bug")
+    ] = False,
 ) -> LatentEdit:
     """Replays the noise maps of the inversion under the target prompts.
 

@@ -1,23 +1,23 @@
-r"""EGSDE (Zhao et al., 2022), https://arxiv.org/abs/2207.06635: an energy-guided reverse SDE.
+r"""EGSDE (Zhao et al., 2022), https://arxiv.org/abs/2207.06635: SDEdit guided by an energy.
 
-As SDEdit, but the score is changed by the gradient of an energy that compares each step with the image at the same
-noise level:
+As in SDEdit noise is added and removed again, but the score is changed by the gradient of an energy that compares each
+step with the image at the same noise level:
 
 .. math:: s'(y, t) = s(y, t) - \nabla_y E(y, x_t), \qquad E = \lambda_i E_i + \lambda_s E_s,
           \qquad x_t \sim q(x_t \mid x_0).
 
-The faithfulness expert E_i is the squared distance after low-pass filtering (what both domains share). The realism
-expert E_s is low where the image has lost what marks the source's domain.
+The faithfulness expert E_i is the squared distance after low-pass filtering, of what both domains share. The realism
+expert E_s is low where the image no longer has the features of the source's domain.
 
-Differs from the paper, whose models are on pixels and of one domain each:
+Differs from the paper, whose models work on pixels and know one domain each:
 
 - filter and experts act on latents where the model has them, so the paper's weights (2 and 500 on 256 x 256 pixels) do
   not carry over, and the default grid is coarser (4 cells a side, theirs has 8);
-- the paper's realism expert needs a classifier of noisy images, trained for the two domains. The target prompt and
-  its guidance do that work here. The expert "domain" is the paper's with a classifier of clean images, which looks at
-  the model's estimate. Any other can be given as an object: `energies.FeatureSimilarity` over the features of a
+- the paper's realism expert needs a classifier of noisy images, trained for the two domains. Here the guided target
+  prompt takes its role. The expert "domain" is the paper's with a classifier of clean images, which sees the model's
+  estimate of the clean image. Another can be given as an object: `energies.FeatureSimilarity` over the features of a
   classifier of noisy latents, `energies.NoisyClassLabel` with the classifier itself;
-- stochastic DDIM at eta 1 in place of Euler-Maruyama: on the same grid the gradient moves it by the same multiple.
+- stochastic DDIM at eta 1 in place of Euler-Maruyama; on the same grid the gradient has the same factor.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from sfumato.sampling.shares import first_step, strength_notes
     "egsde",
     title="EGSDE",
     paper="Zhao et al., 2022, https://arxiv.org/abs/2207.06635",
-    summary="Adds noise and takes it away under the target prompt, while an energy pulls the coarse image back.",
+    summary="Adds noise and removes it under the target prompt, while an energy holds the coarse image.",
     when="SDEdit keeps too little: more noise can be used, since layout and colours are held.",
     cost="2 evaluations a step that is run (1 at guidance 1).",
     inversions=(),
@@ -61,25 +61,31 @@ def egsde(
     noise: Tensor | None = None,
     reference_noise: Tensor | None = None,
     strength: Annotated[
-        float, Option("how much noise, as share of the steps: 0 keeps the image, 1 forgets it", low=0, high=1)
+        float,
+        Option(
+            "noise to add, as share of the steps; lower keeps more of the image, 1 starts from noise", low=0, high=1
+        ),
     ] = 0.8,
     faithfulness: Annotated[
-        float, Option("how strongly the coarse image is pulled back; 0 is SDEdit", low=0, high=100)
+        float,
+        Option("weight of the energy that holds the coarse image; higher keeps more, 0 is SDEdit", low=0, high=100),
     ] = 0.3,
     cells: Annotated[
-        int, Option("how finely the image is held, in cells along its shorter side; more keeps more of it", low=1)
+        int, Option("cells along the shorter side of the coarse image; more cells keep finer parts of it", low=1)
     ] = 4,
-    eta: Annotated[float, Option("fresh noise at each step: 1 as in the paper, 0 none", low=0, high=1)] = 1.0,
+    eta: Annotated[
+        float, Option("share of fresh noise at each step: 1 is the paper's sampler, 0 is deterministic", low=0, high=1)
+    ] = 1.0,
     experts: Annotated[
         ExpertSpec | None,
         Option(
-            f"further energies that lead every step, a name or a table of names and weights: {names('expert')}",
+            f"further energies that guide every step, a name or a table of names and weights: {names('expert')}",
             check=check_energy("expert"),
         ),
     ] = None,
     encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
 ) -> LatentEdit:
-    """Adds noise to the images, and takes it away under the target prompts and the energy.
+    """Adds noise to the images, and removes it under the target prompts and the energy.
 
     Costs 2 targets network evaluations a step that is run (int(strength steps) of all), half of it without guidance,
     and what `experts` cost: those that are asked about the model's estimate take 1 evaluation with a backward pass a

@@ -1,14 +1,14 @@
-r"""ILVR (Choi et al., 2021), https://arxiv.org/abs/2108.02938: drawing under a coarse reference.
+r"""ILVR (Choi et al., 2021), https://arxiv.org/abs/2108.02938: sampling with the coarse part of an image held.
 
-The model draws from noise, and after every step the coarse part of the drawing is set to that of the image brought to
-the same noise level:
+The model samples from noise, and after every step the low-pass part of the latents is set to that of the image at the
+same noise level:
 
 .. math:: x_{prev} = x' + \phi(y_{prev}) - \phi(x'), \qquad y_{prev} \sim q(y_{prev} \mid y).
 
-Differs from the paper: a model of text draws what the target prompt says, where the paper has a model of one domain;
-the filter acts on latents where the model has them; its strength is told in cells along the image's shorter side, so
-that it means the same for every size (the paper's factor N on 256 pixels is 256 / N cells; our default, 4, is its
-coarsest). After the last step the reference is the image itself, without noise.
+Differs from the paper: the model is guided by a target prompt, where the paper has a model of one domain; the filter
+acts on latents where the model has them; its width is given in cells along the image's shorter side, so that it means
+the same at every size (the paper's factor N on 256 pixels is 256 / N cells; our default, 4, is its coarsest). After the
+last step the reference is the image itself, without noise.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from sfumato.sampling.shares import window_notes
     "ilvr",
     title="ILVR",
     paper="Choi et al., 2021, https://arxiv.org/abs/2108.02938",
-    summary="Draws the target prompt anew while the coarse colours and shapes are held to the image's.",
-    when="Only the coarse layout shall stay and all detail may change; or a baseline for other methods.",
+    summary="Samples the target prompt from noise while coarse colours and shapes are held to the image's.",
+    when="Only the coarse layout should stay and all detail may change; or as a baseline for other methods.",
     cost="2 evaluations a step (1 at guidance 1).",
     inversions=(),
 )
@@ -43,12 +43,17 @@ def ilvr(
     *,
     noise: Tensor | None = None,
     cells: Annotated[
-        int, Option("how finely the image is held, in cells along its shorter side; more keeps more of it", low=1)
+        int, Option("cells along the shorter side of the coarse image; more cells keep finer parts of it", low=1)
     ] = 4,
-    hold: Annotated[float, Option("share of the steps, from the start, that hold the image", low=0, high=1)] = 0.8,
-    eta: Annotated[float, Option("fresh noise at each step: 1 as in the paper, 0 none", low=0, high=1)] = 1.0,
+    hold: Annotated[
+        float,
+        Option("share of the steps, from the first, that hold the coarse image; higher keeps more", low=0, high=1),
+    ] = 0.8,
+    eta: Annotated[
+        float, Option("share of fresh noise at each step: 1 is the paper's sampler, 0 is deterministic", low=0, high=1)
+    ] = 1.0,
 ) -> LatentEdit:
-    """Draws from the source's noise under the coarse part of the images.
+    """Samples from the source's noise under the coarse part of the images.
 
     Costs 2 targets network evaluations a step, half of it without guidance.
 

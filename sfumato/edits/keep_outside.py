@@ -1,9 +1,9 @@
-"""Holding an edit to the image outside a mask, whatever the method.
+"""Keeps the image outside a mask, for every method.
 
-During the run all that lies outside is set, after every step, to the image's own latents at that noise level: those
-that its inversion went through, or the clean ones with noise. Any grey counts as inside there, so that a soft mask
-weakens nothing step by step. The one blend by the mask's greys comes at the end, with the clean latents (`blended`): a
-share of 0.5 keeps half, however many steps were run.
+After every step all latents outside the mask are set to the image's own at that noise level: those of its inversion, or
+the clean ones with noise. Grey counts as inside there, so that a soft mask does not weaken the edit at every step. The
+grey values are used once, in a blend with the clean latents at the end (`blended`): 0.5 keeps half of the image,
+whatever the number of steps.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Langevin guidance as an edit (Wu and De la Torre, 2022), https://arxiv.org/abs/2210.05559: a judge leads the code.
+"""Langevin guidance (Wu and De la Torre, 2022), https://arxiv.org/abs/2210.05559: moves an image's code down an energy.
 
-The DPM-Encoder finds the code of Gaussian draws with which the model makes the image. Langevin steps then move the
-code to where a judge, such as a dual encoder, likes the image better, and the Gaussian prior keeps it where the model
-knows its way. The model need not know the edit, nor any text; the judge need not know noise.
+The DPM-Encoder finds the code, all of the random draws with which the model makes the image. Langevin steps then move
+the code down the gradient of an energy of the image, such as a dual encoder's score, and a Gaussian prior keeps the
+code likely under the model. The model needs no text and need not know the edit; the energy sees clean images only.
 
-Differs from the paper, whose models draw faces and start from fresh draws (`start` "drawn"): the image's own code is
-where the chain starts, so that something of the image stays; 30 Langevin steps (paper: 200), enough for the embedded
-model's images; the best code seen is kept (paper: where a metric is given).
+Differs from the paper, whose models generate faces and start from random codes (`start` "drawn"): the chain starts from
+the image's own code, so that some of the image stays; fewer Langevin steps (paper: 200), enough for the embedded
+model's images; the best code is returned (paper: where a metric is given).
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ CODE_STEPS = 6
     "langevin",
     title="Langevin guidance",
     paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
-    summary="Moves the random draws behind the image until a judge, such as text agreement, likes what they give.",
-    when="A judge knows what the model's prompts cannot say, or the model knows no text. What the judge does not look"
-    " at may change too.",
-    cost="6 evaluations with a backward pass (each as dear as 3) a Langevin step, 30 such steps by default; and the"
-    " judge's.",
+    summary="Moves the random draws of the image down the gradient of an energy, such as text agreement.",
+    when="An energy knows what prompts cannot say, or the model has no text. What the energy does not see may change"
+    " too.",
+    cost="6 evaluations with a backward pass (each as long as 3) a Langevin step, 30 such steps by default; and the"
+    " energy's.",
     inversions=(),
 )
 def langevin_edit(
@@ -54,45 +54,56 @@ def langevin_edit(
     energy: Annotated[
         Spec,
         Option(
-            f"what judges the image, a name or a table of names and weights: {names('guide')}",
+            f"what is minimised, a name or a table of names and weights: {names('guide')}",
             check=check_energy("guide"),
         ),
     ] = "text-agreement",
     encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
     prompt: Annotated[
         Literal["none", "source", "target"],
-        Option("what the model is told while it draws: none (the judge edits alone), source, target (both edit)"),
+        Option("prompt of the model while it samples: none (the energy alone edits), source, or target (both edit)"),
     ] = "none",
     start: Annotated[
         Literal["picture", "drawn"],
         Option(
-            "where the code starts: image (its own code), drawn (fresh draws, so nothing of the image stays; with"
-            " prompt none the embedded model needs more than 40 Langevin steps)"
+            "first code of the chain: picture (the image's own) or drawn (random, so that nothing of the image stays;"
+            " give it more Langevin steps)"
         ),
     ] = "picture",
     num_langevin_steps: Annotated[
-        int, Option("how often the code is moved; 0 not at all (the paper: 200)", low=0)
+        int, Option("Langevin steps; more edit further, 0 returns the reconstruction (paper: 200)", low=0)
     ] = 30,
-    step_size: Annotated[float, Option("how far each time, above 0", low=0, high=1)] = 0.05,
+    step_size: Annotated[
+        float, Option("size of a Langevin step, above 0; higher is faster and less stable", low=0, high=1)
+    ] = 0.05,
     prior_weight: Annotated[
-        float, Option("how strongly the code is held to be Gaussian; the paper: 1", low=0, high=100)
+        float, Option("weight of the Gaussian prior of the code; higher stays closer to likely images", low=0, high=100)
     ] = 1.0,
     code_steps: Annotated[
-        int | None, Option(f"steps of the sampler; none: those of the run, at most {CODE_STEPS}", low=1)
+        int | None, Option(f"denoising steps of the sampler; none: those of the run, at most {CODE_STEPS}", low=1)
     ] = None,
     strength: Annotated[
-        float, Option("share of these steps whose draws may be moved; less keeps more of the image", low=0, high=1)
+        float, Option("share of these steps whose draws are moved; lower keeps more of the image", low=0, high=1)
     ] = 1.0,
     eta: Annotated[
-        float, Option("how much of the code is in the steps' draws, above 0; the paper: 0.1", low=0, high=1)
+        float,
+        Option(
+            "share of fresh noise at each step, above 0; lower puts less of the code there (paper: 0.1)", low=0, high=1
+        ),
     ] = 1.0,
     views: Annotated[
-        int, Option("random views an image for text agreement; more is steadier and slower (the paper: 50)", low=0)
+        int,
+        Option(
+            "random views of the image for text-agreement; more are steadier and slower; 0: the image (paper: 50)",
+            low=0,
+        ),
     ] = 0,
-    keep: Annotated[Literal["best", "last"], Option("which code of the chain counts")] = "best",
-    save_memory: Annotated[bool, Option("compute again in the backward pass in place of keeping it")] = False,
+    keep: Annotated[Literal["best", "last"], Option("code to return: the best of the chain, or the last")] = "best",
+    save_memory: Annotated[
+        bool, Option("use less memory and more time: recompute activations in the backward pass")
+    ] = False,
 ) -> LatentEdit:
-    """Moves the code of the images until the judge likes what it gives.
+    """Moves the code of the images down the gradient of the energy.
 
     Costs, with n the executed steps, int(strength code_steps): n evaluations to encode the image, and for each image
     and target n with a backward pass a Langevin step and n at the end; twice that where the model is guided (prompt

@@ -1,31 +1,28 @@
-r"""LEDITS++ (Brack et al., 2023), https://arxiv.org/abs/2311.16711: editing by concepts with implicit masks.
+r"""LEDITS++ (Brack et al., 2023), https://arxiv.org/abs/2311.16711: adds and removes concepts inside implicit masks.
 
-The source is replayed from its inversion, and each concept adds its own guidance to the prediction, where its mask
-allows it,
+The source is replayed from its inversion, and each concept adds its own guidance to the prediction inside its mask,
 
 .. math:: \epsilon = \epsilon_{source} + \sum_i M_i\, s_i\, (\epsilon_{c_i} - \epsilon_{\varnothing}),
           \qquad M_i = M_i^{attention} \cap M_i^{noise},
 
-M^attention being where the concept's words look and M^noise where its guidance is strong, each the part above a
-quantile of itself.
+where M^attention is where the attention to the concept's words is high and M^noise where its guidance is strong, each
+above a quantile of itself.
 
 Differs from the paper: DDIM or its stochastic form instead of second-order DPM-Solver++; the base of the sum is the
-guided prediction under the source prompt that the inversion was made with, so that without concepts the image comes
-back; attention maps are those of all steps so far, at the resolution closest to 16x16. Without concepts being named,
-the target prompt is one, and takes the place of the source prompt where its mask is,
+guided prediction under the source prompt that the inversion was made with, so that without concepts the result is the
+reconstruction; attention maps are those of all steps so far, at the resolution closest to 16x16. Where no concepts are
+named, the target prompt is one, and replaces the source prompt inside its mask,
 
 .. math:: \epsilon = (1 - M)\, \epsilon_{source}
           + M\, (\epsilon_{\varnothing} + s (\epsilon_c - \epsilon_{\varnothing})),
 
-which inside the mask is the paper's prediction (guidance from the source to the target prompt on top of the source
+so that inside the mask it is the paper's prediction (guidance from the source to the target prompt on top of the source
 oversaturates at a model's usual scale); M^noise is then where the predictions under the two prompts differ.
 
 By default an attention mask counts only where it agrees with the guidance, see `masks`. In the embedded model it often
-does not: a word's map says where things are and nothing of which word is meant, so that "yellow" of "a yellow
-background" looks at the thing and not at the background (area under the ROC curve against the pixels that truly change
-0.04; that of the predictions' difference 0.94; means of nine edits of the background).
-Our quantile, 0.3 (0.1 with that model), suits its 16x16 latents, where things fill the image; the paper's lie near
-0.9 for small things in 64x64 latents.
+does not: attention to "yellow" of "a yellow background" is on the thing, not on the background. The default quantile
+suits the 16x16 latents of that model, where things fill the image; the paper's are near 0.9, for small things in 64x64
+latents.
 """
 
 from __future__ import annotations
@@ -60,9 +57,9 @@ class _Concept:
 
     Attributes:
         edit: Index of the edited branch.
-        row: Name of the row that is told the concept.
+        row: Name of the row whose condition is the concept.
         scale: Negative: away from the concept.
-        replaces: Whether its guided prediction takes the place of the source's, rather than being added to it.
+        replaces: Whether its guided prediction replaces the source's, rather than being added to it.
         looks: Rows and the tokens, (token,), whose attention makes the mask.
     """
 
@@ -77,16 +74,15 @@ class _Concept:
     "ledits",
     title="LEDITS++",
     paper="Brack et al., 2023, https://arxiv.org/abs/2311.16711",
-    summary="Adds or removes concepts, each inside a mask that the model finds by itself while it runs.",
-    when="Several small edits at once, each where it belongs, on an image that must come back exactly elsewhere.",
+    summary="Adds or removes concepts, each inside a mask that is found during the run.",
+    when="Several small edits at once, each in its place, while the rest of the image must stay exactly as it is.",
     cost="4 evaluations a step that is run (5 with a guided source), one more a further concept; plus the inversion's.",
     inversions=("edit-friendly", "dpm-encoder", "ddim", "fixed-point", "regularised-ddim"),
     refuses={
-        "direct": "it pins the source alone, so the edited image would drift from it also where no mask allows it",
-        "bdia": "its exact steps are replayed from the first one on, and the noisiest steps are left out here",
-        "negative-prompt": "concepts are added to the plain guided prediction, where it puts the source prompt in the"
-        " empty one's place",
-        "null-text": "concepts are added to the plain guided prediction, which tuned embeddings are not made for",
+        "direct": "it corrects the source branch only, so the edited image would drift outside the masks too",
+        "bdia": "it can only be replayed from the first step, and LEDITS++ skips the noisiest steps",
+        "negative-prompt": "LEDITS++ needs the prediction under the empty prompt, and it uses the source prompt there",
+        "null-text": "LEDITS++ needs the prediction under the empty prompt, and it uses tuned embeddings there",
     },
 )
 def ledits(
@@ -95,22 +91,23 @@ def ledits(
     concepts: Annotated[
         Mapping[str, float] | None,
         Option(
-            "words to add (above 0) or to take away (below 0), each with its share of the guidance, instead of going"
-            " from the source prompt to the target prompt"
+            "words to add (above 0) or to remove (below 0), each with a factor on the guidance scale; the target"
+            " prompt is then not used; none: edit from the source prompt to the target prompt"
         ),
     ] = None,
     masks: Annotated[
         Literal["auto", "both", "attention", "noise", "none"],
         Option(
-            "what limits an edit: where its words look (attention), where its guidance is strong (noise), both (as in"
-            " the paper), or nothing; auto: both, but words that look where guidance is weak do not count"
+            "where an edit may act: attention (high attention to its words), noise (strong guidance), both (the"
+            " paper's), none (everywhere), auto (both, but words with attention where guidance is weak are ignored)"
         ),
     ] = "auto",
     quantile: Annotated[
-        float, Option("share of the image that each mask leaves alone: large for small things", low=0, high=0.99)
+        float, Option("share of the image that each mask leaves out; raise it for small things", low=0, high=0.99)
     ] = 0.3,
     strength: Annotated[
-        float, Option("share of the steps that is run: small stays close to the image, 0 is itself", low=0, high=1)
+        float,
+        Option("share of the steps that are run; lower keeps more of the image, 0 returns it unchanged", low=0, high=1),
     ] = 0.9,
 ) -> LatentEdit:
     """Replays the source with the guidance of each concept added inside its mask.
@@ -134,7 +131,7 @@ def ledits(
     """
     start, own = first_step(strength, task.num_steps), task.source_scale
     if concepts is not None and not all(concept.strip() for concept in concepts):
-        raise UsageError("a concept is empty: name what to add or to take away, e.g. {'a hat': 1}")
+        raise UsageError("a concept is empty: name what to add or remove, such as {'a hat': 1}")
     source = task.source if start == 0 else task.with_latents
     if start == task.num_steps:
         return task.edited(source.clean)

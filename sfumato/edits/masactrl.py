@@ -1,8 +1,8 @@
-"""MasaCtrl (Cao et al., 2023), https://arxiv.org/abs/2304.08465.
+"""MasaCtrl (Cao et al., 2023), https://arxiv.org/abs/2304.08465: mutual self-attention from target to source.
 
 Source and target are denoised together. After a few steps, in the decoder's finer layers, the target's self-attention
-asks with its own queries but reads the source's keys and values: layout and pose come from the target prompt, the look
-from the source. Cross-attention is never touched.
+uses its own queries but the source's keys and values: layout and pose come from the target prompt, the look from the
+source. Cross-attention is not changed.
 
 Differs from the authors' code (github.com/TencentARC/MasaCtrl, whose numbers `pin_source=False` gives): before every
 network call the source's latents are those of its inversion (theirs: an argument that is off, though the published
@@ -32,8 +32,8 @@ from sfumato.options import Option
 from sfumato.sampling.pin import PinSource
 
 NO_LAYOUT = (
-    "start_step is 4 of every 50 steps: of {} it is 0, so the source's layout stays: use 13 steps or more, or give"
-    " start_step to let the target's own layout form first"
+    "start_step is 4 of every 50 steps; with {} steps it is 0, so the source's layout stays: use 13 steps or more, or"
+    " give start_step so that the target's own layout can form first"
 )
 
 
@@ -41,7 +41,7 @@ NO_LAYOUT = (
     "masactrl",
     title="MasaCtrl",
     paper="Cao et al., 2023, https://arxiv.org/abs/2304.08465",
-    summary="Changes pose or layout to the target prompt while the look of the source is carried over.",
+    summary="Changes pose or layout to the target prompt while the look is taken from the source.",
     when="The same thing should do something else (sit, jump, face left); not where the layout must stay.",
     cost="4 evaluations a step with one target (3 with an empty source prompt, 2 at guidance 1), plus the inversion's.",
     inversions=(
@@ -62,34 +62,41 @@ def masactrl(
     *,
     start_step: Annotated[
         int | None,
-        Option("first step that reads the source; before it the target's layout forms; none: 4 of every 50", low=0),
+        Option(
+            "first step, from 0, that takes keys and values from the source; later gives the target's own layout more"
+            " steps to form; none: 4 of every 50 steps",
+            low=0,
+        ),
     ] = None,
     start_layer: Annotated[
         int | None,
         Option(
-            "first self-attention layer that reads the source, counted as they run from 0; none: the decoder from half"
-            " the latents' resolution on (10 of 16 in Stable Diffusion 1.x)",
+            "first self-attention layer, in execution order from 0, that takes keys and values from the source; none:"
+            " the decoder's layers at half the latents' resolution or finer (from 10 of 16 in Stable Diffusion 1.x)",
             low=0,
         ),
     ] = None,
-    steps: Annotated[Sequence[int] | None, Option("these steps instead of all from start_step on", low=0)] = None,
-    layers: Annotated[Sequence[int] | None, Option("these layers instead of all from start_layer on", low=0)] = None,
-    union: Annotated[bool, Option("the target reads its own keys and values beside the source's")] = False,
+    steps: Annotated[Sequence[int] | None, Option("list of steps; none: all from start_step on", low=0)] = None,
+    layers: Annotated[Sequence[int] | None, Option("list of layers; none: all from start_layer on", low=0)] = None,
+    union: Annotated[bool, Option("use the target's own keys and values too, beside the source's")] = False,
     foreground_words: Annotated[
         str | Sequence[str] | None,
         Option(
-            "things read things and surroundings surroundings: the thing's word, or one a prompt, the source's first"
+            "word of the foreground, for all prompts or one each, the source's first: foreground then reads only"
+            " foreground, and background only background; none: no such separation"
         ),
     ] = None,
     foreground_threshold: Annotated[
-        float, Option("how much of the words' attention counts as inside", low=0, high=1)
+        float,
+        Option(
+            "attention, scaled to [0, 1], that counts as foreground; lower makes the foreground larger", low=0, high=1
+        ),
     ] = 0.1,
     foreground_mask: Annotated[
-        bool,
-        Option("the mask given outlines the thing, before and after: things read things, as by foreground_words"),
+        bool, Option("separate foreground and background, as foreground_words does, by the mask of the edit")
     ] = False,
     pin_source: Annotated[
-        bool, Option("take the source's latents of every step from the inversion, so that they do not drift")
+        bool, Option("set the source branch to the inversion's latents at every step, so that it does not drift")
     ] = True,
     masks: Tensor | None = None,
 ) -> LatentEdit:

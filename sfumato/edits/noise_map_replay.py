@@ -1,4 +1,4 @@
-"""Editing by replaying noise maps under another prompt: what CycleDiffusion and edit-friendly DDPM editing share.
+"""Replays noise maps under another prompt: what CycleDiffusion and edit-friendly DDPM editing share.
 
 The source's latents at every step are known from the inversion. So without attention control the source needs no
 network call but for its last step; with control it takes part in every call, set to its known latents each time.
@@ -30,26 +30,31 @@ ControlKind = Literal["none", "auto", "replace", "refine"]
 # Options of both methods; each gives its own default
 Strength = Annotated[
     float,
-    Option("share of the steps that is run: small stays close to the image, 0 is the image itself", low=0, high=1),
+    Option("share of the steps that are run; lower keeps more of the image, 0 returns it unchanged", low=0, high=1),
 ]
-SkipSteps = Annotated[int | None, Option("the same as a number of steps left out at the noisy end", low=0)]
+SkipSteps = Annotated[
+    int | None, Option("number of steps to skip at the noisy end, in place of strength; none: as strength says", low=0)
+]
 AttentionControlKind = Annotated[
     ControlKind,
     Option(
-        "also hold the image's layout by its attention, as Prompt-to-Prompt: replace (words exchanged for others),"
-        " refine (words added or removed), auto (whichever fits), none"
+        "also keep the layout by Prompt-to-Prompt's attention control: replace (words exchanged for others), refine"
+        " (words added or removed), auto (the one that fits the prompts), none (off)"
     ),
 ]
 DrawnEta = Annotated[
     float,
-    Option("of a drawn image: how much fresh noise each step holds; a real one has its inversion's", low=0, high=1),
+    Option(
+        "share of fresh noise at each step, above 0, for a generated image; a real image has its inversion's eta",
+        low=0,
+        high=1,
+    ),
 ]
 
 
 WITHOUT_NOISE_MAPS = dict.fromkeys(
     ("direct", "fixed-point", "bdia", "regularised-ddim", "null-text", "negative-prompt"),
-    "it leads back without drawing noise, so that it keeps no noise maps, and these are what is replayed under the"
-    " target prompt",
+    "it draws no noise, so it has no noise maps, and these are what this method replays under the target prompt",
 )
 """Why these inversions serve none of the methods that replay noise maps."""
 

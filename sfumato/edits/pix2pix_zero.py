@@ -1,24 +1,25 @@
-"""pix2pix-zero (Parmar et al., 2023), https://arxiv.org/abs/2302.03027: zero-shot image-to-image translation.
+"""pix2pix-zero (Parmar et al., 2023), https://arxiv.org/abs/2302.03027: edits along a direction of the text embedding.
 
 An edit direction is added to the embedding of the source prompt. Before each step of the edited branch its latents are
 moved down the gradient of the distance between its cross-attention maps and those of the source branch at the same
 step, so that the layout stays.
 
-Differs from the paper: the direction leads from the one prompt to the other, position by position, where the paper
-takes the mean over many sentences about the words that differ (`sentences="templates"`, or a bank of one's own by
-`sfumato direction make`). A mean over sentences of other lengths says little about the position of a word in this
-prompt; measured on the embedded model its edits are 0.320 from the truth, those by the prompts 0.150
-(docs/benchmarks.md). It still serves where the same edit is wanted for many images.
+Differs from the paper: the direction is the difference of the two prompts' embeddings, position by position, where the
+paper takes the mean over many sentences with the words that differ (`sentences="templates"`, or sentences of your own
+with `sfumato direction make`). A mean over sentences of other lengths fits the positions of the words in this prompt
+less well (docs/benchmarks.md). It is of use where the same edit is wanted for many images.
 
-Differs from the authors' code (github.com/pix2pixzero/pix2pix-zero): guidance leads away from the empty prompt for real
-images too, where theirs takes the caption of the image (`caption_as_negative`). Guidance then amplifies the
-direction alone, beyond the target by the whole scale: colours burn out at scales that suit the model. Both branches are
-walked together, so that the source's maps are needed for one step only, where theirs keeps those of all steps (6.6 GB
-at 512 px); self-attention stays in the fused kernel, also in the backward pass; every image of a batch has its own
-loss. Three of its quirks are behind options: its step starts from the negative row of the moved latents
-(`update="released"`; the paper's algorithm box moves only what the network sees), its direction goes to the second row
-of the batch, which guidance 1 does not have (`direction_row="second"`: no edit then), and its inversion walks a shorter
-grid (`grid="released"` of the inversion).
+Differs from the authors' code (github.com/pix2pixzero/pix2pix-zero):
+
+- The negative prompt is the empty one for real images too, where theirs is the caption of the image
+  (`caption_as_negative`). With the caption guidance amplifies the direction alone, beyond the target: colours saturate
+  at the model's usual scale.
+- Both branches are denoised together, so that only one step's maps of the source are kept, where theirs keeps all.
+- Self-attention stays in the fused kernel, also in the backward pass; every image of a batch has its own loss.
+- Three quirks of theirs are options: its step starts from the negative row of the moved latents (`update="released"`;
+  in the paper's algorithm box only the network sees the moved latents), its direction goes to the second row of the
+  batch, which guidance 1 does not have (`direction_row="second"`: no edit then), and its inversion takes fewer steps
+  (`grid="released"` of the inversion).
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ Given = Direction | str | Path
     "pix2pix-zero",
     title="pix2pix-zero",
     paper="Parmar et al., 2023, https://arxiv.org/abs/2302.03027",
-    summary="Leads the image along an edit direction such as cat -> dog while its attention maps hold the layout.",
-    when="One kind of thing is to become another, and the same edit is wanted for many images.",
+    summary="Moves the text embedding along a direction such as cat -> dog while attention maps hold the layout.",
+    when="One kind of thing should become another, and the same edit is wanted for many images.",
     cost="6 evaluations and a backward pass a step (5 with the caption as the negative prompt, 3 at guidance 1), plus"
     " the inversion's for a real image.",
     inversions=("regularised-ddim", "ddim", "fixed-point", "direct", "negative-prompt", "null-text", "bdia"),
     refuses=dict.fromkeys(
         ("dpm-encoder", "edit-friendly"),
-        "its noise maps hold the layout by themselves; pix2pix-zero replays steps without noise",
+        "its noise maps hold the layout by themselves, and pix2pix-zero samples without noise maps",
     ),
 )
 def pix2pix_zero(
@@ -65,34 +66,47 @@ def pix2pix_zero(
     observe: Callable[[Pull], None] | None = None,
     direction: Annotated[
         Given | Sequence[Given] | None,
-        Option("a file of `sfumato direction make`, or one for each target; none: made from the words that differ"),
+        Option(
+            "file of `sfumato direction make`, or a list with one file for each target prompt; none: made from the"
+            " prompts"
+        ),
     ] = None,
-    direction_scale: Annotated[float, Option("how far to go along the direction", low=-10, high=10)] = 1.0,
+    direction_scale: Annotated[
+        float, Option("factor on the direction; higher edits more, below 0 in the opposite direction", low=-10, high=10)
+    ] = 1.0,
     sentences: Annotated[
         Literal["prompts", "templates"],
         Option(
-            "a direction is made from the two prompts themselves, or as in the paper from the differing words in many"
-            " sentences (templates)"
+            "what the direction is made from: prompts (the two prompts), or templates (many sentences with the words"
+            " that differ, as in the paper)"
         ),
     ] = "prompts",
     attention_guidance: Annotated[
         float | None,
         Option(
-            "how strongly the layout is held; none: 0.1 at 64x64 latents, more at fewer (1.6 at 16x16); a tenth of that"
-            " for a model that predicts velocity",
+            "step size along the gradient of the attention maps; higher keeps more of the layout, 0 is off; none: by"
+            " the size of the latents, 0.1 at 64x64, 1.6 at 16x16, a tenth of it for a model that predicts velocity",
             low=0,
             high=1000,
         ),
     ] = None,
     caption_as_negative: Annotated[
         bool,
-        Option("lead away from the source prompt, so that guidance amplifies the direction alone; wants a low scale"),
+        Option("use the source prompt as the negative prompt, as the authors' code does; needs a low guidance scale"),
     ] = False,
     update: Annotated[
-        Update, Option("paper: moved latents are only seen by the network; released: the step starts from them")
+        Update,
+        Option(
+            "latents that a step starts from: paper (as they were before the gradient step), or released (after it, as"
+            " in the authors' code)"
+        ),
     ] = "paper",
     direction_row: Annotated[
-        Literal["positive", "second"], Option("second: as the released code, without any edit at guidance 1")
+        Literal["positive", "second"],
+        Option(
+            "row that the direction is added to: positive (the target's), or second (as in the authors' code, where"
+            " guidance 1 then gives no edit)"
+        ),
     ] = "positive",
 ) -> LatentEdit:
     """Denoises source and targets together, the targets under the source's prompt moved along their directions.

@@ -1,16 +1,17 @@
-"""Plug-and-Play diffusion features (Tumanyan et al., 2022), https://arxiv.org/abs/2211.12572.
+"""Plug-and-Play (Tumanyan et al., 2022), https://arxiv.org/abs/2211.12572: injects features and self-attention.
 
-At each step the source's latents, read from its inversion, go through the same network call as the edited ones. These
-take from it the features of one decoder layer and, from there on, its self-attention maps: what is where stays, while
-the target prompt decides what it looks like.
+At each step the source's latents, read from its inversion, go through the same network call as the edited ones. The
+edited ones take from it the features of one decoder layer and, from there on, its self-attention maps: the layout
+stays, and the target prompt decides the look.
 
 Equals the authors' second release (github.com/MichalGeyer/pnp-diffusers) for a real image. The paper and the first
 release denoise the source once more and record it; the authors found reading the inversion faster and more accurate.
-Differs from it: the fused attention kernel, since only queries and keys are exchanged; a drawn image is denoised
-along as a branch of its own, each guidance half of the target taking from the source's, as in the first release; a
-sampling timestep that the inversion does not hold is an error that says so; other topologies than that of Stable
-Diffusion 1.x and 2.x, see `attention.features.decoder_layers`. The first release's negative prompt, which grows over
-the run (github.com/MichalGeyer/plug-and-play; not in the paper), is `negative_growth`.
+
+Differs from the authors' code: the fused attention kernel, since only queries and keys are exchanged; a generated image
+is denoised as a branch of its own, and each guidance half of the target takes from the source's, as in the first
+release; a sampling timestep that the inversion does not hold is an error; other networks than those of Stable Diffusion
+1.x and 2.x, see `attention.features.decoder_layers`. The first release's negative prompt, which grows over the run
+(github.com/MichalGeyer/plug-and-play; not in the paper), is `negative_growth`.
 """
 
 from __future__ import annotations
@@ -42,42 +43,52 @@ from sfumato.sampling.shares import window_notes
     "plug-and-play",
     title="Plug-and-Play features",
     paper="Tumanyan et al., 2022, https://arxiv.org/abs/2211.12572",
-    summary="Repaints the image to a new prompt; features and self-attention of the source hold its layout.",
-    when="Material, style or kind of thing should change while pose and composition stay; no word needs to be shared.",
+    summary="Denoises under the target prompt; features and self-attention of the source hold the layout.",
+    when="Material, style or kind of thing should change while pose and composition stay; prompts need share no word.",
     cost="3 evaluations a step with one target (2 at guidance 1), plus the inversion's; 4 for a drawn image.",
     inversions=("direct", "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt"),
     refuses={
-        "edit-friendly": "its latents hold independent noise at every step, which the edited image cannot follow",
-        "dpm-encoder": "its latents hold fresh noise at every step, which the edited image cannot follow",
+        "edit-friendly": "its latents hold fresh noise at every step, and Plug-and-Play samples deterministically",
+        "dpm-encoder": "its latents hold fresh noise at every step, and Plug-and-Play samples deterministically",
     },
 )
 def plug_and_play(
     task: EditTask,
     *,
     feature_threshold: Annotated[
-        float, Option("share of the run that takes the source's features (what is where)", low=0, high=1)
+        float,
+        Option(
+            "share of the steps, from the first, that use the source's features; higher keeps more layout",
+            low=0,
+            high=1,
+        ),
     ] = 0.8,
     attention_threshold: Annotated[
-        float, Option("share of the run that takes the source's self-attention (shapes)", low=0, high=1)
+        float,
+        Option(
+            "share of the steps, from the first, that use the source's self-attention maps; higher keeps more of the"
+            " shapes",
+            low=0,
+            high=1,
+        ),
     ] = 0.5,
     sampling_steps: Annotated[
         int | None,
-        Option(
-            "steps of the edit where the inversion took more, e.g. 50 of 999; none: as many as the inversion", low=1
-        ),
+        Option("steps of the edit, if fewer than the inversion's, such as 50 of 999; none: the same", low=1),
     ] = None,
     source_row: Annotated[
-        Literal["empty", "prompt"], Option("what a real image's features are computed with: no text, or its prompt")
+        Literal["empty", "prompt"],
+        Option("prompt with which a real image's features are computed: the empty one, or the source prompt"),
     ] = "empty",
     negative_growth: Annotated[
         NegativeGrowth,
         Option(
-            "how the negative prompt (the source prompt where none is given) takes the place of no text over the run;"
-            " for silhouettes and abstract sources; none: it is there from the start"
+            "how the negative prompt (if there is none, the source prompt) replaces the empty prompt over the run; for"
+            " silhouettes and abstract sources; none: it is used from the first step"
         ),
     ] = "none",
     negative_start: Annotated[
-        float, Option("the growing negative prompt's share at the first step", low=0, high=1)
+        float, Option("share of the negative prompt at the first step, with negative_growth", low=0, high=1)
     ] = 0.0,
 ) -> LatentEdit:
     """Denoises the targets with features and self-attention maps of the source.

@@ -1,13 +1,13 @@
-"""Prompt-to-Prompt (Hertz et al., 2022), https://arxiv.org/abs/2208.01626.
+"""Prompt-to-Prompt (Hertz et al., 2022), https://arxiv.org/abs/2208.01626: edits with the source's attention maps.
 
-Source and edited prompts are denoised together from one noise; the edited branches take the source's cross-attention
-maps (the layout) during the first `cross_replace_steps` of the run, and its self-attention maps at low resolution
-during `self_replace_steps`.
+Source and targets are denoised together from the same noise. The edited branches use the source's cross-attention maps
+(the layout) during the first `cross_replace_steps` of the run, and its self-attention maps at low resolution during
+`self_replace_steps`.
 
 Differs from the authors' code (github.com/google/prompt-to-prompt, whose numbers `released=True` gives): tokens after a
 changed word of another length are aligned with their own source tokens; words are found without regard to case and
-punctuation, and a missing one is an error; the source branch of a real image is held to the path of its inversion
-(`inversion="direct"`, the default), so that it comes back and the maps are the image's own.
+punctuation, and a missing one is an error; the source branch of a real image is set to the latents of its inversion
+(`inversion="direct"`, the default), so that it is reconstructed and the maps are the image's own.
 As there: the cross-attention schedule has N + 1 rows, chained re-weighting uses the outer schedule, re-weighting alone
 scales the source's map, and maps are not re-normalised.
 """
@@ -36,8 +36,8 @@ from sfumato.options import Option
     "prompt-to-prompt",
     title="Prompt-to-Prompt",
     paper="Hertz et al., 2022, https://arxiv.org/abs/2208.01626",
-    summary="Swaps, adds or re-weights words of the prompt while the image's layout is held by its attention maps.",
-    when="The edit can be said as a change of a few words, and the shape of things should stay.",
+    summary="Swaps, adds or re-weights words of the prompt while the image's attention maps hold the layout.",
+    when="The edit is a change of a few words of the prompt, and the shapes of things should stay.",
     cost="3 evaluations a step with one target (4 with a guided source, 2 at guidance 1), plus the inversion's.",
     inversions=(
         "direct",
@@ -57,8 +57,8 @@ def prompt_to_prompt(
     edit: Annotated[
         MapEditKind,
         Option(
-            "replace: words exchanged for others, one for one or for a phrase; refine: words added or removed; auto:"
-            " whichever fits; none: weights only"
+            "how the prompts differ: replace (words exchanged for others), refine (words added or removed), auto (the"
+            " one that fits the prompts), none (weights only)"
         ),
     ] = "auto",
     cross_replace_steps: CrossReplaceSteps = 0.8,
@@ -66,28 +66,39 @@ def prompt_to_prompt(
     self_replace_size: SelfReplaceSize = 16,
     weights: Annotated[
         Mapping[str, float] | None,
-        Option("how strongly words of the target show: 1 = as is, 0 = not at all, below 0 = the opposite"),
+        Option(
+            "factors on the attention to words of the target prompt: above 1 stronger, below 1 weaker, 0 absent, below"
+            " 0 the opposite"
+        ),
     ] = None,
     blend_words: Annotated[
         str | Sequence[str] | None,
-        Option("the edit shows only where these words look: one for all prompts, or one a prompt, the source's first"),
+        Option(
+            "limit the edit to where the attention to these words is high: one for all prompts, or a list with one for"
+            " each, the source's first; none: no limit"
+        ),
     ] = None,
     blend_threshold: Annotated[
         Threshold,
         Option(
-            "how much of the words' attention counts as inside: one number, or two, the second for"
-            " blend_subtract_words",
+            "attention that counts as inside, as share of the largest; lower makes a larger area. A number, or two, the"
+            " second for blend_subtract_words",
             low=0,
             high=1,
         ),
     ] = 0.3,
     blend_subtract_words: Annotated[
-        str | Sequence[str] | None, Option("like blend_words: places where the edit must not show")
+        str | Sequence[str] | None,
+        Option("keep the edit out of where the attention to these words is high; given as blend_words"),
     ] = None,
-    blend_start: Annotated[float, Option("share of the run before blending begins", low=0, high=1)] = 0.2,
-    released: Annotated[bool, Option("match the authors' released code, its alignment bug included")] = False,
+    blend_start: Annotated[
+        float, Option("share of the steps before the edit is limited by blend_words", low=0, high=1)
+    ] = 0.2,
+    released: Annotated[
+        bool, Option("give exactly the numbers of the authors' code, with its word-alignment bug")
+    ] = False,
 ) -> LatentEdit:
-    """Denoises source and targets together, the targets under the source's attention maps.
+    """Denoises source and targets together, the targets with the source's attention maps.
 
     Costs 2 network evaluations a step and image for each guided branch, and 1 for each other: 1 + 2 targets beside a
     source at guidance 1.

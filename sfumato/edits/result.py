@@ -1,4 +1,4 @@
-"""What a recipe hands back."""
+"""The result of a recipe: latents, and what there is to look at besides."""
 
 from __future__ import annotations
 

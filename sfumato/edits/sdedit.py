@@ -1,10 +1,10 @@
-"""SDEdit (Meng et al., 2022), https://arxiv.org/abs/2108.01073: add noise to the image, then take it away again.
+"""SDEdit (Meng et al., 2022), https://arxiv.org/abs/2108.01073: adds noise to the image and denoises it again.
 
-The model's prior mends what does not look right to it; with a text-to-image model, what does not fit the target prompt.
-How far the noise goes is the one trade-off: little keeps the image, much lets the edit through.
+The model changes what is unlikely under it; a text-to-image model, what does not fit the target prompt. The amount of
+noise is the one trade-off: little keeps the image, much allows a larger edit.
 
-Differs from the paper: a model of text, with guidance; any number of steps. `eta` 1 is the paper's stochastic sampler
-(its Alg. 4, the variance-preserving SDE); 0 is the deterministic one of most "image to image" pipelines.
+Differs from the paper: a text-to-image model with guidance; any number of steps. `eta` 1 is the paper's stochastic
+sampler (its Alg. 4, the variance-preserving SDE); 0 is the deterministic one of most "image to image" pipelines.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from sfumato.sampling.shares import first_step, strength_notes
     "sdedit",
     title="SDEdit",
     paper="Meng et al., 2022, https://arxiv.org/abs/2108.01073",
-    summary="Adds noise to the image and lets the model take it away again under the target prompt.",
-    when="The image is a sketch, a collage or a bad rendering that shall look right; or as a baseline.",
+    summary="Adds noise to the image and lets the model remove it under the target prompt.",
+    when="A sketch, a collage or a bad rendering should look real; or as a baseline.",
     cost="2 evaluations a step that is run (1 at guidance 1), times repeats.",
     inversions=(),
 )
@@ -40,12 +40,19 @@ def sdedit(
     *,
     noise: Tensor | None = None,
     strength: Annotated[
-        float, Option("how much noise, as share of the steps: 0 keeps the image, 1 forgets it", low=0, high=1)
+        float,
+        Option(
+            "noise to add, as share of the steps; lower keeps more of the image, 1 starts from noise", low=0, high=1
+        ),
     ] = 0.6,
-    eta: Annotated[float, Option("fresh noise at each step: 1 as in the paper, 0 none", low=0, high=1)] = 1.0,
-    repeats: Annotated[int, Option("how often to add noise and take it away; more looks more real", low=1)] = 1,
+    eta: Annotated[
+        float, Option("share of fresh noise at each step: 1 is the paper's sampler, 0 is deterministic", low=0, high=1)
+    ] = 1.0,
+    repeats: Annotated[
+        int, Option("how often noise is added and removed; more look more real and keep less of the image", low=1)
+    ] = 1,
 ) -> LatentEdit:
-    """Adds noise to the images, and takes it away under the target prompts.
+    """Adds noise to the images, and removes it under the target prompts.
 
     Costs 2 targets network evaluations a step that is run (int(strength steps) of all), half of it without guidance.
 

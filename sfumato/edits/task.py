@@ -33,8 +33,8 @@ class EditTask:
         source: Noise and steps to start from: an inversion of the images; their own latents and a first noise
             (`Inversion("picture", noise, timesteps, trajectory=clean[None])`); or drawn noise (method "drawn").
         source_prompt: What the images show.
-        target_prompts: What they shall show; one or more, done in one batch.
-        negative_prompt: What guidance leads away from, in all branches.
+        target_prompts: What the results should show; one or more, in one batch.
+        negative_prompt: Of all branches.
         guidance_scale: Of the edited branches, at least 1 (1 = off).
         source_guidance_scale: Of the source branch; None: see `source_scale`.
         generator: Draws whatever a recipe draws; one for each image, or see `Generators`.
@@ -78,8 +78,8 @@ class EditTask:
 
     @property
     def source_scale(self) -> float:
-        """Guidance scale of the source branch: that asked for; else that of the inversion, at which the images come
-        back; of drawn noise that of the edited branches.
+        """Guidance scale of the source branch: that asked for; else that of the inversion, which reconstructs the
+        images; of drawn noise that of the edited branches.
         """
         if self.source_guidance_scale is not None:
             return self.source_guidance_scale

@@ -1,14 +1,14 @@
-"""Unpaired image-to-image translation with two models that never saw each other.
+"""Unpaired image-to-image translation with two models that were trained independently.
 
-- `translate`: CycleDiffusion (Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559): the DPM-Encoder finds the
-  noises with which the first model draws the image, and the second model draws with the same noises. Then, where
-  asked for, SDEdit with the second model mends the rest.
-- `bridge`: DDIB (Su et al., 2022, https://arxiv.org/abs/2203.08382): DDIM to noise with the first model, and back with
+- `translate`: CycleDiffusion (Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559). The DPM-Encoder finds the
+  noise maps with which the first model generates the image, and the second model samples with the same ones. SDEdit
+  with the second model may refine the result.
+- `bridge`: DDIB (Su et al., 2022, https://arxiv.org/abs/2203.08382). DDIM to noise with the first model, and back with
   the second.
 
-The models may be of pixels without text (then prompts mean nothing), or of text, such as a base model and its
-fine-tune. Each has its own latents, which must agree in shape; the further they are from being the same latents, the
-nearer to 1 the strength must be, where what passes from one to the other is noise alone.
+The models may be unconditional models of pixels (prompts are then not used) or text-to-image models, such as a base
+model and its fine-tune. Their latents must agree in shape. The more the two latent spaces differ, the closer to 1 the
+strength must be: at 1 only noise passes from one model to the other.
 
 Differs from CycleDiffusion's code: any grid starts at its own first timestep (theirs at `T_es - 1`, right for 1000
 steps only). As there, the step from t = 0 to the image holds no noise in a schedule that ends at level 1, so even the
@@ -43,7 +43,7 @@ class LatentTranslation:
     Attributes:
         latents: Of the second model, (image, channels, height, width).
         unrefined: The same before refinement.
-        inversion: What leads back to the image with the first model.
+        inversion: The inversion of the image by the first model.
         notes: Where a strength is less than one step.
     """
 

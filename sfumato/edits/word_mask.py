@@ -1,4 +1,4 @@
-"""A mask from words: where the cross-attention of a model looks for them."""
+"""A mask from words: where the model's cross-attention to them is high."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mask_from_words(
     draws: int = 4,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Where the words look in an image, (1, 1, height, width) of the latents, 0 or 1.
+    """Where the attention to the words is high, (1, 1, height, width) of the latents, 0 or 1.
 
     Mean cross-attention of the image noised to levels in the middle of the schedule, where layout is decided. Costs
     4 evaluations a draw.

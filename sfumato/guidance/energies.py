@@ -1,8 +1,8 @@
-r"""Energies: small objects that say how far something is from what is wanted; the lower, the better.
+r"""Energies: functions that measure how far images are from what is wanted; the lower, the better.
 
 Two kinds. An `Energy` looks at images (or latents) and serves Langevin sampling of the code. An `Expert` looks at
 noisy latents beside the source's at the same noise level and serves EGSDE. Both give one number an image,
-differentiable in what they look at. `named_energies` has those that an option can say by name.
+differentiable in what they look at. `energies_by_name` has those that an option can name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Energies by name, so that an option can say them on a command line.
+"""Energies by name, so that an option can name them on a command line.
 
 What such an option takes:
 
@@ -97,12 +97,12 @@ class NamedEnergy:
     """An energy as `ENERGIES` knows it.
 
     Attributes:
-        help: What it asks for, in words that a user understands.
+        help: What it measures, in words that a user understands; the energy is low where that is small.
         make: From the rows and the text after the colon ("" without one) to an energy of clean latents; None: it is an
             expert only.
-        weight: In guidance of the code, where the user says none.
+        weight: In Langevin guidance, where the user gives none.
         make_expert: Likewise to an expert; None: `make`'s, asked about the estimate.
-        expert_weight: As an expert, where the user says none.
+        expert_weight: As an expert, where the user gives none.
         check: Refuses a text after the colon before anything heavy is done; None: there is none.
         uses: What it serves for.
     """
@@ -117,7 +117,7 @@ class NamedEnergy:
 
 
 def check_energy(use: Use) -> Callable[[object], None]:
-    """What refuses an option's value that names no energy, none for this use, or an object that is called otherwise.
+    """A check of an option's value: an energy by name that serves this use, or an object with the right arguments.
 
     The returned function raises a `UsageError` that names the value, with the closest name that is known.
     """
@@ -257,36 +257,36 @@ def _cells(text: str) -> int:
 
 ENERGIES: Final[Mapping[str, NamedEnergy]] = {
     "text-agreement": NamedEnergy(
-        "a dual encoder finds that the image fits the target prompt, or the text after a colon",
+        "how badly the image fits the target prompt, or another text: text-agreement:TEXT",
         _text_agreement, weight=300.0, expert_weight=300.0, check=_check_text,
     ),
     "directional-agreement": NamedEnergy(
-        "the image changes as the prompts do, in the eyes of a dual encoder",
+        "how badly the change of the image fits the change of the prompts",
         _directional, uses=("rank",),
     ),
     "classifier": NamedEnergy(
-        "the embedded classifier sees what is named after a colon, such as classifier:dog face",
+        "how unlikely the embedded classifier finds a label, such as classifier:dog face",
         _classifier, weight=30.0, expert_weight=10.0, check=_check_label,
     ),
     "stay-near": NamedEnergy(
-        "half the squared distance of the latents to the source's",
+        "half the squared distance from the source's latents",
         lambda rows, _: Quadratic(rows.clean),
     ),
     "low-pass": NamedEnergy(
-        "as stay-near after low-pass filtering, with the number of cells after a colon",
+        "as stay-near, after low-pass filtering; low-pass:8 for 8 cells a side",
         lambda rows, text: CoarseDistance(rows.clean, _cells(text)),
         make_expert=lambda rows, text: LowPassDistance(_cells(text)), check=_check_cells,
     ),
     "prompt-gain": NamedEnergy(
-        "the model itself explains the image better by the target prompt than by the source prompt",
+        "the model's denoising error under the target prompt, less that under the source prompt",
         _prompt_gain, uses=("rank",),
     ),
     "domain": NamedEnergy(
-        "the embedded classifier no longer sees what it saw in the source",
+        "how similar the embedded classifier's features are to the source's",
         None, make_expert=_domain, expert_weight=200.0, uses=("expert",),
     ),
 }  # fmt: skip
-"""Every energy that has a name. The judges' weights were chosen by eye on a few images of the first `emoji`."""
+"""Every energy that has a name; the lower, the better. Default weights were chosen by eye on images of `emoji`."""
 
 
 class _Decoder:

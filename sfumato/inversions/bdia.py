@@ -1,6 +1,6 @@
-r"""BDIA inversion (Zhang et al., 2023), https://arxiv.org/abs/2307.10829: exact by algebra, not by approximation.
+r"""BDIA inversion (Zhang et al., 2023), https://arxiv.org/abs/2307.10829: an exact inverse of a two-step sampler.
 
-The sampler's step (`sampling/bdia.py`) is linear in the latents of one step before, so it is solved for them:
+The sampler's step (`sampling/bdia.py`) is linear in the latents of the step before, so it is solved for them:
 
 .. math:: z_{i+1} = D_{i \to i+1}(z_i) + \frac{1}{\gamma}\,\bigl(z_{i-1} - D_{i \to i-1}(z_i)\bigr)
 
@@ -8,13 +8,14 @@ Chosen over EDICT (Wallace et al., 2022, https://arxiv.org/abs/2211.12446), whic
 evaluation a step where EDICT's coupled latents take two, and one set of latents passes through the network, so that
 every control, mask and hook of the loop works with it as with DDIM.
 
-Under guidance an edited branch leaves the source's path, and at gamma 1 the two-step rule rings on (odd and even steps
-drift apart: saturated colours); below 1 it forgets by the factor gamma a step. The inversion in turn grows by 1 / gamma
-a step whatever the first step missed. The default keeps that growth to 40 over the run, and gamma at 0.9 at least.
+Under guidance an edited branch leaves the source's path. At gamma 1 the two-step rule then oscillates (odd and even
+steps drift apart: saturated colours); below 1 the oscillation decays by the factor gamma a step. The inversion in turn
+amplifies the error of its first step by 1 / gamma a step. The default limits that growth to 40 over the run, with gamma
+at least 0.9.
 
 Differs from the authors' code: the first step of the replay is the DDIM step plus a correction that the inversion found
-at x_T, for all branches alike, where they hand over x_T and the latents after it: so the edited branches are guided at
-that step too.
+at x_T, the same for all branches, where theirs stores x_T and the latents after it; so the edited branches are guided
+at that step too.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sfumato.sampling.ddim import ddim_step
     title="BDIA, exact inversion",
     paper="Zhang et al., 2023, https://arxiv.org/abs/2307.10829",
     summary="Samples by a rule that can be solved backwards, so that the reconstruction is exact to rounding.",
-    when="The source must be reconstructed by sampling alone, at the guidance that it was inverted with.",
+    when="The source must be reconstructed by sampling alone, at the guidance scale that it was inverted with.",
     cost="1 evaluation a step and 1 more (twice that with guidance).",
 )
 @torch.no_grad()
@@ -46,8 +47,8 @@ def bdia_inversion(
     gamma: Annotated[
         float | None,
         Option(
-            "weight of the latents before, above 0; close to 1: ringing at high guidance, low: amplified noise;"
-            " none: by the number of steps (0.93 at 50)",
+            "weight of the latents of the step before, above 0; near 1: oscillations at high guidance, lower: amplified"
+            " noise; none: by the number of steps (0.93 at 50)",
             low=0,
             high=1,
         ),

@@ -1,4 +1,4 @@
-"""DDIM inversion: the probability-flow ODE walked from image to noise, with the sampler's own formula.
+"""DDIM inversion: the sampler's own step, taken from image to noise.
 
 Source: Song et al., 2021, https://arxiv.org/abs/2010.02502, Eq. 13 and section 4.3; in this field since Mokady et al.,
 2022, https://arxiv.org/abs/2211.09794.
@@ -29,8 +29,8 @@ Told = Annotated[
     "ddim",
     title="DDIM inversion",
     paper="Song et al., 2021, https://arxiv.org/abs/2010.02502",
-    summary="Runs the sampler's own formula from the image to noise.",
-    when="To see how well the model itself inverts; close to exact at guidance 1 with 50 steps.",
+    summary="Takes the sampler's own steps from the image to noise.",
+    when="A baseline: the reconstruction is close to exact at guidance 1 with many steps.",
     cost="1 evaluation a step.",
 )
 @torch.no_grad()
@@ -38,7 +38,7 @@ def ddim_inversion(
     task: InversionTask,
     *,
     inversion_guidance_scale: Annotated[
-        float, Option("guidance while inverting; above 1 the reconstruction drifts", low=1, high=100)
+        float, Option("guidance scale during the inversion; above 1 the reconstruction drifts", low=1, high=100)
     ] = 1.0,
     told: Told = "to",
 ) -> Inversion:

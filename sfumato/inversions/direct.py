@@ -1,11 +1,11 @@
-"""Direct inversion (PnP Inversion; Ju et al., 2023), https://arxiv.org/abs/2310.01506: DDIM inversion, and a replay
-whose source branch is set to its trajectory after every step, so that it cannot drift.
+"""Direct inversion (PnP Inversion; Ju et al., 2023), https://arxiv.org/abs/2310.01506: DDIM inversion without drift.
 
-What the edited branches take from the source (attention maps, features, masks) then comes from the image itself, and
-nothing is optimised. The edited branches run free.
+In the replay the source branch is set to the inversion's trajectory after every step. What the edited branches take
+from the source (attention maps, features, masks) then comes from the image itself, and nothing is optimised. The edited
+branches are not changed.
 
-The guidance of the source branch is of no consequence: its prediction is replaced by the trajectory, and what others
-take from it is computed before guidance is applied. It is 1 where none is asked for, which costs least.
+The guidance scale of the source branch does not matter: its prediction is replaced by the trajectory, and what others
+take from it is computed before guidance is applied. The default is 1, which costs least.
 
 Differs from the authors' code: they store, for each step, the difference between the trajectory and the guided step and
 add it to the source branch (Alg. 1); the sum is the trajectory, so the replay sets it, and the extra pass is saved.
@@ -25,13 +25,13 @@ from sfumato.inversions.task import InversionTask
     "direct",
     title="Direct inversion",
     paper="Ju et al., 2023, https://arxiv.org/abs/2310.01506",
-    summary="Inverts as DDIM inversion does, and sets the source to that path while editing.",
-    when="The default: the source cannot drift, at no extra cost.",
+    summary="Inverts as DDIM inversion does, and sets the source branch to that path at every step of the edit.",
+    when="The default: the reconstruction does not drift, at no extra cost.",
     cost="1 evaluation a step.",
     source_guidance_scale=1.0,
 )
 def direct_inversion(task: InversionTask, *, told: Told = "to") -> Inversion:
-    """Carries clean latents to noise without guidance; `sample(replay=...)` pins branch 0 to the latents on the way.
+    """Inverts clean latents without guidance; `sample(replay=...)` sets branch 0 to the trajectory.
 
     Costs one network evaluation a step and image.
 

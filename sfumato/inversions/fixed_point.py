@@ -1,16 +1,16 @@
-r"""Fixed-point DDIM inversion: each step is solved, not guessed, so that the sampler's step leads back along it.
+r"""Fixed-point DDIM inversion: each step is solved by iteration, so that sampling takes the same path back.
 
-Plain DDIM inversion puts the noise predicted at the less noisy latents in place of the one that the sampler will
-predict at the noisier ones. The latents x that the sampler carries to the known x_prev satisfy
+Plain DDIM inversion uses the noise predicted at the less noisy latents where the sampler will predict it at the noisier
+ones. The latents x that the sampler carries to the known x_prev satisfy
 
 .. math:: D(x) = x_{prev}, \qquad x^{(k+1)} = x^{(k)} + \sqrt{\bar\alpha / \bar\alpha_{prev}}\,(x_{prev} - D(x^{(k)})),
 
 D the DDIM step with the network asked at x. Without clipping this is the fixed-point iteration of Pan et al., 2023
-(AIDI), https://arxiv.org/abs/2309.04907, Eq. 9, and Meiri et al., 2023, https://arxiv.org/abs/2312.12540, written so
-that what is left of the equation is seen. It contracts where steps are short and guidance is low.
+(AIDI), https://arxiv.org/abs/2309.04907, Eq. 9, and Meiri et al., 2023, https://arxiv.org/abs/2312.12540, written with
+the residual. It converges where steps are short and guidance is low.
 
-Differs from these: iteration starts with the noise of the step before (no evaluation is spent on a first guess); an
-image that is solved is not evaluated again; where the iteration does not contract, its best latents are taken.
+Differs from these: the iteration starts with the noise of the step before, which needs no evaluation; an image that is
+solved is not evaluated again; where the iteration does not converge, its best latents are taken.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ from sfumato.sampling.ddim import ddim_step
 def fixed_point_inversion(
     task: InversionTask,
     *,
-    iterations: Annotated[int, Option("most evaluations at each step (twice that with guidance)", low=1)] = 10,
+    iterations: Annotated[
+        int, Option("largest number of iterations a step, each one evaluation (two with guidance)", low=1)
+    ] = 10,
     tolerance: Annotated[
-        float, Option("a step is solved when its residual, relative to the latents, is at most this", low=0)
+        float, Option("residual, relative to the latents, at which a step is solved; lower is slower", low=0)
     ] = 1e-4,
 ) -> Inversion:
-    """Carries clean latents to noise such that each sampling step leads back to the latents before it.
+    """Inverts clean latents such that each sampling step returns to the latents before it.
 
     Costs at most 1 + N iterations network evaluations an image, twice that with guidance.
 

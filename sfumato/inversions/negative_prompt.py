@@ -1,8 +1,8 @@
 """Negative-prompt inversion (Miyake et al., 2023), https://arxiv.org/abs/2305.16807: null-text in closed form.
 
-Where the network predicts the same noise over neighbouring levels, the optimum of null-text optimisation is the source
-prompt's own embedding. So the source prompt stands in for the empty one: guidance then cancels in the source branch,
-which replays as at guidance 1, and leads the edited branches away from what the image showed.
+Where the network predicts the same noise at neighbouring levels, the optimum of null-text optimisation is the source
+prompt's own embedding. So the source prompt is used as the negative prompt. Guidance then cancels in the source branch,
+which is replayed as at guidance scale 1, and in the edited branches it acts against the source prompt.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from sfumato.models.base import Condition, Model
     "negative-prompt",
     title="Negative-prompt inversion",
     paper="Miyake et al., 2023, https://arxiv.org/abs/2305.16807",
-    summary="Takes the source prompt as the negative one, so that guidance cancels in the source.",
-    when="As null-text, at the cost of DDIM inversion; the source is reconstructed as well as by DDIM inversion.",
+    summary="Uses the source prompt as the negative prompt, so that guidance cancels in the source branch.",
+    when="Instead of null-text, at the cost of DDIM inversion; the reconstruction is that of DDIM inversion.",
     cost="1 evaluation a step.",
     source_guidance_scale=None,
 )
 def negative_prompt_inversion(task: InversionTask) -> Inversion:
-    """Carries clean latents to noise, and puts the source prompt in the empty prompt's place.
+    """Inverts clean latents, and uses the source prompt as the negative prompt.
 
     Costs one network evaluation a step and image.
 
@@ -37,12 +37,12 @@ def negative_prompt_inversion(task: InversionTask) -> Inversion:
         Noise, trajectory, the grid, and the source prompt as `null_embeds`.
 
     Warns:
-        UserWarning: There is a negative prompt, whose place the source prompt takes.
+        UserWarning: There is a negative prompt, which is then not used.
     """
     if task.negative is not None and not _is_empty(task.model, task.negative):
         warnings.warn(
-            "the negative prompt is not used: negative-prompt inversion puts the source prompt in its place; take"
-            " inversion 'direct' to have both",
+            "the negative prompt is not used: negative-prompt inversion uses the source prompt instead; choose"
+            " inversion 'direct' to use your own",
             stacklevel=3,
         )
     rows = task.condition.expand(len(task.latents))

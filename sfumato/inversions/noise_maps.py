@@ -1,21 +1,20 @@
-r"""Noise maps: the draws of a stochastic sampler that give an image back exactly (DPM-Encoder, edit-friendly DDPM).
+r"""DPM-Encoder and edit-friendly DDPM inversion: noise maps, with which a stochastic sampler gives the image exactly.
 
-A stochastic sampler carries the code z = (x_T, z_T, ..., z_1) to an image. Any latents x_T, ..., x_1, x_0 fix such a
-code: each step's map is solved from its two ends,
+A stochastic sampler maps the code z = (x_T, z_T, ..., z_1) to an image. Any latents x_T, ..., x_1, x_0 determine such a
+code: each step's noise map is solved from the latents before and after it,
 
 .. math:: z_t = (x_{prev} - \mu(x_t)) / \sigma_t,
 
-and sampling with these maps ends at x_0. The two methods differ in how the latents between are drawn and in nothing
-else:
+and sampling with these maps ends at x_0. The two methods differ only in how the latents in between are drawn:
 
 - "posterior" (DPM-Encoder; Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559): a Markov
   chain, x_prev ~ q(x_prev | x_t, x_0). The maps are close to standard normal where the network predicts well.
 - "independent" (Huberman-Spiegelglas et al., 2023, https://arxiv.org/abs/2304.06140, Alg. 1): every level by
-  itself, x_t ~ q(x_t | x_0). The maps are larger and hold more of the image, so that it can be edited further.
+  itself, x_t ~ q(x_t | x_0). The maps are larger and hold more of the image's structure.
 
 Differs from the authors' code: any grid, size and batch; latents and maps stay in float32 for half-precision networks;
-after each step the latents are what the step gives (as edit-friendly's), so that rounding does not add up. Two released
-quirks of edit-friendly are options of its inversion, off by default.
+after each step the latents are those that the step computes (as edit-friendly's code does), so that rounding does not
+add up. Two quirks of edit-friendly's code are options of its inversion, off by default.
 """
 
 from __future__ import annotations
@@ -38,20 +37,20 @@ from sfumato.sampling.draws import draw_noise
 from sfumato.sampling.shares import first_step
 
 NoiseCoupling = Literal["posterior", "independent"]
-"""How the draws of neighbouring levels hang together, see above."""
+"""How the latents of neighbouring levels depend on each other, see above."""
 
 
 @torch.no_grad()
 def noise_map_inversion(
     task: InversionTask, *, coupling: NoiseCoupling, eta: float, start_index: int = 0, noise: Tensor | None = None
 ) -> Inversion:
-    """Encodes clean latents as noise maps; `sample(replay=..., eta=...)` with the same prompt and guidance gives them
-    back at the rounding level of the model's precision.
+    """Encodes clean latents as noise maps; `sample(replay=..., eta=...)` with the same prompt and guidance reconstructs
+    them up to rounding in the model's precision.
 
     Costs one network evaluation a step and image, two with guidance (one again where prompt and negative are the same).
 
-    Where the schedule ends at level 1 (pixel-space models) the last step has no noise: its map is zero, and the image
-    comes back as well as the network predicts it from the least noisy latents.
+    Where the schedule ends at level 1 (pixel-space models) the last step has no noise: its map is zero, and the
+    reconstruction is what the network predicts from the least noisy latents.
 
     Args:
         task: What to invert; its generator makes the draws, all in one call, noisiest level first.
@@ -98,7 +97,7 @@ def noise_map_inversion(
     title="DPM-Encoder",
     paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
     summary="Draws a noisy version of the image at every step, each from the one before, and keeps the noise maps.",
-    when="The image must be reconstructed exactly, and nothing is optimised. For CycleDiffusion and translation.",
+    when="For CycleDiffusion and translation; the reconstruction is exact, and nothing is optimised.",
     cost="1 evaluation a step, 2 with source guidance.",
     source_guidance_scale=1.0,
 )
@@ -107,10 +106,11 @@ def dpm_encoder(
     *,
     noise: Tensor | None = None,
     eta: Annotated[
-        float, Option("how much fresh noise each step holds, above 0; small: the edit stays close", low=0, high=1)
+        float,
+        Option("share of fresh noise at each step, above 0; lower keeps the edit closer to the image", low=0, high=1),
     ] = 0.1,
     strength: Annotated[
-        float, Option("share of the steps to encode; an edit may use this much or less", low=0, high=1)
+        float, Option("share of the steps to invert, the largest strength of later edits", low=0, high=1)
     ] = 1.0,
 ) -> Inversion:
     """DPM-Encoder: `noise_map_inversion` with draws from the posterior; see there, also for `noise`."""
@@ -122,8 +122,8 @@ def dpm_encoder(
     "edit-friendly",
     title="Edit-friendly DDPM inversion",
     paper="Huberman-Spiegelglas et al., 2023, https://arxiv.org/abs/2304.06140",
-    summary="Draws every noise level from the image by itself and keeps the noise maps that join them.",
-    when="The image must be reconstructed exactly, also under guidance, and the edit should keep its structure.",
+    summary="Draws a noisy version of the image at every step, each by itself, and keeps the noise maps.",
+    when="The reconstruction must be exact, also under guidance, and the edit should keep the structure.",
     cost="2 evaluations a step, 1 without source guidance.",
     source_guidance_scale=3.5,
 )
@@ -131,16 +131,19 @@ def edit_friendly_inversion(
     task: InversionTask,
     *,
     noise: Tensor | None = None,
-    eta: Annotated[float, Option("how much fresh noise each step holds, above 0; 1 is DDPM", low=0, high=1)] = 1.0,
+    eta: Annotated[
+        float,
+        Option("share of fresh noise at each step, above 0; lower keeps the edit closer, 1 is DDPM", low=0, high=1),
+    ] = 1.0,
     strength: Annotated[
-        float, Option("share of the steps to encode; an edit may use this much or less", low=0, high=1)
+        float, Option("share of the steps to invert, the largest strength of later edits", low=0, high=1)
     ] = 1.0,
     released_eta: Annotated[
-        bool, Option("below eta 1, match the released code, whose steps are not DDIM's at that eta")
+        bool, Option("below eta 1, take the steps of the authors' code, which are not DDIM's at that eta")
     ] = False,
     drop_last_map: Annotated[
         bool,
-        Option("the last step adds no noise, as in the released code; the reconstruction is then only nearly exact"),
+        Option("add no noise at the last step, as in the authors' code; the reconstruction is then not quite exact"),
     ] = False,
 ) -> Inversion:
     r"""Edit-friendly DDPM inversion: `noise_map_inversion` with independent draws; see there, also for `noise`.

@@ -1,13 +1,13 @@
-"""Null-text inversion (Mokady et al., 2022), https://arxiv.org/abs/2211.09794.
+"""Null-text inversion (Mokady et al., 2022), https://arxiv.org/abs/2211.09794: tunes the empty prompt's embedding.
 
-DDIM inversion without guidance gives the pivot, a trajectory that leads from the image to noise. Sampling with
-guidance leaves it; so at every step the empty prompt's embedding is tuned until the guided step lands on the pivot.
+DDIM inversion without guidance gives the pivot, a trajectory from the image to noise. Sampling with guidance leaves it.
+So at every step the unconditional embedding, that of the empty prompt, is tuned until the guided step ends on the
+pivot.
 
 Equal to the authors' code (github.com/google/prompt-to-prompt, null_text_w_ptp.ipynb): a new Adam at each step, its
-learning rate lr (1 - i / 100), the stop rule, the update before the stop is looked at. Differs from it: the conditional
+learning rate lr (1 - i / 100), the stop rule, one update before the stop is tested. Differs from it: the conditional
 prediction of a step is made once and used again for the step itself; the learning rate falls by 1 / N a step where
-there are more than 100 steps (theirs would become negative); guidance leads away from the negative prompt where one
-is given: tuning starts there.
+there are more than 100 steps (theirs would become negative); where a negative prompt is given, tuning starts from it.
 """
 
 from __future__ import annotations
@@ -37,24 +37,28 @@ MISSED = 0.1  # relative error of the latents that a user sees: 20 dB
     title="Null-text inversion",
     paper="Mokady et al., 2022, https://arxiv.org/abs/2211.09794",
     summary="Tunes the empty prompt's embedding at every step until guided sampling reconstructs the image.",
-    when="The source must be reconstructed under guidance by sampling alone, and minutes an image are acceptable.",
+    when="The source must be reconstructed under guidance by sampling alone, and minutes per image are acceptable.",
     cost="Up to 13 evaluations a step, 10 of them with a backward pass.",
     source_guidance_scale=None,
 )
 def null_text_inversion(
     task: InversionTask,
     *,
-    inner_steps: Annotated[int, Option("most updates of the embedding at each step", low=1)] = 10,
-    learning_rate: Annotated[float, Option("of the first step; it falls by a hundredth a step", low=0)] = 1e-2,
+    inner_steps: Annotated[
+        int, Option("largest number of updates of the embedding a step; more reconstruct better and are slower", low=1)
+    ] = 10,
+    learning_rate: Annotated[
+        float, Option("learning rate at the first step; it falls linearly, by a hundredth of this a step", low=0)
+    ] = 1e-2,
     early_stop: Annotated[
-        float, Option("a step whose mean squared miss is below this (plus 2e-5 a step) is done", low=0)
+        float, Option("mean squared error below which a step is done; it rises by 2e-5 a step", low=0)
     ] = 1e-5,
 ) -> Inversion:
-    """Finds noise and one null embedding a step that give clean latents back under guidance.
+    """Finds noise and one null embedding a step that reconstruct clean latents under guidance.
 
     Costs at most N (1 + 2 + inner_steps) network evaluations an image, N inner_steps of them with a backward pass. At
-    guidance 1 the empty prompt has no say: nothing is tuned, and N evaluations are all. Images are tuned one after the
-    other, so each comes out as if alone, in the memory of one.
+    guidance scale 1 the empty prompt has no effect: nothing is tuned, and N evaluations are all. Images are tuned one
+    after the other, so each result is that of a single run, in the memory of one.
 
     Returns:
         Noise, pivot (as trajectory), the grid, `null_embeds`, and as `residuals` each loss: the mean squared difference
@@ -71,7 +75,7 @@ def null_text_inversion(
     if missed > MISSED:
         warnings.warn(
             f"null-text inversion does not reconstruct the image (relative error {missed:.2f} of its latents): raise"
-            " inner_steps, describe the image better, lower the guidance, or take inversion 'direct'",
+            " inner_steps, describe the image better, lower the guidance scale, or choose inversion 'direct'",
             stacklevel=2,
         )
     parts = [inversion for inversion, _ in results]

@@ -1,13 +1,13 @@
-"""Regularised DDIM inversion (Parmar et al., 2023), https://arxiv.org/abs/2302.03027, section 3.2: noise that is noise.
+"""Regularised DDIM inversion (Parmar et al., 2023), https://arxiv.org/abs/2302.03027, section 3.2: to white noise.
 
-DDIM inversion, and between its steps the predicted noise is moved towards white Gaussian noise: its auto-correlation at
-random offsets over a pyramid of scales towards 0, its mean and variance towards 0 and 1. Edits start from noise of the
-kind that the network was trained on.
+DDIM inversion in which every noise prediction is moved towards white Gaussian noise: its auto-correlation at random
+offsets over a pyramid of scales towards 0, its mean and variance towards 0 and 1. So edits start from noise of the kind
+that the network was trained on.
 
-Differs from the authors' code (github.com/pix2pixzero/pix2pix-zero): the whole grid is walked, as sampling will walk
-it back; theirs (`grid="released"`) leaves out the first and the last step and sits one level lower. The two axes have
-offsets of their own, each within its own side, so that latents need not be square (theirs draws one from the height;
-the loss has the same expectation). All channels are done at once, where theirs loops.
+Differs from the authors' code (github.com/pix2pixzero/pix2pix-zero): the inversion takes the same steps as sampling;
+theirs (`grid="released"`) leaves out the first and the last step and is one level lower. The two axes have their own
+offsets, each within its side, so that latents need not be square (theirs draws one from the height; the loss has the
+same expectation). All channels are done at once, where theirs loops.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sfumato.watch import Watch
 
 
 class Move(NamedTuple):
-    """One step of an inversion: what the network is told, and the levels that it leads from and to."""
+    """One step of an inversion: the time that the network is conditioned on, and the levels before and after."""
 
     time: float
     level: Level
@@ -43,8 +43,8 @@ class Move(NamedTuple):
     "regularised-ddim",
     title="Regularised DDIM inversion",
     paper="Parmar et al., 2023, https://arxiv.org/abs/2302.03027, section 3.2",
-    summary="DDIM inversion whose noise is kept white and Gaussian on the way.",
-    when="The edit moves far from the image; the reconstruction is a little worse than with plain DDIM.",
+    summary="DDIM inversion that keeps the noise predictions close to white Gaussian noise.",
+    when="The edit is large; the reconstruction is a little worse than with plain DDIM inversion.",
     cost="1 evaluation a step.",
 )
 @torch.no_grad()
@@ -53,21 +53,26 @@ def regularised_ddim_inversion(
     *,
     rolls: Tensor | None = None,
     correlation_weight: Annotated[
-        float, Option("how strongly repeating patterns are removed from the noise, 0 = not", low=0)
+        float, Option("weight of the loss that removes repeating patterns from the noise; 0 is off", low=0)
     ] = 20.0,
     gaussian_weight: Annotated[
-        float, Option("how strongly the noise is kept at mean 0 and variance 1, 0 = not", low=0)
+        float, Option("weight of the loss that keeps the noise at mean 0 and variance 1; 0 is off", low=0)
     ] = 20.0,
-    regularisation_rounds: Annotated[int, Option("rounds of regularisation a step, 0 = plain DDIM", low=0)] = 5,
-    rolls_per_round: Annotated[int, Option("random offsets tried in each round", low=0)] = 5,
+    regularisation_rounds: Annotated[
+        int, Option("rounds of regularisation a step; more make whiter noise, 0 is plain DDIM inversion", low=0)
+    ] = 5,
+    rolls_per_round: Annotated[
+        int, Option("random offsets a round at which repeating patterns are looked for", low=0)
+    ] = 5,
     grid: Annotated[
-        Literal["full", "released"], Option("full: the steps of sampling backwards; released: two fewer, as theirs")
+        Literal["full", "released"],
+        Option("steps to take: full (those of sampling), or released (two fewer, as the authors' code)"),
     ] = "full",
 ) -> Inversion:
-    """Carries clean latents to noise under regularisation.
+    """Inverts clean latents with regularised noise predictions.
 
-    Costs one network evaluation a step and image; the regularisers are not seen by the network. With the defaults they
-    add 30 gradient steps on the noise prediction to each step.
+    Costs one network evaluation a step and image; the regularisers need none. With the defaults they take 30 gradient
+    steps on the noise prediction at each step.
 
     Args:
         task: A single generator draws one set of offsets for all images; one for each draws a set for each.

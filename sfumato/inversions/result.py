@@ -48,7 +48,7 @@ _IN_FILES = {"model_revision": "model", "image_sha256": "picture"}
 
 @dataclass(frozen=True)
 class Inversion:
-    """What leads back to an image: inverted once, edited many times. `sample(replay=...)` consumes it.
+    """An inverted image: inverted once, edited many times. `sample(replay=...)` consumes it.
 
     Attributes:
         method: Which inversion made it.

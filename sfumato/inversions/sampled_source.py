@@ -1,4 +1,4 @@
-"""A drawn image as if it had been inverted: its source branch sampled once, every latent kept."""
+"""The trajectory of a generated image: its source branch sampled once, every latent kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The source branch alone, as the replay will see it: its guided prediction at any latents."""
+"""The source branch alone: its guided prediction at any latents, as in the replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inversions of single images as one of a batch, so that an edit runs once for all of them."""
+"""Joins inversions of single images to one of a batch, so that an edit runs once for all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dual encoders that energies ask how well an image fits a text."""
+"""Dual encoders, such as CLIP: networks that score how well an image fits a text, for energies of text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sfumato.models.base import Model
 EMOJI_CLIP: Final = "emoji-clip"
 
 ENCODER_HELP: Final = (
-    "whose eyes energies of texts see with: emoji-clip, or a CLIP model as local folder or hub id with safetensors"
-    " weights; none: emoji-clip for the embedded model"
+    "network that scores how well an image fits a text: emoji-clip, or a CLIP model as a local folder or hub id with"
+    " safetensors weights; none: emoji-clip for the embedded model, others must name one"
 )
 """Help of every option that names one."""
 

@@ -1,20 +1,17 @@
-r"""AID (He et al., 2024), https://arxiv.org/abs/2403.17924: attention interpolation between two prompts; and PAID, the
-same under a guide prompt. Nothing is trained.
+r"""Attention interpolation (AID; He et al., 2024), https://arxiv.org/abs/2403.17924; with a guide prompt PAID.
 
-Rows start, frames and end are sampled together. In the first steps every attention layer of a frame at weight c reads
-the keys and values of both ends (`attention/interpolate.py` has the four forms), so frames are made of what the ends
-are made of; its noise lies between theirs on the great circle, its embedding on the straight line, or is the guide
-prompt's.
+Both ends and the frames are sampled together. In the first steps every attention layer of a frame at weight c reads the
+keys and values of both ends (`attention/interpolate.py` has the four forms). A frame's noise lies between theirs on the
+great circle; its embedding is on the straight line between theirs, or that of the guide prompt. Nothing is trained.
 
-Images: the authors start from drawn noise. Here the ends are inverted, and their rows are set to the inversion's
-latents after every step, so what frames read is the images' own. Guidance runs as a tent over the weights, from
-`end_guidance_scale` (1, at which inverted noise leads back) at the ends to `guidance_scale` in the middle: so frames
-leave the ends without a jump, and those between are as sharp as guidance makes them. Stochastic inversions are made at
-the ends' guidance and replayed with noise maps between those of the ends.
+The ends are images: the authors start from random noise, here the images are inverted, and their rows are set to the
+inversion's latents after every step. The guidance scale is interpolated too, from `end_guidance_scale` at the ends
+(1, at which the inversion reconstructs them) to `guidance_scale` in the middle, so that there is no jump at the ends.
+Stochastic inversions are made at the ends' guidance scale, and frames replay noise maps between those of the ends.
 
-Differs from the authors' code: whole-tensor slerp (`released` walks every latent row by itself); the ends are run once,
-not once a frame, and their keys and values are kept, 4 GiB at most (beyond that the ends are rows of every draw, which
-gives the same numbers).
+Differs from the authors' code: slerp of the whole tensor (`released`: of every row of the latents by itself); the ends
+are run once, not once a frame, and their keys and values are kept, 4 GiB at most (beyond that the ends are rows of
+every draw, which gives the same numbers).
 """
 
 from __future__ import annotations
@@ -56,7 +53,7 @@ from sfumato.watch import Watch
     "attention-interpolation",
     title="Attention interpolation (AID, PAID)",
     paper="He et al., 2024, https://arxiv.org/abs/2403.17924",
-    summary="Frames read the attention keys and values of both images, so that every step is made of what they show.",
+    summary="Frames use the attention keys and values of both images at every step; nothing is trained.",
     when="Two images of different things, without training.",
     cost="4 evaluations a step to prepare, then 2 a step and frame.",
     spacing="beta",
@@ -66,23 +63,34 @@ def attention_interpolation(
     *,
     kind: Annotated[
         InterpolationForm,
-        Option("inner blends the two, outer lets them stand side by side; fused also reads the frame's own"),
+        Option(
+            "how keys and values of both images are used: inner (interpolated), outer (attended to separately, the"
+            " results interpolated); fused-inner and fused-outer also use the frame's own"
+        ),
     ] = "fused-outer",
     warmup_ratio: Annotated[
-        float, Option("share of the steps, from the noisy end, with interpolated attention", low=0, high=1)
+        float,
+        Option("share of the steps, from the first, with interpolated attention; higher blends more", low=0, high=1),
     ] = 0.5,
     guide_prompt: Annotated[
-        str | None, Option("what all frames between shall show; none: the mean of both prompts")
+        str | None, Option("prompt of all frames in between; none: interpolated from the prompts of both images")
     ] = None,
     inversion: Annotated[
         Literal["ddim", "fixed-point", "regularised-ddim", "dpm-encoder", "edit-friendly"],
-        Option("how the images are carried to noise"),
+        Option("inversion of the two images"),
     ] = "ddim",
     end_guidance_scale: Annotated[
         float | None,
-        Option("guidance at the two ends; none: 1, or the middle's where the inversion allows it", low=1, high=100),
+        Option(
+            "guidance scale at the two images, from where it grows to that of the middle; none: 1, or that of the"
+            " middle where the inversion corrects for guidance",
+            low=1,
+            high=100,
+        ),
     ] = None,
-    released: Annotated[bool, Option("walk the noise along each latent row by itself, as the authors' code")] = False,
+    released: Annotated[
+        bool, Option("interpolate every row of the latents by itself, as the authors' code does")
+    ] = False,
 ) -> MorphPath:
     """Prepares frames whose attention lies between that of both images.
 
@@ -90,7 +98,7 @@ def attention_interpolation(
         UsageError: The guide prompt is empty.
     """
     if guide_prompt is not None and not guide_prompt.strip():
-        raise UsageError("guide_prompt is empty: say what the frames shall show, or leave it out")
+        raise UsageError("guide_prompt is empty: say what the frames should show, or leave it out")
     corrects = INVERSIONS[inversion].source_guidance_scale not in (None, 1.0)
     at_ends = end_guidance_scale or (task.guidance_scale if corrects else 1.0)
     ends: Inversion = INVERSIONS[inversion].function(task.inversion(at_ends))

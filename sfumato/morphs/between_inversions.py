@@ -1,7 +1,7 @@
-"""What lies between two inverted images.
+"""Interpolates between two inverted images.
 
 Both ends are inverted in one batch, each under its own prompt. A frame replays a mixture of the two: noise and noise
-maps along the great circle, embeddings and corrections along the straight line.
+maps on the great circle, embeddings and corrections on the straight line.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Cross-fade: one image laid over the other, ever more opaque. The baseline without a network.
+"""Cross-fade: the weighted mean of the two images. The baseline without a network.
 
-In between both images are seen at once, half transparent: what a morph is there to avoid.
+Frames in between show both images at once, half transparent, which a morph is to avoid.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from sfumato.options import Option
 @morph_method(
     "crossfade",
     title="Cross-fade",
-    paper="the oldest dissolve of film",
-    summary="Lays one image over the other, ever more opaque; no network.",
-    when="A baseline: what every morph has to beat.",
+    paper="none: the weighted mean",
+    summary="Fades from one image to the other; no network.",
+    when="A baseline that every morph should improve on.",
     cost="None; with space=latents the encoder and the decoder alone.",
     encodes=lambda options: options.get("space", "pixels") == "latents",
 )
@@ -30,7 +30,7 @@ def crossfade(
     task: MorphTask,
     *,
     space: Annotated[
-        Literal["pixels", "latents"], Option("mix the images themselves, or their latents before decoding")
+        Literal["pixels", "latents"], Option("what is mixed: the pixels, or the latents before they are decoded")
     ] = "pixels",
 ) -> MorphPath:
     """Prepares the mean of both images with weights 1 - w and w; costs no network evaluation."""

@@ -1,4 +1,4 @@
-"""Steps of frames that are not inverted but noised: from any place of the grid, each frame told its own embedding."""
+"""DDIM steps of frames that are noised, not inverted: between any levels of the grid, each with its own embedding."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Denoiser:
 
     Args:
         model: Any model.
-        prompts: What both images show, two rows; a frame is told a point of the great circle between them.
-        negative: What guidance leads away from, one row.
+        prompts: Of both images, two rows; a frame's is on the great circle between them.
+        negative: The negative prompt, one row.
         guidance_scale: Of all frames.
         timesteps: The grid, noisiest first.
 

@@ -1,21 +1,20 @@
-r"""DiffMorpher (Zhang et al., 2024), https://arxiv.org/abs/2312.07409: an adapter for each image, and everything
-between the two interpolated.
+r"""DiffMorpher (Zhang et al., 2024), https://arxiv.org/abs/2312.07409: interpolates one adapter (LoRA) for each image.
 
 1. An adapter is fitted to each image under its own prompt.
 2. Each image is inverted under its own adapter, without guidance.
-3. A frame at weight w starts from the noise between the two on the great circle, its channels' means and deviations set
-   between theirs (AdaIN); is told the embedding between the two prompts'; runs under the adapter whose *factors* lie
-   between; and in the first steps takes the keys and values of the decoder's self-attention from the mixed layer inputs
-   of the two ends, projected under its own adapter.
+3. A frame at weight w starts from the noise between the two on the great circle, with its channels' means and standard
+   deviations set between theirs (AdaIN). Its embedding is interpolated from those of the prompts. It is sampled under
+   the adapter whose *factors* lie between the two. In the first steps the keys and values of the decoder's
+   self-attention come from the interpolated layer inputs of the two ends, projected under the frame's own adapter.
 4. Weights of even pace come from spacing "reschedule", this method's default.
 
 Differs from the authors' code:
 
 - The share of steps with mixed keys and values is taken of the steps that are run; theirs counts as of 50 (`released`).
-- Latents are the autoencoder's mean, where theirs are a new sample in every training step.
+- Latents are the mean of the autoencoder's posterior, where theirs are a new sample in every training step.
 - The ends are run once; their layer inputs are kept at the steps that read them, 4 GiB at most. Beyond that, and under
   guidance, they are rows of every draw, which gives the same numbers.
-- Guidance, which the authors do not use, is 1; a larger one runs as a tent over the weights, 1 at the ends.
+- The guidance scale is 1, as the authors use none; a larger one holds in the middle, and falls to 1 at the ends.
 """
 
 from __future__ import annotations
@@ -53,8 +52,8 @@ from sfumato.watch import Watch
     "diffmorpher",
     title="DiffMorpher",
     paper="Zhang et al., 2024, https://arxiv.org/abs/2312.07409",
-    summary="Fits an adapter to each image, then mixes adapters, noise, embeddings and attention.",
-    when="Two images of like layout; frames keep what both show, and half a minute of training is fine.",
+    summary="Fits an adapter to each image, then interpolates adapters, noise, embeddings and attention.",
+    when="Two images of similar layout, and half a minute of training is acceptable.",
     cost="400 evaluations with a backward pass and 4 a step to prepare, then 1 a step and frame.",
     spacing="reschedule",
     guidance_scale=1.0,
@@ -62,22 +61,42 @@ from sfumato.watch import Watch
 def diffmorpher(
     task: MorphTask,
     *,
-    lora_rank: Annotated[int, Option("rank of each image's adapter", low=1, high=1024)] = 16,
-    lora_steps: Annotated[int, Option("training steps of each adapter; 0 trains none", low=0)] = 200,
+    lora_rank: Annotated[
+        int, Option("rank of each image's adapter; higher fits the image more closely", low=1, high=1024)
+    ] = 16,
+    lora_steps: Annotated[
+        int, Option("training steps of each adapter; more fit the image more closely, 0 trains none", low=0)
+    ] = 200,
     lora_rate: Annotated[float, Option("learning rate of the adapters", low=1e-8, high=1)] = 2e-4,
     lora_weight: Annotated[
         float | None,
-        Option("one mixture of the two adapters for all frames, instead of each frame's own", low=0, high=1),
+        Option(
+            "weight of the second image's adapter in all frames; none: each frame's own weight",
+            low=0,
+            high=1,
+        ),
     ] = None,
     attention_share: Annotated[
-        float, Option("share of the steps whose keys and values are mixed of both ends (lambda)", low=0, high=1)
+        float,
+        Option(
+            "share of the steps, from the first, with keys and values interpolated from both images; higher is"
+            " smoother (the paper's lambda)",
+            low=0,
+            high=1,
+        ),
     ] = 0.6,
-    own_attention: Annotated[float, Option("part of a frame's own in these keys and values", low=0, high=1)] = 0.0,
-    adain: Annotated[bool, Option("set the noise's means and deviations between those of both ends")] = True,
+    own_attention: Annotated[
+        float, Option("weight of the frame's own layer inputs in these keys and values", low=0, high=1)
+    ] = 0.0,
+    adain: Annotated[
+        bool, Option("interpolate mean and standard deviation of the noise too, so that colours change smoothly")
+    ] = True,
     inversion: Annotated[
-        Literal["ddim", "fixed-point", "regularised-ddim"], Option("how the images are carried to noise")
+        Literal["ddim", "fixed-point", "regularised-ddim"], Option("inversion of the two images")
     ] = "ddim",
-    released: Annotated[bool, Option("count attention_share as of 50 steps, as the authors' code does")] = False,
+    released: Annotated[
+        bool, Option("take attention_share of 50 steps, whatever the number of steps, as the authors' code does")
+    ] = False,
 ) -> MorphPath:
     """Trains both adapters, inverts both images, and prepares the frames between; guidance is 1 at the ends."""
     model, steps = task.model, task.num_inference_steps

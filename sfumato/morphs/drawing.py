@@ -1,4 +1,4 @@
-"""The frames of a path, drawn once each and told to the watch."""
+"""The frames of a path, each drawn once, with progress."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sfumato.morphs.path import Frames, MorphPath
 from sfumato.watch import Progress, Watch
 
 DRAWS_A_FRAME = 6
-"""The most frames that a spacing draws for each that it keeps, where it is not told; what progress is shown against."""
+"""Frames that a spacing draws at most for each that it keeps, unless it has its own limit; progress counts to it."""
 
 
 def drawing(
     model: Model, path: MorphPath, spacing: str, options: Mapping[str, Any], num_frames: int, *, watch: Watch
 ) -> Frames:
-    """The frames of a path, each drawn once and told to the watch."""
+    """The frames of a path, each drawn once and reported to the watch."""
     most = num_frames if spacing == "even" else options.get("max_draws") or DRAWS_A_FRAME * num_frames
     stage = watch.during("drawing frames" if spacing == "even" else "drawing frames (at most)")
     return Frames(replace(path, draw=_reporting(path.draw, most, stage)), model.decode_latents, watch=stage)

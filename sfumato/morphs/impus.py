@@ -1,27 +1,28 @@
-r"""IMPUS (Yang et al., 2024), https://arxiv.org/abs/2311.06792: image morphing by a model adapted to both images.
+r"""IMPUS (Yang et al., 2024), https://arxiv.org/abs/2311.06792: morphs with a model adapted to both images.
 
-Each image gets a text embedding of its own, learned from a prompt that both share; a low-rank adapter, as wide as the
-images are far apart (`rppd.py`), fits the model to both; the images are carried to noise by the adapted model. A
-frame at weight w starts from noise on the great circle, is told an embedding on the straight line, and is sampled with
+Each image gets its own text embedding, learned from a prompt that both share. A low-rank adapter fits the model to
+both; its rank follows from the distance of the images (`rppd.py`). The adapted model inverts the images. A frame at
+weight w starts from noise on the great circle, has an embedding on the straight line, and is sampled with
 
 .. math:: u + s(w)\,(c - u), \qquad s(w) = s_{max} - 2\,|w - 1/2|\,(s_{max} - s_{min}),
 
 c from the model under the adapter, u from the model under a second, small adapter that was fitted to the empty prompt:
 fitting c alone would shift it against u (the paper's unconditional bias correction).
 
-`settings="paper"` is the paper's, with 16 steps and guidance 3. Differs from the authors' code also then: both
-embeddings are learned in one go from the same draws, so that equal images get equal ones (theirs one after another);
-latents are the posterior's mean, not a sample; one model with two adapters, not two models; guidance may be 1.
+Differs from the authors' code, with `settings="paper"` too: both embeddings are learned together from the same draws,
+so that equal images get equal ones (theirs one after the other); latents are the posterior's mean, not a sample; one
+model with two adapters, not two models; the guidance scale may be 1.
 
-`settings="quick"`, the default, is for small models on a processor; larger models may want the paper's:
+`settings="paper"` has the paper's numbers, for 16 steps and guidance scale 3. `settings="quick"`, the default, is for
+small models without a GPU:
 
-- Inversion: fixed-point, in as many steps as a frame has, and guidance 1 at the ends: the ends come back as well as the
-  autoencoder allows, and the noise keeps nearly normal variance. DDIM inversion in so few steps does neither.
-- Embeddings: fewer updates, of more draws, at a higher rate.
-- Adapter: fewer updates at a lower rate. A model fitted harder knows the two images only and jumps between them.
+- Inversion: fixed-point, in as many steps as a frame has, and guidance scale 1 at the ends. The ends are reconstructed
+  as well as the autoencoder allows, and the noise keeps nearly normal variance, unlike DDIM inversion in so few steps.
+- Embeddings: fewer updates, of more draws, at a higher learning rate.
+- Adapter: fewer updates at a lower learning rate. A model that is fitted more closely knows only the two images, and
+  the morph jumps between them.
 
-`benchmarks/morphs.py` measures what that gives. The rank rule's constants belong to LPIPS; another distance may ask for
-another rank.
+docs/morphs.md has measured results. The rank rule's constants belong to LPIPS; another distance may need another rank.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ from sfumato.watch import Watch
     "impus",
     title="IMPUS",
     paper="Yang et al., 2024, https://arxiv.org/abs/2311.06792",
-    summary="Learns an embedding for each image and adapts the model to both, then samples evenly between them.",
-    when="Every frame shall look like an image of its own, the ends come back, and a minute of training is fine.",
+    summary="Learns an embedding for each image and adapts the model to both, then samples between them.",
+    when="Every frame should look like a real image, and a minute of training is acceptable.",
     cost="About 330 evaluations with a backward pass and 530 without to prepare, then 2 a step and frame.",
     spacing="uniform",
     guidance_scale=3.0,
@@ -65,40 +66,65 @@ def impus(
     task: MorphTask,
     *,
     settings: Annotated[
-        Literal["quick", "paper"], Option("the options below where they are none: for a processor, or the paper's")
+        Literal["quick", "paper"],
+        Option("defaults of options that are none below: quick (small models, no GPU), or paper"),
     ] = "quick",
     common_prompt: Annotated[
-        str | None, Option("what both embeddings start from; none: made of the two prompts, 'an image of a cat dog'")
+        str | None,
+        Option("prompt that both embeddings start from; none: made from the two prompts, 'an image of a cat dog'"),
     ] = None,
     start: Annotated[
-        Literal["common", "own"], Option("whether they do, or start from the images' own prompts")
+        Literal["common", "own"], Option("start of the embeddings: the common prompt, or each image's own prompt")
     ] = "common",
     placeholder: Annotated[
-        str | None, Option("word of the common prompt whose embedding alone is learned; none: all of it is")
+        str | None, Option("word of the common prompt whose embedding is learned; none: that of the whole prompt")
     ] = None,
-    text_iterations: Annotated[int | None, Option("updates of the embeddings; 0: none", low=0)] = None,
-    text_draws: Annotated[int | None, Option("noisy versions of each image at every one of them", low=1)] = None,
-    text_learning_rate: Annotated[float | None, Option("of the embeddings", low=0)] = None,
+    text_iterations: Annotated[
+        int | None, Option("training steps of the embeddings, 0: none; none: quick 60, paper 2500", low=0)
+    ] = None,
+    text_draws: Annotated[
+        int | None, Option("noise draws for each image at such a training step; none: quick 2, paper 1", low=1)
+    ] = None,
+    text_learning_rate: Annotated[
+        float | None, Option("learning rate of the embeddings; none: quick 0.01, paper 0.002", low=0)
+    ] = None,
     rank: Annotated[
         int | None,
-        Option("of the adapter; 0: the model is not adapted; none: by how far apart the images are", low=0),
+        Option("rank of the adapter, 0: no adapter; none: the farther apart the images are, the higher", low=0),
     ] = None,
     rank_rule: Annotated[
-        Rule, Option("how it is found: as the authors' code does, or without the jump that this counts")
+        Rule, Option("rule for that rank: released (as the authors' code), or corrected (without its extra distance)")
     ] = "released",
-    lora_iterations: Annotated[int | None, Option("updates of the adapter; 0: none", low=0)] = None,
-    lora_learning_rate: Annotated[float | None, Option("of the adapters", low=0)] = None,
+    lora_iterations: Annotated[
+        int | None, Option("training steps of the adapter, 0: none; none: quick 30, paper 150", low=0)
+    ] = None,
+    lora_learning_rate: Annotated[
+        float | None, Option("learning rate of the adapters; none: quick 0.0003, paper 0.001", low=0)
+    ] = None,
     unconditional: Annotated[
         Literal["adapted", "base", "shared"],
-        Option("what predicts without the prompt: an adapter of its own, the model as it is, or the one adapter"),
+        Option(
+            "model of the unconditional prediction: adapted (with its own adapter), base (without one), or shared (with"
+            " the adapter of the conditional prediction)"
+        ),
     ] = "adapted",
-    uncond_rank: Annotated[int, Option("of the unconditional prediction's own adapter", low=1)] = 2,
-    uncond_iterations: Annotated[int, Option("updates of it; 0: none", low=0)] = 15,
+    uncond_rank: Annotated[int, Option("rank of the unconditional prediction's own adapter", low=1)] = 2,
+    uncond_iterations: Annotated[int, Option("training steps of that adapter; 0: none", low=0)] = 15,
     end_guidance_scale: Annotated[
-        float | None, Option("guidance at both ends, from where it grows to that of the middle", low=1, high=100)
+        float | None,
+        Option(
+            "guidance scale at the two images, from where it grows to that of the middle; none: quick 1, paper 1.5",
+            low=1,
+            high=100,
+        ),
     ] = None,
-    inversion: Annotated[Literal["ddim", "fixed-point"] | None, Option("how the images are carried to noise")] = None,
-    inversion_steps: Annotated[int | None, Option("steps of that; none: as many as a frame has", low=1)] = None,
+    inversion: Annotated[
+        Literal["ddim", "fixed-point"] | None,
+        Option("inversion of the two images; none: quick fixed-point, paper ddim"),
+    ] = None,
+    inversion_steps: Annotated[
+        int | None, Option("steps of the inversion; none: quick those of a frame, paper 250", low=1)
+    ] = None,
 ) -> MorphPath:
     """Adapts the model to both images; what is drawn from it afterwards is the path.
 

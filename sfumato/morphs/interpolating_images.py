@@ -1,20 +1,21 @@
-"""Interpolating between images (Wang and Golland, 2023), https://arxiv.org/abs/2307.12560: frames grow as a tree.
+"""Interpolating between images (Wang and Golland, 2023), https://arxiv.org/abs/2307.12560: a tree of frames.
 
-Nothing is inverted. Both images are noised with the same draws, level upon level; the middle frame starts from the
-noisiest level as the great-circle mean of the two, and is denoised to the next level; the quarters start there between
-their neighbours, all frames are denoised on, and so forth. So far frames share much, and near ones more.
+Nothing is inverted. Both images are noised to several levels with the same draws. The middle frame starts at the
+noisiest level from the spherical mean of the two, and is denoised to the next level. There the frames at the quarters
+start between their neighbours, all frames are denoised further, and so on.
+
+With `candidates` above 1 the tree is the authors' ranked one (`ranked_tree.py`): every frame is the best of several, by
+how well it fits the text `better` and how badly the text `worse`. The authors take 8, strengths of 0.3 to 0.55, and
+CLIP.
 
 Differs from the authors' code:
 
 - Latents noised to a level are denoised from that level on. Theirs start one step lower and finish every level one step
   lower (`released`).
-- Embeddings are told as they are, or tuned to the images by plain textual inversion (`text_iterations`); the authors
-  tune both together with the negative one, under guidance, on jittered crops.
+- Embeddings are those of the prompts, or tuned to the images by textual inversion (`text_iterations`); the authors tune
+  both together with the negative one, under guidance, on jittered crops.
 - Not offered: the pose that a ControlNet reads.
 - All frames of a level are one batch.
-
-With `candidates` above 1 the tree is the authors' ranked one (`ranked_tree.py`): every frame the best of several, by
-how well it fits the text `better` and how badly `worse`. They take 8, strengths of 0.3 to 0.55, and CLIP.
 """
 
 from __future__ import annotations
@@ -41,38 +42,51 @@ from sfumato.options import Option
     "interpolating-images",
     title="Interpolating between images",
     paper="Wang and Golland, 2023, https://arxiv.org/abs/2307.12560",
-    summary="Noises both images alike, mixes them, and denoises a tree of frames, the middle one first.",
-    when="The ends must stay exactly what they are, and nothing may be trained.",
+    summary="Adds the same noise to both images, mixes them, and denoises a tree of frames, the middle one first.",
+    when="The two images must stay exactly as they are, without training.",
     cost="With 17 frames about 10 evaluations for each step of the grid, 5 without guidance; 56 with 8 candidates.",
 )
 def interpolating_images(
     task: MorphTask,
     *,
-    levels: Annotated[int, Option("levels of the tree: 2**levels + 1 frames", low=1, high=8)] = 4,
+    levels: Annotated[
+        int, Option("levels of the tree, which has 2**levels + 1 frames, the two images included", low=1, high=8)
+    ] = 4,
     min_strength: Annotated[
-        float, Option("noise under the last frames to be made, as a share of the steps", low=0, high=1)
+        float, Option("noise of the last frames of the tree, as share of the steps", low=0, high=1)
     ] = 0.25,
     max_strength: Annotated[
-        float, Option("noise under the middle frame, the first, as a share of the steps", low=0, high=1)
+        float,
+        Option(
+            "noise of the first, the middle frame, as share of the steps; higher is freer of both images", low=0, high=1
+        ),
     ] = 0.5,
     schedule_type: Annotated[
-        Literal["linear", "convex", "concave"], Option("how the levels lie between the two shares")
+        Literal["linear", "convex", "concave"], Option("how the noise falls from max_strength to min_strength")
     ] = "linear",
     retroactive: Annotated[
-        bool, Option("make older frames anew between their new neighbours; a ranked tree never does")
+        bool, Option("make earlier frames again between their new neighbours; has no effect with candidates above 1")
     ] = True,
     text_iterations: Annotated[
-        int, Option("steps of tuning each prompt's embedding to its image; 0 tells the prompts as they are", low=0)
+        int,
+        Option("training steps that tune each prompt's embedding to its image; 0 uses the prompts as they are", low=0),
     ] = 0,
-    text_rate: Annotated[float, Option("learning rate of that tuning", low=1e-8, high=1)] = 1e-4,
+    text_rate: Annotated[float, Option("learning rate of these training steps", low=1e-8, high=1)] = 1e-4,
     released: Annotated[
-        bool, Option("denoise from one step below the level that was noised to, as the authors' code does")
+        bool, Option("denoise from one step below the level of the added noise, as the authors' code does")
     ] = False,
     candidates: Annotated[
-        int, Option("make each frame so often and keep the best; one fewer at each further level, but three", low=1)
+        int,
+        Option(
+            "candidates for the middle frame, of which the best is kept; one fewer a level, at least 3; 1: off", low=1
+        ),
     ] = 1,
-    better: Annotated[str, Option("the text that the best fits well: 'a sharp photograph'")] = "",
-    worse: Annotated[str, Option("the text that it fits badly: 'blurred, distorted'; empty: not asked")] = "",
+    better: Annotated[
+        str, Option("with candidates: text that the best one fits well, such as 'a sharp photograph'")
+    ] = "",
+    worse: Annotated[
+        str, Option("with candidates: text that the best one fits badly, such as 'blurred, distorted'; may be empty")
+    ] = "",
     encoder: Annotated[str | None, Option(ENCODER_HELP)] = None,
 ) -> MorphPath:
     """Makes the whole tree; the frames of the path are its leaves, and no others.
@@ -82,7 +96,9 @@ def interpolating_images(
         ModelError: The encoder cannot be loaded.
     """
     if candidates > 1 and not better:
-        raise UsageError(f"say what the best of {candidates} candidates looks like: better='a sharp photograph', say")
+        raise UsageError(
+            f"candidates={candidates} needs a text to rank them by: give better, such as better='a sharp photograph'"
+        )
     steps, model, latents = task.num_inference_steps, task.model, task.ends.latents
     indices = level_indices(steps, levels, min_strength, max_strength, schedule_type)
     score = text_score(model, better, worse, encoder) if candidates > 1 else None

@@ -1,13 +1,13 @@
-"""Plain latent slerp: both images inverted, their noises joined by a great circle, every point of it sampled.
+"""Latent slerp: spherical interpolation between the inverted noise of both images.
 
-The baseline that the morphing papers improve on. Noise between two inverted noises is no longer what the network was
-trained on, and nothing ties a frame to its neighbour: frames in the middle grow soft or jump. Source of the parts:
-Song et al., 2021, https://arxiv.org/abs/2010.02502, section 5.3 (slerp of DDIM noise); Ho et al., 2020,
-https://arxiv.org/abs/2006.11239, section 4.3.
+The baseline of the morphing papers. Noise between two inverted noises is not of the kind that the network was trained
+on, and no frame depends on its neighbour, so frames in the middle become soft or jump. Sources: Song et al., 2021,
+https://arxiv.org/abs/2010.02502, section 5.3 (slerp of DDIM noise); Ho et al., 2020, https://arxiv.org/abs/2006.11239,
+section 4.3.
 
-The ends come back as well as the inversion brings them: with DDIM inversion that is at guidance 1, the default here.
-Stochastic inversions (edit-friendly, DPM-Encoder) bring them back exactly at any guidance; their noise maps are walked
-along the great circle as the noise is.
+The ends are the inversion's reconstructions; with DDIM inversion these need guidance scale 1, the default here.
+Stochastic inversions (edit-friendly, DPM-Encoder) reconstruct exactly at any guidance scale; their noise maps are
+interpolated as the noise is.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from sfumato.sampling.loop import sample
     "slerp",
     title="Latent slerp",
     paper="Song et al., 2021, https://arxiv.org/abs/2010.02502, section 5.3",
-    summary="Inverts both images and samples from the great circle between their noises.",
-    when="A baseline, and a quick look: no training.",
+    summary="Inverts both images and samples from noise on the great circle between theirs.",
+    when="A baseline, or a fast first look: nothing is trained.",
     cost="2 evaluations a step to prepare, then 1 a step and frame; 2 with guidance.",
     guidance_scale=1.0,
 )
 def latent_slerp(
     task: MorphTask,
     *,
-    inversion: Annotated[InversionName, Option("how the images are carried to noise")] = "ddim",
+    inversion: Annotated[InversionName, Option("inversion of the two images")] = "ddim",
 ) -> MorphPath:
     """Prepares noise and embeddings between those of both images.
 
-    With guidance the ends come back only by an inversion that corrects for it.
+    With guidance the ends are reconstructed only by an inversion that corrects for it.
     """
     ends = INVERSIONS[inversion].function(task.inversion(task.guidance_scale))
 

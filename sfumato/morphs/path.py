@@ -1,7 +1,7 @@
 """What every morph is: two end images, and a pure function from a weight to a frame between them.
 
-Methods differ in the function alone. Where the frames are taken along it is the matter of `spacing.py`, and both ask
-the same `Frames`, so that no frame is drawn twice.
+Methods differ only in this function. The spacings (`spacings/`) choose the weights of the frames; both ask the same
+`Frames`, so that no frame is drawn twice.
 """
 
 from __future__ import annotations

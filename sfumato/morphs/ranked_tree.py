@@ -1,7 +1,7 @@
 """The ranked tree of Interpolating between images (Wang and Golland, 2023), https://arxiv.org/abs/2307.12560.
 
-Here frames share no noise: each is made by itself, from its finished neighbours, several times over, and a dual encoder
-keeps the one that looks best. `frame_tree.py` has the plain tree, `interpolating_images.py` the method.
+Here frames share no noise: each is made by itself from its finished neighbours, several times, and a dual encoder
+chooses the best. `frame_tree.py` has the plain tree, `interpolating_images.py` the method.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Relative perceptual path diversity: how far two images are apart on the unadapted model, and the rank that follows.
+"""Relative perceptual path diversity (rPPD) of two images under the unadapted model, and the adapter's rank from it.
 
-Source: Yang et al., 2024 (IMPUS), https://arxiv.org/abs/2311.06792, section 4.2, and the authors' code. A path whose
-small steps add up to much more than the jump from end to end goes through other things than the two images; the model
-then needs more room to adapt. The arithmetic is in `sfumato.metrics.morph`; here the path is drawn.
+Source: Yang et al., 2024 (IMPUS), https://arxiv.org/abs/2311.06792, section 4.2, and the authors' code. Where the steps
+of a path add up to much more than the distance from end to end, the path shows other things than the two images, and
+the adapter needs a higher rank. The arithmetic is in `sfumato.metrics.morph`; here the path is drawn.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Spherical interpolation of noise, which keeps its length: the straight line between two noises is too short."""
+"""Spherical interpolation of noise, which keeps its norm; linear interpolation would make it smaller."""
 
 from __future__ import annotations
 

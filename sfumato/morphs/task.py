@@ -55,7 +55,7 @@ class MorphTask:
 
     @property
     def frame_watch(self) -> Watch:
-        """For the steps of a frame: it may be cancelled; progress is told in frames."""
+        """For the steps of a frame: it may be cancelled; progress is counted in frames."""
         return Watch(cancelled=self.watch.cancelled)
 
     def inversion(self, guidance_scale: float = 1.0) -> InversionTask:

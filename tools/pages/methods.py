@@ -28,5 +28,6 @@ def written(readme: str) -> str:
 
 def _cite(paper: str) -> str:
     """A paper's reference with its address as a link."""
-    words, _, address = paper.rpartition(", ")
-    return f"[{words}]({address})" if address.startswith("http") else paper
+    words, _, rest = paper.partition(", https://")
+    address, _, place = rest.partition(", ")
+    return f"[{words}](https://{address}){', ' * bool(place)}{place}" if address else paper

@@ -1,1 +1,1 @@
-"""Where the frames of a morph are taken along its path, one spacing a file. `SPACINGS` finds them."""
+"""Spacings: how the weights of a morph's frames are chosen, one spacing a file. `SPACINGS` finds them."""

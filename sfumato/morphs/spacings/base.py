@@ -1,8 +1,8 @@
-"""Where the frames of a morph are taken along its path.
+"""Spacings: how the weights of a morph's frames are chosen.
 
-A path is a function of its weight and says nothing about pace: most of the change may happen within a tenth of it. The
-spacings in this folder, one a file, look at frames through a distance, choose the weights, and say how even the result
-is. Any of them serves any method.
+A path is a function of the weight, and does not change evenly with it: most of the change may happen within a tenth of
+the path. The spacings in this folder, one a file, measure a distance between frames, choose the weights, and report how
+even the result is. Any of them works with any method.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Spacing(Entry):
             frames: What draws them, each weight once.
             distance: What is to be even.
             num_frames: At least 2, the ends among them.
-            watch: Asked for cancellation, told of progress.
+            watch: Progress and cancellation.
             options: See `parameters`.
 
         Raises:

@@ -1,8 +1,8 @@
-"""Attention interpolation's choice of weights: a Beta distribution learned while frames are drawn.
+"""Spacing of attention interpolation: a Beta distribution that is fitted while frames are drawn.
 
-He et al., 2024 (AID), https://arxiv.org/abs/2403.17924. Frames are added one by one, each between the two neighbours
-that are furthest apart, at the median of a Beta distribution between them; the distribution is fitted to the distances
-seen so far. In the end the wanted number is chosen among all frames drawn.
+Source: He et al., 2024 (AID), https://arxiv.org/abs/2403.17924. Frames are added one by one, each between the two
+neighbours that are farthest apart, at the median of a Beta distribution between them; the distribution is fitted to the
+distances measured so far. At the end the most even of the drawn frames are chosen.
 
 Differs from the authors' code: the choice is the best there is (their dynamic programme may miss it); a draw that would
 repeat a frame goes half-way instead; weights 0 and 1 are always among the chosen.
@@ -40,9 +40,9 @@ MOST_STEPS = 200
     "beta",
     title="Beta prior (attention interpolation)",
     paper="He et al., 2024, https://arxiv.org/abs/2403.17924",
-    summary="Explores where the path changes fastest, then chooses the most even of the frames drawn.",
-    when="When draws are few: it never draws more than it is told to.",
-    cost="twice the number of frames, unless told otherwise",
+    summary="Draws frames where the path changes fastest, then chooses the most even of them.",
+    when="The number of draws must be limited: it is known beforehand.",
+    cost="each frame twice, or as many draws as exploration says",
 )
 def beta(
     frames: Frames,
@@ -51,11 +51,14 @@ def beta(
     *,
     watch: Watch,
     exploration: Annotated[
-        int | None, Option("frames drawn in all, no fewer than are wanted; none: twice as many", low=3)
+        int | None,
+        Option(
+            "frames to draw in all, at least as many as the morph has; more are more even; none: twice as many", low=3
+        ),
     ] = None,
     initial: Annotated[
         tuple[float, float],
-        Option("the Beta distribution before anything is known: alpha and beta", low=1e-3, high=1e3),
+        Option("alpha and beta of the Beta distribution before the first distance is measured", low=1e-3, high=1e3),
     ] = (3.0, 3.0),
 ) -> Spaced:
     """Explores, then chooses; see the module."""

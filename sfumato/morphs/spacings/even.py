@@ -1,4 +1,4 @@
-"""Even weights: the path at its own pace."""
+"""Even weights: equal steps of the weight."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sfumato.watch import Watch
     "even",
     title="Even weights",
     paper="",
-    summary="Takes frames at equal steps of the weight and looks at nothing.",
-    when="For a first look, or where the method's own pace is what you want to see.",
+    summary="Takes frames at equal steps of the weight; measures nothing to choose them.",
+    when="A first look, or to see the pace of the method itself.",
     cost="each frame once",
 )
 def even(frames: Frames, distance: Distance, num_frames: int, *, watch: Watch) -> Spaced:

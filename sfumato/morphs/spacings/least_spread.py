@@ -1,4 +1,4 @@
-"""Choosing among frames that are drawn already: the ones whose neighbours are most equally far apart."""
+"""Chooses, of frames that are drawn already, those with the most even distances between neighbours."""
 
 from __future__ import annotations
 

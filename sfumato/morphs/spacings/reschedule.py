@@ -1,4 +1,4 @@
-"""DiffMorpher's rescheduled sampling (Zhang et al., 2024), https://arxiv.org/abs/2312.07409."""
+"""Rescheduled sampling of DiffMorpher (Zhang et al., 2024), https://arxiv.org/abs/2312.07409: two passes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sfumato.watch import Watch
     "reschedule",
     title="Rescheduled sampling (DiffMorpher)",
     paper="Zhang et al., 2024, https://arxiv.org/abs/2312.07409",
-    summary="One pass at even weights measures the pace, a second pass evens it out.",
-    when="When each frame may cost no more than two draws.",
+    summary="Measures distances at even weights once, and from them chooses weights of even distances.",
+    when="A frame may cost no more than two draws.",
     cost="each frame twice",
 )
 def rescheduled(frames: Frames, distance: Distance, num_frames: int, *, watch: Watch) -> Spaced:

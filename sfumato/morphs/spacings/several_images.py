@@ -1,4 +1,4 @@
-"""A path through several images: how many frames each leg gets so that all move at one pace."""
+"""Number of frames of each part of a morph through several images, so that all parts change at one pace."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from sfumato.watch import Watch
     "step",
     title="Steps of one size (IMPUS)",
     paper="Yang et al., 2024, https://arxiv.org/abs/2311.06792",
-    summary="From each frame on, finds the next one at a given distance by bisection; their number follows.",
-    when="When the size of a step matters and the number of frames does not.",
+    summary="Finds each next frame at a given distance by bisection; the number of frames follows.",
+    when="The distance between frames matters, and their number does not.",
     cost="three to six draws a frame on a smooth path, about thirty at a jump",
     sets_num_frames=True,
 )
@@ -27,10 +27,12 @@ def step(
     num_frames: int,
     *,
     watch: Watch,
-    delta: Annotated[float, Option("distance from one frame to the next", low=1e-9)] = 0.2,
-    tolerance: Annotated[float, Option("how far off that distance may be", low=0)] = 1e-2,
-    resolution: Annotated[float, Option("weights closer than this are one", low=1e-12, high=0.5)] = 1e-8,
-    max_draws: Annotated[int, Option("stop after drawing this many frames", low=1)] = 1000,
+    delta: Annotated[float, Option("distance from one frame to the next; lower makes more frames", low=1e-9)] = 0.2,
+    tolerance: Annotated[float, Option("largest error of that distance", low=0)] = 1e-2,
+    resolution: Annotated[
+        float, Option("smallest difference of two weights; closer ones count as equal", low=1e-12, high=0.5)
+    ] = 1e-8,
+    max_draws: Annotated[int, Option("largest number of frames to draw; the search then stops", low=1)] = 1000,
 ) -> Spaced:
     """IMPUS's perceptually uniform sampling, as its released code does it.
 

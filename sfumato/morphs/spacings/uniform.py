@@ -1,8 +1,8 @@
-"""Perceptually uniform frames: a given number of them, neighbours equally far apart, in as few draws as may be.
+"""Perceptually uniform spacing: a given number of frames, neighbours equally far apart, in few draws.
 
-IMPUS (Yang et al., 2024, https://arxiv.org/abs/2311.06792) walks from frame to frame by bisection with a given step, so
-the number of frames follows and every draw waits for the last. Here the number is given, the step is what must be
-found, and frames are drawn in rounds, together:
+IMPUS (Yang et al., 2024, https://arxiv.org/abs/2311.06792) finds frame after frame by bisection at a given distance, so
+that the number of frames follows and no two can be drawn together. Here the number is given, the distance is to be
+found, and frames are drawn in rounds:
 
 1. Draw frames at even weights.
 2. From all frames drawn so far, estimate the distance of the frames at any two weights.
@@ -10,11 +10,11 @@ found, and frames are drawn in rounds, together:
    walk ends at 1.
 4. Draw where it stood, measure, and go on from 2 until the measured distances are even enough, or draws run out.
 
-Perceptual distances do not add up: on short ways LPIPS grows with the square, on long ones it saturates. The estimate
-is therefore made of distances measured over the length of a step, never of sums of small ones.
+Perceptual distances do not add up: LPIPS grows with the square of a short step, and saturates over a long one. The
+estimate is therefore made from distances measured over the length of a step, never from sums of smaller ones.
 
-Where two adjacent weights show frames further apart than the mean step, the path jumps. No weight lies in between, so
-the frames left are spread evenly over the parts beside the jump.
+Where two adjacent weights give frames farther apart than the mean step, the path jumps. No weight lies in between, so
+the remaining frames are spread evenly over the parts before and after the jump.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAX_ROUNDS = 12
     title="Perceptually uniform",
     paper="after Yang et al., 2024, https://arxiv.org/abs/2311.06792",
     summary="Finds weights at which neighbouring frames are equally far apart, for a given number of frames.",
-    when="The usual choice: a morph that moves at one pace.",
+    when="The usual choice: a morph that changes evenly.",
     cost="each frame two to four times on a smooth path",
 )
 def uniform(
@@ -55,12 +55,18 @@ def uniform(
     *,
     watch: Watch,
     tolerance: Annotated[
-        float, Option("the largest distance may exceed the mean by this share", low=1e-6, high=10)
+        float,
+        Option(
+            "share by which the largest distance may exceed the mean; lower is more even, slower", low=1e-6, high=10
+        ),
     ] = 0.1,
     max_draws: Annotated[
-        int | None, Option("draw at most this many frames, the first even ones in any case; none: 6 for each", low=2)
+        int | None,
+        Option("largest number of frames to draw, at least those at even weights; none: 6 for each frame", low=2),
     ] = None,
-    resolution: Annotated[float, Option("weights closer than this are one", low=1e-9, high=0.1)] = 1e-3,
+    resolution: Annotated[
+        float, Option("smallest difference of two weights; closer ones count as equal", low=1e-9, high=0.1)
+    ] = 1e-3,
 ) -> Spaced:
     """Spaces a given number of frames evenly; see the module for how.
 
