@@ -97,7 +97,7 @@ def positions(model: Model, prompt: str, placeholder: str) -> Tensor:
         at = token_indices(model.text, prompt, placeholder)
     except UsageError as error:
         raise UsageError(
-            f"the prompt {prompt!r} lacks the placeholder {placeholder!r}: write it where the learned word shall stand"
+            f"the prompt {prompt!r} lacks the placeholder {placeholder!r}: write it where the learned word should be"
         ) from error
     row = torch.zeros(max(at) + 1)
     row[at] = 1.0

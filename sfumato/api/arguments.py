@@ -36,8 +36,8 @@ FEWEST_FRAMES = 3
 
 _name = partial(checks.text, most=200)
 _steps = optional(partial(checks.whole, low=1))
-_source = partial(checks.text, empty="say what the image shows, e.g. 'a cat face'")
-_target = partial(checks.text, empty="say what the image shall show, e.g. 'a dog face'")
+_source = partial(checks.text, empty="say what the image shows, such as 'a cat face'")
+_target = partial(checks.text, empty="say what the result should show, such as 'a dog face'")
 
 
 def one_or_several(check: Check, *, empty: str = "give at least one", most: int = checks.MAX_LIST) -> Check:
@@ -74,7 +74,7 @@ def _images(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise checks.refuse(name, "a list of images", value)
     if len(value) > MAX_IMAGES:
-        raise UsageError(f"{name} must be at most {MAX_IMAGES}, got {len(value)}")
+        raise UsageError(f"{name} must have at most {MAX_IMAGES} images, got {len(value)}")
     return list(value)
 
 
@@ -107,7 +107,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "prompts": optional(one_or_several(checks.text)),
     "source_prompt": _source,
     "target_prompt": one_or_several(
-        _target, empty="say what the image shall show, e.g. 'a dog face'", most=MAX_TARGETS
+        _target, empty="say what the result should show, such as 'a dog face'", most=MAX_TARGETS
     ),
     "negative_prompt": checks.text,
     # what runs, and how long
@@ -166,8 +166,8 @@ def check_model(name: str, value: Any, negative_prompt: str | None = None) -> Mo
     model = checks.instance(name, value, Model, "a model from sfumato.load_model")  # type: ignore[type-abstract]
     if model.takes_guidance and (negative_prompt or "").strip():
         raise UsageError(
-            f"negative_prompt: {model.name} takes its guidance scale as an input (LCM) and cannot be told a"
-            " negative prompt; leave it out"
+            f"negative_prompt: {model.name} takes its guidance scale as an input (LCM) and has no unconditional"
+            " prediction; leave the negative prompt out"
         )
     return model
 

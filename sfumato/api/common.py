@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LOW_PSNR = 20.0
-"""A source that comes back worse than this, dB, is a warning."""
+"""A reconstruction PSNR below this, dB, is a warning."""
 
 
 def told_of_prompts(**prompts: str | Sequence[str] | None) -> list[str]:
@@ -148,22 +148,22 @@ def against_source(
     if drawn:
         return reconstruction, math.inf, math.inf, []
     if ceiling is None:
-        unknown = "the inversion holds neither its image nor a trajectory: how well the source comes back is not known"
+        unknown = "the inversion holds neither its image nor a trajectory: the reconstruction PSNR is not known"
         return reconstruction, math.nan, math.nan, [f"{unknown}; give the image, too"]
-    told = "the inversion does not hold its image: PSNR is measured against what the autoencoder makes of its latents"
-    return ceiling, image_psnr(reconstruction, ceiling), math.nan, [f"{told}; give the image, too"]
+    known = "the inversion does not hold its image: the reconstruction is compared with its decoded latents"
+    return ceiling, image_psnr(reconstruction, ceiling), math.nan, [f"{known}; give the image, too"]
 
 
 def other_negative_note(made_with: str, given: str) -> str:
-    """Words for a negative prompt that is not the inversion's, where it acts on the source branch, too."""
+    """A note on a negative prompt that is not the inversion's, where it acts on the source branch, too."""
     return (
-        f"the inversion was made with the negative prompt {made_with!r}, not {given!r}: the source comes back less"
-        " well; leave yours out, or invert with it"
+        f"the inversion was made with the negative prompt {made_with!r}, not {given!r}: the reconstruction becomes"
+        " worse; leave yours out, or invert with it"
     )
 
 
 def low_psnr_note(source_psnr: float, ceiling_psnr: float, guidance: float, suits: float | None) -> str:
-    """Words for a source that does not come back, with what to try.
+    """A warning of a bad reconstruction, with what to try.
 
     Args:
         source_psnr, ceiling_psnr: Of the source branch and of the autoencoder alone, dB.
@@ -173,7 +173,7 @@ def low_psnr_note(source_psnr: float, ceiling_psnr: float, guidance: float, suit
     if ceiling_psnr < LOW_PSNR + 1.0:
         remedy = f"the model's autoencoder only reaches {ceiling_psnr:.1f} dB here: use a larger image or another model"
     elif suits is not None and guidance != suits:
-        remedy = f"source_guidance_scale={guidance:g} makes the replay drift: use {suits:g}"
+        remedy = f"source_guidance_scale={guidance:g} makes it drift: use {suits:g}"
     else:
         remedy = "describe the image better in the source prompt, or use more steps"
-    return f"the source image does not come back (PSNR {source_psnr:.1f} dB): {remedy}"
+    return f"the reconstruction differs from the image (PSNR {source_psnr:.1f} dB): {remedy}"

@@ -171,15 +171,15 @@ def _choose_inversion(method: Method, name: str | None, inverted: Inversion | No
     if chosen in ("", *STARTS):
         if chosen == "picture" and not method.from_image:
             raise UsageError(
-                f"{method.name} needs an inversion, and what is given holds the image's latents alone, as methods"
-                f" without one make it: leave it out, or give one of {', '.join(method.inversions)}"
+                f"{method.name} needs an inversion, and the one given holds only the image's latents: leave it out, or"
+                f" give one of {', '.join(method.inversions)}"
             )
         return ""
     entry = INVERSIONS[chosen]
     if method.from_image:
         if inverted is not None and inverted.trajectory is None and inverted.source_image is None:
             raise InversionError(
-                f"a {made} inversion without a trajectory holds no image for {method.name}: give it too"
+                f"a {made} inversion without a trajectory holds no image for {method.name}: give the image, too"
             )
         return ""
     if chosen in method.inversions:

@@ -91,7 +91,7 @@ def several(request: EditRequest, images: Sequence[ImageSource]) -> list[EditReq
         if image is None:
             raise UsageError(f"image {k + 1} of {len(images)} is None: give an image")
     if request.inverted is not None and len(images) > 1:
-        raise UsageError(f"an inversion is of one image, got {len(images)}: give one with it")
+        raise UsageError(f"an inversion holds one image, got {len(images)} images: give one image with it")
     images = ARGUMENTS["images"]("image", images)
     return [replace(request, image=image, seed=following(request.seed, k)) for k, image in enumerate(images)]
 

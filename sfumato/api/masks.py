@@ -144,7 +144,9 @@ def _fitted(read: _ReadMask, image: SourceImage) -> Tensor:
     if size in (fitted.original_size, fitted.image.size):
         return mask
     width, height = fitted.original_size
-    raise ImageError(f"the mask has {given[0]}x{given[1]} pixels, the image {width}x{height}: they must agree")
+    raise ImageError(
+        f"the mask has {given[0]}x{given[1]} pixels, the image {width}x{height}: give a mask of the image's size"
+    )
 
 
 def _to_image(mask: Tensor) -> Image.Image:
@@ -255,7 +257,7 @@ class Masking:
             raise UsageError("give mask or mask_words, not both")
         listed = (words,) if isinstance(words, str) else tuple(words or ())
         if mask is None and not any(word.strip() for word in listed):
-            raise UsageError("mask_words is empty: name words of the source prompt, e.g. 'cat'")
+            raise UsageError("mask_words is empty: name words of the source prompt, such as 'cat'")
         if not 0.0 < threshold < 1.0:
             raise UsageError(f"mask_threshold must be in (0, 1), got {threshold:g}")
         width, height = image.fitted.image.size
@@ -286,13 +288,15 @@ class Masking:
         """The mask of one run, at the size of the image and at that of its latents.
 
         Raises:
-            ImageError: The words look nowhere in particular, or everywhere where the mask is inverted.
+            ImageError: The attention to the words marks nothing, or everything where the mask is inverted.
         """
         mask = self.mask
         if mask is None:
             mask = mask_from_words(model, clean, prompt, self.words, threshold=self.threshold, generator=generator)
             if not bool(mask.any()):
-                raise ImageError(f"{', '.join(self.words)}: looks nowhere in particular; give an image as mask")
+                raise ImageError(
+                    f"mask_words: the attention to {', '.join(self.words)} marks no place; give an image as mask"
+                )
             mask = F.interpolate(mask.cpu(), size=self.size, mode="nearest")
             mask = _inverted(mask) if self.invert else mask
         weight = feathered(mask, self.feather)

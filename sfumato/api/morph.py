@@ -278,7 +278,7 @@ def _far_end(k: int, got: float, ceiling: float) -> str:
         if ceiling < LOW_PSNR + 1.0
         else "describe it better, use more steps, or less guidance"
     )
-    return f"image {k + 1} does not come back in its frame (PSNR {got:.1f} dB): {remedy}"
+    return f"the frame of image {k + 1} differs from the image (PSNR {got:.1f} dB): {remedy}"
 
 
 def _numbered(watch: Watch, k: int, count: int) -> Watch:

@@ -115,7 +115,7 @@ def opened_inversion(inversion: Inversion | Origin | None) -> Inversion | None:
     found = Inversion.load(inversion.path)
     if inversion.sha256 not in (None, found.fingerprint):
         raise InversionError(
-            f"{inversion.path} is not the inversion that was used then: its content has changed; to edit from it all"
-            " the same, give it with --inverted (inverted= in Python)"
+            f"{inversion.path} is not the inversion that was used then: its content has changed; to use it anyway, give"
+            " it with --inverted (inverted= in Python)"
         )
     return found

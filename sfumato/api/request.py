@@ -102,7 +102,7 @@ class Request:
         values: Any,
         *,
         what: str = "the request",
-        remedy: str = "mend or leave out what it names",
+        remedy: str = "correct what it names, or leave it out",
         error: type[SfumatoError] = UsageError,
     ) -> Self:
         """Makes the request that `to_json` wrote; arguments with a default may be missing.

@@ -203,7 +203,7 @@ class TranslateRequest(Request):
     def _check_options(self) -> None:
         drawing = [name for name in self.options if name != "strength"]
         if self.method == "ddib" and drawing:
-            raise UsageError(f"ddib draws nothing and refines nothing: leave out {', '.join(drawing)}")
+            raise UsageError(f"ddib draws no noise and has no refinement: leave out {', '.join(drawing)}")
         if self.method == "ddib" and self.source_guidance_scale != 1.0:
             given = f"{self.source_guidance_scale:g}"
             raise UsageError(f"ddib inverts without guidance: source_guidance_scale must be 1, got {given}")

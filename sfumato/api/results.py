@@ -89,7 +89,7 @@ class EditResult:
         return save_all(self.images, path, self.recipe)
 
     def attention_map(self, word: str, *, target: int | None = 0) -> Tensor:
-        """Where a word looks, (height, width), as a share of the map's maximum, in [0, 1]; weights below 0 show as 0.
+        """Attention to a word, (height, width), as a share of the map's maximum, in [0, 1]; weights below 0 show as 0.
 
         Args:
             word: A word or phrase of the prompt.
@@ -100,7 +100,7 @@ class EditResult:
         """
         checks.text("word", word)
         if self.maps is None or not self._pieces:
-            raise UsageError(f"{self.recipe['method']} keeps no attention maps")
+            raise UsageError(f"{self.recipe['method']} keeps no attention maps: use prompt-to-prompt, which does")
         prompts = [self.recipe["source_prompt"], *self.recipe["target_prompts"]]
         branch = 0 if target is None else 1 + checks.whole("target", target, low=0, high=len(prompts) - 2)
         tokens = positions_in(self._pieces[branch], prompts[branch], word)

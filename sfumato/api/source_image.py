@@ -62,14 +62,14 @@ def read_source(
     # recipes of version 0.1 have the hash of the fitted pixels
     if isinstance(image, Origin) and image.sha256 not in (None, read, digest):
         raise ImageError(
-            f"{image.path} is not the image that was used then: its content has changed; to take it all the same, give"
-            " it as IMAGE (image= in Python)"
+            f"{image.path} is not the image that was used then: its content has changed; to use it anyway, give it as"
+            " IMAGE (image= in Python)"
         )
     notes = list(loaded.notes)
     if fitted.fit is not None:
         width, height = fitted.image.size
         notes.append(
-            f"picture of {fitted.original_size[0]}x{fitted.original_size[1]} fitted to {width}x{height} ({fitted.fit})"
+            f"image of {fitted.original_size[0]}x{fitted.original_size[1]} fitted to {width}x{height} ({fitted.fit})"
         )
     origin = Origin(image.path if isinstance(image, Origin) else path_of(image), read)
     rgba = None if loaded.rgba is None else fitted.alike(loaded.rgba)

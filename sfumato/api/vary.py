@@ -21,7 +21,7 @@ def check_vary(vary: Any, entry: Method) -> dict[str, Any]:
         UsageError: An option is unknown or takes no such numbers, or a range is not two numbers.
     """
     if not checks.table("vary", vary):
-        raise UsageError("vary names no option")
+        raise UsageError("vary is empty: name an option and its range, such as {'strength': (0.2, 0.9)}")
     found: dict[str, Any] = {}
     for name, given in vary.items():
         if isinstance(given, Mapping):

@@ -126,7 +126,7 @@ def bench(
         )  # fmt: skip
     changes = [] if before is None else compare_runs(rows, before, benchmark.measures)
     if compare is not None and not same_machine(read_settings(compare), read_settings(folder)):
-        note(f"{compare} ran on another machine or number of processes: seconds and memory say nothing of the methods")
+        note(f"{compare} ran on another machine or number of processes: seconds and memory do not compare")
     totals = {key: _total(benchmark, own, folder) for key, own in by_configuration(rows)}
     page = write_report(
         folder, folder / "report.html", rows, benchmark.measures, read_settings(folder),
@@ -214,4 +214,4 @@ def _show(benchmark: Benchmark, summaries: list[Summary], changes: list[Change])
     if few := [change.cases for change in changes if change.verdict == "too few"]:
         note(f"{max(few)} cases in common are too few for a verdict; {LEAST_CASES} are needed")
     elif changes and not moved:
-        note("nothing changed beyond what the draw of the cases explains")
+        note("no difference is larger than chance explains")

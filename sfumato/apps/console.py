@@ -133,9 +133,9 @@ def cost_fields(cost: Cost) -> dict[str, float]:
 
 
 def comes_back(reconstruction_psnr: float, ceiling_psnr: float) -> str:
-    """How well a source image comes back, beside the best that the model's autoencoder allows."""
+    """The reconstruction PSNR, beside the best that the model's autoencoder allows."""
     if math.isinf(ceiling_psnr):
-        return "exact (the source was drawn, not inverted)"
+        return "exact (the source was generated, not inverted)"
     if math.isnan(ceiling_psnr):
         known = "not known" if math.isnan(reconstruction_psnr) else f"PSNR {reconstruction_psnr:.2f} dB"
         return f"{known} (the inversion does not hold its image)"

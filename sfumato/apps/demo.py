@@ -107,7 +107,7 @@ def run_all(folder: Path, *, model: str = "emoji", steps: int | None = None, dev
         result = run_edit(loaded, edit, captions[edit.file], steps=steps)
         rows.append(row_of(edit, result))
         paths.append(result.save(folder / f"{number}-{edit.slug}.png"))
-        back = f"source comes back at {result.reconstruction_psnr:.1f} dB, autoencoder {result.ceiling_psnr:.1f} dB"
+        back = f"reconstruction PSNR {result.reconstruction_psnr:.1f} dB, autoencoder {result.ceiling_psnr:.1f} dB"
         say(f"{number}/{len(EDITS)} {edit.name}: {paths[-1]} ({back}, {result.cost.seconds:.1f} s)", to=console)
     with working("drawing the sheet"):
         from sfumato.apps.contact_sheet import draw_sheet

@@ -77,7 +77,7 @@ def make(
             raise UsageError(f"{name} is empty: give a word, such as 'cat'")
     files = (source_sentences, target_sentences)
     if (source_sentences is None) != (target_sentences is None):
-        raise UsageError("give both --source-sentences and --target-sentences, or none: banks of one kind compare best")
+        raise UsageError("give both --source-sentences and --target-sentences, or neither, so that they are alike")
     banks = [read_sentences(file) for file in files if file is not None]
     path = choose_output(output, f"{source}-to-{target}", ".safetensors", inputs=files)
     loaded = load(

@@ -88,7 +88,7 @@ def edit(
         float | None,
         typer.Option(
             help="Guidance scale of the source branch, that is of the reconstruction.",
-            show_default="as the inversion needs it, often 1; of a drawn image --guidance",
+            show_default="as the inversion needs it, often 1; for a generated image --guidance",
         ),
     ] = None,
     negative: Annotated[
@@ -258,7 +258,7 @@ def _new(asked: dict[str, Any], texts: _Settings) -> EditRequest:
         raise UsageError("--inverted needs IMAGE, the image that was inverted: this file does not hold it")
     source = asked.get("source_prompt", None if start is None else start.prompt)
     if source is None:
-        raise UsageError("--source is missing: say what the image shows, e.g. --source 'a cat face'")
+        raise UsageError("--source is missing: say what the image shows, such as --source 'a cat face'")
     options = {
         "options": texts.of_method(method),
         "inversion_options": texts.of_inversion(asked.get("inversion"), method),

@@ -216,7 +216,7 @@ def report(result: MorphResult, path: Path, strip: Path | None, plot: Path | Non
     ends = ends if any(map(math.isfinite, result.ceiling_psnr)) else "exactly: nothing was encoded"
     rows = [("result", ", ".join(str(file) for file in (path, strip, plot) if file is not None))]
     rows.append(("frames", f"{len(result.images)}; largest step over mean {result.spread:.2f}{before}"))
-    rows += [("images come back", ends), ("cost", str(result.cost))]
+    rows += [("reconstruction", ends), ("cost", str(result.cost))]
     table(rows)
     for text in result.notes:
         note(text)

@@ -225,7 +225,7 @@ def parse_options(
         if not equals or not word.strip():
             raise UsageError(f"--weight takes WORD=FACTOR, such as dog=1.5, got {weight!r}")
     if factors and "weights" not in entry.parameters:
-        raise UsageError(f"--weight: the method {entry.name} has no weights of words; see: sfumato methods")
+        raise UsageError(f"--weight: the method {entry.name} has no word weights; use --method prompt-to-prompt")
     if factors:
         options["weights"] = {**(options.get("weights") or {}), **factors}
     return entry.check_options(options)

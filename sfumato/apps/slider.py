@@ -127,7 +127,7 @@ def slider(
     Example: sfumato slider cat.png --source "a cat face" --target "a dog face" -o cat-to-dog.webp
     """
     if source is None:
-        raise UsageError("--source is missing: say what the image shows, e.g. --source 'a cat face'")
+        raise UsageError("--source is missing: say what the image shows, such as --source 'a cat face'")
     check_images(image, mask)
     ranges = parse_ranges(vary or [])
     size_pixels = parse_size(size)

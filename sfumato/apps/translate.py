@@ -141,7 +141,7 @@ def translate(
     if target_model is None and source == target:
         raise UsageError("give --to, the other model; or --source and --target, two prompts of the same model")
     if reconstruction is not None and len(images) > 1:
-        raise UsageError("--reconstruction goes with one image")
+        raise UsageError(f"--reconstruction is for a single image, got {len(images)}: leave it out")
     pixels = parse_size(size)
     paths = choose_outputs(output, [image.stem for image in images], "translated", inputs=images)
     back = None

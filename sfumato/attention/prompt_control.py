@@ -234,7 +234,7 @@ def _local_blend(
 ) -> LocalBlend | None:
     if words is None:
         if subtract is not None:
-            raise UsageError("blend_subtract_words needs blend_words")
+            raise UsageError("blend_subtract_words needs blend_words: give both")
         return None
 
     def rows(given: str | Sequence[str], option: str) -> torch.Tensor:

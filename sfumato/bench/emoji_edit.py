@@ -133,7 +133,7 @@ MEASURES = (
         "background_right", "background", "higher",
         "Share whose border colour (median) is within Delta E 15 of the target's.", "", 2,
     ),
-    Measure("reconstruction_psnr", "source comes back, dB", "higher", "The run's source branch against the source."),
+    Measure("reconstruction_psnr", "reconstruction PSNR, dB", "higher", "The run's source branch against the source."),
     Measure("evaluations", "evaluations", "lower", "Network evaluations, the inversion's included.", "", 0),
     Measure("seconds", "seconds", "lower", "Wall-clock time of one edit in one process; see the settings.", "", 1),
     Measure("memory_gb", "memory, GB", "lower", "Peak memory of the process (of the device on a GPU)."),

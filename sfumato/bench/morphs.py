@@ -63,7 +63,7 @@ MEASURES = (
     Measure("pdv", "PDV (variance) x 1000", "lower", "DiffMorpher's: variance of these distances.", "", 3),
     Measure("detour", "path / end to end", "lower", "Length of the path over the distance of its ends."),
     Measure("ppl_differences", "PPL (differences)", "lower", "Of IMPUS, by finite differences.", "", 1),
-    Measure("end_psnr", "ends come back, dB", "higher", "The worse end against its image, at most 50.", "", 1),
+    Measure("end_psnr", "PSNR of the ends, dB", "higher", "The worse end against its image, at most 50.", "", 1),
     Measure("evaluations", "evaluations", "lower", "Network evaluations, adaptation and search included.", "", 0),
     Measure("seconds", "seconds", "lower", "Wall-clock time of one morph.", "", 1),
     Measure("memory_gb", "memory, GB", "lower", "Peak memory of the process (of the device on a GPU)."),

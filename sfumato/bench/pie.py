@@ -68,7 +68,7 @@ MEASURES = (
     Measure("clip_source", "CLIP, source prompt", "none", "Agreement of the result with the source prompt.", "", 2),
     Measure("clip_whole", "CLIP, whole", "higher", "Agreement of the result with the target prompt.", "edit", 2),
     Measure("clip_edited", "CLIP, edited part", "higher", "The same with all outside the mask black.", "edit", 2),
-    Measure("reconstruction_psnr", "source comes back, dB", "higher", "The run's source branch against the source."),
+    Measure("reconstruction_psnr", "reconstruction PSNR, dB", "higher", "The run's source branch against the source."),
     Measure("evaluations", "evaluations", "lower", "Network evaluations, the inversion's included.", "", 0),
     Measure("seconds", "seconds", "lower", "Wall-clock time of one edit.", "", 1),
     Measure("memory_gb", "memory, GB", "lower", "Peak memory of the process (of the device on a GPU)."),

@@ -127,7 +127,7 @@ def replace_mapper(text: TextSide, source: str, target: str, *, released: bool =
     if not found.is_swap and not found.kept and counts[0] == counts[1]:
         raise UsageError(
             f"the prompts have no word in common, so nothing of the image would be kept: {source!r}, {target!r};"
-            " describe the whole image in both, e.g. 'a cat on a sofa' and 'a dog on a sofa'"
+            " describe the whole image in both, such as 'a cat on a sofa' and 'a dog on a sofa'"
         )
     if (
         not found.is_swap and found.kept and len(old) == len(new)

@@ -206,7 +206,7 @@ def _check_origin(source: Inversion, prompt: str, guidance_scale: float) -> None
     if source.guidance_scale != guidance_scale:
         raise InversionError(
             f"the inversion was made at guidance {source.guidance_scale:g}; at source_guidance_scale={guidance_scale:g}"
-            " its noise maps do not give the image back: leave source_guidance_scale as it was, or invert again"
+            " its noise maps do not reconstruct the image: leave source_guidance_scale as it was, or invert again"
         )
     if (source.prompt or source.key) and source.prompt != prompt:  # latents given directly carry neither
         raise InversionError(

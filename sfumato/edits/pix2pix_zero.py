@@ -157,9 +157,9 @@ def _usual_amount(model: Model, noise: torch.Tensor) -> float:
 
 def _check_negative(source: Inversion, negative_prompt: str, caption_as_negative: bool) -> None:
     if caption_as_negative and negative_prompt:
-        raise UsageError("caption_as_negative takes the place of negative_prompt: give one of them")
+        raise UsageError("caption_as_negative makes the source prompt the negative prompt: leave out negative_prompt")
     if caption_as_negative and source.null_embeds is not None:
-        raise UsageError(f"a {source.method} inversion brings its own negative embeddings: no caption_as_negative")
+        raise UsageError(f"a {source.method} inversion has its own negative embeddings: leave out caption_as_negative")
 
 
 def _directions(

@@ -301,7 +301,7 @@ def checked(values: Tensor, images: int, energy: object) -> Tensor:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise UsageError(f"energy {name} must give one number an image, ({images},), got {shape}")
     if not bool(torch.isfinite(values).all()):
-        raise UsageError(f"energy {name} gave NaN or infinity; lower its weight or the step size, or mend it")
+        raise UsageError(f"energy {name} gave NaN or infinity; lower its weight or the step size, or correct it")
     return values
 
 

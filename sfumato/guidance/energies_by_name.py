@@ -179,7 +179,7 @@ def terms_of(spec: str | Mapping[str, float], use: Use) -> list[tuple[float | No
         if name not in ENERGIES:
             raise UsageError(unknown("energy", name, list(serving)))
         if name not in serving:
-            raise UsageError(f"energy {name} does not serve here: known: {', '.join(serving)}")
+            raise UsageError(f"energy {name} cannot be used here; use one of: {', '.join(serving)}")
         entry = ENERGIES[name]
         if entry.check is not None:
             entry.check(text)
@@ -242,7 +242,7 @@ def _check_label(text: str) -> None:
     from sfumato.emoji.judge import labels
 
     if text not in labels():
-        example = "say what the image shall show, such as classifier:dog face; " if not text else ""
+        example = "say what the image should show, such as classifier:dog face; " if not text else ""
         raise UsageError(f"energy classifier: {example}{unknown('label', text, labels())}")
 
 

@@ -37,7 +37,7 @@ class FittedImage:
     def restore(self, image: Image.Image) -> Image.Image:
         """Cuts the padding off a result of the same size as `self.image`; other fits return it as it is."""
         if image.size != self.image.size:
-            raise ImageError(f"expected a picture of {by(self.image.size)} pixels, got {by(image.size)}")
+            raise ImageError(f"expected an image of {by(self.image.size)} pixels, got {by(image.size)}")
         return image if self.box == (0, 0, *image.size) else image.crop(self.box)
 
     def alike(self, image: Image.Image) -> Image.Image:

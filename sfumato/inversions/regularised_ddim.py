@@ -118,9 +118,9 @@ def released_moves(schedule: Schedule, timesteps: Sequence[float]) -> list[Move]
         UsageError: There are fewer than 3, or the schedule is not a discrete one.
     """
     if not isinstance(schedule, DiscreteVP):
-        raise UsageError("the released grid is one of training timesteps, which a flow has none of: use grid='full'")
+        raise UsageError("grid='released' needs training timesteps, which a rectified flow does not have: use 'full'")
     if len(timesteps) < 3:
-        raise UsageError(f"the released grid leaves out 2 steps: use at least 3, got {len(timesteps)}")
+        raise UsageError(f"grid='released' leaves out 2 steps: use at least 3 steps, got {len(timesteps)}")
     stride = schedule.num_train_timesteps // len(timesteps)
     inner = sorted(timesteps)[1:-1]
     return [Move(t, schedule.level(t - 1), schedule.level(t + stride - 1)) for t in inner]

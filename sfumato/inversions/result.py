@@ -134,7 +134,9 @@ class Inversion:
             InversionError: The inversion holds no such timestep, or no trajectory.
         """
         if self.trajectory is None:
-            raise InversionError(f"a {self.method} inversion keeps no trajectory")
+            raise InversionError(
+                f"this {self.method} inversion holds no trajectory, which is needed here: invert again"
+            )
         if t == -1:
             return self.trajectory[0]
         if t not in self.timesteps[self.start_index :]:

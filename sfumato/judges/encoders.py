@@ -50,7 +50,7 @@ def dual_encoder(model: Model, name: str | None = None) -> DualEncoder:
     name = name or model.encoder
     if name is None:
         raise UsageError(
-            f"say who judges the images of {model.name}: encoder=FOLDER, a CLIP model (a local folder or a hub id"
+            f"{model.name} has no encoder of its own: give encoder=FOLDER, a CLIP model (a local folder or a hub id"
             f" with safetensors weights); {EMOJI_CLIP} knows the embedded model's images only"
         )
     if name == EMOJI_CLIP:

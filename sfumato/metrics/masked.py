@@ -106,7 +106,7 @@ def _checked(image: Tensor, reference: Tensor, mask: Tensor, protocol: str) -> t
     fits = mask.ndim == 4 and mask.shape[1:] == (1, *first.shape[2:]) and mask.shape[0] in (1, len(first))
     if not fits:
         raise ValueError(
-            f"mask must be ({len(first)} or 1, 1, height, width) of the pictures' size {tuple(first.shape[2:])}, got "
+            f"mask must be ({len(first)} or 1, 1, height, width) of the images' size {tuple(first.shape[2:])}, got "
             f"{tuple(mask.shape)}"
         )
     if not bool(((mask == 0) | (mask == 1)).all()):

@@ -151,7 +151,7 @@ def _refuse_other_levels(config: Mapping[str, Any]) -> None:
         raise ModelError("the scheduler asks for use_flow_sigmas: flow-matching models are not supported")
     if config.get("timestep_type", "discrete") != "discrete":
         raise ModelError(
-            f"the scheduler asks for timestep_type {config['timestep_type']!r}: models told continuous noise levels"
+            f"the scheduler asks for timestep_type {config['timestep_type']!r}: models of continuous noise levels"
             " (EDM) are not supported"
         )
     if config.get("thresholding", False):

@@ -63,7 +63,7 @@ def as_branches(inversion: Inversion) -> Inversion:
     """
     if inversion.null_embeds is not None:
         raise UsageError(
-            f"a {inversion.method} inversion keeps null embeddings, which frames cannot share: take another"
+            f"a {inversion.method} inversion keeps null embeddings, which frames cannot share: choose another inversion"
         )
 
     def split(tensor: Tensor | None) -> Tensor | None:

@@ -11,7 +11,7 @@ import sfumato
 from sfumato.api.recipe import Recipe
 from sfumato.images import flattened, save_image
 
-pytestmark = pytest.mark.filterwarnings("ignore:the source image does not come back")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore:the reconstruction differs from the image")  # random weights
 PROMPTS: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
 BLUE = (0, 0, 255)
 

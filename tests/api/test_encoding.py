@@ -54,7 +54,7 @@ def test_it_is_watched(toy_model: Any) -> None:
         encoded(toy_model, to_pixels(picture()), encode_steps=2, watch=Watch(cancelled=lambda: True))
 
 
-@pytest.mark.filterwarnings("ignore:the source image does not come back")
+@pytest.mark.filterwarnings("ignore:the reconstruction differs from the image")
 def test_edits_and_inversions_start_from_them(toy_model: Any) -> None:
     given: dict[str, Any] = {"source_prompt": SOURCE, "num_inference_steps": 2, "watch": QUIET}
     plain = sfumato.edit(toy_model, picture(), target_prompt=TARGET, **given)
@@ -78,7 +78,7 @@ def test_bad_numbers_are_told(toy_model: Any) -> None:
         sfumato.morph(toy_model, picture(0), picture(1), encode_steps=-2)
 
 
-@pytest.mark.filterwarnings("ignore:the source image does not come back")
+@pytest.mark.filterwarnings("ignore:the reconstruction differs from the image")
 def test_a_slider_refines_once(toy_model: Any) -> None:
     found = sfumato.slider(
         toy_model, picture(), source_prompt=SOURCE, target_prompt=TARGET, num_frames=3, spacing="even",

@@ -25,7 +25,7 @@ from sfumato.errors import ImageError, InversionError, UsageError
 from sfumato.images import save_image
 from sfumato.json_input import read_json
 
-pytestmark = pytest.mark.filterwarnings("ignore:the source image does not come back")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore:the reconstruction differs from the image")  # random weights
 RECIPES = sorted((Path(__file__).parent / "recipes").iterdir())
 EDIT: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
 

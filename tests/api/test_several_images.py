@@ -13,7 +13,7 @@ from sfumato.errors import ImageError, UsageError
 from sfumato.images import to_pixels
 from sfumato.registry import METHODS
 
-pytestmark = pytest.mark.filterwarnings("ignore:the source image does not come back", "ignore::UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:the reconstruction differs from the image", "ignore::UserWarning")
 QUICK = {
     "langevin": {"energy": {"stay-near": 1.0}, "num_langevin_steps": 2},
     "auto": {"tries": 2, "draws": 1},
@@ -124,5 +124,5 @@ def test_what_is_wrong_is_said_before_any_work(toy_model: Any, tmp_path: Path) -
         edit(toy_model, [picture(0), None])
     assert toy_model.evaluations == before
     inversion = sfumato.invert(toy_model, picture(0), num_inference_steps=2).inversion
-    with pytest.raises(UsageError, match="an inversion is of one image, got 2"):
+    with pytest.raises(UsageError, match="an inversion holds one image, got 2"):
         edit(toy_model, [picture(0), picture(1)], inverted=inversion)

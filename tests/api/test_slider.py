@@ -128,7 +128,7 @@ def test_the_model_is_left_as_it_was(toy_model: Any, cat: Image.Image) -> None:
     [
         ({"target": None}, "needs a target prompt that differs from the source prompt, or options to vary"),
         ({"method": "auto"}, "auto chooses anew for every frame"),
-        ({"vary": {}}, "vary names no option"),
+        ({"vary": {}}, "vary is empty: name an option"),
         ({"vary": {"self_replace_step": (0, 1)}}, "unknown option 'self_replace_step'.*'self_replace_steps'"),
         ({"vary": {"self_replace_steps": (0, 2)}}, r"self_replace_steps must be in \[0, 1\], got 2"),
         ({"vary": {"self_replace_size": (4, 8)}}, "self_replace_size must be whole number, got 4.0"),

@@ -24,7 +24,7 @@ def test_edit_says_what_it_did(cat: Path, toy: Path, run: Any) -> None:
     assert "PSNR" in result.stdout
     assert "autoencoder alone" in result.stdout
     assert "network evaluations" in result.stdout
-    assert result.stderr.count("does not come back") == 1  # a toy's autoencoder; warned of once
+    assert result.stderr.count("the reconstruction differs") == 1  # a toy's autoencoder; warned of once
     assert size("dog.png") == (64, 64)
     assert read_recipe("dog.png")["target_prompts"] == ["a photo of a dog"]
 
@@ -376,5 +376,5 @@ def test_several_images_that_cannot_be(run: Any, cat: Path, toy: Path) -> None:
     Path("more/cat.png").rename("odd.png")
     said = run("edit", cat, "odd.png", *args, code=1).stderr
     assert "image 2 of 2 (odd.png): the image has 65x64 pixels" in said
-    assert "--inverted is of one image" in run("edit", cat, "odd.png", *args, "--inverted", "x", code=2).stderr
+    assert "--inverted holds one image" in run("edit", cat, "odd.png", *args, "--inverted", "x", code=2).stderr
     assert not list(Path().glob("*-edit*"))

@@ -39,9 +39,9 @@ def test_distances_and_candidates_are_told(edit: Any, run: Any, cat: Path, toy: 
     [
         ("langevin", "energy=text-agrement", "did you mean 'text-agreement'?"),
         ("langevin", "energy=classifier:dgo face", "did you mean 'dog face'?"),
-        ("langevin", "energy=text-agreement", "say who judges the images of"),
+        ("langevin", "energy=text-agreement", "has no encoder of its own"),
         ("egsde", "experts=domian", "did you mean 'domain'?"),
-        ("cycle-diffusion", "energy=domain", "energy domain does not serve here"),
+        ("cycle-diffusion", "energy=domain", "energy domain cannot be used here"),
         ("cycle-diffusion", "energy=stay-near", "also give trials"),
     ],
 )

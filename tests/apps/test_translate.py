@@ -77,7 +77,7 @@ def test_several_pictures(run: Any, pair: Any, cat: Path) -> None:
         (["--to", "TOY"], 1, "translate between models whose latents have one shape"),
         ([], 2, "give --to, the other model; or --source and --target"),
         (["cat.png", "--to", "DOGS", "-o", "x.png"], 2, "-o must be a folder that exists, for 2 images"),
-        (["cat.png", "--to", "DOGS", "--reconstruction", "x.png"], 2, "--reconstruction goes with one image"),
+        (["cat.png", "--to", "DOGS", "--reconstruction", "x.png"], 2, "--reconstruction is for a single image, got 2"),
         (["cat.png", "--to", "DOGS"], 2, "two images are called cat"),
         (["missing.png", "--to", "DOGS"], 1, "missing.png"),
     ],

@@ -123,7 +123,7 @@ def test_a_drawn_source_is_sampled_first(toy_model: Any) -> None:
         ({"step_size": 0.0}, "step_size=0 moves nothing"),
         ({"eta": 0.0}, "eta=0 adds no noise"),
         ({"strength": 0.0}, "strength=0 leaves none of 3 steps"),
-        ({"energy": "text-agreement"}, "say who judges the images of toy"),
+        ({"energy": "text-agreement"}, "toy has no encoder of its own"),
         ({"energy": lambda pixels: pixels}, "must give one number an image"),
     ],
 )

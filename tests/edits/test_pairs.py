@@ -136,7 +136,7 @@ def test_masactrl_from_bdia_and_noise_maps_with_equal_prompts_changes_nothing(
 
 def test_what_leads_back_to_nothing_is_refused_where_an_inversion_is_needed(toy_model: Any) -> None:
     start = edited(toy_model, "sdedit").inversion
-    with pytest.raises(UsageError, match="holds the image's latents alone"):
+    with pytest.raises(UsageError, match="holds only the image's latents"):
         edited(toy_model, "prompt-to-prompt", inverted=start)
     bare = Inversion("direct", torch.randn(1, 4, 16, 16), tuple(toy_model.schedule.timesteps(STEPS)))
     with pytest.raises(InversionError, match="holds no image for sdedit"):

@@ -90,7 +90,7 @@ def test_fewer_steps_than_the_inversion(toy_model: Any) -> None:
     before = toy_model.evaluations
     with pytest.raises(InversionError, match="no latents at timestep"):
         run(toy_model, fine, sampling_steps=7)
-    with pytest.raises(InversionError, match="keeps no trajectory"):
+    with pytest.raises(InversionError, match="holds no trajectory"):
         run(toy_model, coarse, sampling_steps=5)
     assert toy_model.evaluations == before
 

@@ -19,7 +19,7 @@ from sfumato.inversions.result import Inversion
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 
-pytestmark = pytest.mark.filterwarnings("ignore:the source image does not come back")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore:the reconstruction differs from the image")  # random weights
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from sfumato.watch import Watch
 
 PROMPTS: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
 
-pytestmark = pytest.mark.filterwarnings("ignore:the source (image|image) does not come back")  # random weights
+pytestmark = pytest.mark.filterwarnings("ignore:the reconstruction differs from the image")  # random weights
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def written(page: str) -> str:
 def table(record: dict[str, Any]) -> str:
     """Means over the edits as Markdown."""
     lines = [
-        "| method | PSNR to the exact target | perceptual distance | source comes back | evaluations | seconds |",
+        "| method | PSNR to the exact target | perceptual distance | reconstruction PSNR | evaluations | seconds |",
         "|---|---|---|---|---|---|",
         f"| (unedited) | {_mean(record['unedited'], 'psnr')} dB | {_mean(record['unedited'], 'perceptual', 3)} | | | |",
     ]

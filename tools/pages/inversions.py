@@ -42,46 +42,46 @@ def page(report: dict[str, Any]) -> str:
     best_text = f"{best:.1f} dB" if math.isfinite(best) else "infinite"
     return f"""# Inversions, measured
 
-An inversion finds the noise, and whatever else a replay needs, that leads back to an image. This page is written by
+An inversion finds the noise, and whatever else a replay needs, from which the model reconstructs an image. Measured by
 `python benchmarks/inversions.py`: every inversion with its default options, {report["steps"]} steps,
-{report["pictures"]} example images of the embedded model one at a time, inverted for a source branch at guidance 1
-and at 7.5 and replayed at the same guidance. `docs/inversions.json` holds the same numbers.
+{report["pictures"]} example images of the embedded model one at a time, inverted for a source branch at guidance scale
+1 and at 7.5 and replayed at the same scale. `docs/inversions.json` has all numbers.
 
-**Ceiling: {best_text}.** That is the autoencoder alone; no reconstruction can be much better.
+**Ceiling: {best_text}.** This is the autoencoder alone; no reconstruction can be much better.
 
 {chr(10).join(rows)}
 
 How to read it:
 
-- *Evaluations* are rows through the network for one image, the mean over the images. *Seconds* are processor time
-  of one thread for the inversion alone, the median. *Memory* is what the inversion took over what the process held
-  before it, the largest; most of it is the network's own activations, and null-text keeps these for its backward pass.
-- *PSNR* compares the replay, decoded, with the image: mean and worst; and on how many images the inversion itself
-  warned that it had missed.
-- `ddim` and `regularised-ddim` invert without guidance whatever the replay's is: `sfumato edit` therefore runs their
-  source branch at guidance 1, and only the edited branches are guided.
-- `direct` sets the source branch to the inverted trajectory after every step, so it is at the ceiling by construction
-  and says nothing of how well the model by itself leads back; `ddim` does. `bdia` gets there by sampling alone, as its
-  step can be solved backwards, `edit-friendly` and `dpm-encoder` by keeping the noise of each stochastic step.
-- `negative-prompt` replays at any guidance as `ddim` does at 1.
-- A source that comes back is not yet a good edit. At guidance 7.5 an inversion may push the noise far from normal to
-  get there, and what is edited from such noise looks it: prefer the source at guidance 1 where it can be chosen.
+- *Evaluations*: rows through the network for one image, mean over the images. *Seconds*: processor time of one thread
+  for the inversion alone, median. *Memory*: peak memory of the inversion above that of the process before it, the
+  largest. Most of it is the network's activations, which null-text keeps for its backward pass.
+- *PSNR* compares the decoded reconstruction with the image: mean and worst; then on how many images the inversion
+  warned of a bad reconstruction.
+- `ddim` and `regularised-ddim` invert without guidance, whatever the scale of the replay: `sfumato edit` therefore runs
+  their source branch at guidance scale 1, and guides only the edited branches.
+- `direct` sets the source branch to the inverted trajectory after every step, so it is at the ceiling by construction.
+  How well the model inverts by itself is seen at `ddim`. `bdia` reaches the ceiling by sampling alone, as its step can
+  be solved backwards; `edit-friendly` and `dpm-encoder` by keeping the noise of each stochastic step.
+- `negative-prompt` reconstructs at any guidance scale as `ddim` does at 1.
+- A good reconstruction does not make a good edit. At guidance scale 7.5 an inversion may push the noise far from normal
+  to reach it, and edits from such noise are bad: prefer a source branch at guidance scale 1.
 
 ## The default
 
-**`direct`**, for every method that takes it but pix2pix-zero, and for `sfumato invert`. It costs what `ddim` costs,
-the source comes back as well or better, and the edits are no worse in the mean: the same six edits as in the
+**`direct`**, for every method that takes it but pix2pix-zero, and for `sfumato invert`. It costs as much as `ddim`,
+its reconstruction is as good or better, and the edits are no worse on average: the same six edits as in the
 [gallery](gallery/README.md), {report["edits"]["steps"]} steps, each method from either inversion. PSNR and perceptual
 distance are those to the exact target. `auto` runs some of these methods and is not measured by itself.
 
 {chr(10).join(edit_rows(report["edits"]["methods"]))}
 
-- Prompt-to-Prompt reads the source's attention maps: with `direct` these are the image's own. MasaCtrl, Plug-and-Play
-  and DiffEdit read the trajectory of either inversion, and DDIB reads only its end: the edited image is the same, bit
-  for bit. Outside a mask the image stays with either.
-- The guidance of the source branch is 1 with `direct`, too. Its prediction is replaced by the trajectory, and what is
-  read from it is computed before guidance is applied, so that the edits at 1 and at the model's own guidance are the
-  same, bit for bit; the replay alone costs half at 1.
+- Prompt-to-Prompt uses the source's attention maps: with `direct` these are the image's own. MasaCtrl, Plug-and-Play
+  and DiffEdit use the trajectory of either inversion, and DDIB only its end: the edited image is the same, bit for bit.
+  Outside a mask the image stays with either.
+- The guidance scale of the source branch is 1 with `direct`, too. Its prediction is replaced by the trajectory, and
+  what is read from it is computed before guidance is applied. So edits at scale 1 and at the model's own scale are the
+  same, bit for bit, and the replay costs half at 1.
 - pix2pix-zero starts from `regularised-ddim`, as its paper does; on these edits that gains nothing.
 
 Measured with:
@@ -92,7 +92,7 @@ Measured with:
 
 def edit_rows(methods: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     """The second table; the default inversion of a method is marked."""
-    rows = ["| method | from | PSNR | perceptual distance | source comes back |", "|---|---|---|---|---|"]
+    rows = ["| method | from | PSNR | perceptual distance | reconstruction PSNR |", "|---|---|---|---|---|"]
     for name, by_inversion in methods.items():
         for inversion, shown in by_inversion.items() if name in METHODS else ():
             marked = " (default)" if inversion == METHODS[name].default_inversion else ""

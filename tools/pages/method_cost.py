@@ -20,7 +20,7 @@ def page(report: Mapping[str, Any]) -> str:
     """The report as Markdown."""
     size = report["latents"]
     lines = [
-        "# What each method costs beside the bare network",
+        "# Cost of each method, beside the bare network",
         "",
         (
             f"Written by `python benchmarks/method_cost.py`: `{report['model']}`, {size}×{size}"
@@ -37,7 +37,7 @@ def page(report: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join([label, *map(str, figures)]) + " |")
     lines += [
         "",
-        "- The inversion is made beforehand and is not in the figures. Memory is the whole process's.",
-        "- `pix2pix-zero` and `langevin` differentiate through the network: their evaluations are dearer for it.",
+        "- The inversion is made beforehand and is not included. Memory is that of the whole process.",
+        "- `pix2pix-zero` and `langevin` differentiate through the network, so that their evaluations cost more.",
     ]
     return "\n".join(lines) + "\n"

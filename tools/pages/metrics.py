@@ -29,10 +29,9 @@ Written by `benchmarks/metrics.py`; the numbers are in `docs/metrics.json`.
 {images} scenes of the emoji world, 64 x 64 pixels, are changed by rising amounts: blur (radius 0 to 4 pixels), noise
 (standard deviation 0 to half the range), shift (0 to 12 pixels), colour (0 to 100 % of the way to swapped channels),
 concept (the same drawing, another style, another concept of the subgroup, a concept of another group). A cell is
-Spearman's rank correlation of the amount with how much worse the metric says the image became: 1 is a metric that
-never puts a stronger change before a weaker one. Values below {good} are in *italics*: do not read that metric as a
-measure of that change. Definition, range, direction, source and network of each metric stand in its docstring under
-`sfumato/metrics/`.
+Spearman's rank correlation of the amount with how much worse the image is by the metric: 1 is a metric that never ranks
+a stronger change before a weaker one. Values below {good} are in *italics*: do not use that metric to measure that
+change. Definition, range, direction, source and network of each metric are in its docstring under `sfumato/metrics/`.
 
 ## Two images
 
@@ -42,12 +41,12 @@ The mean over the images of the correlation within each. The background metrics 
 
 ## Two sets of images
 
-The changed images as a set beside the originals. The sets are small and the two networks nobody else uses: good for
-ranking here, not comparable with published FID or KID.
+The changed images as a set beside the originals. The sets are small and the two networks are not those of the papers:
+good for ranking here, not comparable with published FID or KID.
 
 {sets}
 
-Density and coverage are no distances: images that lose their differences, by blur say, crowd where real ones are
+Density and coverage are not distances: images that become alike, by blur for example, may all be where real ones are
 dense. What they are for, on 160 images beside 160 others of the same world, by the features of emoji-clip:
 
 {shares}
@@ -66,7 +65,7 @@ PPL), a first frame that misses its image (endpoint fidelity).
 
 GAPS = """\
 Networks that were not on the computer where this page was written. Their metrics are implemented, and tested on random
-weights; no number stands in for theirs.
+weights; no number is made up for them.
 
 | metric | what it needs |
 | --- | --- |
@@ -90,7 +89,7 @@ def page(result: dict[str, Any]) -> str:
 
 
 def table(rows: dict[str, Row]) -> list[str]:
-    """The rows that were measured; a gap is said in its row."""
+    """The rows that were measured; a gap is named in its row."""
     head = ["| metric | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
     return head + [
         f"| {name} | " + " | ".join("gap" if isinstance(row, str) else _cell(row[column]) for column in COLUMNS) + " |"

@@ -37,7 +37,7 @@ def page(report: Mapping[str, Any]) -> str:
     refused = [f"- {key}: {run['refused']}" for key, run in runs.items() if "refused" in run]
     for key, run in runs.items():
         refused += [f"- {key}, {name}: {words}" for name, words in run.get("refused_spacings", {}).items()]
-    gaps = f"\nNot to be had:\n\n{chr(10).join(refused)}\n" if refused else ""
+    gaps = f"\nNot measured:\n\n{chr(10).join(refused)}\n" if refused else ""
     ceilings = [value for run in runs.values() for value in run.get("ceiling_psnr", ())]
     sections = []
     for title, group in groups_of(runs).items():
@@ -48,28 +48,29 @@ def page(report: Mapping[str, Any]) -> str:
     steps = settings["steps"] or "each method's own number of"
     return f"""# Morphs, measured
 
-Written by `python benchmarks/morphs.py`: {settings["frames"]} frames, {steps} steps, default options unless
-`morphs.json` says otherwise, the ends brought nearer to the images by {settings["encode_steps"]} `encode_steps`,
-distances of the embedded emoji model, means over the pairs that stand above each table.
-The guidance of `impus` for this model, 1.5, was chosen on the first group and the model's first weights (of 1, 1.5, 2
-and 3, not all on each pair); no other method's options were. On that group its figures flatter it.
+Measured by `python benchmarks/morphs.py`: {settings["frames"]} frames, {steps} steps, default options unless
+`morphs.json` says otherwise, {settings["encode_steps"]} `encode_steps`, distances of the embedded emoji model, means
+over the pairs that are named above each table.
+The guidance scale of `impus` for this model, 1.5, was chosen on the first group and the model's first weights (of 1,
+1.5, 2 and 3, not all on each pair); no option of another method was chosen so. Its figures on that group are therefore
+better than they would be on other images.
 
 - *Largest step / mean* and *std / mean* are of the distances of neighbouring frames: 1 and 0 are perfectly even.
   Compare the row `even` of a method (before) with the others (after).
 - *Path length* is their sum, and *end to end* the distance of the two ends: a ratio near 1 is a morph without detours.
-- *Far from real* says whether the frames between look like real emoji: their distance to the nearest of
+- *Far from real* measures whether the frames in between look like real emoji: their distance to the nearest of
   {settings["real"]} real ones in the features of `emoji-clip`, over that of other real images. 1 is as good as real.
-- *Density* is the mean number of real pictures' neighbourhoods that such a frame lies in, over 5. It is the blunter of
-  the two: a few odd real images have wide neighbourhoods.
+- *Density* is the mean number of real images' neighbourhoods that such a frame is in, over 5. It is the less exact of
+  the two: a few unusual real images have wide neighbourhoods.
 - *Evaluations* are rows through the network, preparation included; *seconds* are of one thread.
-- *Ends come back*: PSNR of the first and last frame against the two images. The autoencoder alone reaches
+- *PSNR of the ends*: of the first and last frame against the two images. The autoencoder alone reaches
   {decibels(ceilings)}.
-- The second table of a group takes the frames of all its pairs together, in the eyes of the network that the even
-  spacing is by (`emoji-clip`) and of one that has only seen photographs (`efficientnet-lite0`). *Kernel* is the kernel
-  distance to the real images, times 1000 (KID's estimate; 0 is like them), *coverage* the share of real images
-  with a frame near by: it says how many kinds of image occur, and a few morphs have few. A network of photographs
-  minds what the autoencoder does to fine detail. Of all methods only `crossfade` mixes pixels and goes without it, so
-  its frames stand here also as the autoencoder gives them back, and real images likewise.
+- The second table of a group takes the frames of all its pairs together, by the features of the network that also
+  measures the spacing (`emoji-clip`), and of one that has only seen photographs (`efficientnet-lite0`). *Kernel* is the
+  kernel distance to the real images, times 1000 (KID's estimate; 0 is like them). *Coverage* is the share of real
+  images with a frame near by: it says how many kinds of image occur, and a few morphs have few. A network of
+  photographs is sensitive to what the autoencoder does to fine detail. Only `crossfade` mixes pixels, without the
+  autoencoder; so its frames, and real images, are shown reconstructed by the autoencoder, too.
 
 {chr(10).join(sections)}{gaps}
 Measured with {report["measured_with"]}; model {settings["model"][:19]}.
@@ -79,7 +80,7 @@ Measured with {report["measured_with"]}; model {settings["model"][:19]}.
 def table(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Lines of the table of a group: the mean over its pairs, the number of them where it is not all."""
     pairs = {key.split(" ")[0] for key in runs}
-    title = ["method", "spacing", *(words for _, words, _ in COLUMNS), "ends come back"]
+    title = ["method", "spacing", *(words for _, words, _ in COLUMNS), "PSNR of the ends"]
     lines = [f"| {' | '.join(title)} |", "|---" * len(title) + "|"]
     for method in sorted({key.split(" ")[1] for key in runs}):
         of_method = [run for key, run in runs.items() if key.split(" ")[1] == method]
@@ -101,7 +102,7 @@ def contests(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for other, name, words, sign in (
         ("slerp", "path_length", "takes the shorter path", 1),
         ("crossfade", "far_from_real", "is nearer to real images", 1),
-        ("crossfade", "density", "lies denser among them", -1),
+        ("crossfade", "density", "has a higher density", -1),
     ):
         values = [
             [runs[f"{pair} {method}"]["spacings"]["uniform"][name] for method in ("impus", other)]

@@ -23,7 +23,9 @@ def even(frames: Frames, distance: Distance, num_frames: int, *, watch: Watch) -
     weights = even_weights(num_frames)
     if (known := frames.path.weights) is not None:
         if num_frames > len(known):
-            raise UsageError(f"this morph has frames at {len(known)} weights only, num_frames={num_frames} asks more")
+            raise UsageError(
+                f"this morph has {len(known)} frames, got num_frames={num_frames}: ask for {len(known)} or fewer"
+            )
         places = [round(k * (len(known) - 1) / (num_frames - 1)) for k in range(num_frames)]
         weights = [known[place] for place in places]
     ruler = Ruler(frames, distance)

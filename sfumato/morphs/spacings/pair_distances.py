@@ -86,7 +86,7 @@ class Ruler:
         if (fall := _fall(weights[1:], from_first, max(along))) is not None:
             notes.append(
                 f"the {self.distance.name} distance from the first image falls between {fall[0]:.3f} and"
-                f" {fall[1]:.3f}: the path comes back towards it"
+                f" {fall[1]:.3f}: the path turns back towards it"
             )
         return notes
 

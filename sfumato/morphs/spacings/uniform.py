@@ -126,7 +126,9 @@ def chosen(ruler: Ruler, weights: Sequence[float], num_frames: int) -> Spaced:
         UsageError: There are too few.
     """
     if num_frames > len(weights):
-        raise UsageError(f"this morph has frames at {len(weights)} weights only, num_frames={num_frames} asks more")
+        raise UsageError(
+            f"this morph has {len(weights)} frames, got num_frames={num_frames}: ask for {len(weights)} or fewer"
+        )
     ruler.between(itertools.combinations(weights, 2))
     return spaced(ruler, _picked(ruler, weights, num_frames), looked=weights[1:-1])
 

@@ -82,7 +82,7 @@ def test_uniform_on_a_loop_is_even_and_says_so() -> None:
     curve = CurveDistance(lambda weight: [math.cos(math.tau * weight**2), math.sin(math.tau * weight**2)])
     spaced = SPACINGS["uniform"](WeightFrames(), curve, 16)
     assert spaced.spread <= 1.1
-    assert any("comes back" in note for note in spaced.notes)
+    assert any("turns back towards" in note for note in spaced.notes)
 
 
 def test_uniform_says_where_the_path_turns_back() -> None:
@@ -142,7 +142,7 @@ def test_other_spacings_refuse_such_a_path(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["even", "uniform"])
 def test_refuses_more_frames_than_such_a_path_has(name: str) -> None:
-    with pytest.raises(UsageError, match="num_frames=4 asks more"):
+    with pytest.raises(UsageError, match="num_frames=4: ask for"):
         SPACINGS[name](WeightFrames((0.0, 0.5, 1.0)), CurveDistance(lambda weight: [weight]), 4)
 
 
