@@ -1,4 +1,4 @@
-"""What sfumato raises when the caller can mend it: every message names the value and the remedy."""
+"""Errors that the caller can correct: every message names the value and the remedy."""
 
 
 class SfumatoError(Exception):

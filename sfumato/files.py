@@ -193,7 +193,7 @@ def _said(path: str | os.PathLike[str], error: type[SfumatoError]) -> Iterator[N
 
 @contextmanager
 def _part(folder: Path, *, is_folder: bool = False) -> Iterator[Path]:
-    """A name in the folder that nobody else has, made and locked, and gone after the block."""
+    """A new name in the folder, created and locked, and removed after the block."""
     _sweep(folder)
     part, handle = _made(folder, is_folder)
     try:

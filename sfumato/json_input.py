@@ -1,8 +1,8 @@
 """Reads JSON that came from outside: recipes in images, fields of tensor files, rows of runs, mappings, manifests.
 
-Whoever wrote it may be a stranger, or a killed process. `read_json` bounds what the text may cost (size, depth) and
-refuses what JSON should not hold (NaN, numbers beyond a float, lone surrogates, a name twice). `check_fields` then
-holds an object to a table of names and checks, the same checks that arguments go through (`sfumato.checks`).
+It may be from a stranger, or from a killed process. `read_json` bounds what the text may cost (size, depth) and refuses
+what JSON should not hold (NaN, numbers beyond a float, lone surrogates, a name twice). `check_fields` then holds an
+object to a table of names and checks, the same checks that arguments go through (`sfumato.checks`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def parse_json(text: str | bytes, *, max_bytes: int = MAX_BYTES) -> Any:
     """Reads one JSON value, bounded in size and depth, its numbers and texts not yet checked.
 
     For lists of entries that are checked one by one, so that a bad one does not spoil the others: call `check_values`
-    on each. A number beyond what a float can hold comes back as infinity.
+    on each. A number beyond what a float can hold becomes infinity.
 
     Raises:
         JsonError: The text is too long, too deep, or no JSON.

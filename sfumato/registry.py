@@ -73,7 +73,7 @@ class Method(Entry):
         starts: Names of the inversions that it starts from, the default one first; empty: it starts from the image
             itself.
         refuses: Why each of the other inversions does not serve it, by its name.
-        takes_mask: Whether it has a mask of its own, which the user's takes the place of.
+        takes_mask: Whether it has a mask of its own, which the user's mask replaces.
     """
 
     starts: tuple[str, ...] = ()
@@ -101,7 +101,7 @@ class InversionEntry(Entry):
     """An inversion as `INVERSIONS` knows it.
 
     Attributes:
-        source_guidance_scale: Guidance of the source branch at which the image comes back; None: any, since the
+        source_guidance_scale: Guidance of the source branch at which the image is reconstructed; None: any, since the
             inversion corrects for it.
     """
 

@@ -70,7 +70,7 @@ class Watch:
             raise Cancelled(f"stopped while {self.stage}{where}")
 
     def show(self, index: int, x0_pred: Tensor) -> None:
-        """Hands out a preview when one is due."""
+        """Passes on a preview when one is due."""
         if self.preview is not None and index % self.preview_every == 0:
             self.preview(index, x0_pred)
 

@@ -65,7 +65,7 @@ def fine_tune(
     Args:
         model: Stays as found, also when this raises.
         latents: Clean latents, (image, channels, height, width).
-        condition: What the network is told; one row, or one an image.
+        condition: What the network is conditioned on; one row, or one an image.
         loras: Where training starts: a single one for all images, or one an image. Not changed.
         iterations: 0 gives the start back.
         draws: Timesteps and noises.
@@ -87,14 +87,14 @@ def fine_tune(
     condition = condition.expand(images)
     rows: list[int] = []
 
-    def told(pictures: list[int]) -> Condition:
-        rows[:] = pictures
-        return condition[pictures]
+    def condition_of(chosen: list[int]) -> Condition:
+        rows[:] = chosen
+        return condition[chosen]
 
     optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay)
     with _each_adapted(model, [Lora.from_tensors(tensors) for tensors in trained], rows):
         losses = fit(
-            parameters, Denoising(model, latents, draws), told, optimizer, iterations,
+            parameters, Denoising(model, latents, draws), condition_of, optimizer, iterations,
             rate=rate, slot=slot, watch=watch,
         )  # fmt: skip
     frozen = [{name: tensor.detach() for name, tensor in tensors.items()} for tensors in trained]

@@ -85,7 +85,7 @@ def clamped_rank(model: Model, rank: int, *, chosen: bool = False) -> tuple[int,
 
     Args:
         model: What is adapted.
-        rank: What is asked for, at least 0.
+        rank: The rank asked for, at least 0.
         chosen: A rule asks, not the user: no rank is too large to be clamped.
 
     Raises:

@@ -33,7 +33,7 @@ class Store:
         folder: Made when something is first saved.
 
     Raises:
-        UsageError: It starts with the home of a user whom nobody knows.
+        UsageError: It starts with the home of an unknown user.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -116,13 +116,13 @@ class Slot:
         Raises:
             Cancelled: The watch asked to stop while waiting.
         """
-        told = False
+        warned = False
 
         def waiting() -> None:
-            nonlocal told
-            if not told:
+            nonlocal warned
+            if not warned:
                 warnings.warn(f"another run trains the same in {self.store.folder}: waiting for it", stacklevel=1)
-            told = True
+            warned = True
             watch.check()
 
         with ExitStack() as stack:

@@ -78,12 +78,12 @@ def textual_inversion(
         share = torch.zeros(embeds.shape[1]).index_fill(0, learned.nonzero().flatten(), 1.0).to(embeds)
         embeds.register_hook(lambda gradient: gradient * share[:, None])
 
-    def told(images: list[int]) -> Condition:
+    def condition_of(images: list[int]) -> Condition:
         return start[images].with_embeds(embeds[images])
 
     optimizer = torch.optim.Adam([embeds], lr=learning_rate, betas=betas)
     loss = Denoising(model, latents, draws)
-    losses = fit(parameters, loss, told, optimizer, iterations, rate=rate, slot=slot, watch=watch)
+    losses = fit(parameters, loss, condition_of, optimizer, iterations, rate=rate, slot=slot, watch=watch)
     return InvertedText(start.with_embeds(embeds.detach()), losses)
 
 

@@ -103,14 +103,14 @@ class Denoising:
         """Rows of one network call: what fills the 64x64 latents of an image of 512 pixels, one at least."""
         return max(1, 64 * 64 // (self.latents.shape[-2] * self.latents.shape[-1]))
 
-    def backward(self, iteration: int, told: Callable[[list[int]], Condition]) -> Tensor:
+    def backward(self, iteration: int, condition_of: Callable[[list[int]], Condition]) -> Tensor:
         """Adds the loss's gradient to whatever requires one.
 
         Costs one network evaluation, with a backward pass, for each image and draw.
 
         Args:
             iteration: Which draws.
-            told: From the images of a call's rows to their condition, as many rows; called anew for every call.
+            condition_of: From the images of a call's rows to their condition, as many rows; called for every call.
 
         Returns:
             The loss of each image, (image,).
@@ -132,7 +132,7 @@ class Denoising:
             noisy = torch.stack([add_noise(one.x0, one.eps, level) for one, level in zip(true, levels, strict=True)])
             target = torch.stack([join(one, level, schedule.target) for one, level in zip(true, levels, strict=True)])
             with torch.enable_grad():
-                output = self.model.predict(noisy, ts[rows], told(owner[rows]))
+                output = self.model.predict(noisy, ts[rows], condition_of(owner[rows]))
                 each = (output - target).square().flatten(1).mean(dim=1)
                 (each.sum() * (scale / count)).backward()
             losses[rows] = each.detach().cpu()
@@ -154,7 +154,7 @@ class Denoising:
 def fit(
     parameters: Mapping[str, Tensor],
     loss: Denoising,
-    told: Callable[[list[int]], Condition],
+    condition_of: Callable[[list[int]], Condition],
     optimizer: torch.optim.Optimizer,
     iterations: int,
     *,
@@ -167,7 +167,7 @@ def fit(
     Args:
         parameters: What is fitted, by name, each requiring a gradient.
         loss: Of which images and draws.
-        told: See `Denoising.backward`; reads the parameters.
+        condition_of: See `Denoising.backward`; reads the parameters.
         optimizer: Over the parameters.
         iterations: In all; 0 leaves the parameters as they are.
         rate: Learning rate of each iteration; None: the optimiser's own.
@@ -190,7 +190,7 @@ def fit(
         try:
             for iteration in watch.over(range(len(losses), iterations)):
                 optimizer.zero_grad()
-                found = loss.backward(iteration, told)
+                found = loss.backward(iteration, condition_of)
                 loss.unscale(list(parameters.values()))
                 if rate is not None:
                     for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""What the public drivers share: drawn noise, a stamped inversion, how well an image came back."""
+"""What the public verbs share: drawn noise, a stamped inversion, the reconstruction PSNR."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOW_PSNR = 20.0
 """A reconstruction PSNR below this, dB, is a warning."""
 
 
-def told_of_prompts(**prompts: str | Sequence[str] | None) -> list[str]:
+def check_prompts(**prompts: str | Sequence[str] | None) -> list[str]:
     """Checks prompts, by the name of the argument, and warns of what was read otherwise than it may be meant.
 
     Raises:
@@ -113,7 +113,7 @@ def image_psnr(image: Image.Image, reference: Image.Image) -> float:
 
 
 def check_inverted(model: Model, inverted: Inversion, image: SourceImage | None, timesteps: tuple[float, ...]) -> None:
-    """Refuses an inversion that does not lead back to the image with this model on this grid, see `Inversion.check`."""
+    """Refuses an inversion of another image, model or grid, see `Inversion.check`."""
     inverted.check_tensors()
     height, width = inverted.noise.shape[2:]
     shape, embeds = (model.latent_channels, height, width), None

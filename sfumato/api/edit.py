@@ -96,36 +96,36 @@ def edit(
             further image has the next seed, so that its result is that of an edit of its own. Images of one size are
             edited in batches.
         source_prompt: What the image shows.
-        target_prompt: What it shall show; several give several images in one batch.
+        target_prompt: What the result should show; several give one image each, in one batch.
         method: A name in `METHODS`.
-        inversion: How to get back to noise, a name in `INVERSIONS`; None: the method's first choice.
+        inversion: A name in `INVERSIONS`; None: the method's first choice.
         inversion_options: The inversion's own, see `INVERSIONS[inversion].parameters`.
-        inverted: An inversion made before, of the same image, model and step count. It holds the image that it was made
-            of, which is edited where `image` is None.
-        negative_prompt: What guidance leads away from; None: the inversion's, where one is given, else nothing.
+        inverted: An earlier inversion of the same image, with the same model and number of steps. It holds its image,
+            which is edited where `image` is None.
+        negative_prompt: What the result should not show; None: the inversion's, where one is given, else empty.
         num_inference_steps: None: the model's own choice (50).
-        guidance_scale: Strength of the target prompt, at least 1 (1 = off); None: the model's own choice.
-        source_guidance_scale: Guidance of the source branch; None: what the inversion of a real image needs for it
-            to come back (1 for most), or what `inverted` was made for; as `guidance_scale` for a drawn image.
+        guidance_scale: How closely the result follows the target prompt, at least 1 (1 = off); None: the model's own.
+        source_guidance_scale: Guidance scale of the source branch; None: what the inversion needs for a good
+            reconstruction (1 for most), or what `inverted` was made for; for a generated image `guidance_scale`.
         seed: Of all draws; -1: a random one, which the recipe records.
         size: (width, height) in pixels; None: the image's own.
         fit: What may be done when the image does not fit the model: "crop", "pad" or "resize".
         background: Colour under transparent pixels.
-        encode_steps: Steps that bring what the autoencoder gives back nearer to the image before it is edited, see
-            `sfumato.api.encoding`; 20 gain 2 to 4 dB with `emoji`. An inversion made before has its own.
-        mask: Where the edit may change the image (white), an image of the same size; where it is black or transparent,
-            the image stays, and grey keeps its share of it (docs/masks.md). It is fitted as the image is. A method with
-            a mask of its own (`METHODS[method].takes_mask`) uses this one instead.
-        mask_words: Such a mask made from where these words of the source prompt look.
-        mask_threshold: Share of the words' largest attention that counts as inside, in (0, 1).
-        mask_feather: Width in pixels of the mask's soft edge, which lies inside the mask.
-        mask_invert: Everything but the mask, or but what the words mark, may change.
-        mask_pixels: Paste the result into the source image, so that what lies outside the mask is bit-identical.
-        alpha: Where the image is transparent, give results that are transparent, too: the model sees the image on the
-            background, and the results are taken off it again.
+        encode_steps: Optimisation steps that bring the autoencoder's reconstruction closer to the image before it is
+            edited, see `sfumato.api.encoding`; 0 = off, 20 is usual. Not with `inverted`, which has its own.
+        mask: An image of the same size: white may change, black and transparent stay, grey is in between
+            (docs/masks.md). It is fitted as the image is. A method with a mask of its own
+            (`METHODS[method].takes_mask`) uses this one instead.
+        mask_words: Words of the source prompt: a mask is made from the attention to them.
+        mask_threshold: Attention that counts as inside, as share of the largest, in (0, 1).
+        mask_feather: Width in pixels of the mask's soft edge, inside the mask.
+        mask_invert: Swap inside and outside of the mask.
+        mask_pixels: Paste the result into the source image, so that no pixel outside the mask changes.
+        alpha: Keep the transparency of a transparent image: the model sees it on the background, which is removed from
+            the results again.
         watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
-        options: The method's own, see `METHODS[method].parameters`; what is not given is what suits the model, see
-            `Model.method_options`, else the method's default.
+        options: The method's own, see `METHODS[method].parameters`. Defaults: the model's (`Model.method_options`), or
+            the method's.
 
     Raises:
         UsageError: An argument is wrong (unknown name, out of range, prompts that do not fit the method).

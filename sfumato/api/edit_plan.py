@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sfumato.api.common import check_inverted, other_negative_note, told_of_prompts
+from sfumato.api.common import check_inverted, check_prompts, other_negative_note
 from sfumato.api.masks import Masking
 from sfumato.api.origin import Origin, opened_inversion
 from sfumato.api.requests import EditRequest
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 STARTS = ("drawn", "picture")
-"""What an `Inversion` may hold that leads back to nothing: noise alone, or an image's latents and noise."""
+"""Methods of an `Inversion` that is none: noise alone, or an image's latents and noise."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def plan_edit(model: Model, request: EditRequest) -> EditPlan:
     negative_prompt = request.negative_prompt
     if negative_prompt is None:
         negative_prompt = "" if inverted is None else inverted.negative_prompt
-    told = told_of_prompts(
+    prompt_notes = check_prompts(
         source_prompt=request.source_prompt, target_prompt=request.targets, negative_prompt=negative_prompt
     )
     steps = request.num_inference_steps
@@ -124,7 +124,12 @@ def plan_edit(model: Model, request: EditRequest) -> EditPlan:
         mask=None if masking is None else masking.origin,
         options={**model.method_options.get(method.name, {}), **request.options},
     )
-    notes = (*model.notes, *told, *(() if picture is None else picture.notes), *(masking.notes if masking else ()))
+    notes = (
+        *model.notes,
+        *prompt_notes,
+        *(() if picture is None else picture.notes),
+        *(masking.notes if masking else ()),
+    )
     return EditPlan(request, inversion, inverted, picture, masking, drawn, suits, timesteps, chosen, notes)
 
 
@@ -160,7 +165,7 @@ def _guidance(
 
 
 def _choose_inversion(method: Method, name: str | None, inverted: Inversion | None) -> str:
-    """The inversion to use, "" for a method that starts from the image itself, and for a drawn image.
+    """The inversion to use, "" for a method that starts from the image itself, and for a generated image.
 
     Raises:
         UsageError: There is no such inversion, or it does not serve the method (with the reason).

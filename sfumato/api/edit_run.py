@@ -51,7 +51,7 @@ TOGETHER = 4
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a run starts: the image's clean latents, where there are any, and what leads back to it."""
+    """Where a run starts: the image's clean latents, where there are any, and its inversion."""
 
     clean: Tensor | None
     start: Inversion
@@ -248,7 +248,7 @@ def _result(
     masked: MaskedRun | None,
     cost: Cost,
 ) -> EditResult:
-    """Measures how well the source came back, and puts all together."""
+    """Measures the reconstruction, and assembles the result."""
     request, picture = plan.request, plan.picture
     source, source_psnr, ceiling_psnr, measured_how = against_source(
         decoded.reconstruction, decoded.ceiling, picture, drawn=plan.drawn

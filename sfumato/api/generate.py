@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from sfumato.api.arguments import boundary
-from sfumato.api.common import drawn_noise, seeded, told_of_prompts
+from sfumato.api.common import check_prompts, drawn_noise, seeded
 from sfumato.api.cost import measured
 from sfumato.api.request import recipe_of
 from sfumato.api.requests import GenerateRequest
@@ -34,17 +34,17 @@ def generate(
     size: tuple[int, int] | None = None,
     watch: Watch | None = None,
 ) -> GenerateResult:
-    """Draws images from text.
+    """Generates images from text.
 
     Args:
         model: From `load_model`.
-        prompt: What to draw.
-        negative_prompt: What guidance leads away from.
+        prompt: What the image should show.
+        negative_prompt: What the image should not show.
         num_images: How many, in one batch, at least 1.
         num_inference_steps, guidance_scale: None: the model's own choice.
         eta: 0 = DDIM, 1 = DDPM, in [0, 1].
-        seed: Of all draws of the first image; each further image has the next seed, so that it is the same whatever it
-            is drawn together with. -1: a random one, which the recipe records.
+        seed: Of all draws of the first image; each further image has the next seed, so that it does not depend on the
+            number of images. -1: a random one, which the recipe records.
         size: (width, height) in pixels; None: what the model was trained at.
         watch: Progress, previews, cancellation; None: a progress bar when stderr is a terminal.
 
@@ -68,7 +68,7 @@ def generate(
 def run(model: Model, request: GenerateRequest, watch: Watch | None = None) -> GenerateResult:
     """Runs a request, see `generate`."""
     prompt, negative_prompt = request.prompt, request.negative_prompt
-    notes = [*model.notes, *told_of_prompts(prompt=prompt, negative_prompt=negative_prompt)]
+    notes = [*model.notes, *check_prompts(prompt=prompt, negative_prompt=negative_prompt)]
     steps = model.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
     guidance = model.guidance_scale if request.guidance_scale is None else request.guidance_scale
     request = replace(request, num_inference_steps=steps, guidance_scale=guidance)

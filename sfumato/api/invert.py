@@ -1,4 +1,4 @@
-"""The public driver `invert`: finds what leads back to an image, once for many edits."""
+"""The public verb `invert`: inverts an image once, for many edits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.api.arguments import boundary
-from sfumato.api.common import LOW_PSNR, image_psnr, inverted_image, low_psnr_note, seeded, told_of_prompts, warn
+from sfumato.api.common import LOW_PSNR, check_prompts, image_psnr, inverted_image, low_psnr_note, seeded, warn
 from sfumato.api.cost import measured
 from sfumato.api.encoding import encoded
 from sfumato.api.request import recipe_of
@@ -44,17 +44,17 @@ def invert(
     watch: Watch | None = None,
     **options: Any,
 ) -> InvertResult:
-    """Finds what leads back to an image, and shows how well it comes back.
+    """Inverts an image, and measures the reconstruction.
 
     Args:
         model: From `load_model`.
         image: Path, bytes, PIL image, array or tensor.
         prompt: What the image shows.
-        negative_prompt: What guidance leads away from, where it acts; edits from the inversion take it over.
-        method: Name of the inversion. "direct", as for most edits, holds the source to its path, so that it comes back
-            by construction; "ddim" shows how well the model by itself leads back.
+        negative_prompt: Of the source branch, where it is guided; edits from the inversion take it over.
+        method: Name of the inversion. "direct", the default of most edits, sets the source to its path, so that the
+            reconstruction is exact by construction; "ddim" shows how well the model inverts by itself.
         num_inference_steps: None: the model's own choice.
-        guidance_scale: At which it shall come back; None: what the inversion is made for.
+        guidance_scale: Of the source branch, at which it is to be reconstructed; None: what the inversion is made for.
         seed: Of the inversion's draws, where it has any.
         size, fit, background, encode_steps, watch: See `edit`.
         options: The inversion's own, see `INVERSIONS[method].parameters`.
@@ -86,7 +86,7 @@ def run(model: Model, request: InvertRequest, watch: Watch | None = None) -> Inv
     guidance = request.guidance_scale
     if guidance is None:
         guidance = model.guidance_scale if suits is None else suits
-    told = told_of_prompts(prompt=request.prompt, negative_prompt=request.negative_prompt)
+    prompt_notes = check_prompts(prompt=request.prompt, negative_prompt=request.negative_prompt)
     steps = model.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
     model.schedule.timesteps(steps)  # as many as there can be
     image = read_source(model, request.image, request.size, request.fit, request.background)
@@ -104,7 +104,7 @@ def run(model: Model, request: InvertRequest, watch: Watch | None = None) -> Inv
             reconstruction, ceiling = to_images(model.decode_latents(torch.cat([back, clean])))
     source = image.fitted.image
     source_psnr, ceiling_psnr = image_psnr(reconstruction, source), image_psnr(ceiling, source)
-    notes = [*model.notes, *told, *image.notes]
+    notes = [*model.notes, *prompt_notes, *image.notes]
     if source_psnr < LOW_PSNR:
         notes.append(low_psnr_note(source_psnr, ceiling_psnr, guidance, suits))
         warn(notes[-1])

@@ -61,34 +61,34 @@ def morph(
 ) -> MorphResult:
     """Morphs one image into another, or along a path through several.
 
-    A run that is stopped goes on where it was when it is started again: what a method trains is kept in `store`.
+    What a method trains is kept in `store`, so that a run that was stopped can be continued.
 
     Args:
         model: From `load_model`.
         images: Two or more images: path, bytes, PIL image, array or tensor each. The first again at the end makes
-            a circle.
-        prompts: What they show: one for all, or one each; None: nothing is said.
+            a loop.
+        prompts: What they show: one for all, or one each; None: empty.
         method: A name in `MORPHS`.
-        num_frames: From each image to the next, both of them counted, at least 3. Through n images there are
-            (n - 1) (num_frames - 1) + 1 frames: images on the way are there once.
-        one_pace: Through three images or more: as many frames in all, but shared out among the legs by how far apart
-            the images are, so that the pace stays the same; at least 3 a leg, both images counted.
+        num_frames: From each image to the next, both included, at least 3. n images give
+            (n - 1) (num_frames - 1) + 1 frames, as images in between are shared.
+        one_pace: With three images or more: the same number of frames in all, distributed by how far apart the images
+            are, so that the pace stays the same; at least 3 from each image to the next.
         spacing: How the frames' weights are chosen, a name in `sfumato.morphs.spacings.base.SPACINGS`; None: the
             method's own.
         spacing_options: See `SPACINGS[spacing].parameters`.
-        distance: What the spacing looks through: a name, see `sfumato.judges.distances.load_distance`, or a `Distance`;
-            None: the best that is there.
-        negative_prompt: What guidance leads away from.
+        distance: Distance that the spacing measures between frames: a name, see
+            `sfumato.judges.distances.load_distance`, or a `Distance`; None: the best for the model that is installed.
+        negative_prompt: What the frames should not show.
         num_inference_steps, guidance_scale: None: the method's own choice, else the model's.
         seed: Of all draws; -1: a random one, which the recipe records.
         size: (width, height) in pixels; None: the first image's own.
         fit: What may be done when an image does not fit the model or the first image: "crop", "pad" or "resize".
         background: Colour under transparent pixels.
-        encode_steps: Steps that bring what the autoencoder gives back of the images nearer to them, see
-            `sfumato.api.encoding`; 0: none.
-        store: Folder of what methods train; None: `morph` in `$SFUMATO_CACHE` or ~/.cache/sfumato; False: keep nothing.
-        alpha: Where an image is transparent, give frames that are transparent, too: the model sees the images on the
-            background, and the frames are taken off it again with an alpha that fades from image to image.
+        encode_steps: Optimisation steps that bring the autoencoder's reconstructions closer to the images, see
+            `sfumato.api.encoding`; 0 = off.
+        store: Folder for what a method trains; None: `morph` in `$SFUMATO_CACHE` or ~/.cache/sfumato; False: keep none.
+        alpha: Keep the transparency of transparent images: the model sees them on the background, which is removed from
+            the frames again, with an alpha that fades from image to image.
         watch: Progress and cancellation; None: progress bars when stderr is a terminal.
         options: The method's own, see `MORPHS[method].parameters`.
 
@@ -208,7 +208,7 @@ def _result(
     ceilings: Sequence[Image.Image],
     cost: Cost,
 ) -> MorphResult:
-    """Measures how well the images came back, and puts all together."""
+    """Measures the reconstruction of the images, and assembles the result."""
     request, images, weights, sources = plan.request, plan.pictures, legs.weights, plan.sources
     places = [next(i for i, weight in enumerate(weights) if weight == k) for k in range(len(images))]
     ends = tuple(image_psnr(decoded[place], source) for place, source in zip(places, sources, strict=True))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from sfumato.adaptation.store import Store
-from sfumato.api.common import told_of_prompts, warn
+from sfumato.api.common import check_prompts, warn
 from sfumato.api.origin import Origin
 from sfumato.api.requests import MorphRequest
 from sfumato.api.source_image import SourceImage, read_source
@@ -60,13 +60,13 @@ def plan_morph(model: Model, request: MorphRequest) -> MorphPlan:
     entry, count = MORPHS[request.method], len(request.images)
     prompts = tuple(request.prompts or ("",))
     prompts = prompts if len(prompts) == count else prompts * count
-    told = told_of_prompts(prompts=prompts, negative_prompt=request.negative_prompt)
+    prompt_notes = check_prompts(prompts=prompts, negative_prompt=request.negative_prompt)
     steps, guidance = request.num_inference_steps, request.guidance_scale
     steps = suited_steps(model, entry) if steps is None else steps
     model.schedule.timesteps(steps)  # as many as there can be
     images = _read(model, request.images, request.size, request.fit, request.background)
     measure = load_distance(request.distance, model)
-    notes = [*model.notes, *told, *(note for image in images for note in image.notes)]
+    notes = [*model.notes, *prompt_notes, *(note for image in images for note in image.notes)]
     return MorphPlan(
         replace(
             request,

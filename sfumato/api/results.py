@@ -1,4 +1,4 @@
-"""What the drivers hand back: images, the recipe that made them, the bill, and how well the source came back."""
+"""The results of the verbs: images, the recipe that made them, their cost, and the reconstruction with its PSNR."""
 
 from __future__ import annotations
 
@@ -132,11 +132,11 @@ class GenerateResult:
 
 @dataclass(frozen=True)
 class InvertResult:
-    """An inverted image, and how well it comes back.
+    """An inverted image, and its reconstruction.
 
     Attributes:
         inversion: Save it, or pass it to `edit(..., inverted=...)`.
-        source, reconstruction: The image as the model saw it, and as it comes back at guidance 1.
+        source, reconstruction: The image as the model saw it, and as it is reconstructed at guidance scale 1.
         reconstruction_psnr, ceiling_psnr: dB, see `EditResult`.
     """
 

@@ -71,21 +71,21 @@ def slider(
     watch: Watch | None = None,
     **options: Any,
 ) -> MorphResult:
-    """Turns an edit into a sequence of ever stronger ones at one pace; the image is inverted once.
+    """Makes a sequence of an edit, from no edit to the full one at an even pace; the image is inverted once.
 
-    Without `vary` the sequence leads from the source as the method gives it back to the full edit: in between, the
-    target branch is told a text between the two prompts and guided by a scale between that of the source and its own.
+    Without `vary` the sequence goes from the reconstruction of the source to the full edit: in between, the
+    target branch has a condition between the two prompts and a guidance scale between that of the source and its own.
     A method that goes along an edit direction is varied by `direction_scale` instead, from 0.
 
     Args:
         model: From `load_model`.
         image: As for `edit`.
         source_prompt: What the image shows.
-        target_prompt: What it shall show; None: the source prompt, where an option alone makes the edit.
-        method: A name in `METHODS`; "auto" is none that a slider can use.
-        vary: From where to where options of the method go: `{"direction_scale": (0, 1.5)}`, per word
-            `{"weights": {"red": (0, 3)}}`, `{"guidance_scale": (1, 6)}`. Several go together.
-        num_frames: The ends among them, at least 3.
+        target_prompt: What the last frame should show; None: the source prompt, where an option alone makes the edit.
+        method: A name in `METHODS`, but not "auto".
+        vary: First and last value of options of the method: `{"direction_scale": (0, 1.5)}`, of a word's weight
+            `{"weights": {"red": (0, 3)}}`, `{"guidance_scale": (1, 6)}`. Several change together.
+        num_frames: The first and the last included, at least 3.
         spacing, spacing_options, distance, watch: As for `morph`.
         inversion, inversion_options, inverted, negative_prompt, num_inference_steps, guidance_scale,
             source_guidance_scale, seed, size, fit, background, encode_steps, mask, mask_words, mask_threshold,
@@ -93,7 +93,7 @@ def slider(
 
     Returns:
         Frames; weight 0 is the source (or the low end of `vary`), 1 the full edit. `sources` is the one source image,
-        and `endpoint_psnr` how well it comes back.
+        and `endpoint_psnr` the PSNR of its reconstruction.
 
     Raises:
         UsageError: An argument is wrong, or the method cannot be varied so.

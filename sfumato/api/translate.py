@@ -14,7 +14,7 @@ from torch import Tensor
 
 import sfumato
 from sfumato.api.arguments import boundary
-from sfumato.api.common import seeded, told_of_prompts
+from sfumato.api.common import check_prompts, seeded
 from sfumato.api.cost import Cost, measured
 from sfumato.api.requests import TranslateRequest, TranslationMethod
 from sfumato.api.source_image import read_source
@@ -43,7 +43,7 @@ class TranslateResult:
         cost: Network evaluations of both models, seconds, peak memory.
         faithfulness_psnr: Of the translation against the source, dB: how much of it was kept.
         reconstruction_psnr: Of the reconstruction against the source, dB, or None.
-        inversion: What leads back to the source with the first model.
+        inversion: The inversion of the source by the first model.
         notes: What was done to the image.
     """
 
@@ -93,22 +93,22 @@ def translate(
     background: tuple[int, int, int] = (255, 255, 255),
     watch: Watch | None = None,
 ) -> TranslateResult:
-    """Translates an image from the world of one model to that of another; neither needs to know the other.
+    """Translates an image from the domain of one model to that of another, each trained by itself.
 
     Args:
-        model_a: The model that the image belongs to, from `load_model`.
-        model_b: The model that it shall belong to.
+        model_a: The model whose domain the image is of, from `load_model`.
+        model_b: The model whose domain the result should be of.
         image: Path, bytes, PIL image, array or tensor.
-        method: "cycle-diffusion" (stochastic noises of the first model, drawn by the second) or "ddib" (deterministic).
-        source_prompt, target_prompt, negative_prompt: For models of text; others do not read them.
+        method: "cycle-diffusion" (both models use the same random draws) or "ddib" (deterministic).
+        source_prompt, target_prompt, negative_prompt: For text-to-image models; others do not use them.
         num_inference_steps: None: the second model's own choice.
         guidance_scale, source_guidance_scale: Of the second model and the first, at least 1 (1 = off).
-        strength: Share of the steps to go back, in (0, 1]; less keeps more of the image. None: 0.85 for
+        strength: Share of the steps that are run, in (0, 1]; lower keeps more of the image. None: 0.85 for
             cycle-diffusion, 1 for ddib.
-        eta: How much of the code is in the noise of the steps, in (0, 1]; cycle-diffusion only. None: 0.1.
-        refine_strength: How far SDEdit with the second model goes afterwards, in [0, 1]; cycle-diffusion only. None: 0.
-        refine_repeats: How often; None: once.
-        reconstruct_source: Also draw what the first model gives back, for one more evaluation a step.
+        eta: Share of fresh noise at each step, in (0, 1]; cycle-diffusion only. None: 0.1.
+        refine_strength: Strength of SDEdit with the second model afterwards, in [0, 1]; cycle-diffusion only. None: 0.
+        refine_repeats: How often that SDEdit is repeated; None: once.
+        reconstruct_source: Also give the first model's reconstruction, for one more evaluation a step.
         seed: Of all draws; -1: a random one, which the recipe records.
         size, fit, background, watch: See `edit`.
 
@@ -129,7 +129,7 @@ def translate(
 
 def run(model_a: Model, model_b: Model, request: TranslateRequest, watch: Watch | None = None) -> TranslateResult:
     """Runs a request, see `translate`."""
-    told = told_of_prompts(**request.prompts)
+    prompt_notes = check_prompts(**request.prompts)
     steps = model_b.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
     coarser = max(model_a, model_b, key=lambda model: model.size_multiple)
     image = read_source(coarser, request.image, request.size, request.fit, request.background)
@@ -161,7 +161,7 @@ def run(model_a: Model, model_b: Model, request: TranslateRequest, watch: Watch 
         faithfulness_psnr=_psnr(translated, source),
         reconstruction_psnr=None if back is None else _psnr(back, source),
         inversion=found.inversion,
-        notes=(*dict.fromkeys((*model_a.notes, *model_b.notes)), *told, *image.notes, *found.notes),
+        notes=(*dict.fromkeys((*model_a.notes, *model_b.notes)), *prompt_notes, *image.notes, *found.notes),
     )
 
 

@@ -25,7 +25,7 @@ def methods(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List methods, inversions, morphs and spacings, or show one with all its options."""
+    """List editing methods, inversions, morphs and spacings, or show one of them with all its options."""
     with working("starting"):
         from sfumato.morphs.spacings.base import SPACINGS
         from sfumato.registry import INVERSIONS, METHODS, MORPHS, unknown

@@ -129,7 +129,7 @@ def check_distance(name: str | None) -> None:
 
 @dataclass(frozen=True)
 class Playing:
-    """How a movie is to be played, as the command was told."""
+    """How a movie is to be played, by the options of the command."""
 
     pace: Pace
     scale: int | None
@@ -188,7 +188,7 @@ def write(result: MorphResult, path: Path, playing: Playing, strip: Path | None,
 
 
 def report(result: MorphResult, path: Path, strip: Path | None, plot: Path | None, *, as_json: bool) -> None:
-    """Says what was made, how evenly, and how well the images come back."""
+    """Prints what was made, how even it is, and the reconstruction PSNR."""
     command = result.recipe["command"]
     if as_json:
         fields: dict[str, Any] = {

@@ -39,7 +39,7 @@ class InjectFeatures:
         """
 
         def inject(layer_name: str, features: Tensor) -> Tensor:
-            assert self._step is not None, "at_step must be told before the network is called"
+            assert self._step is not None, "at_step must be called before the network is"
             if not self.start <= self._step.index < self.end:
                 return features
             view = layout.view(features)  # (guidance, branch, image, channels, height, width)

@@ -31,7 +31,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 class AttentionEdit:
     """One edit of attention; subclasses override what they need.
 
-    Tensors handed over have the axes (guidance, branch, image, heads, ...), guidance cut down to `guidance`. What an
+    Tensors passed to it have the axes (guidance, branch, image, heads, ...), guidance cut down to `guidance`. What an
     edit returns replaces what it was given; it must not write in place.
 
     Attributes:
@@ -49,7 +49,7 @@ class AttentionEdit:
     on = True
 
     def begin(self, layout: Layout, sites: Sequence[AttentionSite]) -> None:
-        """Told before the run, and before it is asked which of the model's sites it selects."""
+        """Called before the run, and before it is asked which of the model's sites it selects."""
 
     def selects(self, site: AttentionSite) -> bool:
         """Whether it acts at this site."""
@@ -140,13 +140,13 @@ class AttentionControl:
         return bool(self._active(site))
 
     def _active(self, site: AttentionSite, *, sets_source: bool = False) -> list[AttentionEdit]:
-        assert self._step is not None, "at_step must be told before the network is called"
+        assert self._step is not None, "at_step must be called before the network is"
         return [edit for edit in self._acting[site.name] if edit.on and edit.sets_source == sets_source]
 
     @property
     def _now(self) -> tuple[Step, Layout]:
         assert self._layout is not None, "the control must be installed"
-        assert self._step is not None, "at_step must be told before the network is called"
+        assert self._step is not None, "at_step must be called before the network is"
         return self._step, self._layout
 
     def source(self, site: AttentionSite, hidden_states: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class PromptControl:
         maps: Adds up the cross-attention of the run, after the edits.
         blend: For `sample(on_step=[...])`, or None.
         notes: What of the prompts could not be understood as meant.
-        prompts: What the text encoder is told of the targets: their weights are the control's, see `word_weights`.
+        prompts: The target prompts for the text encoder: their weights are the control's, see `word_weights`.
     """
 
     control: AttentionControl
@@ -106,7 +106,7 @@ def prompt_control(
     """
     text, targets, steps = model.text, list(target_prompts), num_inference_steps
     written = [word_weights(text, source_prompt, target) for target in targets]
-    told = tuple(targets)
+    prompts = tuple(targets)
     if released:  # looks words up in the text as it is
         source_prompt, targets = plain_text(source_prompt), [plain_text(target) for target in targets]
     _warn_long_prompts(text, [source_prompt, *targets])
@@ -119,7 +119,7 @@ def prompt_control(
         alpha = torch.cat([alpha[:1].expand(start_index, *alpha.shape[1:]), alpha])  # row start_index comes first
         if alpha[start_index:steps].any():
             edits.append(CrossAttentionEdit(map_edit, alpha))
-            told = tuple(each.prompt for each in written)
+            prompts = tuple(each.prompt for each in written)
     start, end = (
         start_index + int(bound * steps) for bound in align.share_of_run(self_replace_steps, "self_replace_steps")
     )
@@ -136,7 +136,7 @@ def prompt_control(
     notes = [*_share_notes(steps, map_edit, cross_replace_steps, self_replace_steps, blend, blend_start)]
     if not released and edit != "none":
         notes += _without_common_words(text, source_prompt, targets)
-    return PromptControl(AttentionControl(edits), maps, blend, tuple(notes), told)
+    return PromptControl(AttentionControl(edits), maps, blend, tuple(notes), prompts)
 
 
 def _share_notes(

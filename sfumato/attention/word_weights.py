@@ -26,7 +26,7 @@ class WordWeights:
 
     Attributes:
         factors: On each token's attention, (length,).
-        prompt: What the text encoder is told.
+        prompt: What the text encoder is given.
     """
 
     factors: Tensor

@@ -74,7 +74,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Case:
-    """One image with what shall happen to it.
+    """One image and what is to be done to it.
 
     Attributes:
         name: Unique in the benchmark, safe as a file name.
@@ -163,5 +163,5 @@ class Benchmark(Protocol):
 
         Args:
             rows: Of one configuration.
-            folder: Of the run, which the pictures' paths start from.
+            folder: Of the run, which the images' paths start from.
         """

@@ -44,7 +44,7 @@ def read_objects(
         table: By name.
         file: It came from.
         remedy: For the message: what the file must be.
-        optional: What takes the place of names that may be missing.
+        optional: Values for names that may be missing.
 
     Raises:
         UsageError: It is no list, is empty, or an entry of it is not as it must be.

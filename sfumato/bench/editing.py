@@ -28,7 +28,7 @@ CHANGED_ABOVE = 8
 LEAST_UNCHANGED = 0.02
 """Share of the pixels below which what is kept is not measured."""
 HIGHEST_PSNR = 50.0
-"""Beyond it nobody sees a difference, and one perfect result shall not decide a mean."""
+"""Above it no difference is visible, and one perfect result must not decide a mean."""
 
 
 def edit_configurations(

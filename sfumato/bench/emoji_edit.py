@@ -5,7 +5,7 @@ its scene. So the distance to the right answer is measured, not guessed from tex
 
 200 edits of rendered images, 20 of each of 10 kinds, fixed by a seed; one source in seven is of a (concept, style)
 pair that the model never saw. The words of both captions are the model's own grammar. For `re-weight` the prompt stays,
-a pale background shall become its full colour, and methods without word weights do not apply.
+a pale background is to become its full colour, and methods without word weights do not apply.
 """
 
 from __future__ import annotations

@@ -331,7 +331,7 @@ def load_source(path: Path) -> Image.Image:
 
 
 def through_jpeg(image: Image.Image) -> Image.Image:
-    """The image as it comes back from a JPEG file of Pillow's default quality."""
+    """The image as it is read from a JPEG file of Pillow's default quality."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     with Image.open(buffer) as again:

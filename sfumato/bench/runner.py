@@ -45,7 +45,7 @@ def run(
     earlier: Path | None = None,
     watch: Watch | None = None,
 ) -> list[Row]:
-    """Tries what has no row yet, and hands back all rows of the run.
+    """Runs what has no row yet, and returns all rows of the run.
 
     Args:
         benchmark: Any.

@@ -1,1 +1,1 @@
-"""What the network is told: the words of prompts, and directions between embeddings."""
+"""What the network is conditioned on: the words of prompts, and directions between embeddings."""

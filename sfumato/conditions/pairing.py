@@ -34,7 +34,7 @@ class Pairing:
     Attributes:
         kept: (source, target) that are the same.
         swapped: Runs that take one another's place; several pieces of the one may be one of the other.
-        added, removed: Pieces of the target and of the source without a counterpart; punctuation alone is not told.
+        added, removed: Pieces of the target and of the source without a counterpart; punctuation alone is left out.
     """
 
     kept: tuple[tuple[int, int], ...]

@@ -50,7 +50,7 @@ def search(
         strengths: Shares of the steps to run, each in [0, 1].
         guidance_scales: Of the edited branch; those of one strength run in one batch.
         energy: Judges clean latents, (image, channels, height, width), the lower the better; None: `PromptGain`. One of
-            images: `energies.OfPictures`.
+            images: `energies.OfImages`.
         control: Prompt-to-Prompt's, or None.
 
     Returns:

@@ -51,7 +51,7 @@ from sfumato.options import Option
     inversions=("dpm-encoder", "edit-friendly"),
     refuses={
         **WITHOUT_NOISE_MAPS,
-        "ddim": "it keeps no noise maps; at eta 0 the code is the noise alone, which holds too little",
+        "ddim": "it has no noise maps: at eta 0 the code is the first noise alone, which holds too little",
     },
 )
 def cycle_diffusion(
@@ -96,7 +96,7 @@ def cycle_diffusion(
 
     Costs 2 network evaluations a target for each executed step (1 when nothing is guided), and 1 at the end for the
     source (2 when its inversion was guided); with attention control the source takes part in each executed step, for as
-    much. A drawn image costs 2 a step more. A search: see `search`.
+    much. A generated image costs 2 a step more. A search: see `search`.
 
     Args:
         task: From a DPM-Encoder inversion, at the guidance that it was made at (the paper: 1); or from drawn noise, for

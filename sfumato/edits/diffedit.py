@@ -72,7 +72,7 @@ def diffedit(
     """Finds where the predictions under the prompts differ, and denoises under the target prompts only there.
 
     Costs, for each image, contrast_draws (1 + targets) network evaluations for the mask, and 2 targets for each of the
-    int(strength steps) steps that are run, half of that at guidance 1; for a drawn source those of drawing it.
+    int(strength steps) steps that are run, half of that at guidance 1; for a generated source those of generating it.
 
     Args:
         task: From an inversion that keeps its trajectory, or drawn noise. Its mask is used where there is one;

@@ -64,7 +64,7 @@ def edit_friendly(
 
     Costs 2 network evaluations a target for each executed step (1 when nothing is guided), and 2 at the end for the
     source (1 when its inversion was not guided); with attention control the source takes part in each executed
-    step, for as much. A drawn image costs 2 a step more.
+    step, for as much. A generated image costs 2 a step more.
 
     Args:
         task: From an edit-friendly inversion, at the guidance that it was made at (the paper: 3.5); or from drawn

@@ -162,11 +162,11 @@ def start_notes(task: EditTask, strength: float, skip_steps: int | None) -> tupl
 def with_noise_maps(task: EditTask, *, eta: float) -> EditTask:
     """The task itself; from drawn noise, the task from the code of the images that the model draws from it.
 
-    A drawn one costs one network evaluation a step, two with guidance.
+    A generated image costs one network evaluation a step, two with guidance.
 
     Raises:
         InversionError: The inversion is of real images and keeps no noise maps, or was made at another guidance or
-            with another prompt, under which the images would not come back.
+            with another prompt, under which the images would not be reconstructed.
         UsageError: eta is 0.
     """
     source = task.source

@@ -94,15 +94,15 @@ def plug_and_play(
     """Denoises the targets with features and self-attention maps of the source.
 
     Costs 1 + 2 targets network evaluations a step and image for an inverted image (1 + targets at guidance 1), and
-    2 (1 + targets) for a drawn one (half of it when nothing is guided). A growing negative prompt costs 1 a target
-    more, for a drawn image 2.
+    2 (1 + targets) for a generated one (half of it when nothing is guided). A growing negative prompt costs 1 a target
+    more, for a generated image 2.
 
     Args:
         task: From an inversion that keeps its trajectory, or drawn noise; the model's decoder has the stages that
             `decoder_layers` looks for. The source prompt of a real image is used only with source_row="prompt", and as
             the growing negative prompt where none is given; its row needs no guidance.
         feature_threshold, attention_threshold, sampling_steps, source_row, negative_growth, negative_start: See their
-            `Option`. The first release: "linear", from 0 for a real image and 0.25 for a drawn one.
+            `Option`. The first release: "linear", from 0 for a real image and 0.25 for a generated one.
 
     Raises:
         InversionError: The inversion does not hold the timesteps of `sampling_steps`, or no trajectory.

@@ -145,7 +145,7 @@ class EditTask:
         Args:
             latents: What the run starts from; None: the noise of the source.
             branches: None: all branches of the task.
-            start_index: First step to execute; None: the first that the source leads back from.
+            start_index: First step to execute; None: the first step of the source.
             timesteps: None: the source's.
             replay: The inversion to take noise maps, null embeddings, pinned latents and the stepper from.
             eta: None: that of `replay`, without one 0.

@@ -81,7 +81,7 @@ def translate(
 
     Args:
         model_a: The model that the image belongs to.
-        model_b: The model that it shall belong to.
+        model_b: The model whose domain the result should be of.
         latents: Of the first model, (image, channels, height, width).
         source_prompt, target_prompt, negative_prompt: For models of text.
         source_guidance_scale, guidance_scale: Of the first model and the second.
@@ -140,7 +140,7 @@ def bridge(
     strength: float = 1.0,
     watch: Watch | None = None,
 ) -> LatentTranslation:
-    """DDIB: deterministic, so that the way back leads to where one came from, up to the solver's error.
+    """DDIB: deterministic, so that the way back ends at the image, up to the solver's error.
 
     Costs one evaluation of each model a step that is run (two of the second where guided).
 

@@ -161,7 +161,7 @@ class NoisyClassLabel:
 
     Attributes:
         classifier: From noisy latents and the step to logits, (rows, classes).
-        label: The class that the image shall belong to.
+        label: The class that the image should belong to.
     """
 
     classifier: Callable[[Tensor, Step], Tensor]
@@ -233,7 +233,7 @@ class OnEstimate:
     Attributes:
         energy: Looks at clean latents.
         model: Estimates them.
-        condition: What it is told, one row a row of latents.
+        condition: What it is conditioned on, one row a row of latents.
     """
 
     energy: Energy

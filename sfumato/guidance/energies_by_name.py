@@ -57,7 +57,7 @@ class Rows:
         model: Draws them.
         clean: Latents of the source's image, (row, channels, height, width).
         source_prompt: What that shows.
-        target_prompts: What each row shall show.
+        target_prompts: What each row should show.
         encoder: Name of the dual encoder, see `dual_encoder`; None: the model's own.
         views: Random views an image for text agreement, see `TextAgreement`.
         generator: Draws the views, and the noises of prompt-gain.
@@ -138,7 +138,7 @@ def energies_of(spec: Spec, rows: Rows, use: Use = "guide") -> list[tuple[float,
     """(weight, energy) pairs, all of clean latents, (row, channels, height, width).
 
     Raises:
-        UsageError: An unknown name, or an energy that needs an encoder which nobody named.
+        UsageError: An unknown name, or an energy that needs an encoder where none is named.
         ModelError: The encoder cannot be loaded.
     """
     if not isinstance(spec, str | Mapping):

@@ -1,4 +1,4 @@
-"""A negative prompt that grows over the run: guidance leads first away from no text, then from the negative prompt.
+"""A negative prompt that grows over the run: it replaces the empty prompt step by step.
 
 Source: the first release of Plug-and-Play (github.com/MichalGeyer/plug-and-play, where it is called the negative
 prompt's schedule); not in the paper.

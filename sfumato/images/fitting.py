@@ -62,7 +62,7 @@ def fit_image(
     minimum: int | None = None,
     background: tuple[int, int, int] | None = None,
 ) -> FittedImage:
-    """Gives the image a size that the model allows; one that fits already comes back unchanged.
+    """Gives the image a size that the model allows; one that fits already is returned unchanged.
 
     Args:
         image: PIL image, RGB.

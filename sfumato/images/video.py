@@ -44,7 +44,7 @@ def check_movie_path(path: str | os.PathLike[str]) -> Path:
     A name without an extension, or an existing folder, means a folder of PNGs.
 
     Raises:
-        ImageError: The extension is unknown; the folder that it shall be in does not exist or cannot be written; or
+        ImageError: The extension is unknown; its folder does not exist or cannot be written; or
             `path` is a folder that holds something else than frames; or the format needs ffmpeg, and there is none.
         UsageError: `path` is no path.
     """
@@ -195,7 +195,7 @@ def _write_animation(
 
 
 def _for_gif(frames: Sequence[Image.Image]) -> tuple[list[Image.Image], dict[str, Any]]:
-    """Frames in one palette, and what GIF has to be told of them."""
+    """Frames in one palette, and what a GIF file says of them."""
     palette = shared_palette([frame.convert("RGB") for frame in frames])
     shown = [in_palette(frame, palette) for frame in frames]
     # a pixel that is gone in the next frame shows only if each frame is wiped away before it
@@ -219,11 +219,11 @@ def _write_stream(
 
 def _whole(timeline: Sequence[Shown], tick: float, unit: int = 1) -> Iterator[int]:
     """Durations in whole ticks of so many seconds, times `unit`, rounded so that the ends of frames do not drift."""
-    end = told = 0.0
+    end = counted = 0.0
     for _, seconds in timeline:
         end += seconds / tick
-        ticks = max(1, round(end - told))
-        told += ticks
+        ticks = max(1, round(end - counted))
+        counted += ticks
         yield ticks * unit
 
 

@@ -56,8 +56,8 @@ def bdia_inversion(
 ) -> Inversion:
     """Carries clean latents to noise by the exact inverse of BDIA's sampling step.
 
-    Costs N + 1 network evaluations an image, twice that with guidance. Float64 latents come back at their rounding
-    level, at the guidance that they were inverted with.
+    Costs N + 1 network evaluations an image, twice that with guidance. Float64 latents are reconstructed up to
+    rounding, at the guidance scale that they were inverted with.
 
     Returns:
         Noise, trajectory, the grid, gamma and the first step's `correction`, by which `sample(replay=...)` steps.

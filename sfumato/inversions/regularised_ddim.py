@@ -108,7 +108,7 @@ def regularised_ddim_inversion(
 
 
 def released_moves(schedule: Schedule, timesteps: Sequence[float]) -> list[Move]:
-    """The authors' grid: without its first and last entry, each level one index below the timestep that is told.
+    """The authors' grid: without its first and last entry, each level one index below its timestep.
 
     Args:
         schedule: Noise levels.

@@ -71,7 +71,7 @@ class Inversion:
         model_revision: Revision of the model.
         image_sha256: SHA-256 of the fitted image's pixels, or "" for latents given directly.
         key: Content hash of image, model and options, see `content_key`.
-        start_index: First step that it leads back from; `noise` is at that step's level, and the trajectory ends there.
+        start_index: First step of its replay; `noise` is at that step's level, and the trajectory ends there.
         file: Where it was loaded from, or None; not kept in files.
     """
 
@@ -159,7 +159,7 @@ class Inversion:
         latent_shape: tuple[int, int, int] | None = None,
         embeds_shape: tuple[int, int, int] | None = None,
     ) -> None:
-        """Refuses a run that this inversion does not lead back from.
+        """Refuses a run that this inversion cannot be replayed in.
 
         Args:
             model_revision: The model's.

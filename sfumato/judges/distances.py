@@ -17,14 +17,14 @@ PIXEL_NOTE: Final = (
     "frames are compared pixel by pixel, for want of a perceptual distance: `pip install --no-deps lpips` and put"
     " torchvision's alexnet-owt-7be5be79.pth into a folder that SFUMATO_WEIGHTS names, and LPIPS is used"
 )
-"""What to tell whoever named no distance and got the one of the pixels."""
+"""The note where no distance was named and that of the pixels is used."""
 
 
 def load_distance(name: str | Distance | None, model: Model) -> Distance:
     """Makes a distance.
 
     Args:
-        name: A key of `DISTANCES`, or a distance itself, which is handed back. None: for the embedded emoji model the
+        name: A key of `DISTANCES`, or a distance itself, which is returned. None: for the embedded emoji model the
             distance of its own world, for others LPIPS (alex) where its weights are on this computer, else that of the
             pixels; tell the user `PIXEL_NOTE` then.
         model: What draws the frames.

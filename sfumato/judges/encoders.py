@@ -39,7 +39,7 @@ def dual_encoder(model: Model, name: str | None = None) -> DualEncoder:
     """The encoder by name, on the model's device.
 
     Args:
-        model: The model whose images it shall judge.
+        model: The model whose images it scores.
         name: "emoji-clip" (embedded), or a CLIP model: a local folder or a hub id with safetensors weights; None:
             emoji-clip for the embedded model.
 

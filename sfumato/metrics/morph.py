@@ -203,7 +203,7 @@ def diffmorpher_measures(distances: Tensor | Sequence[float], *, num_frames: int
 
     Args:
         distances: Of neighbouring frames, `num_frames - 1` of them.
-        num_frames: Said by whoever means another number.
+        num_frames: Another number of frames, where it is meant.
 
     Raises:
         ValueError: Another number of distances, or one that is negative or not finite.

@@ -1,6 +1,6 @@
 """The one policy of what a metric measures: values of a known range, all finite, nothing converted in silence.
 
-A metric of the wrong values still gives a number, and nobody sees that it is wrong. So bytes are never taken for
+A metric of the wrong values still gives a number, which looks right. So bytes are never taken for
 floats, nor indices of a palette for colours, nor 0..255 for -1..1; and NaN is an error wherever it comes in, never a
 failure counted, never "no background".
 """

@@ -90,7 +90,7 @@ class KernelHook(Protocol):
     """Takes over calls of the attention kernel while it is installed."""
 
     def wants(self, site: AttentionSite) -> bool:
-        """Whether this layer's call shall go through `attend`; if not, the layer runs as if unhooked."""
+        """Whether this layer's call goes through `attend`; if not, the layer runs as if unhooked."""
 
     def attend(self, call: KernelCall) -> Tensor:
         """What the kernel would give, softmax(scale q k + mask) v, (rows, heads, query tokens, head_dim)."""

@@ -22,7 +22,7 @@ from sfumato.models.schedules import Level, Schedule
 
 @dataclass(frozen=True)
 class Condition:
-    """What the network is told besides latents and t; one row a prompt.
+    """What the network is conditioned on besides latents and t; one row a prompt.
 
     Attributes:
         prompt_embeds: Text encoder output, (rows, tokens, dim).
@@ -59,7 +59,7 @@ class Condition:
         return replace(self, prompt_embeds=prompt_embeds)
 
     def equals(self, other: Condition) -> bool:
-        """Whether the network is told the same by both."""
+        """Whether both condition the network alike."""
         pairs = zip(self._tensors, other._tensors, strict=True)
         return all(
             mine is its or (mine is not None and its is not None and torch.equal(mine, its)) for mine, its in pairs
@@ -193,7 +193,7 @@ class Model(ABC):
 
         Args:
             latents: (rows, channels, height, width).
-            t: Time told to the network.
+            t: Time that the network is conditioned on.
             condition: As many rows as the latents.
             level: Level of the latents where it is not that of t (an inversion may tell the next one).
         """

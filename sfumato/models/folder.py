@@ -1,4 +1,4 @@
-"""What lies in a diffusers folder: is it complete, is it safe, which model is it; told without loading it.
+"""What lies in a diffusers folder: is it complete, is it safe, which model is it; found without loading it.
 
 diffusers and transformers look into a folder for more than weights: for Python files, for files that a configuration
 names, for lists that lead to further files. They are never shown the folder itself. What is checked here is laid out in

@@ -1,4 +1,4 @@
-"""What a single safetensors file holds, told by the names and shapes of its tensors."""
+"""What a single safetensors file holds, by the names and shapes of its tensors."""
 
 from __future__ import annotations
 

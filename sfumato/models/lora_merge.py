@@ -163,7 +163,7 @@ def _has_weight(module: Any) -> bool:
 
 
 def _kohya_names(network: str, modules: Mapping[str, Any], owner: Any) -> Iterator[tuple[str, str]]:
-    """Names with underscores, of which the last dots cannot be told any more, to paths."""
+    """Names with underscores, whose last dots are ambiguous, to paths."""
     for path in modules:
         names = [path, f"text_model.{path.removeprefix('text_model.')}"]
         if network == "unet" and isinstance(owner.config.layers_per_block, int):

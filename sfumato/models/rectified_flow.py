@@ -1,7 +1,8 @@
 """The schedule of a rectified flow (Liu et al., 2022), https://arxiv.org/abs/2209.03003.
 
-Noisy latents are x = (1 - sigma) x0 + sigma eps, and the network is told 1000 sigma. Shifts move a run's levels towards
-the noisy end, more so for larger images (Esser et al., 2024, https://arxiv.org/abs/2403.03206, section 5.3.2).
+Noisy latents are x = (1 - sigma) x0 + sigma eps, and the network is conditioned on 1000 sigma. Shifts move a run's
+levels towards the noisy end, more so for larger images (Esser et al., 2024, https://arxiv.org/abs/2403.03206, section
+5.3.2).
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Step:
     Attributes:
         index: 0-based count in sampling order, over all steps of the grid, also when the run starts later.
         num_steps: Steps of the whole grid.
-        time: What the network is told: a timestep, or 1000 sigma.
+        time: What the network is conditioned on: a timestep, or 1000 sigma.
         time_prev: That of the less noisy neighbour; negative after the last step.
         level: Level at `time`.
         level_prev: Level at `time_prev`.

@@ -95,22 +95,22 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
     schedule = model.schedule
     if model.text.length == 0 or not isinstance(schedule, DiscreteVP):  # no guidance, or no timesteps, to be distilled
         return
-    told = [name for name in names if _FEW_STEPS.search(name)]
-    told += [name for name in loras if _FEW_STEPS_LORA.search(name)]
+    named = [name for name in names if _FEW_STEPS.search(name)]
+    named += [name for name in loras if _FEW_STEPS_LORA.search(name)]
     reason = _few_step_scheduler(scheduler, schedule)
     spacing = schedule.spacing
     if model.takes_guidance:
         reason = reason or "its guidance scale is an input of the network"
         spacing = "lcm" if spacing == "leading" else spacing
-    elif reason is None and told and schedule.alphas_cumprod[-1] > 0:
-        reason = f"by its name, {told[0]}"
-        spacing = "lcm" if re.search("lcm|tcd", told[0], re.IGNORECASE) else "trailing"
+    elif reason is None and named and schedule.alphas_cumprod[-1] > 0:
+        reason = f"by its name, {named[0]}"
+        spacing = "lcm" if re.search("lcm|tcd", named[0], re.IGNORECASE) else "trailing"
     if reason is None:
         return
     if spacing != schedule.spacing:
         model.schedule = schedule = replace(schedule, spacing=spacing, final_alpha_bar=1.0)
     model.few_steps = True
-    model.num_inference_steps = _step_count(model, schedule, told)
+    model.num_inference_steps = _step_count(model, schedule, named)
     model.guidance_scale = LCM_GUIDANCE if model.takes_guidance else 1.0
     steps = f"{model.num_inference_steps} step{'s' if model.num_inference_steps > 1 else ''}"
     guidance = f"guidance {model.guidance_scale:g}{'' if model.takes_guidance else ' (off)'}"

@@ -19,7 +19,7 @@ class StableDiffusionXL(StableDiffusion):
     """The base model and its distilled kin (SDXL-Turbo).
 
     Reference: Podell et al., 2023, https://arxiv.org/abs/2307.01952, section 2.2 for the micro-conditions. The original
-    and target sizes are told as the image's own, the crop as (0, 0).
+    and target sizes are the image's own, the crop is (0, 0).
     """
 
     zeroes_empty_negative = False

@@ -158,8 +158,8 @@ def fingerprint(encoders: Sequence[Any], tokenizers: Sequence[ClipText]) -> str:
     digest = hashlib.sha256()
     for encoder, tokenizer in zip(encoders, tokenizers, strict=True):
         config = encoder.config
-        told = (config.hidden_act, config.num_attention_heads, config.num_hidden_layers, config.layer_norm_eps)
-        digest.update(repr((told, tokenizer.length, tokenizer.padding)).encode())
+        parts = (config.hidden_act, config.num_attention_heads, config.num_hidden_layers, config.layer_norm_eps)
+        digest.update(repr((parts, tokenizer.length, tokenizer.padding)).encode())
         for parameter in encoder.parameters():
             digest.update(str(tuple(parameter.shape)).encode())
             digest.update(np.packbits(torch.signbit(parameter.detach()).cpu().numpy()).tobytes())

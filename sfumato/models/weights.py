@@ -1,4 +1,4 @@
-"""Which weights a model has, told without reading gigabytes."""
+"""Which weights a model has, found without reading gigabytes."""
 
 from __future__ import annotations
 

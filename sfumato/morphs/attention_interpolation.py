@@ -141,8 +141,8 @@ def interpolated_frames(
         ends: Noise and grid of the two ends, its images: inverted images, or drawn noise in an `Inversion`.
         prompts: Of the two ends, two rows.
         weights: Of the rows: 0.0 first and 1.0 last, or, where `kept` was filled by such a run, frames alone.
-        negative: What guidance leads away from, one row.
-        guide: Told to all frames in place of the mixed prompt, one row.
+        negative: The negative prompt, one row.
+        guide: Condition of all frames in place of the mixed prompt, one row.
         guidance_scale: In the middle.
         end_guidance_scale: At the ends; None: as in the middle.
         kind: Form of the attention.

@@ -166,7 +166,7 @@ class DiffMorpherPath:
         Args:
             model: Any model with self-attention in its decoder.
             weights: Of the rows: 0.0 first and 1.0 last, or, where `kept` was filled by such a run, frames alone.
-            negative: What guidance leads away from, one row.
+            negative: The negative prompt, one row.
             guidance_scale: In the middle; 1 at the ends.
             kept: Layer inputs of the ends.
             watch: Progress and cancellation.

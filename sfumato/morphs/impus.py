@@ -185,7 +185,7 @@ class Adapted:
     Attributes:
         noise: Inverted noise of the images, (2, channels, height, width).
         condition: Their embeddings, two rows.
-        negative: What guidance leads away from, one row.
+        negative: The negative prompt, one row.
         cond, uncond: Adapters of the two halves of guidance; None: the model as it is.
         guidance_scale, end_guidance_scale: In the middle of the path, and at its ends.
         num_inference_steps: Of every frame.

@@ -41,7 +41,7 @@ class Ends:
 
 @dataclass(frozen=True)
 class MorphPath:
-    """A morph as a function of its weight: what a morphing method hands back.
+    """A morph as a function of its weight: the result of a morphing method.
 
     Attributes:
         draw: From morph weights in [0, 1] to frames, (frame, channels, height, width): clean latents, or pixels in

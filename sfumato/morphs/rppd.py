@@ -116,7 +116,7 @@ def path_diversity(
         noise: Inverted noise of the two images, (2, channels, height, width).
         condition: Their embeddings, two rows.
         distance: Of decoded images.
-        negative: What guidance leads away from; None: the empty prompt.
+        negative: The negative prompt; None: the empty prompt.
         guidance_scale: Of the path and of reconstruction 2.
         end_guidance_scale: Of reconstruction 1, as in the authors' code.
         num_inference_steps: Of every frame.

@@ -1,8 +1,8 @@
 """Worker processes: each prepares itself once, then does one job at a time and says what came of it.
 
-A crew knows nothing of what the jobs are, and replaces nobody: it says who has gone (`sfumato.run.jobs` decides what
-then). `Processes` are those of this machine. A worker leaves as soon as its parent has gone, so that a killed run
-leaves nothing behind; it does not heed Ctrl-C or SIGTERM, which are for the parent to answer.
+A crew does not know what the jobs are, and replaces no worker: it says which are gone (`sfumato.run.jobs` decides what
+to do then). `Processes` are those of this machine. A worker ends as soon as its parent is gone, so that a killed run
+leaves nothing behind; it ignores Ctrl-C and SIGTERM, which the parent handles.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Failed:
-    """Preparing, or a job, raised: neither catches what it can mend, so the run has to end."""
+    """Preparing, or a job, raised: neither catches what it can handle, so the run has to end."""
 
     worker: int
     error: SfumatoError

@@ -48,7 +48,7 @@ class _Waiting(Generic[Job]):
 
 
 class _Queue(Generic[Job]):
-    """Groups of jobs that nobody has begun, and the one that each worker is at."""
+    """Groups of jobs that no worker has begun, and the one that each worker is at."""
 
     def __init__(self, groups: Sequence[Sequence[Job]]) -> None:
         self._groups = deque(deque(_Waiting(job) for job in group) for group in groups if group)
@@ -70,7 +70,7 @@ class _Queue(Generic[Job]):
         return largest.pop() if largest else None
 
     def again(self, one: _Waiting[Job]) -> None:
-        """Puts a job back, to be the next that is taken by whoever is through with its group."""
+        """Puts a job back, to be taken next by a worker that has finished its group."""
         self._groups.appendleft(deque([one]))
 
     def leave(self, worker: int) -> None:
@@ -94,7 +94,7 @@ def run_jobs(
         crew: Inside its `with`.
         groups: Jobs, those that share something in one group.
         workers: At most.
-        ready: Told the facts of every worker that is ready; may raise.
+        ready: Called with the facts of every worker that is ready; may raise.
         stopping: Asked all the time: once it says True, no job is begun, and the generator ends when those that run are
             done.
         tick: Called at least once a second, with how the run stands.

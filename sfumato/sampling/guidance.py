@@ -23,15 +23,15 @@ def guided_output(
 ) -> Tensor:
     """Network output after classifier-free guidance, shaped like the latents (branch, image, channels, height, width).
 
-    One network call on the rows of the layout. Without an unconditional half a network that takes the guidance scale as
-    an input is told it.
+    One network call on the rows of the layout. Without an unconditional half, a network that takes the guidance scale
+    as an input gets it.
 
     Reference: Ho & Salimans, 2022, https://arxiv.org/abs/2207.12598, Eq. 6, with w = 1 meaning off.
 
     Args:
         model: Any model.
         latents: (branch, image, channels, height, width).
-        t: Timestep told to the network.
+        t: Timestep that the network is conditioned on.
         condition: One row for each row of the layout.
         scales: Guidance scale of each branch, (branch,).
         layout: The axes.

@@ -23,7 +23,7 @@ class Branch:
 
     Attributes:
         condition: Its prompt; one row, or one row an image.
-        negative: What guidance leads away from; None: the empty prompt.
+        negative: The negative prompt; None: the empty prompt.
         guidance_scale: w in uncond + w (cond - uncond); 1 = off; may depend on the step.
     """
 
@@ -119,7 +119,7 @@ class Control(Protocol):
         """Patches the model inside the block, and leaves it as found."""
 
     def at_step(self, step: Step) -> None:
-        """Told before the network call of each step."""
+        """Called before the network call of each step."""
 
 
 class Replay(Protocol):

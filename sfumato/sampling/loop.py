@@ -63,12 +63,12 @@ def sample(
         stepper: What to step by; None: the replay's own, where it has one, else `DDIM(eta)`.
         generator: Draws the noise of stochastic steps, one draw a step, shared by all branches; one for each image.
         replay: Takes noise maps, null embeddings, a pinned source and the stepper from there instead.
-        controls: Installed for the length of the run and told every step.
+        controls: Installed for the length of the run and called at every step.
         before_step, on_step: Called in turn with the latents, (branch, image, channels, height, width), before the
             network call of every step and after the step; what they return goes on.
         guide: Makes the guided network output in place of `guided_output`, with the same arguments but the step for t:
             other networks or adapters for the two halves, guidance by gradients. It may return the output and the
-            latents that the step shall start from.
+            latents that the step starts from.
         watch: Progress, previews, cancellation.
         differentiable: Keep the graph through the whole run.
 
@@ -196,7 +196,7 @@ def _spread(noise: Tensor, branches: int) -> Tensor:
 
 
 def _stepper(asked: Stepper[Any] | None, replay: Replay | None, eta: float) -> Stepper[Any]:
-    """What a run steps by: what was asked for, what the replay needs, or DDIM."""
+    """The stepper of a run: the one asked for, the one that the replay needs, or DDIM."""
     needed = None if replay is None else replay.stepper
     if needed is not None and (asked is not None or eta > 0.0):
         raise UsageError("this inversion is replayed by its own stepper, without noise: give no stepper and no eta")

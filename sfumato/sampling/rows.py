@@ -27,7 +27,7 @@ class Row:
     Attributes:
         name: Controls see it as a branch of this name.
         branch: Index of the branch whose latents it takes.
-        condition: What it is told; one row, or one an image. All rows of a call have equally many tokens.
+        condition: What it is conditioned on; one row, or one an image. All rows of a call have equally many tokens.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Rows:
         Args:
             model: Any model.
             latents: (branch, image, channels, height, width).
-            t: Timestep told to the network.
+            t: Timestep that the network is conditioned on.
         """
         images = latents.shape[1]
         inputs = torch.cat([latents[row.branch] for row in self.rows])
@@ -65,7 +65,7 @@ class Rows:
 
 
 class _Under:
-    """A control told another layout than the loop's."""
+    """A control that sees another layout than the loop's."""
 
     reads_unconditional = False
 

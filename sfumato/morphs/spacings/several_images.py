@@ -21,7 +21,7 @@ def at_one_pace(
     how a leg's steps shrink with their number is learned from the spacings made on the way.
 
     Args:
-        spacings: Of the legs, with as many frames in all as there shall be.
+        spacings: Of the legs, with as many frames in all as there are to be.
         most: Frames that a leg can have at most; None: any number.
         again: Spaces a leg with another number of frames.
     """
