@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -22,12 +22,16 @@ class Option:
         low, high: Inclusive bounds on a number, or on every number inside a sequence or mapping; where there are none,
             numbers still have to be finite, and no larger than 1e9.
         check: Refuses a value of the right type by raising a UsageError, before anything heavy is done.
+        formerly: The option's name in earlier versions, whose recipes and calls still work.
+        renamed_values: Words of earlier versions, and what they are today.
     """
 
     help: str
     low: float | None = None
     high: float | None = None
     check: Callable[[Any], object] | None = None
+    formerly: str = ""
+    renamed_values: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     refuse: Callable[[Any], object] | None = None
+    formerly: str = ""
+    renamed_values: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -82,6 +88,8 @@ class Parameter:
             UsageError: Names the option, the value and what is allowed.
         """
         value = checks.plain(value)
+        if isinstance(value, str):
+            value = self.renamed_values.get(value, value)
         if not any(_fits(value, part) for part in _alternatives(self.type)):
             allowed = f"one of {', '.join(self.choices)}" if self.choices else self.type_name
             raise checks.refuse(self.name, allowed, value)
@@ -112,7 +120,10 @@ def parameters(function: Callable[..., Any]) -> dict[str, Parameter]:
         options = [extra for extra in getattr(annotation, "__metadata__", ()) if isinstance(extra, Option)]
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and options:
             option, kind = options[0], get_args(annotation)[0]
-            found[name] = Parameter(name, kind, parameter.default, option.help, option.low, option.high, option.check)
+            found[name] = Parameter(
+                name, kind, parameter.default, option.help, option.low, option.high, option.check, option.formerly,
+                option.renamed_values,
+            )  # fmt: skip
     return found
 
 

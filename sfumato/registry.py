@@ -59,10 +59,19 @@ class Entry:
         Raises:
             UsageError: An unknown option (with the closest name), a wrong type, or a value out of range.
         """
-        for name in options:
-            if name not in self.parameters:
-                raise UsageError(unknown("option", name, self.parameters, of=f" of {self.name}"))
-        return {name: self.parameters[name].check(value) for name, value in options.items()}
+        named = {self.option(name): value for name, value in options.items()}
+        return {name: self.parameters[name].check(value) for name, value in named.items()}
+
+    def option(self, name: str) -> str:
+        """Today's name of an option, which earlier versions may have called otherwise.
+
+        Raises:
+            UsageError: An unknown option (with the closest name).
+        """
+        for parameter in self.parameters.values():
+            if name in (parameter.name, parameter.formerly):
+                return parameter.name
+        raise UsageError(unknown("option", name, self.parameters, of=f" of {self.name}"))
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,14 @@ def test_unknown_names_suggest_the_closest() -> None:
         METHODS["prompt-to-prompt"].check_options({"cross_replace_step": 0.5})
 
 
+def test_an_option_of_an_earlier_version_is_read_as_todays() -> None:
+    assert INVERSIONS["ddim"].check_options({"told": "from"}) == {"conditioned_on": "current"}
+    assert INVERSIONS["direct"].check_options({"told": "from", "conditioned_on": "next"}) == {"conditioned_on": "next"}
+    assert METHODS["langevin"].check_options({"start": "picture"}) == {"start": "image"}
+    with pytest.raises(UsageError, match="conditioned_on must be one of next, current, got 'never'"):
+        INVERSIONS["ddim"].check_options({"told": "never"})
+
+
 def test_every_method_explains_every_option() -> None:
     assert len(METHODS) > 0
     for method in METHODS.values():

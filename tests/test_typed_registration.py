@@ -62,9 +62,9 @@ def no_frames(distance: Distance, num_frames: int, *, watch: Watch) -> Spaced:
 
 
 def use(task: InversionTask, morph: MorphTask, frames: Frames, distance: Distance) -> None:
-    ddim_inversion(task, told="from")
-    ddim_inversion(task, told="never")  # wrong: no choice of the option
-    ddim_inversion(task, tolled="from")  # wrong: an option that it does not have
+    ddim_inversion(task, conditioned_on="current")
+    ddim_inversion(task, conditioned_on="never")  # wrong: no choice of the option
+    ddim_inversion(task, condition_on="current")  # wrong: an option that it does not have
     ddim_inversion(task.model, task.latents, task.condition)  # wrong: arguments that it does not take
     crossfade(morph, space="latents")
     crossfade(morph, space=1)  # wrong: an option of another type

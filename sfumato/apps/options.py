@@ -210,8 +210,7 @@ def parse_options(
         name = name.strip().replace("-", "_")
         if not equals or not name:
             raise UsageError(f"{flag} takes name=value, got {setting!r}")
-        if name not in entry.parameters:
-            entry.check_options({name: text})
+        name = entry.option(name)
         if name in options:
             raise UsageError(f"{flag} {name} is given twice")
         options[name] = entry.parameters[name].parse(text)

@@ -64,12 +64,13 @@ def langevin_edit(
         Option("prompt of the model while it samples: none (the energy alone edits), source, or target (both edit)"),
     ] = "none",
     start: Annotated[
-        Literal["picture", "drawn"],
+        Literal["image", "drawn"],
         Option(
-            "first code of the chain: picture (the image's own) or drawn (random, so that nothing of the image stays;"
-            " give it more Langevin steps)"
+            "first code of the chain: image (its own) or drawn (random, so that nothing of the image stays; needs more"
+            " Langevin steps)",
+            renamed_values={"picture": "image"},
         ),
-    ] = "picture",
+    ] = "image",
     num_langevin_steps: Annotated[
         int, Option("Langevin steps; more edit further, 0 returns the reconstruction (paper: 200)", low=0)
     ] = 30,

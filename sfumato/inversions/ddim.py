@@ -4,8 +4,8 @@ Source: Song et al., 2021, https://arxiv.org/abs/2010.02502, Eq. 13 and section 
 2022, https://arxiv.org/abs/2211.09794.
 
 Each step assumes that the noise predicted at the less noisy latents holds over the step. The network is conditioned on
-the next timestep (the field's convention, also that of diffusers' inverse scheduler); with `told="from"` on the current
-one, as in the first Plug-and-Play repository.
+the next timestep (the field's convention, also that of diffusers' inverse scheduler); with
+`conditioned_on="current"` on the current one, as in the first Plug-and-Play repository.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ from sfumato.inversions.task import InversionTask
 from sfumato.options import Option
 from sfumato.sampling.ddim import ddim_step
 
-Told = Annotated[
-    Literal["to", "from"], Option("condition the network on the next timestep (to) or on the current one (from)")
+ConditionedOn = Annotated[
+    Literal["next", "current"],
+    Option(
+        "timestep that the network is conditioned on in a step: that of the noisier end (next), or of the less noisy"
+        " one (current)",
+        formerly="told",
+        renamed_values={"to": "next", "from": "current"},
+    ),
 ]
 
 
@@ -40,7 +46,7 @@ def ddim_inversion(
     inversion_guidance_scale: Annotated[
         float, Option("guidance scale during the inversion; above 1 the reconstruction drifts", low=1, high=100)
     ] = 1.0,
-    told: Told = "to",
+    conditioned_on: ConditionedOn = "next",
 ) -> Inversion:
     """Carries clean latents to noise, keeping every latent on the way.
 
@@ -52,7 +58,7 @@ def ddim_inversion(
     source, latents = task.source(inversion_guidance_scale), task.clean
     trajectory = [latents]
     for step in task.over(task.steps[::-1]):
-        time = step.time if told == "to" else max(step.time_prev, 0)
+        time = step.time if conditioned_on == "next" else max(step.time_prev, 0)
         prediction = source.predict(latents, time, step.level_prev)
         # The DDIM step with its levels exchanged: from the less noisy to the noisier one
         latents = ddim_step(prediction, step.level_prev, step.level)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sfumato.inversions.ddim import Told, ddim_inversion
+from sfumato.inversions.ddim import ConditionedOn, ddim_inversion
 from sfumato.inversions.method import inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
@@ -30,7 +30,7 @@ from sfumato.inversions.task import InversionTask
     cost="1 evaluation a step.",
     source_guidance_scale=1.0,
 )
-def direct_inversion(task: InversionTask, *, told: Told = "to") -> Inversion:
+def direct_inversion(task: InversionTask, *, conditioned_on: ConditionedOn = "next") -> Inversion:
     """Inverts clean latents without guidance; `sample(replay=...)` sets branch 0 to the trajectory.
 
     Costs one network evaluation a step and image.
@@ -38,4 +38,4 @@ def direct_inversion(task: InversionTask, *, told: Told = "to") -> Inversion:
     Returns:
         Noise, trajectory x_0 ... x_T and the grid, with `pinned` set.
     """
-    return replace(ddim_inversion(task, told=told), method="direct", pinned=True)
+    return replace(ddim_inversion(task, conditioned_on=conditioned_on), method="direct", pinned=True)

@@ -266,16 +266,16 @@ def test_methods_are_read_from_the_registry(run: Any) -> None:
 
 
 def test_options_of_the_inversion(run: Any, edit: Any, cat: Path, toy: Path) -> None:
-    edit("-o", "one.png", "--set-inversion", "told=from")
-    assert read_recipe("one.png")["inversion_options"] == {"told": "from"}
+    edit("-o", "one.png", "--set-inversion", "conditioned_on=current")
+    assert read_recipe("one.png")["inversion_options"] == {"conditioned_on": "current"}
     run("edit", "--like", "one.png", "--model", toy, "-o", "two.png")
     assert pixels(Path("two.png")) == pixels(Path("one.png"))
     args = ("--source", "a photo of a cat", "--model", toy, "--steps", 2)
-    run("invert", cat, *args, "--set", "told=from")
+    run("invert", cat, *args, "--set", "conditioned-on=current")
     edit("-o", "three.png", "--inverted", "cat.safetensors")
     assert pixels(Path("three.png")) == pixels(Path("one.png"))
-    error = run("invert", cat, *args, "--set", "tolled=from", code=2).stderr
-    assert "unknown option 'tolled' of direct: did you mean 'told'" in error
+    error = run("invert", cat, *args, "--set", "conditionedon=current", code=2).stderr
+    assert "unknown option 'conditionedon' of direct: did you mean 'conditioned_on'" in error
 
 
 def test_models(run: Any) -> None:

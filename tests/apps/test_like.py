@@ -217,6 +217,18 @@ def test_a_random_seed_is_recorded_and_repeats(edit: Any, run: Any, toy: Path) -
     assert pixels(Path("again.png")) == pixels(Path("first.png"))
 
 
+def test_options_of_earlier_versions_still_work(edit: Any, run: Any, toy: Path) -> None:
+    edit("-o", "new.png", "--set-inversion", "conditioned_on=current")
+    edit("-o", "old.png", "--set-inversion", "told=from")  # as it was called before
+    with_recipe("new.png", "older.png", inversion_options={"told": "from"})
+    run("edit", "--like", "older.png", "--model", toy, "-o", "again.png")
+    for name in ("old.png", "again.png"):
+        assert pixels(Path(name)) == pixels(Path("new.png"))
+        assert read_recipe(name)["inversion_options"] == {"conditioned_on": "current"}
+    run("edit", "--like", "older.png", "--model", toy, "-o", "changed.png", "--set-inversion", "conditioned_on=next")
+    assert pixels(Path("changed.png")) != pixels(Path("new.png"))
+
+
 def test_an_edit_along_a_direction_of_a_file_is_repeated(run: Any, edit: Any, toy: Path) -> None:
     run("direction", "make", "cat", "dog", "--model", toy, "-o", "way.safetensors")
     edit("-o", "first.png", "--method", "pix2pix-zero", "--set", "direction=way.safetensors")

@@ -27,8 +27,8 @@ def test_the_source_comes_back_at_any_guidance(toy_model: Any) -> None:
 
 def test_it_walks_to_noise_as_ddim_does(toy_model: Any) -> None:
     task = InversionTask(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4)
-    for told in ("to", "from"):
-        pinned, plain = (invert(task, told=told) for invert in (direct_inversion, ddim_inversion))
+    for end in ("next", "current"):
+        pinned, plain = (invert(task, conditioned_on=end) for invert in (direct_inversion, ddim_inversion))
         assert torch.equal(pinned.trajectory, plain.trajectory)
         assert pinned.pinned
         assert not plain.pinned

@@ -69,14 +69,14 @@ def replayed(model: GaussianModel, found: Inversion) -> Tensor:
     return sample(model, found.noise, branch, timesteps=found.timesteps, replay=found, eta=found.eta)[0]
 
 
-@pytest.mark.parametrize("told", ["to", "from"])
+@pytest.mark.parametrize("conditioned_on", ["next", "current"])
 @pytest.mark.parametrize("schedule", SCHEDULES[:2])
-def test_inversion_follows_the_exact_flow_at_order_one(schedule: RectifiedFlow, told: Any) -> None:
+def test_inversion_follows_the_exact_flow_at_order_one(schedule: RectifiedFlow, conditioned_on: Any) -> None:
     model, errors = GaussianModel(schedule), []
     clean = model.mean + model.std * drawn()
     exact = model.flow(clean, Level(1.0, 0.0), Level(0.0, 1.0))
     for count in COUNTS[:4]:
-        found = ddim_inversion(inverting(model, clean, count), told=told)
+        found = ddim_inversion(inverting(model, clean, count), conditioned_on=conditioned_on)
         errors.append(float((found.noise - exact).abs().max()))
     assert order_of(errors) == pytest.approx(1.0, abs=0.15), errors
 

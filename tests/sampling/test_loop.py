@@ -46,15 +46,16 @@ def test_ddim_converges_at_order_one(prediction: Any) -> None:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("told", ["to", "from"])
-def test_ddim_inversion_converges_at_order_one(told: Any, prediction: Any) -> None:
+@pytest.mark.parametrize("conditioned_on", ["next", "current"])
+def test_ddim_inversion_converges_at_order_one(conditioned_on: Any, prediction: Any) -> None:
     schedule = cosine_schedule(prediction_type=prediction, final_alpha_bar=float(cosine_schedule().alphas_cumprod[0]))
     model = GaussianModel(schedule)
     errors = []
     for count in COUNTS:
         clean = model.mean + model.std * drawn()
         inversion = ddim_inversion(
-            InversionTask(model, clean, model.encode_prompt("x"), num_inference_steps=count), told=told
+            InversionTask(model, clean, model.encode_prompt("x"), num_inference_steps=count),
+            conditioned_on=conditioned_on,
         )
         exact = model.flow(clean, schedule.final_alpha_bar, schedule.steps(count)[0].level)
         errors.append(float((inversion.noise - exact).abs().max()))
