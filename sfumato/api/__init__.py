@@ -1,1 +1,1 @@
-"""The public verbs: what surrounds a method, once for all of them."""
+"""The public verbs: reading images, inverting, masking, decoding and saving, once for all methods."""

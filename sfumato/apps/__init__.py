@@ -1,1 +1,1 @@
-"""The programs around the library: the `sfumato` command, and later the web page."""
+"""The `sfumato` command: one file a subcommand."""

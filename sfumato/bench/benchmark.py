@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Direction = Literal["higher", "lower", "none"]
 Steps = Annotated[int | None, Option("denoising steps of every case; none: the model's own choice", low=1)]
-Seed = Annotated[int, Option("of every case", low=0, high=2**63 - 1)]
+Seed = Annotated[int, Option("seed of every case", low=0, high=2**63 - 1)]
 
 
 @dataclass(frozen=True)

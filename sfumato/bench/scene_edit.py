@@ -61,8 +61,10 @@ class SceneEdits:
 
     steps: Steps = None
     seed: Seed = 0
-    judges: Annotated[str, Option("folder of judge.safetensors and emoji-clip.safetensors")] = str(WEIGHTS)
-    atlas: Annotated[str, Option("PNG of the drawings, as sfumato.emoji.training.atlas writes it")] = str(ATLAS)
+    judges: Annotated[str, Option("folder of the judges, judge.safetensors and emoji-clip.safetensors")] = str(WEIGHTS)
+    atlas: Annotated[str, Option("PNG of the drawings that scenes are made of, see sfumato.emoji.training.atlas")] = (
+        str(ATLAS)
+    )
     name: str = field(default="scene-edit", init=False)
     title: str = field(default="SceneEdit: edits of scenes, beside drawing anew", init=False)
     about: str = field(default=ABOUT, init=False)

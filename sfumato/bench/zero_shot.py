@@ -72,7 +72,7 @@ class ZeroShot:
     data: str | Path | None = None
     fit: Fit | None = None
     judge: str = "openai/clip-vit-base-patch32"
-    trials: Annotated[int, Option("seeds of a case", low=1)] = 3
+    trials: Annotated[int, Option("number of seeds of each case, of which the judge keeps the best", low=1)] = 3
     steps: Steps = None
     seed: Seed = 0
     name: str = field(default="zero-shot", init=False)

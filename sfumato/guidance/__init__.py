@@ -1,1 +1,1 @@
-"""What pushes a run beside classifier-free guidance."""
+"""Guidance beside classifier-free guidance: energies, attention maps, Langevin steps."""

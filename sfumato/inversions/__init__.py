@@ -1,2 +1,1 @@
-"""How to get back from an image to noise, and what else a replay needs, one inversion a file. `INVERSIONS` finds
-them."""
+"""Inversions: from an image to noise, and what else a replay needs, one a file. `INVERSIONS` finds them."""

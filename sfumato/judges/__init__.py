@@ -1,1 +1,1 @@
-"""Networks that look at images and judge them, and the distances made of them, by name."""
+"""Judges: networks that score images, and the distances made of them, by name."""

@@ -1,1 +1,1 @@
-"""Morphs: one file a method, and the parts that they share (`path`, `slerp`, `lora`, `spacing`)."""
+"""Morphs: one file a method, which `MORPHS` finds, and the parts that they share (`task`, `path`, `spacings`)."""
