@@ -24,9 +24,11 @@ from sfumato.sampling.shares import first_step, strength_notes
 def my_method(
     task: EditTask,
     *,
-    strength: Annotated[float, Option("share of the steps that the edit acts on", low=0, high=1)] = 0.8,
+    strength: Annotated[
+        float, Option("share of the steps that are run; lower keeps more of the image", low=0, high=1)
+    ] = 0.8,
 ) -> LatentEdit:
-    """Denoises source and targets from the latents that the inversion has at one step.
+    """Denoises source and targets from the inversion's latents at one step.
 
     Raises:
         UsageError: strength is outside [0, 1], or 0.
