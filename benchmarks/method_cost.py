@@ -20,7 +20,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -37,7 +37,7 @@ from sfumato.api.cost import Cost, measured
 from sfumato.edits.task import EditTask
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
-from sfumato.models.base import Condition, Model
+from sfumato.models.base import Model
 from sfumato.registry import INVERSIONS, METHODS
 
 SOURCE, TARGET = "a cat on a mat", "a dog on a mat"
@@ -108,10 +108,10 @@ def _measure(
     model = sfumato.load_model(model_name, device="cpu")
     shape = (1, model.latent_channels, latents, latents)
     clean = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    start = _start(model, clean, name, steps)
-    bare = [_bare_evaluation(model, clean)]
-    costs = [_run(model, name, start, options) for _ in range(rounds)]
-    bare.append(_bare_evaluation(model, clean))
+    start = start_of(model, clean, name, steps)
+    bare = [bare_evaluation(model, clean)]
+    costs = [run_method(model, name, start, options) for _ in range(rounds)]
+    bare.append(bare_evaluation(model, clean))
     seconds, evaluations = min(seconds for seconds, _ in costs), costs[0][1].evaluations
     return {
         "options": dict(options),
@@ -132,7 +132,7 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _start(model: Model, clean: Tensor, name: str, steps: int) -> Inversion:
+def start_of(model: Model, clean: Tensor, name: str, steps: int) -> Inversion:
     """What the method starts from: its first inversion of the latents, or the latents themselves."""
     method, generator = METHODS[name], torch.Generator().manual_seed(0)
     if method.from_image:
@@ -147,9 +147,15 @@ def _start(model: Model, clean: Tensor, name: str, steps: int) -> Inversion:
     return replace(made, prompt=SOURCE, guidance_scale=scale)
 
 
-def _run(model: Model, name: str, start: Inversion, options: Mapping[str, Any]) -> tuple[float, Cost]:
-    """Processor seconds, and the bill."""
-    begun = time.process_time()
+def run_method(
+    model: Model,
+    name: str,
+    start: Inversion,
+    options: Mapping[str, Any],
+    clock: Callable[[], float] = time.process_time,
+) -> tuple[float, Cost]:
+    """Seconds by the clock, and the cost."""
+    begun = clock()
     with measured(model) as cost:
         task = EditTask(
             model,
@@ -161,18 +167,20 @@ def _run(model: Model, name: str, start: Inversion, options: Mapping[str, Any]) 
             generator=torch.Generator().manual_seed(0),
         )
         METHODS[name].function(task, **options)
-    return time.process_time() - begun, cost
+    return clock() - begun, cost
 
 
 @torch.no_grad()
-def _bare_evaluation(model: Model, latents: Tensor, calls: int = 2) -> float:
-    """Processor seconds of the network alone for one row, in calls of four rows."""
-    condition = Condition(model.encode_prompt(["", "", SOURCE, TARGET]).prompt_embeds)
-    rows = latents.expand(4, -1, -1, -1).contiguous()
-    begun = time.process_time()
+def bare_evaluation(
+    model: Model, latents: Tensor, calls: int = 2, rows: int = 4, clock: Callable[[], float] = time.process_time
+) -> float:
+    """Seconds by the clock that the network alone takes for one row, in calls of some rows."""
+    condition = model.encode_prompt(["", "", SOURCE, TARGET][:rows] + [TARGET] * (rows - 4))
+    batch = latents[:1].expand(rows, -1, -1, -1).contiguous()
+    begun = clock()
     for _ in range(calls):
-        model.predict(rows, 500, condition)
-    return (time.process_time() - begun) / (4 * calls)
+        model.predict(batch, 500, condition)
+    return (clock() - begun) / (rows * calls)
 
 
 if __name__ == "__main__":
