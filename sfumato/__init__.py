@@ -33,6 +33,7 @@ _HOMES = {
     "UsageError": "sfumato.errors",
     "Watch": "sfumato.watch",
     "edit": "sfumato.api.edit",
+    "edit_many": "sfumato.api.several_edits",
     "generate": "sfumato.api.generate",
     "invert": "sfumato.api.invert",
     "load_model": "sfumato.models.loading",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from sfumato.api.results import GenerateResult as GenerateResult
     from sfumato.api.results import InvertResult as InvertResult
     from sfumato.api.results import MorphResult as MorphResult
+    from sfumato.api.several_edits import edit_many as edit_many
     from sfumato.api.slider import slider as slider
     from sfumato.api.translate import TranslateResult as TranslateResult
     from sfumato.api.translate import translate as translate

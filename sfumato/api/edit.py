@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, overload
 
 from sfumato.api.arguments import boundary
-from sfumato.api.edit_run import run_each, several
 from sfumato.api.masks import MaskSource
 from sfumato.api.requests import EditRequest
 from sfumato.api.results import EditResult
+from sfumato.api.several_edits import run_each, several
 from sfumato.images import Fit, ImageSource
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
-from sfumato.api.arguments import ARGUMENTS
 from sfumato.api.common import (
     LOW_PSNR,
     against_source,
     drawn_noise,
-    following,
     inverted_image,
     low_psnr_note,
     seeded,
@@ -24,29 +23,25 @@ from sfumato.api.cost import Cost, measured
 from sfumato.api.edit_plan import STARTS, EditPlan, plan_edit
 from sfumato.api.encoding import encoded
 from sfumato.api.masks import MaskedRun
-from sfumato.api.origin import path_of
 from sfumato.api.request import recipe_of
 from sfumato.api.requests import EditRequest
 from sfumato.api.results import EditCandidate, EditResult
+from sfumato.api.source_memory import SourceMemory
 from sfumato.conditions.mixing import PromptMix
 from sfumato.conditions.words import pieces_of
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
-from sfumato.errors import ImageError, UsageError
-from sfumato.images import ImageSource, to_images
+from sfumato.images import to_images
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.together import together
 from sfumato.models.base import Model
+from sfumato.registry import recorded
 from sfumato.sampling.draws import Generators
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image
-
-
-TOGETHER = 4
-"""Images in one batch, each of which is several rows of the network."""
 
 
 @dataclass(frozen=True)
@@ -67,87 +62,46 @@ class _Decoded:
     ceiling: Image.Image | None
 
 
-def run(model: Model, request: EditRequest, watch: Watch | None = None, *, mix: PromptMix | None = None) -> EditResult:
-    """Runs a request, see `edit`; with `mix`, the target branches see a text between the two prompts."""
-    (result,) = _run_together(model, [plan_edit(model, request)], watch, mix)
+Sources: TypeAlias = SourceMemory[_Source]
+
+
+def run(
+    model: Model,
+    request: EditRequest,
+    watch: Watch | None = None,
+    *,
+    mix: PromptMix | None = None,
+    sources: Sources | None = None,
+) -> EditResult:
+    """Runs a request, see `edit`.
+
+    Args:
+        model, request, watch: See `edit`.
+        mix: The target branches see a text between the two prompts.
+        sources: Kept from edits before with the same model: an image that they inverted alike is not inverted again.
+    """
+    (result,) = run_together(model, [plan_edit(model, request)], watch, mix, sources)
     return result
 
 
 def run_plan(model: Model, plan: EditPlan, watch: Watch | None = None) -> EditResult:
     """Runs what was planned with the same model."""
-    (result,) = _run_together(model, [plan], watch)
+    (result,) = run_together(model, [plan], watch)
     return result
 
 
-def several(request: EditRequest, images: Sequence[ImageSource]) -> list[EditRequest]:
-    """The same for several images, each with the next seed.
-
-    Raises:
-        UsageError: There is no image, one of them is None, or an inversion is given, which is of one image.
-    """
-    if not images:
-        raise UsageError("give at least one image: the list is empty")
-    for k, image in enumerate(images):
-        if image is None:
-            raise UsageError(f"image {k + 1} of {len(images)} is None: give an image")
-    if request.inverted is not None and len(images) > 1:
-        raise UsageError(f"an inversion holds one image, got {len(images)} images: give one image with it")
-    images = ARGUMENTS["images"]("image", images)
-    return [replace(request, image=image, seed=following(request.seed, k)) for k, image in enumerate(images)]
-
-
-def run_each(
-    model: Model, requests: Sequence[EditRequest], watch: Watch | None = None
-) -> Iterator[tuple[int, EditResult]]:
-    """Runs requests that differ in images and seeds, those of one size in batches.
-
-    All images are read and checked before the first is run. What single runs give is given, a number and a result at a
-    time, in the order of the sizes.
-
-    Raises:
-        ImageError: As of a single run; says which image it is.
-    """
-    requests[0].check_models(watch, model=model)
-    plans = []
-    for k, request in enumerate(requests):
-        try:
-            plans.append(plan_edit(model, request))
-        except ImageError as error:
-            if len(requests) == 1:
-                raise
-            path = path_of(request.image)
-            where = f"image {k + 1} of {len(requests)}" + (f" ({path})" if path else "")
-            raise ImageError(f"{where}: {error}") from error
-    for batch in _batches(plans):
-        yield from zip(batch, _run_batch(model, [plans[k] for k in batch], watch), strict=True)
-
-
-def _batches(plans: Sequence[EditPlan]) -> list[list[int]]:
-    """Numbers of the plans that are run together: those whose images have one size, a few at a time."""
-    alike: dict[Any, list[int]] = {}
-    for k, plan in enumerate(plans):
-        alike.setdefault(plan.shared_size or k, []).append(k)
-    return [group[k : k + TOGETHER] for group in alike.values() for k in range(0, len(group), TOGETHER)]
-
-
-def _run_batch(model: Model, plans: Sequence[EditPlan], watch: Watch | None) -> list[EditResult]:
-    """Runs plans together, or one by one where the device has not the memory for all of them."""
-    try:
-        return _run_together(model, plans, watch)
-    except torch.OutOfMemoryError:
-        if len(plans) == 1:
-            raise
-    return [run_plan(model, plan, watch) for plan in plans]
-
-
-def _run_together(
-    model: Model, plans: Sequence[EditPlan], watch: Watch | None, mix: PromptMix | None = None
+def run_together(
+    model: Model,
+    plans: Sequence[EditPlan],
+    watch: Watch | None,
+    mix: PromptMix | None = None,
+    known: Sources | None = None,
 ) -> list[EditResult]:
     """Runs plans that differ in images of one size and in seeds as one batch, or a single plan of any kind."""
     plan, count = plans[0], len(plans)
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         generators = [seeded(plan.request.seed) for plan in plans]
-        sources = [_source(model, plan, one, watching) for plan, one in zip(plans, generators, strict=True)]
+        sources = [_recalled(known, model, plan, one, watching) for plan, one in zip(plans, generators, strict=True)]
         masked = _masked(model, plan, sources[0], generators[0])
         start, draws = together([source.start for source in sources]), generators if count > 1 else generators[0]
         batch = _edited(model, plan, start, masked, draws, mix, watching.during("editing"))
@@ -166,6 +120,19 @@ def _masked(model: Model, plan: EditPlan, source: _Source, generator: torch.Gene
         return None
     prompt, targets = plan.request.source_prompt, len(plan.request.targets)
     return plan.masking.for_run(model, source.clean, source.start, prompt, targets, generator)
+
+
+def _recalled(known: Sources | None, model: Model, plan: EditPlan, generator: torch.Generator, watch: Watch) -> _Source:
+    """What a run starts from, taken from what is known where an image was inverted alike."""
+    request, image = plan.request, plan.picture
+    if known is None or image is None or plan.inverted is not None:
+        return _source(model, plan, generator, watch)
+    options = json.dumps(recorded(request.inversion_options or {}), sort_keys=True)
+    made_of = (
+        image.digest, image.fitted.image.size, plan.inversion, options, request.source_prompt, request.negative_prompt,
+        request.source_guidance_scale, plan.timesteps, request.seed, request.encode_steps,
+    )  # fmt: skip
+    return known.recall(made_of, generator, lambda: _source(model, plan, generator, watch))
 
 
 def _source(model: Model, plan: EditPlan, generator: torch.Generator, watch: Watch) -> _Source:

@@ -188,8 +188,8 @@ def edit(
         alpha=alpha,
     )
     with working("starting"):
-        from sfumato.api.edit_run import run_each, several
         from sfumato.api.recipe import Recipe
+        from sfumato.api.several_edits import run_each, several
         from sfumato.inversions.result import Inversion
 
     recipe = Recipe.read(like) if like is not None else None

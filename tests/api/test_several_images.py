@@ -126,3 +126,46 @@ def test_what_is_wrong_is_said_before_any_work(toy_model: Any, tmp_path: Path) -
     inversion = sfumato.invert(toy_model, picture(0), num_inference_steps=2).inversion
     with pytest.raises(UsageError, match="an inversion holds one image, got 2"):
         edit(toy_model, [picture(0), picture(1)], inverted=inversion)
+
+
+def test_any_requests_at_once_give_what_each_gives_alone(toy_model: Any) -> None:
+    prompts = {**PROMPTS, "num_inference_steps": 2, "guidance_scale": 3.0, "method": "sdedit"}
+    requests = [
+        sfumato.EditRequest(**prompts, image=picture(0), seed=3),
+        sfumato.EditRequest(**{**prompts, "target_prompt": "a photo of a red dog"}, image=picture(1), seed=4),
+        sfumato.EditRequest(**prompts, image="gone.png"),
+        sfumato.EditRequest(**prompts, image=picture(2), seed=5),
+        sfumato.EditRequest(**{**prompts, "method": "ddib"}, image=picture(2, (72, 64))),
+    ]
+    results = sfumato.edit_many(toy_model, requests)
+    assert isinstance(results[2], ImageError)
+    assert "gone.png" in str(results[2])
+    for k in (0, 1, 3, 4):
+        result, alone = results[k], requests[k].run(toy_model)
+        assert isinstance(result, sfumato.EditResult)
+        assert result.recipe == alone.recipe
+        assert float((to_pixels(result.image) - to_pixels(alone.image)).abs().max()) <= 1.01 / 127.5
+    with pytest.raises(UsageError, match=r"requests\[0\] must be an EditRequest"):
+        sfumato.edit_many(toy_model, ["cat.png"])  # type: ignore[list-item]
+
+
+def test_a_batch_that_fails_costs_those_alone_that_fail(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sfumato.api import several_edits
+
+    requests = [
+        sfumato.EditRequest(**PROMPTS, num_inference_steps=2, method="sdedit", image=picture(k)) for k in range(3)
+    ]
+    run_together, sizes = several_edits.run_together, []
+
+    def failing(model: Any, plans: Any, *args: Any) -> Any:
+        sizes.append(len(plans))
+        if any(plan.picture.digest == broken for plan in plans):
+            raise UsageError("this one")
+        return run_together(model, plans, *args)
+
+    broken = several_edits.plan_edit(toy_model, requests[1]).picture.digest
+    monkeypatch.setattr(several_edits, "run_together", failing)
+    monkeypatch.setattr(several_edits, "run_plan", lambda model, plan, watch: failing(model, [plan], watch)[0])
+    results = sfumato.edit_many(toy_model, requests)
+    assert [type(result).__name__ for result in results] == ["EditResult", "UsageError", "EditResult"]
+    assert sizes == [3, 1, 1, 1]
