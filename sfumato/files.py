@@ -223,9 +223,15 @@ def _made(folder: Path, is_folder: bool) -> tuple[Path, int | None]:
 
 def _sweep(folder: Path) -> None:
     """Removes the parts that killed processes left, once a folder."""
-    if fcntl is None or folder in _swept:
+    if folder not in _swept:
+        _swept.add(folder)
+        sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Removes the parts that killed processes left in a folder; those that are being written stay."""
+    if fcntl is None:
         return
-    _swept.add(folder)
     for part in folder.glob(_PARTS):
         with contextlib.suppress(OSError):
             handle = os.open(part, os.O_RDONLY)

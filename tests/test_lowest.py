@@ -22,8 +22,9 @@ def test_the_lowest_versions_are_safe_ones() -> None:
 
 @pytest.mark.parametrize("requirement", ["torch", "torch<3", "torch>=2.10,<3"])
 def test_another_form_is_refused(requirement: str) -> None:
+    extras = "{ batch = [], metrics = [], test = [] }"
     text = f"""
-    project = {{ name = "x", dependencies = ["{requirement}"], optional-dependencies = {{ metrics = [], test = [] }} }}
+    project = {{ name = "x", dependencies = ["{requirement}"], optional-dependencies = {extras} }}
     """
     with pytest.raises(ValueError, match="is not of the form name>=version"):
         list(lowest(text))

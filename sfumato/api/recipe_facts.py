@@ -27,6 +27,7 @@ def fact_checks() -> dict[str, Check]:
     files = partial(checks.listed, check=partial(_file, known=added), most=MAX_PARTS)
     return {
         "sfumato": word,
+        "key": word,  # of an item of a batch
         "model": partial(word, empty="it names the model"),
         "revision": word,
         "lora": files,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sfumato import __version__
+from sfumato.apps.batch import batch
 from sfumato.apps.bench import bench
 from sfumato.apps.console import command
 from sfumato.apps.demo import demo
@@ -31,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (demo, edit, morph, slider, translate, generate, invert, methods, models, bench, doctor):
+for _function in (demo, edit, morph, slider, translate, generate, invert, methods, models, batch, bench, doctor):
     app.command()(command(_function))
 app.add_typer(direction_app)
 

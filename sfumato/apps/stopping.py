@@ -62,6 +62,40 @@ def stoppable() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+@dataclass
+class Asked:
+    """By which signal a command was asked to finish; None: it was not."""
+
+    number: int | None = None
+
+    def is_so(self) -> bool:
+        """Whether it was asked."""
+        return self.number is not None
+
+
+@contextmanager
+def finishing() -> Iterator[Asked]:
+    """Inside the block the first signal only asks to finish what runs; the next one is heeded as before the block."""
+    asked = Asked()
+
+    def heed(number: int, frame: Any) -> None:
+        if asked.number is not None:
+            handler = before.get(number)
+            if callable(handler):
+                handler(number, frame)
+            return
+        asked.number = number
+        with suppress(OSError):
+            os.write(2, b"finishing what runs; once more to leave at once\n")
+
+    before = _handle(heed)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _handle(handler: Callable[[int, Any], None]) -> dict[int, Any]:
     """Sets a handler of all signals that are not ignored (as nohup has it); returns those that were there."""
     if threading.current_thread() is not threading.main_thread():

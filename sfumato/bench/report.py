@@ -7,7 +7,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +38,7 @@ def write_report(
     totals: Mapping[str, Mapping[str, float | None]] | None = None,
     changes: Sequence[Change] = (),
     most_cases: int = 40,
+    find: Callable[[str], Path] | None = None,
 ) -> Path:
     """Writes the report.
 
@@ -51,6 +52,7 @@ def write_report(
         totals: Figures that only all rows of a configuration together have, by configuration.
         changes: Against an earlier run.
         most_cases: Cases of each configuration whose images are shown: the worst by the first measure.
+        find: Gives where an image lies that rows name; None: in the folder.
 
     Raises:
         UsageError: The file cannot be written.
@@ -61,7 +63,7 @@ def write_report(
         for name in row.get("pictures", {}).values():
             if name not in images:
                 with suppress(ImageError):  # it is gone or damaged: the report goes without it
-                    images[name] = _embedded(path_inside(folder, name))
+                    images[name] = _embedded(find(name) if find else path_inside(folder, name))
     shared = shared_cases(rows)
     data = {
         "title": title,
