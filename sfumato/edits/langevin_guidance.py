@@ -140,21 +140,20 @@ def langevin_edit(
     rows = Rows(model, clean.repeat(count, 1, 1, 1), task.source_prompt, texts, encoder, views, generators)
     energies = energies_of(energy, rows)
 
-    encoded_with = model.encode_prompt("" if prompt == "none" else task.source_prompt)
+    # The code of the images, and what makes images of a code again
+    source = model.encode_prompt("" if prompt == "none" else task.source_prompt)
     watch = task.watch or Watch()
-    inverting = InversionTask(model, clean, encoded_with, num_inference_steps=steps, watch=watch)
+    inverting = InversionTask(model, clean, source, num_inference_steps=steps, watch=watch)
     encoded = noise_map_inversion(inverting, coupling="posterior", eta=eta, start_index=first, noise=encoder_noise)
     code = code_of(encoded) if drawn is None else drawn
-    condition, negative, scale = encoded_with, None, 1.0
-    if prompt == "target":
-        branches = list(task.targets.values())
-        condition = Condition.cat([branch.condition for branch in branches]).repeat(images)
-        negative, scale = branches[0].negative, task.guidance_scale
+    condition, negative, scale = _guided_to(task, images) if prompt == "target" else (source, None, 1.0)
     decode = code_decoder(
         model, condition, eta=eta, guidance_scale=scale, negative=negative, num_inference_steps=steps,
         start_index=first, pixels=False, checkpointed=save_memory,
         on_step=[_by_branch(hook, count) for hook in task.on_step],
     )  # fmt: skip
+
+    # One chain for each target and image
     distances: list[Tensor] = []
 
     def measured(code: Tensor) -> Tensor:
@@ -171,6 +170,13 @@ def langevin_edit(
         chain.images.unflatten(0, (count, images)), source=clean, distances=torch.stack(distances),
         notes=strength_notes(strength, steps),
     )  # fmt: skip
+
+
+def _guided_to(task: EditTask, images: int) -> tuple[Condition, Condition | None, float]:
+    """The target prompts, a row for each target and image, the negative prompt, and the guidance scale."""
+    branches = list(task.targets.values())
+    condition = Condition.cat([branch.condition for branch in branches]).repeat(images)
+    return condition, branches[0].negative, task.guidance_scale
 
 
 def _by_branch(hook: OnStep, count: int) -> OnStep:

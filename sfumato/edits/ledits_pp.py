@@ -129,47 +129,68 @@ def ledits(
         UsageError: An option out of range, or an empty concept.
         InversionError: The inversion does not hold the timesteps that are run.
     """
-    start, own = first_step(strength, task.num_steps), task.source_scale
+    start = first_step(strength, task.num_steps)
     if concepts is not None and not all(concept.strip() for concept in concepts):
         raise UsageError("a concept is empty: name what to add or remove, such as {'a hat': 1}")
     source = task.source if start == 0 else task.with_latents
     if start == task.num_steps:
         return task.edited(source.clean)
     rows, terms = _plan(task, concepts)
-
-    maps = CrossAttentionMaps()
-    control = rows.under(AttentionControl([maps]))
-    shown: dict[int, Tensor] = {}
-
-    def guide(model: Model, latents: Tensor, step: Step, _: Condition, scales: Tensor, layout: Layout) -> Tensor:
-        output = dict(zip([row.name for row in rows.rows], rows.predict(model, latents, step.time), strict=True))
-        guided = []
-        for k in range(len(latents)):
-            base = output[f"base-{k}"]
-            if own != 1.0:
-                base = output[f"negative-{k}"] + own * (base - output[f"negative-{k}"])
-            guided.append(base)
-        shown.clear()
-        for term in terms:
-            concept, negative = output[term.row], output[f"negative-{term.edit}"]
-            guidance, contrast = term.scale * (concept - negative), negative
-            if term.replaces:
-                guidance, contrast = negative + guidance - guided[term.edit], output[f"base-{term.edit}"]
-            mask = _mask((concept - contrast).abs().sum(dim=1), term, rows, maps, masks, quantile)
-            guided[term.edit] = guided[term.edit] + mask[:, None] * guidance
-            shown[term.edit] = torch.maximum(shown.get(term.edit, mask), mask)
-        return torch.stack(guided)
-
+    guide = _ConceptGuidance(rows, terms, task.source_scale, masks, quantile)
     latents = task.sample(
         source.noise if source.trajectory is None else source.latents_at(source.timesteps[start]),
         dict.fromkeys(task.names, Branch(task.condition[[0]])),
         start_index=start,
         replay=source,
-        controls=[] if masks in ("noise", "none") else [control],
+        controls=[] if masks in ("noise", "none") else [rows.under(AttentionControl([guide.maps]))],
         guide=guide,
     )
-    mask = torch.stack([shown[k] for k in sorted(shown)]) > 0.5 if shown else None
-    return task.edited(latents, mask=mask, notes=strength_notes(strength, task.num_steps))
+    return task.edited(latents, mask=guide.mask, notes=strength_notes(strength, task.num_steps))
+
+
+class _ConceptGuidance:
+    """A `guide` of the loop: the guided source prediction, and the guidance of each concept inside its mask.
+
+    Attributes:
+        maps: Cross-attention so far, which makes the masks; filled where its control is installed.
+    """
+
+    def __init__(self, rows: Rows, terms: list[_Concept], source_scale: float, masks: str, quantile: float) -> None:
+        self.rows, self.terms, self.source_scale = rows, terms, source_scale
+        self.masks, self.quantile = masks, quantile
+        self.maps = CrossAttentionMaps()
+        self._union: dict[int, Tensor] = {}
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Union of each edit's masks at the last step, (edit, image, height, width); None without a concept."""
+        return torch.stack([self._union[k] for k in sorted(self._union)]) > 0.5 if self._union else None
+
+    def __call__(
+        self, model: Model, latents: Tensor, step: Step, _: Condition, scales: Tensor, layout: Layout
+    ) -> Tensor:
+        names = [row.name for row in self.rows.rows]
+        output = dict(zip(names, self.rows.predict(model, latents, step.time), strict=True))
+        guided = [self._base(output, k) for k in range(len(latents))]
+        self._union.clear()
+        for term in self.terms:
+            concept, negative = output[term.row], output[f"negative-{term.edit}"]
+            guidance, contrast = term.scale * (concept - negative), negative
+            if term.replaces:
+                guidance, contrast = negative + guidance - guided[term.edit], output[f"base-{term.edit}"]
+            strength = (concept - contrast).abs().sum(dim=1)
+            mask = _mask(strength, term, self.rows, self.maps, self.masks, self.quantile)
+            guided[term.edit] = guided[term.edit] + mask[:, None] * guidance
+            self._union[term.edit] = torch.maximum(self._union.get(term.edit, mask), mask)
+        return torch.stack(guided)
+
+    def _base(self, output: Mapping[str, Tensor], branch: int) -> Tensor:
+        """The prediction under the source prompt, at the guidance scale of the source."""
+        base = output[f"base-{branch}"]
+        if self.source_scale == 1.0:
+            return base
+        negative = output[f"negative-{branch}"]
+        return negative + self.source_scale * (base - negative)
 
 
 def _plan(task: EditTask, concepts: Mapping[str, float] | None) -> tuple[Rows, list[_Concept]]:

@@ -108,36 +108,54 @@ def plug_and_play(
         InversionError: The inversion does not hold the timesteps of `sampling_steps`, or no trajectory.
         ModelError: The model has no such decoder stage.
     """
-    model, source, scale, count = task.model, task.source, task.guidance_scale, len(task.target_prompts)
-    timesteps = source.timesteps if sampling_steps is None else tuple(model.schedule.timesteps(sampling_steps))
+    schedule, source = task.model.schedule, task.source
+    timesteps = source.timesteps if sampling_steps is None else tuple(schedule.timesteps(sampling_steps))
     controls = injections(
-        model,
+        task.model,
         task.latent_size,
         feature_steps=int(len(timesteps) * feature_threshold),
         attention_steps=int(len(timesteps) * attention_threshold),
     )
     notes = window_notes(len(timesteps), feature_threshold=feature_threshold, attention_threshold=attention_threshold)
-    growing = negative_growth != "none" and scale != 1.0
-    grown = GrowingNegative(negative_shares(negative_growth, negative_start, len(timesteps)), scale)
+    growing = negative_growth != "none" and task.guidance_scale != 1.0
+    grown = GrowingNegative(negative_shares(negative_growth, negative_start, len(timesteps)), task.guidance_scale)
     if growing and not task.negative_prompt:
         task = replace(task, negative_prompt=task.source_prompt)
-    condition = task.condition
-    own, targets, negative = condition[[0]], [condition[[k]] for k in range(1, 1 + count)], condition[[-1]]
-    empty = model.encode_prompt("")
 
     if source.trajectory is None and sampling_steps is None:
-        branches = task.branches
-        if growing:
-            branches = {name: replace(branch, negative=empty) for name, branch in branches.items()}
-            branches |= {f"negative-{k}": Branch(negative, empty, scale) for k in range(1, 1 + count)}
-        guide = grown.guide if growing else None
-        latents = task.sample(source.noise, branches, controls=controls, guide=guide)
-        return task.edited(latents[: 1 + count], notes=notes)
+        return task.edited(_with_generated_source(task, controls, grown if growing else None), notes=notes)
+    latents = _with_inverted_source(task, controls, timesteps, source_row, grown, growing=growing)
+    return task.edited(latents, notes=(*unused_embeddings(source, "Plug-and-Play"), *notes))
 
+
+def _with_generated_source(task: EditTask, controls: Sequence[Control], grown: GrowingNegative | None) -> Tensor:
+    """Latents of all branches, the source being denoised as one of them."""
+    branches, targets = task.branches, range(1, 1 + len(task.target_prompts))
+    if grown is not None:
+        empty, negative = task.model.encode_prompt(""), task.condition[[-1]]
+        branches = {name: replace(branch, negative=empty) for name, branch in branches.items()}
+        branches |= {f"negative-{k}": Branch(negative, empty, task.guidance_scale) for k in targets}
+    guide = None if grown is None else grown.guide
+    return task.sample(task.source.noise, branches, controls=controls, guide=guide)[: 1 + len(targets)]
+
+
+def _with_inverted_source(
+    task: EditTask,
+    controls: Sequence[Control],
+    timesteps: Sequence[float],
+    source_row: Literal["empty", "prompt"],
+    grown: GrowingNegative,
+    *,
+    growing: bool,
+) -> Tensor:
+    """Latents of all branches, the source's of every step being read from its inversion."""
+    source, condition, count = task.source, task.condition, len(task.target_prompts)
+    own, targets = condition[[0]], [condition[[k]] for k in range(1, 1 + count)]
+    empty = task.model.encode_prompt("")
     empty = empty.padded(own.prompt_embeds.shape[1], empty)
     rows = translation_rows(
         empty if source_row == "empty" else own,
-        negative if scale != 1.0 else None,
+        condition[[-1]] if task.guidance_scale != 1.0 else None,
         targets,
         empty=empty if growing else None,
     )
@@ -147,7 +165,7 @@ def plug_and_play(
         own, (*away, cond) = output[:1], output[1:].split(count)
         return torch.cat([own, grown.guided(away[0], away[-1], cond, step) if away else cond])
 
-    latents = task.sample(
+    return task.sample(
         source.latents_at(timesteps[0]),
         {name: Branch(row) for name, row in zip(task.names, [own, *targets], strict=True)},
         timesteps=timesteps,
@@ -156,7 +174,6 @@ def plug_and_play(
         before_step=[PinSource(source.latents_at, timesteps)],
         guide=translate,
     )
-    return task.edited(latents, notes=(*unused_embeddings(source, "Plug-and-Play"), *notes))
 
 
 def translation_rows(
