@@ -1,4 +1,4 @@
-"""What adaptations leave on disk: trained tensors by the content that they were trained on, whole or resumable.
+"""Stores adaptations on disk: trained tensors by the content that they were trained on, finished or resumable.
 
 A key tells apart whatever changes the result (images, prompts, model, options, draws), so a checkpoint is never used
 for something that it was not made for, and the same request is never trained twice.

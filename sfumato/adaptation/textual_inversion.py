@@ -1,4 +1,4 @@
-"""Textual inversion of an image: the text embedding under which the model would draw it.
+"""Textual inversion of an image: the text embedding under which the model generates it.
 
 Source: Gal et al., 2022, https://arxiv.org/abs/2208.01618; as IMPUS uses it (Yang et al., 2024,
 https://arxiv.org/abs/2311.06792, section 4.1): what is learned is the text encoder's whole output, every position of

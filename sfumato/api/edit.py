@@ -1,4 +1,4 @@
-"""The public verb `edit`: reads an image, inverts it, runs a method, gives images and what they cost."""
+"""The public verb `edit`: reads an image, inverts it, runs a method, returns images and their cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an image to latents that decode to it: what the encoder says, refined where that is not good enough.
+"""From an image to latents that decode to it: those of the encoder, refined by optimisation where asked for.
 
 An autoencoder's encoder gives latents that decode to something near the image. A few steps of gradient descent on the
 latents themselves bring the decoded image nearer (decoder inversion; Zhu et al., 2016,

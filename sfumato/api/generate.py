@@ -1,4 +1,4 @@
-"""The public driver `generate`: draws images from text."""
+"""The public verb `generate`: images from text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One policy for masks, for every method: docs/masks.md says it in full.
+"""Masks, with the same rules for every method; docs/masks.md has them in full.
 
 White may change, black stays, grey is a share; transparent stays. A mask has the size of the image as the user has it,
 and is fitted to the model as the image is. Outside it the image stays: its clean latents, and with `mask_pixels` its
@@ -123,7 +123,7 @@ def _from_image(source: Any) -> _ReadMask:
         raise ImageError("the mask's brightest value is 1 of 255: multiply it by 255, or give it as booleans")
     coloured = int((colours.max(axis=2) - colours.min(axis=2)).max()) > COLOURED
     grey[grey < NEARLY], grey[grey > 255 - NEARLY] = 0, 255
-    notes = ("the mask has colours; how bright they are is how much may change",) if coloured else ()
+    notes = ("the mask has colours: their brightness is used",) if coloured else ()
     return _ReadMask(torch.from_numpy(grey.astype(np.float32))[None, None] / 255, notes, loaded.turn is not None)
 
 

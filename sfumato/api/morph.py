@@ -1,4 +1,4 @@
-"""The public driver `morph`: reads images, runs a morphing method, spaces its frames, hands them back with a bill."""
+"""The public verb `morph`: reads images, runs a morphing method, spaces its frames, returns them and their cost."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def _far_end(k: int, got: float, ceiling: float) -> str:
     remedy = (
         f"the model's autoencoder only reaches {ceiling:.1f} dB here: use larger images or another model"
         if ceiling < LOW_PSNR + 1.0
-        else "describe it better, use more steps, or less guidance"
+        else "describe it better, use more steps, or lower the guidance scale"
     )
     return f"the frame of image {k + 1} differs from the image (PSNR {got:.1f} dB): {remedy}"
 

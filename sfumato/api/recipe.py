@@ -1,4 +1,4 @@
-"""The recipe in an image: the request that made it, the model that it was run with, and what a stranger's may ask for.
+"""The recipe in an image: the request that made it, the model that it was run with, and limits to what it may ask for.
 
 An image may come from anyone. Of a model, what its recipe names is neither opened nor fetched: it must be the embedded
 one, or lie complete in the hub's cache. Of other files, only those are opened that lie in the current folder or beside

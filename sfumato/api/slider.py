@@ -1,4 +1,4 @@
-"""The public driver `slider`: an edit as a morph, from the source to the full edit, or along an option's range."""
+"""The public verb `slider`: an edit as frames, from the source to the full edit, or along an option's range."""
 
 from __future__ import annotations
 

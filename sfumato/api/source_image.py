@@ -1,4 +1,4 @@
-"""An image on its way in: read, fitted to the model, and remembered by content."""
+"""The source image: read, fitted to the model, and identified by its content."""
 
 from __future__ import annotations
 

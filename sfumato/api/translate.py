@@ -1,4 +1,4 @@
-"""The public driver `translate`: an image of one model's world becomes one of another's."""
+"""The public verb `translate`: an image of one model's domain becomes one of another's."""
 
 from __future__ import annotations
 

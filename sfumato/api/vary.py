@@ -1,4 +1,4 @@
-"""Ranges of options that a slider goes along."""
+"""Ranges of options that a slider varies."""
 
 from __future__ import annotations
 

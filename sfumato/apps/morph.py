@@ -158,7 +158,7 @@ def morph(
         result = request.run(loaded)
     except (KeyboardInterrupt, Cancelled):
         if kept is not False:
-            note(f"what was trained so far is in {kept or default_store()}: the same command goes on from there")
+            note(f"what was trained so far is in {kept or default_store()}: the same command continues from there")
         raise
     movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)

@@ -1,4 +1,4 @@
-"""Ctrl-C, a request to end (SIGTERM) and a closed terminal (SIGHUP): heeded at any moment, without a traceback.
+"""Ctrl-C, a request to end (SIGTERM) and a closed terminal (SIGHUP) stop a command at any moment, without a traceback.
 
 While a command runs they raise, so that every block is left in order. Before and after there is nothing to tidy up, and
 they end the process where it is: an exception inside a half-done import would come out as a traceback.
@@ -21,7 +21,7 @@ _SECONDS_TO_TIDY_UP = 3.0
 
 
 class Stopped(KeyboardInterrupt):
-    """Somebody stopped the command; everything that heeds Ctrl-C heeds it."""
+    """The command was stopped; whatever handles Ctrl-C handles it."""
 
 
 @dataclass

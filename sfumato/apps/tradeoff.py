@@ -59,8 +59,8 @@ def draw_plot(points: Sequence[tuple[float, float]], chosen: int, *, side: int) 
 
     draw.line((*place(0, low), *place(0, high)), LINE)
     draw.line((*place(0, 0), *place(far, 0)), LINE)
-    draw.text((left, 12), "how well it took", FAINT, font)
-    draw.text((right, bottom + 22), "how much the latents moved", FAINT, font, anchor="rt")
+    draw.text((left, 12), "agreement with the target prompt", FAINT, font)
+    draw.text((right, bottom + 22), "change of the latents", FAINT, font, anchor="rt")
     draw.text((place(0, 0)[0] - 8, place(0, 0)[1]), "0", FAINT, font, anchor="rm")
     for k, point in enumerate(points):
         x, y = place(*point)

@@ -1,4 +1,4 @@
-"""Local blend: the edit shows only where the named words look.
+"""Local blend: the edit is limited to where attention to the named words is high.
 
 Source: Hertz et al., 2022, https://arxiv.org/abs/2208.01626, section 3.2 ("local editing"); the start step and the
 subtracted words come from the null-text notebook of the same repository.

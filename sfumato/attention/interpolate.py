@@ -1,4 +1,4 @@
-"""Attention between two runs: frames read what both ends attend to; the ends are branches of the same run, or kept.
+"""Interpolated attention: frames use keys and values of both ends, which are branches of the same run, or recorded.
 
 Sources: He et al., 2024 (AID), https://arxiv.org/abs/2403.17924, section 4 (inner, outer, fused); Zhang et al., 2024
 (DiffMorpher), https://arxiv.org/abs/2312.07409, section 3.3 (keys and values from mixed layer inputs). No map is ever

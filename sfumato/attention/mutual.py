@@ -1,4 +1,4 @@
-"""Mutual self-attention: edited branches keep their queries and look into the source's keys and values.
+"""Mutual self-attention: edited branches keep their queries and use the source's keys and values.
 
 Source: Cao et al., 2023, https://arxiv.org/abs/2304.08465, its masks included. Keys and values are exchanged before the
 fused kernel, so no map is ever made; the masked form adds a bias to the scores, which equals attending twice, to the

@@ -1,4 +1,4 @@
-"""Attention control: edits that see named rows at named sites, and cost nothing where they have nothing to say.
+"""Attention control: edits that see named rows at named sites, and cost nothing where they do not act.
 
 An edit says which sites and which steps it wants. Every other attention call keeps the network's own fused kernel.
 Only an edit that reads or writes the softmax map (`needs_map`) pays for materialising it, and only for the guidance

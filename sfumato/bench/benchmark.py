@@ -1,4 +1,4 @@
-"""What a benchmark is to the runner: cases, and how one of them is tried under one configuration."""
+"""A benchmark as the runner sees it: cases, and how one of them is run under one configuration."""
 
 from __future__ import annotations
 

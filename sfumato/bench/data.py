@@ -1,4 +1,4 @@
-"""Folders of data that somebody else made: their JSON is bounded and checked, their images stay inside them."""
+"""Folders of data from elsewhere: their JSON is limited and checked, and no image outside them is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What benchmarks of edits share: which methods with which inversions, and one edit with its price."""
+"""What benchmarks of edits share: which methods with which inversions, and one edit with its cost."""
 
 from __future__ import annotations
 

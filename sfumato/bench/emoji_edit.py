@@ -1,7 +1,7 @@
-"""EmojiEdit: edits whose exact answer can be drawn.
+"""EmojiEdit: edits whose exact answer can be rendered.
 
-No photograph has a true "same dog, other drawing style"; the emoji world has, since an image of it is a function of
-its scene. So the distance to the right answer is measured, not guessed from text agreement and background preservation.
+A photograph has no true "same dog, other drawing style"; the emoji world has, since its images are rendered from
+scenes. So the distance to the right answer is measured, not estimated from text agreement and background preservation.
 
 200 edits of rendered images, 20 of each of 10 kinds, fixed by a seed; one source in seven is of a (concept, style)
 pair that the model never saw. The words of both captions are the model's own grammar. For `re-weight` the prompt stays,

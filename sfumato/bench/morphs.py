@@ -1,14 +1,14 @@
-"""Morphs, measured as the papers measure them; papers use one name for different things, so each column says which.
+"""Morphs, measured as in the papers; these use one name for different measures, so each column says which.
 
 DiffMorpher (Zhang et al., 2024, https://arxiv.org/abs/2312.07409): PPL is the sum and PDV the variance of the distances
 of neighbouring frames, over 17 frames; FID compares the input images with two frames of each morph drawn at random,
 over ten draws. IMPUS (Yang et al., 2024, https://arxiv.org/abs/2311.06792): PPL is a mean of finite differences,
-d(F(a), F(a + 1e-4)) / 1e-8, over 50 weights (asked for by `--set finite_differences=true`, for it costs 100 frames).
-Published numbers are of LPIPS (AlexNet) at 512 pixels and of Inception's features; the settings say what these are of.
+d(F(a), F(a + 1e-4)) / 1e-8, over 50 weights (with `--set finite_differences=true`, as it costs 100 frames).
+Published numbers are of LPIPS (AlexNet) at 512 pixels and of Inception's features; the settings name those used here.
 
 Pairs of emoji in four kinds, or those of `pairs.json` in `--data`: a list of {"first", "second"} with paths inside the
-folder, and perhaps "prompts": a list of one for both images, or of two. Images of other proportions than the model's
-size are refused, unless `--set fit=crop` (pad, resize) says what may be done. A configuration is a method and a
+folder, and optional "prompts": a list of one for both images, or of two. Images of other proportions than the model's
+size are refused, unless `--set fit=crop` (or pad, resize) is given. A configuration is a method and a
 spacing, `impus/uniform`; `--inversions` names spacings, by default each method's own and even weights.
 """
 

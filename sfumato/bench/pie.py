@@ -4,13 +4,13 @@ Ju et al., 2023 (PnP Inversion), https://arxiv.org/abs/2310.01506. Reads the fol
 `mapping_file.json` beside `annotation_images/`. Two protocols. `pie-2023` measures as the published code does:
 structure on values of 0 to 255 without antialiasing, both images blackened inside the mask and averaged over the
 whole frame, the mask's outermost pixels forced to 1, results through JPEG. `strict` measures the background alone,
-results as they are, the networks' inputs as the networks were trained. Only `pie-2023` may be held against published
-tables, and those themselves moved by several points between runs.
+results as they are, the networks' inputs as the networks were trained. Compare only `pie-2023` with published tables,
+which themselves vary by several points between runs.
 
-Masks measure; they do not help the edits, unless the run's settings say so. An image whose mask leaves no background
-has no background figures and is counted apart. An entry that is damaged costs its own rows alone. Judges come from this
-computer and are not downloaded; where one is missing its figures are missing. The row `autoencoder` is the model's own
-autoencoder on the source: no method that goes through it can keep more.
+Masks are for measuring only; edits use them only if the settings say so. An image whose mask leaves no background has
+no background figures and is counted separately. A damaged entry costs only its own rows. Judges are not downloaded;
+where one is missing on this computer, its figures are missing. The row `autoencoder` is the model's autoencoder on the
+source: no method that uses it can preserve more.
 """
 
 from __future__ import annotations

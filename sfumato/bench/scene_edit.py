@@ -1,8 +1,8 @@
 """SceneEdit: edits of scenes with several things, most with an exact answer, beside drawing the target caption anew.
 
-A caption tells which things a scene shows, their tints and the background; it never tells their rotation, nor where and
-how large exactly they are. An edit must keep what it is not told, and drawing anew cannot know it: whoever does not
-beat `drawn-anew` edits for nothing.
+A caption says which things a scene shows, their tints and the background; it never says their rotation, nor exactly
+where and how large they are. An edit must keep what the caption does not say, and drawing anew cannot know it: a method
+that is not better than `drawn-anew` is of no use.
 
 Ten edits of each of 14 kinds, fixed by a seed: swap one of two things (near, far) or both, recolour one, style,
 background colour, pattern, amount of snow, remove, size, two edits at once, none; and add a thing or change a relation,

@@ -1,4 +1,4 @@
-"""Distances between sets of images, with whatever feature networks are on this computer; each is named."""
+"""Distances between sets of images, with the feature networks that are on this computer; each is named."""
 
 from __future__ import annotations
 

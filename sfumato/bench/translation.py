@@ -8,8 +8,8 @@ same thing is drawn in every style, the distance to the true pair is measured to
 `FOLDER/source` are translated and those of `FOLDER/target` are the real ones; with `--set source_model=NAME` two models
 do it, such as the pixel-space models of AFHQ cats and dogs.
 
-FID and KID stand for the distances of Fréchet and kernel; the network is named beside them, and only with Inception's
-features and thousands of images are they the numbers of papers.
+FID and KID are the Fréchet and the kernel distance by the features of the network that is named beside them; only with
+Inception's features and thousands of images can they be compared with papers.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559, section 4.2: the agreement of result and target text (CLIP
 score), of the change of image and the change of text (directional CLIP score), PSNR and SSIM against the source. Each
-case is tried with several seeds, and the result that the judge likes best is kept, as the published figures are; the
-figures of the first trial alone stand beside, for methods are not usually run that often.
+case is run with several seeds, and the result with the best score is kept, as for the published figures; the figures of
+the first seed alone are given too, as methods are not usually run several times.
 
 Without data, the concept and style edits of EmojiEdit, judged by `emoji-clip`. With `--data FOLDER`, `triplets.json` in
 it is a list of {"image", "source", "target"}, judged by CLIP.

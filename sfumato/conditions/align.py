@@ -1,4 +1,4 @@
-"""Which token of one prompt answers to which token of another, and which tokens a word is made of.
+"""Aligns the tokens of two prompts, and finds the tokens of a word.
 
 Used by Prompt-to-Prompt (Hertz et al., 2022, https://arxiv.org/abs/2208.01626). Positions stay within one chunk of the
 text, `TextSide.length`, and before its last, which is an end or padding.

@@ -1,4 +1,4 @@
-"""Conditions between two others."""
+"""Interpolates between two conditions."""
 
 from __future__ import annotations
 

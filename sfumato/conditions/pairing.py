@@ -1,4 +1,4 @@
-"""Which pieces of one prompt stand in another, and which take one another's place.
+"""Pairs the words of two prompts: which occur in both, and which replace which.
 
 A word may be swapped for a phrase: what stands between the same kept words in both prompts is exchanged as a whole. The
 same tags in another order are the same tags. What has no counterpart is added or removed.

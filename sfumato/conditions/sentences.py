@@ -1,4 +1,4 @@
-"""Sentences about a word, to average text embeddings over: a bank of templates, a file, or whatever a function writes.
+"""Sentences about a word, to average text embeddings over: templates, a file, or a function that writes them.
 
 The more the sentences differ in all but the word, the more the mean difference is about the word alone.
 """

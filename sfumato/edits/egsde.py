@@ -88,8 +88,7 @@ def egsde(
     """Adds noise to the images, and removes it under the target prompts and the energy.
 
     Costs 2 targets network evaluations a step that is run (int(strength steps) of all), half of it without guidance,
-    and what `experts` cost: those that are asked about the model's estimate take 1 evaluation with a backward pass a
-    step each.
+    and what `experts` cost: those of the model's estimate take 1 evaluation with a backward pass a step each.
 
     Args:
         task: From latents of the images and a first noise, or from drawn noise, which is sampled first.

@@ -2,7 +2,7 @@
 
 A recipe is a function of an `EditTask` and, as keyword-only parameters annotated with `Option`, of its own options. It
 gives clean latents of all branches, branch 0 the source's reconstruction. Images, inversion, decoding and saving are
-the driver's (`sfumato/api/edit_run.py`).
+that of `sfumato/api/edit_run.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The result of a recipe: latents, and what there is to look at besides."""
+"""The result of a recipe: latents, maps, masks and notes."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def unused_embeddings(source: Inversion, title: str) -> tuple[str, ...]:
     if source.null_embeds is None:
         return ()
     note = (
-        f"{title} reads the source's latents of each step and replays nothing: the embeddings of a {source.method}"
-        " inversion are not used, so that 'ddim' gives the same"
+        f"{title} uses only the latents of an inversion: the embeddings of a {source.method} inversion are not used,"
+        " and inversion 'ddim' gives the same"
     )
     return (note,)

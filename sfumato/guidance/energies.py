@@ -1,8 +1,8 @@
 r"""Energies: functions that measure how far images are from what is wanted; the lower, the better.
 
-Two kinds. An `Energy` looks at images (or latents) and serves Langevin sampling of the code. An `Expert` looks at
+There are two kinds. An `Energy` is of images (or latents), for Langevin sampling of the code. An `Expert` is of
 noisy latents beside the source's at the same noise level and serves EGSDE. Both give one number an image,
-differentiable in what they look at. `energies_by_name` has those that an option can name.
+differentiable in their input. `energies_by_name` has those that an option can name.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class OfImages:
     """An energy of images as one of latents.
 
     Attributes:
-        energy: Looks at pixels, (image, 3, H, W).
+        energy: Of pixels, (image, 3, H, W).
         decode: Latents to pixels, differentiable.
     """
 
@@ -224,14 +224,14 @@ class WeightedSum:
 
 @dataclass(frozen=True)
 class OnEstimate:
-    """An energy of clean latents as an expert: asked about the model's estimate of them.
+    """An energy of clean latents as an expert: of the model's estimate of them.
 
     The gradient goes through the network: 1 evaluation with a backward pass a step and row.
 
     Reference: Bansal et al., 2023, https://arxiv.org/abs/2302.07121, forward universal guidance.
 
     Attributes:
-        energy: Looks at clean latents.
+        energy: Of clean latents.
         model: Estimates them.
         condition: What it is conditioned on, one row a row of latents.
     """

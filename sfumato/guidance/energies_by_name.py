@@ -7,8 +7,8 @@ What such an option takes:
 - a table of names and weights, `{"text-agreement": 300, "stay-near": 0.01}`;
 - an object, see `energies.Energy` and `energies.Expert`.
 
-An energy may look at images or at clean latents; here each becomes one of clean latents, which decodes where it must.
-As an expert (EGSDE) it is asked about the model's estimate of the clean latents at each step.
+An energy may be of images or of clean latents; here each becomes one of clean latents, which decodes where needed. As
+an expert (EGSDE) it is of the model's estimate of the clean latents at each step.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class NamedEnergy:
         make: From the rows and the text after the colon ("" without one) to an energy of clean latents; None: it is an
             expert only.
         weight: In Langevin guidance, where the user gives none.
-        make_expert: Likewise to an expert; None: `make`'s, asked about the estimate.
+        make_expert: From the same to an expert; None: `make`'s energy of the estimate.
         expert_weight: As an expert, where the user gives none.
         check: Refuses a text after the colon before anything heavy is done; None: there is none.
         uses: What it serves for.

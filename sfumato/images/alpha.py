@@ -1,4 +1,4 @@
-"""Transparent pixels: kept, put on a colour, taken off it again, and faded from one image to another."""
+"""Alpha: keeps it, puts images on a colour, removes that again, and fades from one image to another."""
 
 from __future__ import annotations
 

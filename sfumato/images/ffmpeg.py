@@ -1,4 +1,4 @@
-"""What the ffmpeg that comes with imageio-ffmpeg does: MP4, MOV and WebM files, and frames between frames.
+"""MP4, MOV and WebM files, and interpolated frames, by the ffmpeg of imageio-ffmpeg.
 
 MP4, and MOV of opaque frames, is H.264 in yuv420p, which every player shows; MOV with alpha is ProRes 4444, WebM VP9.
 Colours are those of BT.709, and every stream says so: unmarked ones are shown in other colours by some players.

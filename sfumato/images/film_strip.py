@@ -1,4 +1,4 @@
-"""A morph on paper: its frames side by side, and how far each is from the next. Pillow only."""
+"""A film strip of a morph, its frames side by side, and a plot of the distances between them. Pillow only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image to the size that a model allows."""
+"""Fits an image to a size that a model allows."""
 
 from __future__ import annotations
 

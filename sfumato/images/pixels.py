@@ -1,4 +1,4 @@
-"""Between images and tensors."""
+"""Converts between images and tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any common kind of image to upright RGB."""
+"""Reads any common kind of image as upright RGB."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from sfumato.registry import unknown
 DEFAULT: Final = "lpips-alex"
 
 PIXEL_NOTE: Final = (
-    "frames are compared pixel by pixel, for want of a perceptual distance: `pip install --no-deps lpips` and put"
-    " torchvision's alexnet-owt-7be5be79.pth into a folder that SFUMATO_WEIGHTS names, and LPIPS is used"
+    "frames are compared by pixels, as no perceptual distance is installed: to use LPIPS, `pip install --no-deps lpips`"
+    " and put torchvision's alexnet-owt-7be5be79.pth into a folder that SFUMATO_WEIGHTS names"
 )
 """The note where no distance was named and that of the pixels is used."""
 

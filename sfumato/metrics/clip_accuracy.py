@@ -1,4 +1,4 @@
-"""CLIP accuracy: does the result look more like the target than like the source?"""
+"""CLIP accuracy: whether a result is more like the target text than like the source text."""
 
 from __future__ import annotations
 

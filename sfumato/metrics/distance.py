@@ -1,4 +1,4 @@
-"""Distances of images: what a morph's frames are spaced by, and what its measures add up."""
+"""Distances of images, by which a morph's frames are spaced and measured."""
 
 from __future__ import annotations
 

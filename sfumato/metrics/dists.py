@@ -1,4 +1,4 @@
-"""DISTS: structure and texture compared apart, so that another patch of the same grass is not a difference."""
+"""DISTS: compares structure and texture separately, so that another patch of the same texture is no difference."""
 
 from __future__ import annotations
 

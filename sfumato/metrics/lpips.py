@@ -1,4 +1,4 @@
-"""LPIPS: how different two images look, from what the layers of an image classifier make of them.
+"""LPIPS: how different two images look, by the features of an image classifier's layers.
 
 Zhang et al., 2018, "The unreasonable effectiveness of deep features as a perceptual metric",
 https://arxiv.org/abs/1801.03924; version 0.1 of the authors' weights. The backbone is ours, with torchvision's weights;

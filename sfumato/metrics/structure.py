@@ -1,4 +1,4 @@
-"""Structure distance: whether the layout of an image has stayed, whatever its colours and textures."""
+"""Structure distance: how much the layout of an image has changed, independent of colours and textures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one policy of what a metric measures: values of a known range, all finite, nothing converted in silence.
+"""Checks of what a metric measures: values of a known range, all finite, nothing converted silently.
 
 A metric of the wrong values still gives a number, which looks right. So bytes are never taken for
 floats, nor indices of a palette for colours, nor 0..255 for -1..1; and NaN is an error wherever it comes in, never a

@@ -1,4 +1,4 @@
-"""What a model shows of its attention layers: where they stand, what passes through them, and who may take it over."""
+"""A model's attention layers: where they are, what passes through them, and how to replace it."""
 
 from __future__ import annotations
 

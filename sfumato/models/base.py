@@ -1,4 +1,4 @@
-"""The protocol through which every method sees a model, and what passes over it.
+"""The protocol through which every method sees a model, and the data that it takes and gives.
 
 A method never sees a UNet, a guidance batch, extra conditions or a prediction target: the adapter settles them.
 """

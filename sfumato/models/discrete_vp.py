@@ -1,4 +1,4 @@
-"""The schedule of a discrete variance-preserving diffusion (DDPM and its kin), and how runs are laid over it.
+"""The schedule of a discrete variance-preserving diffusion (DDPM and others), and the steps of runs on it.
 
 Differs from diffusers' schedulers: no state, no stepping rule inside (see `sampling`), float64 levels, and `time_prev`
 is the next timestep of the run's own list. diffusers subtracts a fixed stride instead, which differs where the list is

@@ -1,8 +1,8 @@
-"""Textual inversions: words that a user brings, each of one or several vectors (Gal et al., 2022,
-https://arxiv.org/abs/2208.01618).
+"""Textual inversions: new words for prompts (Gal et al., 2022, https://arxiv.org/abs/2208.01618).
 
-A file holds the vectors under the word itself (diffusers), or under a fixed name ("emb_params"; for Stable Diffusion XL
-"clip_l" and "clip_g", one for each text encoder), and then the word is the file's name.
+A word has one or several vectors. A file holds them under the word itself (diffusers), or under a fixed name
+("emb_params"; for Stable Diffusion XL "clip_l" and "clip_g", one for each text encoder), and then the word is the
+file's name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One way in for every model: the embedded one, the hub, a diffusers folder, a single file, a ready pipeline."""
+"""Loads every kind of model: the embedded one, the hub, a diffusers folder, a single file, a ready pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA files: which can be merged, and how strong one is that peft saved by itself.
+"""LoRA files: which can be merged, and the scale of one that peft saved by itself.
 
 peft leaves a LoRA's scale out of the file: it is in `adapter_config.json` beside it, which therefore counts as content.
 """

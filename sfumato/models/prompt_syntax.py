@@ -1,4 +1,4 @@
-r"""Weights in prompts, as A1111's web UI and its kin write them.
+r"""Weights in prompts, as in A1111's web UI.
 
 `(cat)` counts 1.1, `((cat))` 1.21, `[cat]` 1 / 1.1, `(cat:1.3)` 1.3; brackets within brackets multiply. `\(`, `\)`,
 `\[`, `\]` and `\\` are the characters themselves. Brackets without a partner are text.

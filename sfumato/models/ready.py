@@ -1,4 +1,4 @@
-"""The networks of a pipeline that is already loaded: are they such as can be used, and which ones are they.
+"""The networks of a pipeline that is already loaded: which they are, and whether they can be used.
 
 Their weights must lie where they are computed with, as plain floats. What torch.compile made of a network is left
 aside, because it takes no part in what methods do inside a network.

@@ -1,4 +1,4 @@
-"""Noise levels, and how what a network predicts at one is read.
+"""Noise levels, and how a network's prediction at one of them is read.
 
 Noisy latents are x = signal x0 + noise eps. A level is the pair (signal, noise): for a variance-preserving diffusion
 the squares sum to 1, for a rectified flow the two sum to 1. What is written in levels serves both.

@@ -1,4 +1,4 @@
-"""Which noise levels a model has, and what suits one that was distilled for a few steps."""
+"""Which noise levels a model has, and the defaults of one that was distilled for a few steps."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
         loras: Names of merged LoRA files.
     """
     if scheduler not in _DDIM:
-        model.notes += (f"the model's own scheduler {scheduler} is replaced: its noise levels are walked with DDIM",)
+        model.notes += (f"the model's own scheduler {scheduler} is replaced by DDIM at the same noise levels",)
     schedule = model.schedule
     if model.text.length == 0 or not isinstance(schedule, DiscreteVP):  # no guidance, or no timesteps, to be distilled
         return
@@ -114,7 +114,7 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
     model.guidance_scale = LCM_GUIDANCE if model.takes_guidance else 1.0
     steps = f"{model.num_inference_steps} step{'s' if model.num_inference_steps > 1 else ''}"
     guidance = f"guidance {model.guidance_scale:g}{'' if model.takes_guidance else ' (off)'}"
-    model.notes += (f"a few-step model ({reason}): {steps} and {guidance}, where you do not say otherwise",)
+    model.notes += (f"a few-step model ({reason}): {steps} and {guidance} by default",)
 
 
 def _few_step_scheduler(name: str, schedule: DiscreteVP) -> str | None:

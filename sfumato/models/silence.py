@@ -1,4 +1,4 @@
-"""Silence for the libraries below, with an ear on what they say."""
+"""Silences the libraries below, and records what they would have printed."""
 
 from __future__ import annotations
 

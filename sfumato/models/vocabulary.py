@@ -1,4 +1,4 @@
-"""Is the vocabulary of a CLIP tokenizer whole? Without one, all prompts become the same tokens, and no library says so.
+"""Checks that the vocabulary of a CLIP tokenizer is complete; without it all prompts become the same tokens.
 
 Byte-pair encoding starts from single characters, and every longer token is the work of one merge. A token that no
 merge makes can never be used, so a cut-off list of merges, or none, shows in the vocabulary.

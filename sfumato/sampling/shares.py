@@ -1,4 +1,4 @@
-"""Shares of a run as numbers of steps, and what there is to say where one is rounded to nothing."""
+"""Shares of a run as numbers of steps, and notes where one is rounded to no step."""
 
 from __future__ import annotations
 

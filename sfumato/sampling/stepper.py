@@ -1,4 +1,4 @@
-"""What the sampling loop steps by: from a prediction at one noise level to latents at the next."""
+"""Steppers of the sampling loop: from a prediction at one noise level to latents at the next."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_stopping_says_where_the_work_is(morph: Any, folder: Path, monkeypatch: 
     monkeypatch.setattr(morphing, "drawing", stop)
     before = sorted(folder.iterdir())
     result = morph("-o", "out.gif", "--store", "kept", code=130)
-    assert "what was trained so far is in kept: the same command goes on from there" in result.stderr
+    assert "what was trained so far is in kept: the same command continues from there" in result.stderr
     assert "stopped" in result.stderr
     assert "kept" not in morph("-o", "out.gif", "--no-store", code=130).stderr
     assert sorted(folder.iterdir()) == before

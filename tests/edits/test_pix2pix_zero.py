@@ -337,7 +337,7 @@ def test_a_direction_may_be_a_file(toy_model: Any, toy_xl_model: Any, tmp_path: 
     [
         ({"direction": []}, "one for each of 1 target prompts, got 0"),
         ({"target_prompts": [TARGET, TARGET]}, "one for each of 2 target prompts, got 1"),
-        ({"negative_prompt": "a hat", "caption_as_negative": True}, "give one of them"),
+        ({"negative_prompt": "a hat", "caption_as_negative": True}, "leave out negative_prompt"),
     ],
 )
 def test_mistakes_are_named_before_any_work(toy_model: Any, options: Any, message: str) -> None:

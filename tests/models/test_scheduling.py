@@ -144,9 +144,7 @@ def test_folders_with_a_scheduler_that_is_not_known_are_refused(
 def test_a_replaced_scheduler_is_told(sd: Path, tmp_path: Path, index: bool) -> None:
     folder = with_scheduler(sd, tmp_path / "model", "PNDMScheduler", index=index, **LEVELS)
     model = load_model(folder, device="cpu")
-    assert model.notes == (
-        "the model's own scheduler PNDMScheduler is replaced: its noise levels are walked with DDIM",
-    )
+    assert model.notes == ("the model's own scheduler PNDMScheduler is replaced by DDIM at the same noise levels",)
     assert model.schedule.final_alpha_bar == float(model.schedule.alphas_cumprod[0])  # the class's own default
     assert generate(model, "a cat", size=(64, 64), num_inference_steps=1).notes == model.notes
     assert load_model(sd, device="cpu").notes == ()

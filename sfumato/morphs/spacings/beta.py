@@ -71,7 +71,7 @@ def beta(
     table = np.full((size, size), np.inf)
     table[tuple(zip(*pairs, strict=True))] = ruler.between((seen.weights[k], seen.weights[j]) for k, j in pairs)
     weights = [seen.weights[k] for k in least_spread(table, num_frames)]
-    notes = [f"all frames are equal to {distance.name}"] if not any(seen.distances) else []
+    notes = [f"all frames are equal by the {distance.name} distance"] if not any(seen.distances) else []
     record = {"alpha": seen.fits[-1].alpha, "beta": seen.fits[-1].beta, "draws": size} if seen.fits else {}
     return spaced(ruler, weights, looked=seen.drawn, notes=notes, record=record)
 

@@ -28,7 +28,7 @@ def rescheduled(frames: Frames, distance: Distance, num_frames: int, *, watch: W
     measured = ruler.along(first)
     weights, notes = reschedule(measured, first, num_frames), list[str]()
     if not any(measured):
-        notes.append(f"all frames are equal to {distance.name}: the weights stay even")
+        notes.append(f"all frames are equal by the {distance.name} distance: the weights stay even")
     return spaced(ruler, weights, even=measured, looked=[*first[1:-1], *weights[1:-1]], notes=notes)
 
 

@@ -81,7 +81,9 @@ def uniform(
     first = even_weights(num_frames)
     even, known, looked, tried = ruler.along(first), list(first), first[1:-1], [first]
     if not any(even):
-        return spaced(ruler, first, even=even, looked=looked, notes=[f"all frames are equal to {distance.name}"])
+        return spaced(
+            ruler, first, even=even, looked=looked, notes=[f"all frames are equal by the {distance.name} distance"]
+        )
     room = 0.25 * tolerance  # a frame drawn as close as this share of a step serves as well as a new one
 
     for _ in watch.during("spacing the frames").over(range(MAX_ROUNDS)):
@@ -112,7 +114,7 @@ def uniform(
     walked = _walked(ruler, best, resolution)
     if _off(ruler, best, resolution) > tolerance:
         notes.append(
-            f"not even to {tolerance:g} after {len(looked) + 2} draws: the distances of neighbours are"
+            f"frames are not even to {tolerance:g} after {len(looked) + 2} draws: the distances of neighbours are"
             f" {min(walked) / statistics.fmean(walked):.2f} to {spread_of(walked):.2f} times their mean"
         )
     record = {"draws": len(looked) + 2, "spread": spread_of(walked)}

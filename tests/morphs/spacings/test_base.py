@@ -108,7 +108,7 @@ def test_uniform_keeps_to_its_draws_and_says_what_is_missing() -> None:
     spaced = SPACINGS["uniform"](frames, CurveDistance(sigmoid(80, 0.37)), 16, max_draws=32)
     assert len(frames.drawn) <= 32
     assert len(spaced.weights) == 16
-    assert any(note.startswith("not even to 0.1 after") for note in spaced.notes)
+    assert any(note.startswith("frames are not even to 0.1 after") for note in spaced.notes)
 
 
 def test_uniform_draws_nothing_more_where_even_weights_do() -> None:
