@@ -48,7 +48,7 @@ def batch(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the results; goes on with what is there.")
+        Path | None, typer.Option("--out", "-o", help="Folder of the results; a batch in it is continued.")
     ] = None,
     source: Annotated[str | None, typer.Option("--source", "-s", help="Source prompt of rows that have none.")] = None,
     target: Annotated[
@@ -64,10 +64,17 @@ def batch(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="An option of --method; see: sfumato methods NAME."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="An option of --method; see: sfumato methods METHOD. Repeatable."
+        ),
     ] = None,
     inversion_settings: Annotated[
-        list[str] | None, typer.Option("--set-inversion", metavar="NAME=VALUE", help="An option of --inversion.")
+        list[str] | None,
+        typer.Option(
+            "--set-inversion",
+            metavar="NAME=VALUE",
+            help="An option of --inversion; see: sfumato methods INVERSION. Repeatable.",
+        ),
     ] = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt of rows that have none.")] = None,
     steps: Steps = None,
@@ -81,34 +88,51 @@ def batch(
     encode_steps: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Steps that bring the autoencoder's output nearer to the image.", show_default="0; of morphs 20"
+            min=0,
+            help="Optimisation steps that bring the autoencoder's reconstruction closer to the image.",
+            show_default="0, off; of morphs 20",
         ),
     ] = None,
     name: Annotated[
-        str, typer.Option(help="Name of each image: {stem}, {id}, {index}, {target}, {method}, {seed}, {key}.")
+        str,
+        typer.Option(
+            help="File name of each image; may contain {stem}, {id}, {index}, {target}, {method}, {seed}, {key}."
+        ),
     ] = "{stem}-{target}.png",
     movie: Annotated[str, typer.Option(help="Ending of morphs: .webp, .mp4, .webm, .mov, .gif or .apng.")] = ".webp",
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into inner folders, too.")] = False,
-    allow_outside: Annotated[
-        bool, typer.Option("--allow-outside", help="A manifest may name files outside its folder, and networks.")
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Also search folders inside the folders.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Items at most, the first ones.", show_default="all")] = None,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Let a manifest name files outside its folder, and networks.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of items; the first ones are taken.", show_default="all")
+    ] = None,
     shard: Annotated[
-        str | None, typer.Option(metavar="K/N", help="The K-th of N parts, for N machines with an --out each.")
+        str | None,
+        typer.Option(metavar="K/N", help="Do the K-th of N parts, on one of N machines, each with its own --out."),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes, each with the model; several have one thread each.")
+        int, typer.Option(min=1, help="Number of processes, each with the model; several have one thread each.")
     ] = 1,
     gpus: Annotated[
-        str | None, typer.Option(metavar="all|N,N", help="A worker on each of these GPUs.", show_default="one GPU")
+        str | None, typer.Option(metavar="all|N,N", help="GPUs to use, a process on each.", show_default="one GPU")
     ] = None,
-    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Try failed items again.")] = False,
-    stop_after: Annotated[int | None, typer.Option(min=1, help="Stop after so many errors.")] = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Run again the items that failed earlier.")
+    ] = False,
+    stop_after: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this many errors.", show_default="never")
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and the time and size it takes; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would be done, and how long and how large it would be; write nothing."
+        ),
     ] = False,
     report: Annotated[bool, typer.Option("--report", help="Write report.html, the worst edits first.")] = False,
-    status: Annotated[Path | None, typer.Option(help="Say how the batch in this folder stands.")] = None,
+    status: Annotated[Path | None, typer.Option(help="Show the progress of the batch in this folder.")] = None,
     model: ModelName = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -120,7 +144,7 @@ def batch(
     clip_skip: ClipSkip = None,
     as_json: AsJson = False,
 ) -> None:
-    """Edit or morph thousands of images, each exactly once; stop or kill it at any moment, and run it again to go on.
+    """Edit or morph thousands of images, each exactly once. A batch that was stopped or killed can be continued.
 
     Example: sfumato batch edits.csv --out results --workers 2
     """
@@ -129,7 +153,7 @@ def batch(
         return
     if not inputs or out is None:
         lacks = "--out FOLDER" if inputs else "a manifest, a folder or images"
-        raise UsageError(f"give {lacks}, e.g. sfumato batch edits.csv --out results")
+        raise UsageError(f"give {lacks}, such as sfumato batch edits.csv --out results")
     out = at_home(out)
     with working("starting"):
         from sfumato.api.batch import Options, run_batch

@@ -262,6 +262,9 @@ def test_methods_are_read_from_the_registry(run: Any) -> None:
             for option in entry.parameters.values():
                 assert option.name in page
                 assert option.range.split(",")[0] in page
+    for name in METHODS:
+        itself = "the image itself; or its latents from" in run("methods", name).stdout
+        assert itself == METHODS[name].from_image, name
     assert "did you mean" in run("methods", "prompt-to-promt", code=2).stderr
 
 
