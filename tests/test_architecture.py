@@ -40,7 +40,8 @@ HEAVY_ALLOWED = ("sfumato.models", "sfumato.models.*", "sfumato.judges.*", "sfum
 # Words of one family of models, in any case: above the adapters only their protocol is known.
 FAMILY = re.compile(
     r"\b77\b|unet|(down|up|mid)_blocks?\b|\bresnets?\b|\battn[12]\b|\btokenizers?\b|text_encoder|(start|end)[ -]token"
-    r"|\bclip('s)? (text|token)|\b0\.18215\b|scaling_factor|cross_attention_kwargs|added_cond",
+    r"|\bclip('s)? (text|token)|\b0\.18215\b|scaling_factor|cross_attention_kwargs|added_cond"
+    r"|\bpooled_(embeds|projections)\b|\bpooled embedding|\btime_ids\b|\btimestep_cond\b|\bextras(\[|\.get\()[\"']",
     re.IGNORECASE,
 )
 FAMILY_ALLOWED = {"models", "judges", "emoji"}

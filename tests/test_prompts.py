@@ -83,7 +83,7 @@ def test_a_slider_gives_the_targets_words_the_weights_that_it_is_asked_for(toy_m
     way, empty = PromptMix.between(toy_model, source, target), toy_model.encode_prompt("")
     for asked in (target, "a photo of a dog"):  # as written, and where the weight is on attention
         end = toy_model.encode_prompt(asked)
-        whole, half = (way.at(weight).apply(end, empty).prompt_embeds for weight in (1.0, 0.5))
-        end = end.prompt_embeds
+        whole, half = (way.at(weight).apply(end, empty).text for weight in (1.0, 0.5))
+        end = end.text
         assert torch.allclose(whole, end, atol=1e-5)
         assert not torch.allclose(half, end, atol=1e-3)

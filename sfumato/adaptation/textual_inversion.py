@@ -27,8 +27,7 @@ class InvertedText:
     """Learned embeddings.
 
     Attributes:
-        condition: One row an image; only `prompt_embeds` differ from where they started (the pooled embedding of
-            Stable Diffusion XL is not learned).
+        condition: One row an image; only `text` differs from where it started; extras are not learned.
         losses: Of each image before each update, (iteration, image).
     """
 
@@ -72,19 +71,19 @@ def textual_inversion(
         Cancelled: The watch asked to stop.
     """
     start = condition.expand(len(latents))
-    parameters = leaves({"embeds": start.prompt_embeds}, model)
+    parameters = leaves({"embeds": start.text}, model)
     embeds = parameters["embeds"]
     if learned is not None:
         share = torch.zeros(embeds.shape[1]).index_fill(0, learned.nonzero().flatten(), 1.0).to(embeds)
         embeds.register_hook(lambda gradient: gradient * share[:, None])
 
     def condition_of(images: list[int]) -> Condition:
-        return start[images].with_embeds(embeds[images])
+        return start[images].with_text(embeds[images])
 
     optimizer = torch.optim.Adam([embeds], lr=learning_rate, betas=betas)
     loss = Denoising(model, latents, draws)
     losses = fit(parameters, loss, condition_of, optimizer, iterations, rate=rate, slot=slot, watch=watch)
-    return InvertedText(start.with_embeds(embeds.detach()), losses)
+    return InvertedText(start.with_text(embeds.detach()), losses)
 
 
 def positions(model: Model, prompt: str, placeholder: str) -> Tensor:

@@ -116,17 +116,14 @@ def check_inverted(model: Model, inverted: Inversion, image: SourceImage | None,
     """Refuses an inversion of another image, model or grid, see `Inversion.check`."""
     inverted.check_tensors()
     height, width = inverted.noise.shape[2:]
-    shape, embeds = (model.latent_channels, height, width), None
+    shape = (model.latent_channels, height, width)
     if image is not None:
         shape = model.latent_shape(image.fitted.image.size[::-1])
-    if inverted.null_embeds is not None or inverted.null_pooled_embeds is not None:
-        empty = model.encode_prompt("")
-        pooled = 0 if empty.pooled_embeds is None else empty.pooled_embeds.shape[1]
-        embeds = (empty.prompt_embeds.shape[1], empty.prompt_embeds.shape[2], pooled)
+    tuned = inverted.null_embeds is not None or inverted.null_extras
     digest = "" if image is None else image.digest
     inverted.check(
         model_revision=model.revision, timesteps=timesteps, image_sha256=digest, latent_shape=shape,
-        embeds_shape=embeds,
+        empty=model.encode_prompt("") if tuned else None,
     )  # fmt: skip
 
 

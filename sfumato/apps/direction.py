@@ -174,7 +174,7 @@ def show(
     rows = [
         ("direction", way.name),
         ("sentences", f"{way.sentences[0]} and {way.sentences[1]}"),
-        ("size", f"{tokens} tokens x {width}{'' if way.pooled is None else ', and a pooled embedding'}"),
+        ("size", f"{tokens} tokens x {width}{''.join(f', {name}' for name in way.shift.extras)}"),
         ("length", f"{float(way.embeds.norm()):.4g}"),
         ("made with", way.model),
         ("text encoder", way.fingerprint),

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato import checks
@@ -42,8 +43,7 @@ class Direction:
     """A difference of text embeddings, and whose embeddings they are.
 
     Attributes:
-        embeds: (1, tokens of one chunk, dim), float32.
-        pooled: Difference of the pooled embeddings, (1, dim), for model families that use one, else None.
+        shift: The difference of two conditions, one row of one chunk of text, float32.
         fingerprint: Of the text encoder, see `Model.text_fingerprint`.
         source, target: The words that it leads from and to; "" where arithmetic left no such words.
         name: In words, such as "cat -> dog".
@@ -51,14 +51,18 @@ class Direction:
         model: Name of the model that it was made with.
     """
 
-    embeds: Tensor
-    pooled: Tensor | None
+    shift: Condition
     fingerprint: str
     source: str
     target: str
     name: str
     sentences: tuple[int, int] = (0, 0)
     model: str = ""
+
+    @property
+    def embeds(self) -> Tensor:
+        """The difference of what attention reads, (1, tokens of one chunk, dim)."""
+        return self.shift.text
 
     def __str__(self) -> str:
         return f"direction {self.name} ({self.fingerprint})"
@@ -82,18 +86,17 @@ class Direction:
         Raises:
             DirectionError: The condition's embeddings have another shape.
         """
-        wanted, ours = condition.prompt_embeds.shape, self.embeds.shape
-        if ours[1] > wanted[1] or ours[2] != wanted[2]:
+        (tokens, dim), (wanted, wanted_dim) = self.embeds.shape[1:], condition.text.shape[1:]
+        extras, wanted_extras = _sizes(self.shift), _sizes(condition)
+        if tokens > wanted or dim != wanted_dim or extras != wanted_extras:
             raise DirectionError(
-                f"the direction {self.name!r} has {ours[1]} tokens of {ours[2]} channels, the model's embeddings"
-                f" {wanted[1]} of {wanted[2]}: make it again with this model"
+                f"the direction {self.name!r} has {tokens} tokens of {dim} channels{extras}, the model's embeddings"
+                f" {wanted} of {wanted_dim}{wanted_extras}: make it again with this model"
             )
-        embeds = condition.prompt_embeds.clone()
-        embeds[:, : self.embeds.shape[1]] += scale * self.embeds.to(embeds)
-        pooled = condition.pooled_embeds
-        if pooled is not None and self.pooled is not None:
-            pooled = pooled + scale * self.pooled.to(pooled)
-        return Condition(embeds, pooled)
+        filled = F.pad(self.embeds, (0, 0, 0, wanted - tokens))
+        return Condition.joined(
+            [condition, self.shift.with_text(filled)], lambda pair: pair[0] + scale * pair[1].to(pair[0])
+        )
 
     def __add__(self, other: Direction) -> Direction:
         """Both at once.
@@ -110,14 +113,14 @@ class Direction:
     def __mul__(self, factor: float) -> Direction:
         """The same, stronger, weaker or turned round."""
         factor = checks.number("factor", factor)
-        return self._made(factor * self.embeds, _times(factor, self.pooled), name=f"{factor:g} ({self.name})")
+        return self._made(self.shift.each(lambda part: factor * part), name=f"{factor:g} ({self.name})")
 
     __rmul__ = __mul__
 
     def __neg__(self) -> Direction:
         """The way back."""
         back = f"{self.target} -> {self.source}" if self.source and self.target else f"-({self.name})"
-        return self._made(-self.embeds, _times(-1.0, self.pooled), self.target, self.source, back)
+        return self._made(self.shift.each(torch.neg), self.target, self.source, back)
 
     def then(self, other: Direction) -> Direction:
         """Chains cat -> dog and dog -> horse to cat -> horse.
@@ -130,7 +133,7 @@ class Direction:
                 f"{other.name!r} does not start where {self.name!r} ends: add them with + if you mean it"
             )
         whole = self + other
-        return self._made(whole.embeds, whole.pooled, self.source, other.target, f"{self.source} -> {other.target}")
+        return self._made(whole.shift, self.source, other.target, f"{self.source} -> {other.target}")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes one `.safetensors` file, whole or not at all.
@@ -138,9 +141,8 @@ class Direction:
         Raises:
             DirectionError: The folder does not exist or cannot be written, or the name ends otherwise.
         """
-        tensors = {"embeds": self.embeds} | ({} if self.pooled is None else {"pooled": self.pooled})
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("embeds", "pooled")}
-        return save_tensors(path, tensors, plain, KIND)
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "shift"}
+        return save_tensors(path, {"embeds": self.embeds, **self.shift.extras}, plain, KIND)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Direction:
@@ -152,15 +154,15 @@ class Direction:
         tensors, values = load_tensors(path, KIND)
         what = f"the direction {path}"
         plain = check_fields(values, _FIELDS, what=what, remedy=KIND.again, error=DirectionError)
-        for name, axes in (("embeds", 3), ("pooled", 2)):
-            tensor = tensors.get(name)
-            if tensor is None and name == "pooled":
-                continue
-            if tensor is None or tensor.ndim != axes or len(tensor) != 1 or not tensor.is_floating_point():
-                raise DirectionError(f"{what} is damaged ({name} is missing or no {axes}-axis numbers): {KIND.again}")
+        embeds = tensors.pop("embeds", None)
+        if embeds is None or embeds.ndim != 3:
+            raise DirectionError(f"{what} is damaged (embeds is missing or no (1, tokens, dim)): {KIND.again}")
+        for name, tensor in {"embeds": embeds, **tensors}.items():
+            if tensor.ndim == 0 or len(tensor) != 1 or not tensor.is_floating_point():
+                raise DirectionError(f"{what} is damaged ({name} is no row of numbers): {KIND.again}")
             if tensor.numel() == 0 or not bool(torch.isfinite(tensor).all()):
                 raise DirectionError(f"{what} is damaged ({name} holds no finite numbers): {KIND.again}")
-        return cls(tensors["embeds"], tensors.get("pooled"), **{**plain, "sentences": tuple(plain["sentences"])})
+        return cls(Condition(embeds, tensors), **{**plain, "sentences": tuple(plain["sentences"])})
 
     @staticmethod
     def is_one(path: str | os.PathLike[str]) -> bool:
@@ -170,15 +172,11 @@ class Direction:
     def _with(self, other: Direction, factor: float, name: str) -> Direction:
         if self.fingerprint != other.fingerprint:
             raise DirectionError(f"{self.name!r} and {other.name!r} belong to different text encoders")
-        pooled = _times(factor, other.pooled)
-        if self.pooled is not None and pooled is not None:
-            pooled = self.pooled + pooled
-        return self._made(self.embeds + factor * other.embeds, pooled, name=name)
+        shift = Condition.joined([self.shift, other.shift], lambda pair: pair[0] + factor * pair[1])
+        return self._made(shift, name=name)
 
-    def _made(
-        self, embeds: Tensor, pooled: Tensor | None, source: str = "", target: str = "", name: str = ""
-    ) -> Direction:
-        return Direction(embeds, pooled, self.fingerprint, source, target, name, model=self.model)
+    def _made(self, shift: Condition, source: str = "", target: str = "", name: str = "") -> Direction:
+        return Direction(shift, self.fingerprint, source, target, name, model=self.model)
 
 
 def make_direction(model: Model, source: str, target: str, *, write: Writer | None = None) -> Direction:
@@ -221,16 +219,15 @@ def direction_between(
     checks.instance("model", model, Model, "a model from sfumato.load_model")  # type: ignore[type-abstract]
     for word, title in ((source, "source"), (target, "target")):
         checks.text(title, word)
-    from_mean, from_pooled = mean_embedding(model, source_sentences)
-    to_mean, to_pooled = mean_embedding(model, target_sentences)
-    pooled = None if from_pooled is None or to_pooled is None else to_pooled - from_pooled
+    means = [mean_condition(model, sentences) for sentences in (source_sentences, target_sentences)]
+    shift = Condition.joined(means, lambda pair: pair[1] - pair[0])
     counts = (len(source_sentences), len(target_sentences))
     name = f"{source or 'source'} -> {target or 'target'}"
-    return Direction(to_mean - from_mean, pooled, model.text_fingerprint, source, target, name, counts, model.name)
+    return Direction(shift, model.text_fingerprint, source, target, name, counts, model.name)
 
 
-def mean_embedding(model: Model, sentences: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-    """Mean of the sentences' embeddings, (1, tokens, dim), and of the pooled ones, (1, dim) or None; float32, CPU.
+def mean_condition(model: Model, sentences: Sequence[str]) -> Condition:
+    """Mean of the sentences' conditions, one row of one chunk of text, float32, on the CPU.
 
     A sentence longer than one chunk of the text encoder is cut there, with a warning.
 
@@ -240,20 +237,18 @@ def mean_embedding(model: Model, sentences: Sequence[str]) -> tuple[Tensor, Tens
     sentences = checks.listed("the sentences of a direction", sentences, checks.text, most=MOST_SENTENCES)
     if not sentences or not all(sentence.strip() for sentence in sentences):
         raise UsageError(f"a bank needs sentences, none of them blank; got {len(sentences)}")
-    text, tokens = model.text, model.text.length
+    text, count = model.text, len(sentences)
     if any(words_end(text, sentence) - text.start > room(text) for sentence in sentences):
         warnings.warn(f"sentences longer than {room(text)} tokens are cut there", stacklevel=2)
-    total: Tensor | float = 0.0
-    pooled: Tensor | float = 0.0
-    for start in range(0, len(sentences), _BATCH):
+    sums = []
+    for start in range(0, count, _BATCH):
         condition = model.encode_prompt(sentences[start : start + _BATCH])
-        total = total + condition.prompt_embeds[:, :tokens].double().sum(dim=0, keepdim=True).cpu()
-        if condition.pooled_embeds is not None:
-            pooled = pooled + condition.pooled_embeds.double().sum(dim=0, keepdim=True).cpu()
-    assert isinstance(total, Tensor), "there is at least one batch"
-    mean = (total / len(sentences)).float()
-    return mean, (pooled / len(sentences)).float() if isinstance(pooled, Tensor) else None
+        condition = condition.with_text(condition.text[:, : text.length])
+        sums.append(condition.each(lambda tensor: tensor.double().sum(dim=0, keepdim=True).cpu()))
+    return Condition.joined(sums, lambda parts: (torch.stack(parts).sum(dim=0) / count).float())
 
 
-def _times(factor: float, tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else factor * tensor
+def _sizes(condition: Condition) -> str:
+    """Sizes of what stands beside the text, in words."""
+    sizes = {name: tuple(tensor.shape[1:]) for name, tensor in sorted(condition.extras.items())}
+    return "".join(f" and {name} of {'x'.join(map(str, size))}" for name, size in sizes.items())

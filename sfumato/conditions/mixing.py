@@ -14,7 +14,7 @@ from sfumato.models.prompt_syntax import plain_text
 
 
 def mixed_condition(condition: Condition, weights: Sequence[float]) -> Condition:
-    """Embeddings on the straight line between two, one row a weight.
+    """Conditions on the straight line between two, one row a weight.
 
     Args:
         condition: The two rows.
@@ -25,8 +25,7 @@ def mixed_condition(condition: Condition, weights: Sequence[float]) -> Condition
         parts = torch.tensor(weights, dtype=tensor.dtype, device=tensor.device)
         return torch.lerp(tensor[:1], tensor[1:], parts.view(-1, *[1] * (tensor.ndim - 1)))
 
-    pooled = condition.pooled_embeds
-    return Condition(mix(condition.prompt_embeds), None if pooled is None else mix(pooled))
+    return condition.each(mix)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +46,8 @@ class PromptMix:
     def between(cls, model: Model, source_prompt: str, target_prompt: str) -> PromptMix:
         """The way from one prompt to the other, at weight 1."""
         both = model.encode_prompt([source_prompt, target_prompt])
-        places = paired_tokens(model.text, source_prompt, target_prompt, both.prompt_embeds.shape[1])
-        return cls(both[[0]].with_embeds(both.prompt_embeds[:1, places]))
+        places = paired_tokens(model.text, source_prompt, target_prompt, both.tokens)
+        return cls(both[[0]].with_text(both.text[:1, places]))
 
     def at(self, weight: float) -> PromptMix:
         """The same way at another weight."""
@@ -61,8 +60,7 @@ class PromptMix:
             target: The target prompt as the model reads it, with whatever weights its words have; any number of rows.
             empty: The empty prompt, one row, which fills up the shorter one of the two.
         """
-        tokens = max(condition.prompt_embeds.shape[1] for condition in (target, self.start))
-        start, target = self.start.padded(tokens, empty), target.padded(tokens, empty)
+        start, target = Condition.equally_long([self.start, target], empty)
         rows = [Condition.cat([start, target[[k]]]) for k in range(len(target))]
         return Condition.cat([mixed_condition(ends, [self.weight]) for ends in rows])
 

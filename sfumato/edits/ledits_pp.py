@@ -200,8 +200,7 @@ def _plan(task: EditTask, concepts: Mapping[str, float] | None) -> tuple[Rows, l
     named: Mapping[str, Condition] = {}
     if concepts:
         encoded, empty = task.model.encode_prompt(list(concepts)), task.model.encode_prompt("")
-        tokens = max(each.prompt_embeds.shape[1] for each in (encoded, condition))
-        encoded, condition = encoded.padded(tokens, empty), condition.padded(tokens, empty)
+        encoded, condition = Condition.equally_long([encoded, condition], empty)
         named = {concept: encoded[[row]] for row, concept in enumerate(concepts)}
     rows, terms = [], []
     for k in range(1 + len(task.target_prompts)):

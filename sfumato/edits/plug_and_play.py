@@ -152,7 +152,7 @@ def _with_inverted_source(
     source, condition, count = task.source, task.condition, len(task.target_prompts)
     own, targets = condition[[0]], [condition[[k]] for k in range(1, 1 + count)]
     empty = task.model.encode_prompt("")
-    empty = empty.padded(own.prompt_embeds.shape[1], empty)
+    empty = empty.padded(own.tokens, empty)
     rows = translation_rows(
         empty if source_row == "empty" else own,
         condition[[-1]] if task.guidance_scale != 1.0 else None,

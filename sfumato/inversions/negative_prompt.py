@@ -49,13 +49,13 @@ def negative_prompt_inversion(task: InversionTask) -> Inversion:
     return replace(
         ddim_inversion(replace(task, negative=None)),
         method="negative-prompt",
-        null_embeds=rows.prompt_embeds.expand(len(task.steps), -1, -1, -1),
-        null_pooled_embeds=rows.pooled_embeds,
+        null_embeds=rows.text.expand(len(task.steps), -1, -1, -1),
+        null_extras=rows.extras,
     )
 
 
 def _is_empty(model: Model, negative: Condition) -> bool:
-    empty = model.encode_prompt("").prompt_embeds
-    return negative.prompt_embeds.shape[1] == empty.shape[1] and torch.allclose(
-        negative.prompt_embeds.to(empty), empty.expand_as(negative.prompt_embeds), atol=1e-4
+    empty = model.encode_prompt("").text
+    return negative.tokens == empty.shape[1] and torch.allclose(
+        negative.text.to(empty), empty.expand_as(negative.text), atol=1e-4
     )

@@ -99,7 +99,7 @@ def _one_image(
     """The inversion of one image, and the relative error of its replay."""
     pivot = ddim_inversion(task)
     steps, source = task.steps, task.source()
-    moved, embeds = pivot.noise, source.uncond.prompt_embeds.to(pivot.noise)
+    moved, embeds = pivot.noise, source.uncond.text.to(pivot.noise)
     null_embeds, losses = [], torch.full((len(steps), 1, inner_steps), float("nan"))
 
     for step in task.watch.during("optimising").over(steps if task.guidance_scale != 1.0 else []):
@@ -128,7 +128,7 @@ class _Tuning:
 
     def step(self, embeds: Tensor) -> Tensor:
         """Latents after the guided step."""
-        uncond = self.model.predict(self.latents, self.now.time, self.source.uncond.with_embeds(embeds))
+        uncond = self.model.predict(self.latents, self.now.time, self.source.uncond.with_text(embeds))
         output = uncond + self.source.guidance_scale * (self._cond - uncond)
         prediction = self.model.schedule.split(output, self.latents, self.now.level)
         return ddim_step(prediction, self.now.level, self.now.level_prev)

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -18,13 +19,16 @@ from torch import Tensor
 from sfumato import checks
 from sfumato.errors import InversionError
 from sfumato.json_input import check_fields
+from sfumato.models.base import Condition
 from sfumato.sampling.bdia import BDIA
 from sfumato.tensorfile import Kind, content_hash, load_tensors, save_tensors
 
 _KIND = Kind("inversion", "make one with `sfumato invert` or Inversion.save", "invert again", InversionError)
 _TENSORS = (
-    "noise", "trajectory", "noise_maps", "null_embeds", "null_pooled_embeds", "correction", "residuals", "source_image"
+    "noise", "trajectory", "noise_maps", "null_embeds", "correction", "residuals", "source_image"
 )  # fmt: skip
+_EXTRA = re.compile(r"null_(\w+)_embeds")
+"""Names of `null_extras` in files."""
 _SHARE = partial(checks.number, low=0.0, high=1.0)
 _FIELDS: Mapping[str, checks.Check] = {
     "method": partial(checks.text, most=200, empty="it says which inversion it is"),
@@ -57,7 +61,7 @@ class Inversion:
         trajectory: Latents x_0 ... x_T, (steps + 1, image, channels, height, width), or None.
         noise_maps: Noise consumed by each step in sampling order, (steps, image, channels, height, width), or None.
         null_embeds: Embedding in place of the empty prompt's, in sampling order, (steps, image, tokens, dim), or None.
-        null_pooled_embeds: The pooled embedding that goes with it, (image, dim), or None: as it is.
+        null_extras: Extras of the condition that go with it, by name, (image, ...); others are as they are.
         correction: First correction of the stepper BDIA, (image, channels, height, width), or None.
         residuals: How far each step missed while inverting, one entry an iteration, in sampling order,
             (steps, image, iterations), NaN where none was run; what is measured, the inversion says. Or None.
@@ -81,7 +85,7 @@ class Inversion:
     trajectory: Tensor | None = None
     noise_maps: Tensor | None = None
     null_embeds: Tensor | None = None
-    null_pooled_embeds: Tensor | None = None
+    null_extras: Mapping[str, Tensor] = field(default_factory=dict, hash=False)
     correction: Tensor | None = None
     residuals: Tensor | None = None
     source_image: Tensor | None = None
@@ -105,12 +109,14 @@ class Inversion:
 
     @property
     def _tensors(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None}
+        """All tensors, by their names in files."""
+        extras = {f"null_{name}_embeds": tensor for name, tensor in self.null_extras.items()}
+        return {name: getattr(self, name) for name in _TENSORS if getattr(self, name) is not None} | extras
 
     @property
     def _fields(self) -> dict[str, Any]:
         """All but the tensors, by their names in files."""
-        names = [entry.name for entry in fields(self) if entry.name not in (*_TENSORS, "file")]
+        names = [entry.name for entry in fields(self) if entry.name not in (*_TENSORS, "null_extras", "file")]
         return {_IN_FILES.get(name, name): getattr(self, name) for name in names}
 
     @property
@@ -157,7 +163,7 @@ class Inversion:
         timesteps: tuple[float, ...],
         image_sha256: str = "",
         latent_shape: tuple[int, int, int] | None = None,
-        embeds_shape: tuple[int, int, int] | None = None,
+        empty: Condition | None = None,
     ) -> None:
         """Refuses a run that this inversion cannot be replayed in.
 
@@ -166,8 +172,7 @@ class Inversion:
             timesteps: Of the run.
             image_sha256: SHA-256 of the image's pixels, where there is one.
             latent_shape: (channels, height, width) of the image's latents, where there is one, for the model.
-            embeds_shape: Tokens and channels of one chunk of the model's text embeddings, and channels of the pooled
-                one (0: it has none).
+            empty: The model's empty prompt, one row.
 
         Raises:
             InversionError: It was made with another model, of another image, on another grid, or holds several
@@ -193,18 +198,23 @@ class Inversion:
             raise InversionError(
                 f"the inversion's noise has shape {shape}, the image's latents {latent_shape}: invert again"
             )
-        if embeds_shape is not None and self.null_embeds is not None:
-            tokens, dim = self.null_embeds.shape[-2:]
-            if dim != embeds_shape[1] or tokens % embeds_shape[0]:
+        if empty is not None:
+            self._check_null(empty)
+
+    def _check_null(self, empty: Condition) -> None:
+        """Refuses what stands in the empty prompt's place where the model's own is another, one row."""
+        if self.null_embeds is not None:
+            (tokens, dim), own = self.null_embeds.shape[-2:], empty.text.shape[-1]
+            if dim != own or tokens % empty.tokens:
                 raise InversionError(
-                    f"the inversion's text embeddings have {dim} channels, the model's {embeds_shape[1]}: invert again"
+                    f"the inversion's text embeddings have {dim} channels, the model's {own}: invert again"
                 )
-        pooled = self.null_pooled_embeds
-        if embeds_shape is not None and pooled is not None and pooled.shape[1] != embeds_shape[2]:
-            raise InversionError(
-                f"the inversion's pooled embedding has {pooled.shape[1]} channels, the model's {embeds_shape[2]}:"
-                " invert again"
-            )
+        for name, tensor in self.null_extras.items():
+            shape = tuple(tensor.shape[1:])
+            known = tuple(empty.extras[name].shape[1:]) if name in empty.extras else None
+            if shape != known:
+                its = "the model has none" if known is None else f"the model's {known}"
+                raise InversionError(f"the inversion's {name} embedding has shape {shape}, {its}: invert again")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes one `.safetensors` file, whole or not at all.
@@ -225,6 +235,7 @@ class Inversion:
         plain = check_fields(
             values, _FIELDS, optional=_NEW, what=f"the inversion {path}", remedy=_KIND.again, error=InversionError
         )
+        extras = {match[1]: tensors.pop(match[0]) for match in map(_EXTRA.fullmatch, list(tensors)) if match}
         foreign = sorted(tensors.keys() - set(_TENSORS))
         if foreign or "noise" not in tensors:
             what = f"unknown tensor {checks.shown(foreign[0])}" if foreign else "no noise"
@@ -232,7 +243,7 @@ class Inversion:
         plain["timesteps"] = tuple(plain["timesteps"])
         for name, in_files in _IN_FILES.items():
             plain[name] = plain.pop(in_files)
-        inversion = cls(**{**plain, **tensors, "file": os.fspath(path)})
+        inversion = cls(**{**plain, **tensors, "null_extras": extras, "file": os.fspath(path)})
         inversion.check_tensors()
         return inversion
 
@@ -255,13 +266,12 @@ class Inversion:
             "trajectory": (1 if self.method == "picture" else steps - self.start_index + 1, *grid),
             "noise_maps": (steps, *grid),
             "null_embeds": (steps, images, None, None),
-            "null_pooled_embeds": (images, None),
             "correction": grid,
             "residuals": (None, images, None),
             "source_image": (None, None, 3),
         }
         for name, tensor in self._tensors.items():
-            shape = wanted[name]
+            shape = wanted.get(name, (images, *[None] * (tensor.ndim - 1)))
             fits = tensor.ndim == len(shape) and all(
                 side in (None, there) for side, there in zip(shape, tensor.shape, strict=True)
             )
@@ -275,8 +285,9 @@ class Inversion:
 
     def to(self, device: Any) -> Inversion:
         """The same with its tensors on a device."""
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self._tensors.items()}
-        return replace(self, **moved)
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self._tensors.items() if name in _TENSORS}
+        extras = {name: tensor.to(device) for name, tensor in self.null_extras.items()}
+        return replace(self, **moved, null_extras=extras)
 
 
 def content_key(image: bytes, model: str, options: Mapping[str, Any]) -> str:

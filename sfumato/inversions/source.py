@@ -35,10 +35,10 @@ class SourceBranch:
         """
         empty, images = model.encode_prompt(""), len(latents)
         negative = negative or empty
-        tokens = max(condition.prompt_embeds.shape[1], negative.prompt_embeds.shape[1])
         self.model, self.guidance_scale = model, guidance_scale
-        self.cond, self.uncond = (rows.padded(tokens, empty).expand(images) for rows in (condition, negative))
-        guided = guidance_scale != 1.0 and not torch.equal(self.uncond.prompt_embeds, self.cond.prompt_embeds)
+        rows = Condition.equally_long([condition, negative], empty)
+        self.cond, self.uncond = (row.expand(images) for row in rows)
+        guided = guidance_scale != 1.0 and not self.uncond.equals(self.cond)
         self._halves = guidance_halves(model, guided)
         self._rows = self._both(self.cond, self.uncond)
         self._scales = torch.tensor([guidance_scale])

@@ -15,7 +15,6 @@ IMAGE_AXIS: Mapping[str, int] = {
     "trajectory": 1,
     "noise_maps": 1,
     "null_embeds": 1,
-    "null_pooled_embeds": 0,
     "correction": 0,
 }
 
@@ -34,4 +33,7 @@ def together(inversions: Sequence[Inversion]) -> Inversion:
     for name, axis in IMAGE_AXIS.items():
         parts = [getattr(inversion, name) for inversion in inversions]
         joined[name] = None if parts[0] is None else torch.cat(parts, dim=axis)
-    return replace(inversions[0], **joined, source_image=None, residuals=None)
+    extras = {
+        name: torch.cat([inversion.null_extras[name] for inversion in inversions]) for name in inversions[0].null_extras
+    }
+    return replace(inversions[0], **joined, null_extras=extras, source_image=None, residuals=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -19,30 +19,41 @@ from sfumato.errors import UsageError
 from sfumato.models.attention import AttentionSite, DecoderBlock, FeatureHook, KernelHook, ProjectionHook, SourceHook
 from sfumato.models.schedules import Level, Schedule
 
+GUIDANCE = "guidance"
+"""Name of the guidance scale of each row, (rows,), among the extras of a condition; absent: 1 (off)."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Condition:
-    """What the network is conditioned on besides latents and t; one row a prompt.
+    """What the network is conditioned on besides latents and time; one row a prompt.
 
     Attributes:
-        prompt_embeds: Text encoder output, (rows, tokens, dim).
-        pooled_embeds: Pooled text embedding, (rows, dim), for families that use one (SDXL), else None.
-        guidance: Guidance scale of each row, (rows,), for a network that takes it as an input; None: 1 (off).
+        text: What attention reads of the prompts, (rows, tokens, dim).
+        extras: Whatever else, each (rows, ...), by names that the model alone gives and reads: all others treat every
+            tensor alike.
     """
 
-    prompt_embeds: Tensor
-    pooled_embeds: Tensor | None = None
-    guidance: Tensor | None = None
+    text: Tensor
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Positions on the text axis."""
+        return self.text.shape[1]
 
     def __len__(self) -> int:
-        return len(self.prompt_embeds)
+        return len(self.text)
 
     def __getitem__(self, rows: slice | list[int]) -> Condition:
-        return self._each(lambda tensor: tensor[rows])
+        return self.each(lambda tensor: tensor[rows])
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The same with every tensor changed; the first axis stays that of rows."""
+        return Condition(change(self.text), {name: change(tensor) for name, tensor in self.extras.items()})
 
     def repeat(self, count: int) -> Condition:
         """Every row `count` times, equal rows side by side."""
-        return self._each(lambda tensor: tensor.repeat_interleave(count, dim=0))
+        return self.each(lambda tensor: tensor.repeat_interleave(count, dim=0))
 
     def expand(self, rows: int) -> Condition:
         """The same condition for `rows` rows.
@@ -54,45 +65,57 @@ class Condition:
             raise UsageError(f"a condition of {len(self)} rows does not fit a batch of {rows}")
         return self if len(self) == rows else self.repeat(rows)
 
-    def with_embeds(self, prompt_embeds: Tensor) -> Condition:
-        """The same with other text embeddings, (rows, tokens, dim)."""
-        return replace(self, prompt_embeds=prompt_embeds)
+    def with_text(self, text: Tensor) -> Condition:
+        """The same with another text, (rows, tokens, dim)."""
+        return replace(self, text=text)
+
+    def with_extras(self, extras: Mapping[str, Tensor]) -> Condition:
+        """The same with these tensors beside the text, in the place of those of their names."""
+        return replace(self, extras={**self.extras, **extras})
 
     def equals(self, other: Condition) -> bool:
         """Whether both condition the network alike."""
-        pairs = zip(self._tensors, other._tensors, strict=True)
-        return all(
-            mine is its or (mine is not None and its is not None and torch.equal(mine, its)) for mine, its in pairs
+        return (
+            torch.equal(self.text, other.text)
+            and self.extras.keys() == other.extras.keys()
+            and all(torch.equal(tensor, other.extras[name]) for name, tensor in self.extras.items())
         )
-
-    @property
-    def _tensors(self) -> tuple[Tensor | None, ...]:
-        return self.prompt_embeds, self.pooled_embeds, self.guidance
 
     def padded(self, tokens: int, empty: Condition) -> Condition:
         """The same with `tokens` tokens a row: as many chunks of the empty prompt (one row) follow as are missing."""
-        missing = tokens - self.prompt_embeds.shape[1]
+        missing = tokens - self.tokens
         if missing == 0:
             return self
-        chunk = empty.prompt_embeds.to(self.prompt_embeds)
+        chunk = empty.text.to(self.text)
         filling = chunk.repeat(len(self), missing // chunk.shape[1], 1)
-        return self.with_embeds(torch.cat([self.prompt_embeds, filling], dim=1))
+        return self.with_text(torch.cat([self.text, filling], dim=1))
+
+    @staticmethod
+    def equally_long(conditions: Sequence[Condition], empty: Condition) -> list[Condition]:
+        """The conditions, each padded to the tokens of the longest; see `padded`."""
+        tokens = max(condition.tokens for condition in conditions)
+        return [condition.padded(tokens, empty) for condition in conditions]
+
+    @staticmethod
+    def joined(conditions: Sequence[Condition], join: Callable[[list[Tensor]], Tensor]) -> Condition:
+        """One condition of several: `join` is given the text of all, and each of the other tensors of all.
+
+        Raises:
+            UsageError: They do not hold the same tensors, so they come from different models.
+        """
+        names = conditions[0].extras.keys()
+        if any(condition.extras.keys() != names for condition in conditions):
+            held = " and ".join(sorted({", ".join(("text", *condition.extras)) for condition in conditions}))
+            raise UsageError(f"these conditions do not fit one another ({held}): encode all prompts with one model")
+        return Condition(
+            join([condition.text for condition in conditions]),
+            {name: join([condition.extras[name] for condition in conditions]) for name in names},
+        )
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
         """Stacks rows; all conditions come from the same model and have equally many tokens."""
-        pooled = [c.pooled_embeds for c in conditions if c.pooled_embeds is not None]
-        guidance = [c.guidance for c in conditions if c.guidance is not None]
-        return Condition(
-            torch.cat([c.prompt_embeds for c in conditions]),
-            torch.cat(pooled) if pooled else None,
-            torch.cat(guidance) if guidance else None,
-        )
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        pooled = None if self.pooled_embeds is None else change(self.pooled_embeds)
-        guidance = None if self.guidance is None else change(self.guidance)
-        return Condition(change(self.prompt_embeds), pooled, guidance)
+        return Condition.joined(conditions, torch.cat)
 
 
 class TextSide(Protocol):
@@ -134,7 +157,7 @@ class Model(ABC):
         method_options, method_guidance: Likewise, options and guidance of methods and morphs by their name.
         few_steps: Whether it was distilled for a few steps: then the two lines above stand before what a method's
             paper says.
-        takes_guidance: Whether the network takes the guidance scale as an input (`Condition.guidance`) and needs no
+        takes_guidance: Whether the network takes the guidance scale as an input (`with_guidance`) and needs no
             unconditional row.
         notes: What was decided when it was loaded, in words for the user.
         parts: Files that were added to it (LoRAs, embeddings, a VAE), as they stand in a recipe.
@@ -173,6 +196,10 @@ class Model(ABC):
     @abstractmethod
     def encode_prompt(self, prompts: str | Sequence[str]) -> Condition:
         """One row a prompt, all rows padded to the same number of tokens; long prompts take several chunks."""
+
+    def with_guidance(self, condition: Condition, scales: Tensor) -> Condition:
+        """The condition with the guidance scale of each row, (rows,), for a network that takes it as an input."""
+        return condition.with_extras({GUIDANCE: scales}) if self.takes_guidance else condition
 
     @abstractmethod
     def predict(self, latents: Tensor, t: float | Sequence[float], condition: Condition) -> Tensor:

@@ -14,6 +14,9 @@ from sfumato.models.scheduling import schedule_of
 from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.models.text import ClipText, chunked_ids, reweighted
 
+POOLED = "pooled"
+"""Name of the pooled embedding, (rows, dim), among the extras of a condition."""
+
 
 class StableDiffusionXL(StableDiffusion):
     """The base model and its distilled kin (SDXL-Turbo).
@@ -48,10 +51,10 @@ class StableDiffusionXL(StableDiffusion):
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
             encoded, pooled = self._encoded(tokenizer, encoder, texts, count)
             embeds.append(reweighted(encoded, tokenizer, texts, partial(self._empty, tokenizer, encoder)))
-        condition = Condition(torch.cat(embeds, dim=-1), pooled)
+        condition = Condition(torch.cat(embeds, dim=-1), {POOLED: pooled})
         if self.zeroes_empty_negative:
             keep = torch.tensor([text != "" for text in texts], device=self.device)
-            condition = Condition(condition.prompt_embeds * keep[:, None, None], pooled * keep[:, None])
+            condition = condition.each(lambda tensor: tensor * keep.view(-1, *[1] * (tensor.ndim - 1)))
         return condition
 
     def _encoded(self, tokenizer: ClipText, encoder: Any, texts: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
@@ -66,8 +69,7 @@ class StableDiffusionXL(StableDiffusion):
         return self._encoded(tokenizer, encoder, [""], 1)[0]
 
     def _added_conditions(self, latents: Tensor, condition: Condition) -> dict[str, Tensor] | None:
-        assert condition.pooled_embeds is not None, "an SDXL condition carries a pooled embedding"
         height, width = (side * self.vae_scale_factor for side in latents.shape[-2:])
         sizes = torch.tensor([[height, width, 0, 0, height, width]], device=self.device, dtype=self.dtype)
-        pooled = condition.pooled_embeds.to(self.device, self.dtype)
+        pooled = condition.extras[POOLED].to(self.device, self.dtype)
         return {"text_embeds": pooled, "time_ids": sizes.expand(len(latents), -1)}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfumato.errors import ModelError
 from sfumato.models.attention import AttentionSite, DecoderBlock, FeatureHook, KernelHook, ProjectionHook, SourceHook
-from sfumato.models.base import Condition, Model
+from sfumato.models.base import GUIDANCE, Condition, Model
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.hooks import feature_hooked, kernel_hooked, projection_hooked, projections, source_hooked
 from sfumato.models.scheduling import schedule_of
@@ -134,7 +134,7 @@ class StableDiffusion(Model):
         output: Tensor = self.unet(
             latents.to(self.device, self.dtype),
             torch.tensor(t, device=self.device),
-            encoder_hidden_states=condition.prompt_embeds.to(self.device, self.dtype),
+            encoder_hidden_states=condition.text.to(self.device, self.dtype),
             added_cond_kwargs=self._added_conditions(latents, condition),
             timestep_cond=self._guidance_embedding(len(latents), condition),
             return_dict=False,
@@ -149,7 +149,7 @@ class StableDiffusion(Model):
         """
         if not self.takes_guidance:
             return None
-        scale = torch.ones(rows) if condition.guidance is None else condition.guidance
+        scale = condition.extras.get(GUIDANCE, torch.ones(rows))
         dim = int(self.unet.config.time_cond_proj_dim)
         half = dim // 2
         frequencies = torch.exp(torch.arange(half) * (-math.log(10000.0) / max(half - 1, 1))).to(self.device)

@@ -183,7 +183,7 @@ def interpolated_frames(
 
 def _kept_bytes(model: Model, prompts: Condition, noise: Tensor, steps: int) -> int:
     """Size of both ends' keys and values at the steps with interpolated attention."""
-    widths, tokens = model.attention_projections(), prompts.prompt_embeds.shape[1]
+    widths, tokens = model.attention_projections(), prompts.tokens
     sites = model.sites((noise.shape[-2], noise.shape[-1]))
     each = sum(widths[f"{site.name}.to_k"][1] * (tokens if site.kind == "cross" else site.positions) for site in sites)
     return 4 * each * steps * model.dtype.itemsize

@@ -35,9 +35,7 @@ def between(inversion: Inversion, weights: Sequence[float]) -> Inversion:
     def walked(tensor: Tensor | None) -> Tensor | None:  # (..., image, channels, height, width)
         return None if tensor is None else torch.cat([_slerped(tensor, weight) for weight in weights], dim=-4)
 
-    def mixed(tensor: Tensor | None, axis: int) -> Tensor | None:
-        if tensor is None:
-            return None
+    def mixed(tensor: Tensor, axis: int) -> Tensor:
         first, second = tensor.split(1, dim=axis)
         return torch.cat([torch.lerp(first, second, weight) for weight in weights], dim=axis)
 
@@ -49,9 +47,9 @@ def between(inversion: Inversion, weights: Sequence[float]) -> Inversion:
         trajectory=None,
         residuals=None,
         noise_maps=walked(inversion.noise_maps),
-        null_embeds=mixed(inversion.null_embeds, 1),
-        null_pooled_embeds=mixed(inversion.null_pooled_embeds, 0),
-        correction=mixed(inversion.correction, 0),
+        null_embeds=None if inversion.null_embeds is None else mixed(inversion.null_embeds, 1),
+        null_extras={name: mixed(tensor, 0) for name, tensor in inversion.null_extras.items()},
+        correction=None if inversion.correction is None else mixed(inversion.correction, 0),
     )
 
 

@@ -32,10 +32,9 @@ class Denoiser:
     def __init__(
         self, model: Model, prompts: Condition, negative: Condition, guidance_scale: float, timesteps: Sequence[float]
     ) -> None:
-        empty, tokens = model.encode_prompt(""), max(c.prompt_embeds.shape[1] for c in (prompts, negative))
         self.model, self.steps = model, model.schedule.steps(timesteps=timesteps)[::-1]
         self._guidance_scale, self._halves = guidance_scale, guidance_halves(model, guidance_scale != 1.0)
-        self._prompts, self._negative = prompts.padded(tokens, empty), negative.padded(tokens, empty)
+        self._prompts, self._negative = Condition.equally_long([prompts, negative], model.encode_prompt(""))
 
     def condition(self, weights: Sequence[float]) -> Condition:
         """The rows of a batch of frames at these weights."""
@@ -43,8 +42,7 @@ class Denoiser:
         def walk(tensor: Tensor) -> Tensor:
             return torch.cat([slerp(tensor[:1], tensor[1:], weight) for weight in weights])
 
-        pooled = self._prompts.pooled_embeds
-        rows = Condition(walk(self._prompts.prompt_embeds), None if pooled is None else walk(pooled))
+        rows = self._prompts.each(walk)
         return rows if len(self._halves) == 1 else Condition.cat([self._negative.expand(len(weights)), rows])
 
     @torch.no_grad()

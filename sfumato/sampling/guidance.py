@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from sfumato.models.base import Condition, Model
@@ -37,8 +35,8 @@ def guided_output(
         layout: The axes.
     """
     rows = layout.rows(latents.expand(len(layout.guidance), *latents.shape))
-    if model.takes_guidance and layout.guidance == ("cond",):
-        condition = replace(condition, guidance=scales.repeat_interleave(layout.images))
+    if layout.guidance == ("cond",):
+        condition = model.with_guidance(condition, scales.repeat_interleave(layout.images))
     return combined(layout.view(model.predict(rows, t, condition)), scales)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -128,7 +128,7 @@ class Replay(Protocol):
     Attributes:
         noise_maps: Noise consumed by each step of the grid, (steps, image, channels, height, width), or None.
         null_embeds: Embedding in place of the empty prompt's at each step, (steps, image, tokens, dim), or None.
-        null_pooled_embeds: The pooled embedding that goes with it, (image, dim), or None: as it is.
+        null_extras: Extras of the condition that go with it, (image, ...); others are as they are.
         pinned: Whether branch 0 is set to known latents after every step.
         stepper: What replays it; None: any.
     """
@@ -140,7 +140,7 @@ class Replay(Protocol):
     def null_embeds(self) -> Tensor | None: ...
 
     @property
-    def null_pooled_embeds(self) -> Tensor | None: ...
+    def null_extras(self) -> Mapping[str, Tensor]: ...
 
     @property
     def pinned(self) -> bool: ...

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -156,31 +155,33 @@ class _Conditions:
     """The condition of each row of the layout at each step; only null embeddings change between steps."""
 
     def __init__(self, model: Model, branches: Mapping[str, Branch], layout: Layout, replay: Replay | None) -> None:
-        empty = model.encode_prompt("")
-        negatives = {name: branch.negative or empty for name, branch in branches.items()}
+        self._empty = model.encode_prompt("")
         given = [branch.condition for branch in branches.values()]
-        tokens = max(condition.prompt_embeds.shape[1] for condition in [*negatives.values(), *given])
-        guided = [negatives[name] for half, name in layout.cells if half == "uncond"]
-
-        def rows(conditions: list[Condition]) -> Condition:
-            return Condition.cat([condition.padded(tokens, empty).expand(layout.images) for condition in conditions])
-
-        self._cond = rows(given)
-        self._uncond = rows(guided) if guided else None
+        negatives = [branch.negative or self._empty for branch in branches.values()]
+        rows = [row.expand(layout.images) for row in Condition.equally_long([*given, *negatives], self._empty)]
+        self._cond, negative_rows = (
+            Condition.cat(rows[: len(given)]),
+            dict(zip(branches, rows[len(given) :], strict=True)),
+        )
+        guided = [negative_rows[name] for half, name in layout.cells if half == "uncond"]
+        self._uncond, self._guided = Condition.cat(guided) if guided else None, len(guided)
         self._null_embeds = None if replay is None else replay.null_embeds
-        self._guided, self._tokens, self._empty = len(guided), tokens, empty
-        pooled = None if replay is None else replay.null_pooled_embeds
-        if pooled is not None and self._uncond is not None:
-            self._uncond = replace(self._uncond, pooled_embeds=pooled.to(empty.prompt_embeds).repeat(self._guided, 1))
+        if self._uncond is not None and replay is not None:
+            extras = {name: self._each_branch(tensor) for name, tensor in replay.null_extras.items()}
+            self._uncond = self._uncond.with_extras(extras)
 
     def at(self, step: Step) -> Condition:
         if self._uncond is None:
             return self._cond
         uncond = self._uncond
         if self._null_embeds is not None:
-            embeds = self._null_embeds[step.index].to(uncond.prompt_embeds)  # (image, tokens, dim)
-            uncond = uncond.with_embeds(embeds.repeat(self._guided, 1, 1)).padded(self._tokens, self._empty)
+            embeds = self._each_branch(self._null_embeds[step.index])  # (row, tokens, dim)
+            uncond = uncond.with_text(embeds).padded(self._cond.tokens, self._empty)
         return Condition.cat([uncond, self._cond])
+
+    def _each_branch(self, tensor: Tensor) -> Tensor:
+        """Rows of all guided branches, of rows of the images."""
+        return torch.cat([tensor.to(self._cond.text)] * self._guided)
 
 
 def _spread(noise: Tensor, branches: int) -> Tensor:

@@ -98,8 +98,8 @@ def test_the_loss_is_what_it_says(name: str, request: pytest.FixtureRequest) -> 
     model, latents, draws = request.getfixturevalue(name), clean(2), Draws(seed=1, count=2)
     condition = model.encode_prompt(PROMPTS)
     loss = Denoising(model, latents, draws)
-    embeds = leaves({"embeds": condition.prompt_embeds}, model)["embeds"]
-    found = loss.backward(4, lambda images: condition[images].with_embeds(embeds[images]))
+    embeds = leaves({"embeds": condition.text}, model)["embeds"]
+    found = loss.backward(4, lambda images: condition[images].with_text(embeds[images]))
 
     timesteps, noise = draws.at(4, latents, SCHEDULE)
     expected = torch.zeros(2)
@@ -120,7 +120,7 @@ def test_the_loss_is_what_it_says(name: str, request: pytest.FixtureRequest) -> 
 
 def test_calls_of_few_rows_give_the_same_gradient(toy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     def gradient() -> Tensor:
-        embeds = leaves({"embeds": toy_model.encode_prompt(PROMPTS).prompt_embeds}, toy_model)["embeds"]
+        embeds = leaves({"embeds": toy_model.encode_prompt(PROMPTS).text}, toy_model)["embeds"]
         Denoising(toy_model, clean(2), Draws(seed=1, count=3)).backward(0, lambda images: Condition(embeds[images]))
         assert embeds.grad is not None
         return embeds.grad
@@ -167,30 +167,30 @@ def test_training_lowers_the_loss_and_leaves_start_and_model_alone(toy_model: Mo
 
     learned = learn(toy_model, latents, iterations=20, draws=Draws(timesteps=steps, noise=noise), learning_rate=1e-2)
     assert learned.losses[-1] < learned.losses[0]
-    assert not learned.condition.prompt_embeds.requires_grad
+    assert not learned.condition.text.requires_grad
 
 
 def test_no_iterations_change_nothing(toy_model: Model) -> None:
     before = toy_model.evaluations
     assert all_equal(tune(toy_model, clean(), iterations=0).lora, fresh(toy_model))
     assert torch.equal(
-        learn(toy_model, clean(), iterations=0).condition.prompt_embeds,
-        toy_model.encode_prompt("a cat").expand(2).prompt_embeds,
+        learn(toy_model, clean(), iterations=0).condition.text,
+        toy_model.encode_prompt("a cat").expand(2).text,
     )
     assert toy_model.evaluations == before
 
 
 def test_equal_pictures_get_equal_embeddings(toy_model: Model) -> None:
-    embeds = learn(toy_model, clean(1).repeat(2, 1, 1, 1)).condition.prompt_embeds
+    embeds = learn(toy_model, clean(1).repeat(2, 1, 1, 1)).condition.text
     torch.testing.assert_close(embeds[0], embeds[1], rtol=0, atol=1e-6)
-    other = learn(toy_model, clean(2)).condition.prompt_embeds
+    other = learn(toy_model, clean(2)).condition.text
     assert (other[0] - other[1]).abs().max() > 1e-3
 
 
 def test_a_placeholder_is_all_that_is_learned(toy_model: Model) -> None:
     learned = positions(toy_model, "a cat", "cat")
-    before = toy_model.encode_prompt("a cat").prompt_embeds[0]
-    moved = (learn(toy_model, clean(1), learned=learned).condition.prompt_embeds[0] - before).abs().amax(dim=-1)
+    before = toy_model.encode_prompt("a cat").text[0]
+    moved = (learn(toy_model, clean(1), learned=learned).condition.text[0] - before).abs().amax(dim=-1)
     at = learned.nonzero().flatten().tolist()
     assert at
     assert moved[at].min() > 0
@@ -205,10 +205,8 @@ def test_a_prompt_without_the_placeholder_is_refused(toy_model: Model, placehold
 
 def test_sdxl_keeps_its_pooled_embedding(toy_xl_model: Model) -> None:
     condition, start = learn(toy_xl_model, clean(), iterations=2).condition, toy_xl_model.encode_prompt("a cat")
-    assert condition.pooled_embeds is not None
-    assert start.pooled_embeds is not None
-    assert torch.equal(condition.pooled_embeds, start.pooled_embeds.expand(2, -1))
-    assert not torch.equal(condition.prompt_embeds[:1], start.prompt_embeds)
+    assert torch.equal(condition.extras["pooled"], start.extras["pooled"].expand(2, -1))
+    assert not torch.equal(condition.text[:1], start.text)
     assert tune(toy_xl_model, clean(), iterations=2).losses.shape == (2, 2)
 
 
@@ -276,7 +274,7 @@ def test_an_interrupted_run_comes_to_the_same_numbers(
         if isinstance(found, FineTuned):
             assert all_equal(found.lora, whole.lora)
         else:
-            assert torch.equal(found.condition.prompt_embeds, whole.condition.prompt_embeds)
+            assert torch.equal(found.condition.text, whole.condition.text)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

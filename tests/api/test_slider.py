@@ -115,9 +115,9 @@ def test_evenly_spaced_to_the_eye(toy_model: Any, cat: Image.Image) -> None:
 
 
 def test_the_model_is_left_as_it_was(toy_model: Any, cat: Image.Image) -> None:
-    before = toy_model.encode_prompt(DOG).prompt_embeds
+    before = toy_model.encode_prompt(DOG).text
     slide(toy_model, cat, num_frames=3)
-    assert torch.equal(toy_model.encode_prompt(DOG).prompt_embeds, before)
+    assert torch.equal(toy_model.encode_prompt(DOG).text, before)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

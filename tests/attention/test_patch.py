@@ -15,7 +15,7 @@ def test_a_compiled_block_is_compiled_once_for_all_steps_that_an_edit_acts_on(to
     names = [site.name for site in toy_model.sites((16, 16)) if site.kind == "self"]
     control = AttentionControl([MutualSelfAttention(names, range(2, 6))])
     features = torch.randn(4, 32, 4, 4)
-    text = toy_model.encode_prompt(["", "", "a cat", "a dog"]).prompt_embeds
+    text = toy_model.encode_prompt(["", "", "a cat", "a dog"]).text
     graphs: list[Any] = []
 
     def counting(graph: Any, inputs: Any) -> Any:

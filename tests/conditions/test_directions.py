@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sfumato.conditions.directions import KIND, Direction, direction_between, make_direction, mean_embedding
+from sfumato.conditions.directions import KIND, Direction, direction_between, make_direction, mean_condition
 from sfumato.conditions.sentences import changed_words, read_sentences, template_sentences
 from sfumato.errors import DirectionError, UsageError
 from sfumato.models.base import Condition
@@ -37,45 +37,43 @@ def test_a_direction_is_the_difference_of_means(model: Any) -> None:
     cats = [model.encode_prompt(sentence) for sentence in CATS]
     dogs = [model.encode_prompt(sentence) for sentence in DOGS]
     found = direction_between(model, CATS, DOGS, source="cat", target="dog")
-    expected = sum(d.prompt_embeds for d in dogs) / 2 - sum(c.prompt_embeds for c in cats) / 3
+    expected = sum(d.text for d in dogs) / 2 - sum(c.text for c in cats) / 3
     assert far(found.embeds, expected) < 1e-5
     assert (found.name, found.sentences, found.source, found.target) == ("cat -> dog", (3, 2), "cat", "dog")
-    if cats[0].pooled_embeds is None:
-        assert found.pooled is None
-    else:
-        assert found.pooled is not None
-        assert far(found.pooled, sum(d.pooled_embeds for d in dogs) / 2 - sum(c.pooled_embeds for c in cats) / 3) < 1e-5
+    assert found.shift.extras.keys() == cats[0].extras.keys()
+    for name, shift in found.shift.extras.items():
+        assert far(shift, sum(d.extras[name] for d in dogs) / 2 - sum(c.extras[name] for c in cats) / 3) < 1e-5
 
 
 def test_applying_the_whole_difference_gives_the_other_prompt(model: Any) -> None:
     cat, dog = model.encode_prompt("a photo of a cat"), model.encode_prompt("a photo of a dog")
     way = direction_between(model, ["a photo of a cat"], ["a photo of a dog"])
     led = way.apply(cat)
-    assert torch.allclose(led.prompt_embeds, dog.prompt_embeds, atol=1e-5)
-    if dog.pooled_embeds is not None:
-        assert torch.allclose(led.pooled_embeds, dog.pooled_embeds, atol=1e-5)
-    half = way.apply(cat, 0.5).prompt_embeds
-    assert torch.allclose(half, (cat.prompt_embeds + dog.prompt_embeds) / 2, atol=1e-5)
+    assert torch.allclose(led.text, dog.text, atol=1e-5)
+    assert led.extras.keys() == dog.extras.keys()
+    assert all(torch.allclose(led.extras[name], extra, atol=1e-5) for name, extra in dog.extras.items())
+    half = way.apply(cat, 0.5).text
+    assert torch.allclose(half, (cat.text + dog.text) / 2, atol=1e-5)
 
 
 def test_only_the_first_chunk_of_a_long_prompt_is_led(toy_model: Any) -> None:
     long = toy_model.encode_prompt(" ".join(["cat"] * 90))
-    led = few(toy_model, "cat", "dog").apply(long).prompt_embeds
-    assert torch.equal(led[:, 77:], long.prompt_embeds[:, 77:])
-    assert not torch.allclose(led[:, :77], long.prompt_embeds[:, :77])
+    led = few(toy_model, "cat", "dog").apply(long).text
+    assert torch.equal(led[:, 77:], long.text[:, 77:])
+    assert not torch.allclose(led[:, :77], long.text[:, :77])
 
 
 def test_long_sentences_are_cut_with_a_warning(toy_model: Any) -> None:
     with pytest.warns(UserWarning, match="longer than 75 tokens"):
-        found, _ = mean_embedding(toy_model, [" ".join(["cat"] * 90), "a cat"])
+        found = mean_condition(toy_model, [" ".join(["cat"] * 90), "a cat"]).text
     assert found.shape == (1, 77, 32)
 
 
 def test_many_sentences_in_batches(toy_model: Any) -> None:
     sentences = template_sentences("cat")
     assert len(sentences) == len(set(sentences)) == 84
-    expected = torch.cat([toy_model.encode_prompt(s).prompt_embeds for s in sentences]).mean(dim=0, keepdim=True)
-    assert far(mean_embedding(toy_model, sentences)[0], expected) < 1e-5
+    expected = torch.cat([toy_model.encode_prompt(s).text for s in sentences]).mean(dim=0, keepdim=True)
+    assert far(mean_condition(toy_model, sentences).text, expected) < 1e-5
 
 
 def test_arithmetic(model: Any) -> None:
@@ -90,8 +88,7 @@ def test_arithmetic(model: Any) -> None:
     back = -to_dog
     assert (back.source, back.target, back.name) == ("dog", "cat", "dog -> cat")
     assert torch.equal(back.embeds, -to_dog.embeds)
-    if to_dog.pooled is not None:
-        assert torch.equal((2 * to_dog).pooled, 2 * to_dog.pooled)
+    assert (2 * to_dog).shift.equals(to_dog.shift.each(lambda tensor: 2 * tensor))
     with pytest.raises(DirectionError, match="does not start where"):
         to_hat.then(to_dog)
     with pytest.raises(DirectionError, match="different text encoders"):
@@ -101,10 +98,8 @@ def test_arithmetic(model: Any) -> None:
 def test_round_trip_on_disk(model: Any, tmp_path: Path) -> None:
     before = few(model, "cat", "dög “face”")
     after = Direction.load(before.save(tmp_path / "cat2dog.safetensors"))
-    assert torch.equal(after.embeds, before.embeds)
-    assert (after.pooled is None) == (before.pooled is None)
-    plain = {"embeds": before.embeds, "pooled": None}
-    assert replace(after, **plain) == replace(before, **plain)
+    assert after.shift.equals(before.shift)
+    assert replace(after, shift=before.shift) == before
     assert [path.name for path in tmp_path.iterdir()] == ["cat2dog.safetensors"]
 
 
@@ -203,8 +198,8 @@ def test_any_callable_may_write(toy_model: Any) -> None:
 
 def test_rows_are_led_alike(toy_model: Any) -> None:
     way, both = few(toy_model, "cat", "dog"), toy_model.encode_prompt(["a cat", "a hat"])
-    one = way.apply(Condition(both.prompt_embeds[1:]))
-    assert torch.allclose(way.apply(both).prompt_embeds[1:], one.prompt_embeds)
+    one = way.apply(Condition(both.text[1:]))
+    assert torch.allclose(way.apply(both).text[1:], one.text)
 
 
 @pytest.mark.parametrize("change", ["name", "fingerprint", "sentences", "evil", "embeds", "infinite", "lacks"])
@@ -227,4 +222,4 @@ def test_types_in_files_are_checked(change: str, toy_model: Any, tmp_path: Path)
 def test_a_direction_of_another_shape_is_refused(toy_model: Any) -> None:
     way = few(toy_model, "cat", "dog")
     with pytest.raises(DirectionError, match="77 tokens of 16 channels, the model's embeddings 77 of 32"):
-        replace(way, embeds=way.embeds[..., :16]).apply(toy_model.encode_prompt("a cat"))
+        replace(way, shift=Condition(way.embeds[..., :16])).apply(toy_model.encode_prompt("a cat"))

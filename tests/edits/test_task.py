@@ -28,9 +28,9 @@ def test_branches_hold_each_prompt_and_its_guidance(toy_model: Any) -> None:
     assert list(task.targets) == ["target-1", "target-2"]
     rows = toy_model.encode_prompt([SOURCE, TARGET, OTHER, "a hat"])
     for k, branch in enumerate(task.branches.values()):
-        assert torch.equal(branch.condition.prompt_embeds, rows[[k]].prompt_embeds)
+        assert torch.equal(branch.condition.text, rows[[k]].text)
         assert branch.negative is not None
-        assert torch.equal(branch.negative.prompt_embeds, rows[[3]].prompt_embeds)
+        assert torch.equal(branch.negative.text, rows[[3]].text)
         assert branch.guidance_scale == (3.0 if k else 1.5)
     assert list(replace(task, target_prompts=[TARGET]).branches) == ["source", "target"]
 
@@ -39,8 +39,8 @@ def test_a_mix_stands_in_the_place_of_the_targets_alone(toy_model: Any) -> None:
     plain = EditTask(toy_model, drawn(toy_model), SOURCE, [TARGET], "a hat")
     mixed = replace(plain, mix=PromptMix.between(toy_model, SOURCE, TARGET).at(0.0))
     for branches in (mixed.branches, mixed.targets):
-        assert torch.allclose(branches["target"].condition.prompt_embeds, plain.condition.prompt_embeds[:1], atol=1e-5)
-    assert torch.equal(mixed.condition.prompt_embeds[[0, 2]], plain.condition.prompt_embeds[[0, 2]])
+        assert torch.allclose(branches["target"].condition.text, plain.condition.text[:1], atol=1e-5)
+    assert torch.equal(mixed.condition.text[[0, 2]], plain.condition.text[[0, 2]])
 
 
 def test_guidance_of_the_source_is_that_of_its_inversion_where_nothing_is_said(toy_model: Any) -> None:

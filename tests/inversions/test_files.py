@@ -178,8 +178,8 @@ def test_an_inversion_of_another_size_or_of_several_images_is_refused(toy_model:
     tuned = replace(inverted, null_embeds=torch.zeros(3, 1, 77, 8))
     with pytest.raises(InversionError, match="8 channels"):
         edit(toy_model, image, inverted=tuned)
-    with pytest.raises(InversionError, match="pooled embedding has 8 channels, the model's 0"):
-        edit(toy_model, image, inverted=replace(inverted, null_pooled_embeds=torch.zeros(1, 8)))
+    with pytest.raises(InversionError, match=r"pooled embedding has shape \(8,\), the model has none"):
+        edit(toy_model, image, inverted=replace(inverted, null_extras={"pooled": torch.zeros(1, 8)}))
 
 
 def test_huge_and_strange_files_are_refused_at_once(tmp_path: Path) -> None:

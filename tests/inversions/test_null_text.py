@@ -55,7 +55,7 @@ def test_each_step_tunes_on_from_the_one_before(toy_model: Any) -> None:
     """Adam's first update has the size of its rate in every entry, in the direction of the gradient's sign."""
     found = invert(toy_model, clean(), inner_steps=1)
     assert found.null_embeds is not None
-    empty = toy_model.encode_prompt("").prompt_embeds
+    empty = toy_model.encode_prompt("").text
     for index, (before, after) in enumerate(pairwise([empty, *found.null_embeds])):
         largest, rate = float((after - before).abs().max()), 1e-2 * (1 - index / 100)
         assert 0.9 * rate < largest < 1.001 * rate  # less where gradients come near Adam's epsilon
@@ -92,7 +92,7 @@ def test_a_step_that_is_good_enough_is_updated_once(toy_model: Any) -> None:
     assert found.residuals is not None
     assert found.null_embeds is not None
     assert found.residuals.isfinite().sum(dim=-1).flatten().tolist() == [1, 1, 1, 1]
-    assert not torch.equal(found.null_embeds[0], toy_model.encode_prompt("").prompt_embeds)
+    assert not torch.equal(found.null_embeds[0], toy_model.encode_prompt("").text)
 
 
 def test_the_stop_looks_at_the_loss_before_the_update(toy_model: Any) -> None:
@@ -118,7 +118,7 @@ def test_tuning_starts_at_the_negative_prompt(toy_model: Any) -> None:
     negative = toy_model.encode_prompt("a red hat")
     found = invert(toy_model, clean(), negative=negative, inner_steps=1)
     assert found.null_embeds is not None
-    assert float((found.null_embeds[0] - negative.prompt_embeds).abs().max()) <= 1.001e-2
+    assert float((found.null_embeds[0] - negative.text).abs().max()) <= 1.001e-2
 
 
 def test_without_guidance_nothing_is_tuned(toy_model: Any) -> None:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sfumato.errors import InversionError
 from sfumato.inversions.result import Inversion, content_key
+from sfumato.inversions.together import together
 
 
 def example() -> Inversion:
@@ -52,6 +53,21 @@ def test_files_keep_the_names_of_their_first_format(tmp_path: Path) -> None:
     new = Inversion("ddim", noise, (601, 301, 1), prompt="a cat", model_revision="rev", image_sha256="digest")
     assert new.fingerprint == old.fingerprint == content
     assert Inversion.load(new.save(tmp_path / "new.safetensors")).fingerprint == content
+
+
+def test_an_extra_of_the_empty_prompt_keeps_its_name_in_files(tmp_path: Path) -> None:
+    """The fingerprint is what 0.1 gave, whose only such tensor was `null_pooled_embeds`."""
+    fingerprint = "0894f1588f5cc7924afec6087f36ce6a2cd501b2b32ebfb966faac8805c9a298"
+    before = Inversion(
+        "negative-prompt", torch.arange(4.0).view(1, 1, 2, 2), (601, 301, 1), null_embeds=torch.ones(3, 1, 2, 2),
+        null_extras={"pooled": torch.arange(3.0)[None]},
+    )  # fmt: skip
+    path = before.save(tmp_path / "cat.safetensors")
+    assert "null_pooled_embeds" in load_file(path)
+    after = Inversion.load(path)
+    assert after.fingerprint == before.fingerprint == before.to("cpu").fingerprint == fingerprint
+    assert torch.equal(after.null_extras["pooled"], before.null_extras["pooled"])
+    assert torch.equal(together([after, before]).null_extras["pooled"], torch.arange(3.0).expand(2, 3))
 
 
 def test_latents_by_timestep() -> None:

@@ -61,9 +61,9 @@ def test_a_single_image_takes_its_own_rows_and_generator(toy_model: Any) -> None
     whole = InversionTask(toy_model, torch.randn(2, 4, 16, 16), prompts, prompts[[0]], generator=generators)
     one = whole.image(1)
     assert torch.equal(one.latents, whole.latents[[1]])
-    assert torch.equal(one.condition.prompt_embeds, prompts.prompt_embeds[[1]])
+    assert torch.equal(one.condition.text, prompts.text[[1]])
     assert one.negative is not None
-    assert torch.equal(one.negative.prompt_embeds, prompts.prompt_embeds[[0]])
+    assert torch.equal(one.negative.text, prompts.text[[0]])
     assert one.generator is generators[1]
     assert task(toy_model, 2, generator=generators[0]).image(1).generator is generators[0]
 

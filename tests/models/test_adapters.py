@@ -71,11 +71,11 @@ def test_prompts_of_any_length_are_encoded_in_full(toy_model: Any, toy_xl_model:
     long = " ".join(["cat"] * limit + ["dog"])
     for model in (toy_model, toy_xl_model):
         both = model.encode_prompt([long, "a cat"])
-        length = model.encode_prompt("a cat").prompt_embeds.shape[1]
-        assert both.prompt_embeds.shape[1] == 2 * length
-        other = model.encode_prompt(long.replace("dog", "hat")).prompt_embeds
-        assert not torch.equal(both.prompt_embeds[:1, length:], other[:, length:])  # the last word counts
-        torch.testing.assert_close(both.prompt_embeds[:1, :length], other[:, :length])
+        length = model.encode_prompt("a cat").tokens
+        assert both.tokens == 2 * length
+        other = model.encode_prompt(long.replace("dog", "hat")).text
+        assert not torch.equal(both.text[:1, length:], other[:, length:])  # the last word counts
+        torch.testing.assert_close(both.text[:1, :length], other[:, :length])
         # a short prompt beside a long one, or with the empty prompt as its negative, is padded by empty chunks
         latents = sample(
             model,

@@ -229,7 +229,7 @@ def test_a_hooked_block_compiles_whole(model: StableDiffusion) -> None:
     """No graph break, with the hook and without, and each call sees what is installed."""
     block = model.unet.get_submodule("mid_block.attentions.0")
     sites = [site for site in model.sites((16, 16)) if site.stage == "mid"]
-    features, text = torch.randn(2, 32, 4, 4), model.encode_prompt(["a cat", "a dog"]).prompt_embeds
+    features, text = torch.randn(2, 32, 4, 4), model.encode_prompt(["a cat", "a dog"]).text
     compiled = torch.compile(block, backend="eager", fullgraph=True)
 
     def call(network: Any) -> Tensor:

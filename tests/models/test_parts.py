@@ -58,7 +58,7 @@ def test_all_vectors_of_a_word_in_a_ready_pipeline_are_kept() -> None:
     model = load_model(pipeline)
     for prompt in ("a photo of <cat-toy> with a hat", "<cat-toy> <cat-toy>", "a cat"):
         theirs, _ = pipeline.encode_prompt(prompt, torch.device("cpu"), 1, False)
-        torch.testing.assert_close(model.encode_prompt(prompt).prompt_embeds, theirs)
+        torch.testing.assert_close(model.encode_prompt(prompt).text, theirs)
     first = pipeline.tokenizer.convert_tokens_to_ids("<cat-toy>")
     assert model.text.ids("a <cat-toy>")[1:] == [first, first + 1, first + 2]
     # a user who knows diffusers' names for the further vectors may write them all
@@ -90,7 +90,7 @@ def test_embeddings_from_files_are_what_diffusers_makes_of_them(sd: Path, tmp_pa
     pipeline = toy_sd_pipeline()
     pipeline.load_textual_inversion({word: vectors(3)}, token=word)
     theirs, _ = pipeline.encode_prompt(f"a photo of {word}, red", torch.device("cpu"), 1, False)
-    torch.testing.assert_close(model.encode_prompt(f"a photo of {word}, red").prompt_embeds, theirs)
+    torch.testing.assert_close(model.encode_prompt(f"a photo of {word}, red").text, theirs)
     assert model.notes == (f"embedding my style.safetensors: write {word} in a prompt for its 3 vectors",)
     assert model.parts["embeddings"] == [
         {"path": str(path), "token": word, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -103,13 +103,12 @@ def test_embeddings_of_sdxl_reach_both_encoders(sdxl: Path, tmp_path: Path) -> N
     plain, model = load_model(sdxl, device="cpu"), load_model(sdxl, device="cpu", embeddings=path)
     before, after = (m.encode_prompt("a cat in style") for m in (plain, model))
     changed = [
-        not torch.equal(a, b)
-        for a, b in zip(*(c.prompt_embeds.split([32, 48], -1) for c in (before, after)), strict=True)
+        not torch.equal(a, b) for a, b in zip(*(c.text.split([32, 48], -1) for c in (before, after)), strict=True)
     ]
     assert changed == [True, True]
     ours, theirs = model.encode_prompt("a cat"), plain.encode_prompt("a cat")
-    torch.testing.assert_close(ours.prompt_embeds, theirs.prompt_embeds)
-    torch.testing.assert_close(ours.pooled_embeds, theirs.pooled_embeds)  # the end token is still found
+    torch.testing.assert_close(ours.text, theirs.text)
+    torch.testing.assert_close(ours.extras["pooled"], theirs.extras["pooled"])  # the end token is still found
 
 
 def test_a_word_is_not_found_inside_another(sd: Path, tmp_path: Path) -> None:
@@ -241,9 +240,9 @@ def test_skipped_text_layers_are_as_if_not_there(sd: Path) -> None:
     encoder = shorter.text_encoders[0]  # type: ignore[attr-defined]
     layers = getattr(encoder, "text_model", encoder).encoder.layers
     del layers[-1]
-    embeds = model.encode_prompt("a cat").prompt_embeds
-    torch.testing.assert_close(embeds, shorter.encode_prompt("a cat").prompt_embeds)
-    assert not torch.allclose(embeds, plain.encode_prompt("a cat").prompt_embeds)
+    embeds = model.encode_prompt("a cat").text
+    torch.testing.assert_close(embeds, shorter.encode_prompt("a cat").text)
+    assert not torch.allclose(embeds, plain.encode_prompt("a cat").text)
     assert model.recipe["clip_skip"] == 1
     assert model.revision == f"{plain.revision}+clip-skip:1"
     assert model.text_fingerprint != plain.text_fingerprint
@@ -256,8 +255,8 @@ def test_layers_that_are_skipped_in_sdxl_are_those_that_diffusers_skips(sdxl: Pa
         "a cat", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False, clip_skip=1
     )
     found = load_model(sdxl, device="cpu", clip_skip=1).encode_prompt("a cat")
-    torch.testing.assert_close(found.prompt_embeds, wanted[0])
-    torch.testing.assert_close(found.pooled_embeds, wanted[2])
+    torch.testing.assert_close(found.text, wanted[0])
+    torch.testing.assert_close(found.extras["pooled"], wanted[2])
 
 
 def test_no_more_text_layers_are_skipped_than_there_are(sd: Path) -> None:

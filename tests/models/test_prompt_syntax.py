@@ -113,7 +113,7 @@ def model(request: Any) -> Any:
 
 
 def embedding(model: Any, prompt: str) -> Tensor:
-    return model.encode_prompt(prompt).prompt_embeds[0]
+    return model.encode_prompt(prompt).text[0]
 
 
 def test_a_weight_moves_its_tokens_from_those_of_the_empty_prompt(model: Any) -> None:
@@ -136,7 +136,7 @@ def test_brackets_escapes_and_weight_one(model: Any) -> None:
 
 def test_prompts_of_a_batch_keep_their_own_weights(model: Any) -> None:
     prompts = ["a cat", "a (cat:1.5)", "(a:0.5) dog"]
-    batch = model.encode_prompt(prompts).prompt_embeds
+    batch = model.encode_prompt(prompts).text
     for row, prompt in zip(batch, prompts, strict=True):
         assert torch.allclose(row, embedding(model, prompt), atol=1e-5)
 

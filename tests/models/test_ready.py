@@ -204,4 +204,4 @@ def test_a_tokenizer_without_a_length_takes_the_encoders() -> None:
     pipeline = toy_sd_pipeline()
     pipeline.tokenizer = toy_tokenizer()
     pipeline.tokenizer.model_max_length = 10**30
-    assert load_model(pipeline).encode_prompt("a cat").prompt_embeds.shape == (1, 77, 32)
+    assert load_model(pipeline).encode_prompt("a cat").text.shape == (1, 77, 32)

@@ -11,7 +11,6 @@ import torch
 
 from sfumato import generate
 from sfumato.errors import ModelError, UsageError
-from sfumato.models.base import Condition
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.loading import load_model
 from sfumato.models.scheduler_config import SCHEDULERS
@@ -234,11 +233,11 @@ def test_a_network_that_takes_its_guidance_is_told_it(lcm_pipeline: Any) -> None
     expected = lcm_pipeline.unet(
         latents,
         999,
-        told.prompt_embeds,
+        told.text,
         timestep_cond=theirs(None, scales - 1, 32),
         return_dict=False,  # type: ignore[arg-type]
     )[0]
-    ours = model.predict(latents, 999, Condition(told.prompt_embeds, guidance=scales))
+    ours = model.predict(latents, 999, model.with_guidance(told, scales))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(model.predict(latents, 999, told), expected, atol=1e-2)
 

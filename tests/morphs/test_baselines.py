@@ -70,7 +70,7 @@ def test_a_frame_is_a_plain_run_from_the_noise_between(toy_model: Any) -> None:
     ends = toy_ends()
     condition = toy_model.encode_prompt(list(PROMPTS))
     noise = ddim_inversion(InversionTask(toy_model, ends.latents, condition, num_inference_steps=STEPS)).noise
-    embeds = torch.lerp(*condition.prompt_embeds, 0.3)
+    embeds = torch.lerp(*condition.text, 0.3)
     one = sample(
         toy_model,
         slerp(noise[:1], noise[1:], 0.3),

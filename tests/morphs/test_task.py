@@ -15,9 +15,9 @@ def test_both_images_are_inverted_as_frames_are_sampled(toy_model: Any) -> None:
     task = task_of(toy_model, num_inference_steps=3, negative_prompt="red", guidance_scale=5.0)
     inverting = task.inversion()
     assert torch.equal(inverting.latents, task.ends.latents)
-    assert torch.equal(inverting.condition.prompt_embeds, toy_model.encode_prompt(list(PROMPTS)).prompt_embeds)
+    assert torch.equal(inverting.condition.text, toy_model.encode_prompt(list(PROMPTS)).text)
     assert inverting.negative is not None
-    assert torch.equal(inverting.negative.prompt_embeds, toy_model.encode_prompt("red").prompt_embeds)
+    assert torch.equal(inverting.negative.text, toy_model.encode_prompt("red").text)
     assert (len(inverting.steps), inverting.guidance_scale) == (3, 1.0)
     assert task.inversion(2.0).guidance_scale == 2.0
     assert inverting.generator is task.generator

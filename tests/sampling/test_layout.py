@@ -78,7 +78,7 @@ def test_a_branch_that_is_not_guided_has_one_row(name: str, images: int, request
 def test_embeddings_in_the_empty_prompts_place_stand_in_guided_rows_only(toy_model: Any) -> None:
     condition = toy_model.encode_prompt([SOURCE, TARGET])
     branches = {"source": Branch(condition[[0]]), "target": Branch(condition[[1]], guidance_scale=3.0)}
-    embeds = condition.prompt_embeds[[1, 0, 1]][:, None] * 0.5
+    embeds = condition.text[[1, 0, 1]][:, None] * 0.5
     replay = Inversion("given", noise(), tuple(toy_model.schedule.timesteps(3)), null_embeds=embeds)
     before = toy_model.evaluations
     results = [

@@ -47,7 +47,7 @@ def textual_inversion_objective(case: Case, model: Model) -> dict[str, Tensor]:
     losses, gradients = [], []
     for iteration in range(len(case.parameters["timesteps"])):
         embeds.grad = None
-        losses.append(objective.backward(iteration, lambda images: condition.with_embeds(embeds[images])))
+        losses.append(objective.backward(iteration, lambda images: condition.with_text(embeds[images])))
         assert embeds.grad is not None
         gradients.append(embeds.grad)
     return {"loss": torch.cat(losses), "gradient": torch.cat(gradients)}
@@ -73,8 +73,8 @@ def learned_embedding(case: Case, model: Model) -> dict[str, Tensor]:
         )
     finally:
         handle.remove()
-    assert torch.equal(after[-1], learned.condition.prompt_embeds)
-    return {"loss": learned.losses[:, 0], "update": torch.cat(after) - start.prompt_embeds}
+    assert torch.equal(after[-1], learned.condition.text)
+    return {"loss": learned.losses[:, 0], "update": torch.cat(after) - start.text}
 
 
 @runner("impus", "lora-objective")
@@ -135,7 +135,7 @@ def interpolation(case: Case, model: Model) -> dict[str, Tensor]:
     plan = plan_of(case, Condition(torch.cat([tensors["embedding_1"], tensors["embedding_2"]])), model, 1)
     return {
         "noise": torch.cat([slerp(*plan.noise.split(1), weight) for weight in weights]),
-        "embedding": mixed_condition(plan.condition, weights).prompt_embeds,
+        "embedding": mixed_condition(plan.condition, weights).text,
         "guidance_scale": torch.tensor([plan.guidance_at(weight) for weight in weights]),
     }
 

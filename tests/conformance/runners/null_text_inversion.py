@@ -75,7 +75,7 @@ def edit(case: Case, model: Model) -> dict[str, Result]:
     return {
         "inversion_latents": inversion.trajectory[:, 0],
         "null_embeds": inversion.null_embeds[:, 0],
-        "initial_null_embeds": empty.prompt_embeds.expand(len(losses), -1, -1),
+        "initial_null_embeds": empty.text.expand(len(losses), -1, -1),
         "inner_losses": losses.nan_to_num(nan=-1.0),
         "inner_iterations": losses.isfinite().sum(dim=1),
         "reconstruction": reconstruction,

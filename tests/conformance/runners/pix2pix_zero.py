@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.attention.record import RecordKey
-from sfumato.conditions.directions import Direction, direction_between, mean_embedding
+from sfumato.conditions.directions import Direction, direction_between, mean_condition
 from sfumato.edits.pix2pix_zero import pix2pix_zero
 from sfumato.edits.task import EditTask
 from sfumato.guidance.attention_maps import Pull
@@ -15,7 +15,7 @@ from sfumato.inversions.regularised_ddim import Move, regularised_ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.inversions.white_noise import auto_correlation, gaussian_divergence, regularised
-from sfumato.models.base import Model
+from sfumato.models.base import Condition, Model
 from tests.conformance.golden import Case
 from tests.conformance.registry import Result, runner
 
@@ -74,8 +74,8 @@ def regularised_inversion_full_grid(case: Case, model: Model) -> dict[str, Resul
 def edit_direction(case: Case, model: Model) -> dict[str, Tensor]:
     banks = case.prompts["source_sentences"], case.prompts["target_sentences"]
     return {
-        "source_mean": mean_embedding(model, banks[0])[0],
-        "target_mean": mean_embedding(model, banks[1])[0],
+        "source_mean": mean_condition(model, banks[0]).text,
+        "target_mean": mean_condition(model, banks[1]).text,
         "direction": direction_between(model, *banks).embeds,
     }
 
@@ -127,7 +127,7 @@ def _walk(case: Case, model: Model, moves: list[Move]) -> dict[str, Result]:
 def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
     prompts, parameters, per_step, pulls = case.prompts, case.parameters, [], []
     negative = prompts.get("negative", "")
-    direction = Direction(case.tensors["direction"], None, model.text_fingerprint, "", "", "given")
+    direction = Direction(Condition(case.tensors["direction"]), model.text_fingerprint, "", "", "given")
     mid = next(site for site in model.sites(start.noise.shape[-2:]) if (site.kind, site.stage) == ("cross", "mid"))
     maps: dict[str, Tensor] = {}
 
