@@ -99,13 +99,13 @@ def plan_edit(model: Model, request: EditRequest) -> EditPlan:
     steps = request.num_inference_steps
     if steps is None:
         steps = model.num_inference_steps if inverted is None else len(inverted.timesteps)
-    timesteps = tuple(model.schedule.timesteps(steps))
     image = _image(request, inverted)
     if request.encode_steps and (inverted is not None or image is None):
         raise UsageError("encode_steps is for an image that is inverted here: give it to `invert`, or leave it out")
     picture = None
     if image is not None:
         picture = read_source(model, image, request.size, request.fit, request.background)
+    timesteps = tuple(model.schedule.timesteps(steps, latent_size=_latent_size(model, request, inverted, picture)))
     if inverted is not None:
         check_inverted(model, inverted, picture, timesteps)
     masking = _masking(model, request, picture)
@@ -131,6 +131,16 @@ def plan_edit(model: Model, request: EditRequest) -> EditPlan:
         *(masking.notes if masking else ()),
     )
     return EditPlan(request, inversion, inverted, picture, masking, drawn, suits, timesteps, chosen, notes)
+
+
+def _latent_size(
+    model: Model, request: EditRequest, inverted: Inversion | None, image: SourceImage | None
+) -> tuple[int, int]:
+    """(height, width) of the latents of a run."""
+    if inverted is not None:
+        return inverted.noise.shape[-2], inverted.noise.shape[-1]
+    size = request.size if image is None else image.fitted.image.size
+    return model.latent_shape(None if size is None else size[::-1])[1:]
 
 
 def _image(request: EditRequest, inverted: Inversion | None) -> ImageSource | Origin | None:

@@ -88,7 +88,7 @@ def run(model: Model, request: InvertRequest, watch: Watch | None = None) -> Inv
         guidance = model.guidance_scale if suits is None else suits
     prompt_notes = check_prompts(prompt=request.prompt, negative_prompt=request.negative_prompt)
     steps = model.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
-    model.schedule.timesteps(steps)  # as many as there can be
+    model.schedule.timesteps(steps, latent_size=model.latent_shape()[1:])  # as many as there can be
     image = read_source(model, request.image, request.size, request.fit, request.background)
     request = replace(request, image=image.origin, num_inference_steps=steps, guidance_scale=guidance)
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:

@@ -63,7 +63,7 @@ def plan_morph(model: Model, request: MorphRequest) -> MorphPlan:
     prompt_notes = check_prompts(prompts=prompts, negative_prompt=request.negative_prompt)
     steps, guidance = request.num_inference_steps, request.guidance_scale
     steps = suited_steps(model, entry) if steps is None else steps
-    model.schedule.timesteps(steps)  # as many as there can be
+    model.schedule.timesteps(steps, latent_size=model.latent_shape()[1:])  # as many as there can be
     images = _read(model, request.images, request.size, request.fit, request.background)
     measure = load_distance(request.distance, model)
     notes = [*model.notes, *prompt_notes, *(note for image in images for note in image.notes)]

@@ -57,6 +57,6 @@ def ddib(
     source = task.source if start == 0 else task.with_latents
     if start == task.num_steps:
         return task.edited(source.clean)
-    latents = source.noise if start == source.start_index else source.latents_at(source.timesteps[start])
+    latents = source.noise if start == source.start_index else source.latents_at(start)
     edited = task.sample(latents, start_index=start, replay=source)
     return task.edited(edited, notes=strength_notes(strength, task.num_steps))

@@ -114,11 +114,11 @@ def diffedit(
 
     # Steps 2 and 3: from the encoded latents, the rest set back to them after every step
     def blend(latents: Tensor, step: Step) -> Tensor:
-        known = source.latents_at(max(step.time_prev, -1)).to(latents)
+        known = source.latents_at(step.index + 1).to(latents)
         return torch.where(inside[:, :, None], latents, known[None])
 
     hooks = [with_source(source, hook) for hook in task.on_step]
-    latents = source.latents_at(source.timesteps[start])
+    latents = source.latents_at(start)
     edited = replace(task, on_step=hooks).sample(latents, task.targets, start_index=start, on_step=[blend])
     notes += strength_notes(strength, task.num_steps)
     return task.edited(edited, source=clean, mask=inside, notes=notes)

@@ -62,6 +62,7 @@ class KeepOutside:
         """The image's latents after the step, (image, channels, height, width)."""
         if step.time_prev < 0:
             return self.clean
-        if self.source.holds(step.time_prev):
-            return self.source.latents_at(step.time_prev)
+        index = self.source.index_at(step.time_prev)  # a run may take a part of the inversion's grid
+        if index is not None and self.source.holds(index):
+            return self.source.latents_at(index)
         return add_noise(self.clean, self.source.noise.to(self.clean), step.level_prev)

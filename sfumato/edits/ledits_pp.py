@@ -138,7 +138,7 @@ def ledits(
     rows, terms = _plan(task, concepts)
     guide = _ConceptGuidance(rows, terms, task.source_scale, masks, quantile)
     latents = task.sample(
-        source.noise if source.trajectory is None else source.latents_at(source.timesteps[start]),
+        source.noise if source.trajectory is None else source.latents_at(start),
         dict.fromkeys(task.names, Branch(task.condition[[0]])),
         start_index=start,
         replay=source,

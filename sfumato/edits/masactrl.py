@@ -141,7 +141,7 @@ def masactrl(
     latents = task.sample(
         replay=source,
         controls=[AttentionControl(edits)],
-        before_step=[PinSource(source.latents_at, source.timesteps[source.start_index :])] if pinned else [],
+        before_step=[PinSource(source.latents_at, source.start_index, task.num_steps)] if pinned else [],
     )
     too_few = steps is None and start_step is None and first == 0
     notes = [NO_LAYOUT.format(task.num_steps)] if too_few else []

@@ -123,20 +123,19 @@ def replay_edit(
         return latents
 
     hooks = [*task.on_step, measure]
-    executed = source.timesteps[start_index:]
     if built is not None:
         latents = replace(task, on_step=hooks).sample(
-            source.latents_at(executed[0]), alone | branches, start_index=start_index, replay=source,
-            controls=[built.control], before_step=[PinSource(source.latents_at, executed)],
+            source.latents_at(start_index), alone | branches, start_index=start_index, replay=source,
+            controls=[built.control], before_step=[PinSource(source.latents_at, start_index, task.num_steps)],
         )  # fmt: skip
         return task.edited(
             latents, maps=built.maps.average, distances=torch.stack(distances), notes=(*notes, *built.notes)
         )
     latents = replace(task, on_step=[with_source(source, hook) for hook in hooks]).sample(
-        source.latents_at(executed[0]), branches, start_index=start_index, replay=source
+        source.latents_at(start_index), branches, start_index=start_index, replay=source
     )
     (end,) = replace(task, on_step=(), watch=None).sample(
-        source.latents_at(executed[-1]), alone, start_index=task.num_steps - 1, replay=source
+        source.latents_at(task.num_steps - 1), alone, start_index=task.num_steps - 1, replay=source
     )
     return task.edited(latents, source=end, distances=torch.stack(distances), notes=notes)
 

@@ -108,10 +108,11 @@ def plug_and_play(
         InversionError: The inversion does not hold the timesteps of `sampling_steps`, or no trajectory.
         ModelError: The model has no such decoder stage.
     """
-    schedule, source = task.model.schedule, task.source
-    timesteps = source.timesteps if sampling_steps is None else tuple(schedule.timesteps(sampling_steps))
+    model, source, timesteps = task.model, task.source, task.source.timesteps
+    if sampling_steps is not None:
+        timesteps = tuple(model.schedule.timesteps(sampling_steps, latent_size=task.latent_size))
     controls = injections(
-        task.model,
+        model,
         task.latent_size,
         feature_steps=int(len(timesteps) * feature_threshold),
         attention_steps=int(len(timesteps) * attention_threshold),
@@ -165,13 +166,14 @@ def _with_inverted_source(
         own, (*away, cond) = output[:1], output[1:].split(count)
         return torch.cat([own, grown.guided(away[0], away[-1], cond, step) if away else cond])
 
+    known = source.on_grid(timesteps)
     return task.sample(
-        source.latents_at(timesteps[0]),
+        known.latents_at(0),
         {name: Branch(row) for name, row in zip(task.names, [own, *targets], strict=True)},
         timesteps=timesteps,
         start_index=0,
         controls=[rows.under(control) for control in controls],
-        before_step=[PinSource(source.latents_at, timesteps)],
+        before_step=[PinSource(known.latents_at, 0, len(timesteps))],
         guide=translate,
     )
 

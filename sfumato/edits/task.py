@@ -202,7 +202,7 @@ def with_source(source: Inversion, hook: OnStep) -> OnStep:
     """A hook for a run without a source branch: it sees the source's known latents after the step as branch 0."""
 
     def called(latents: Tensor, step: Step) -> Tensor:
-        known = source.latents_at(max(step.time_prev, -1)).to(latents)
+        known = source.latents_at(step.index + 1).to(latents)
         return hook(torch.cat([known[None], latents]), step)[1:]
 
     return called

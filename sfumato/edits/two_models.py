@@ -100,11 +100,10 @@ def translate(
             the step where the run starts.
         ModelError: The models' latents have different shapes.
     """
-    grid = tuple(model_b.schedule.timesteps(num_inference_steps))
     start = first_step(strength, num_inference_steps, at_least=1)
     refine_start = first_step(refine_strength, num_inference_steps)
     check_pair(model_a, model_b, latents, num_inference_steps, start)
-    watch = watch or Watch()
+    grid, watch = _grid(model_b, latents, num_inference_steps), watch or Watch()
     condition = model_a.encode_prompt([source_prompt, negative_prompt])
     encoding = InversionTask(
         model_a, latents, condition[[0]], condition[[1]], source_guidance_scale, num_inference_steps,
@@ -152,10 +151,9 @@ def bridge(
         UsageError, ModelError: As `translate`.
     """
     start = first_step(strength, num_inference_steps, at_least=1)
-    grid = tuple(model_b.schedule.timesteps(num_inference_steps)[start:])
     check_pair(model_a, model_b, latents, num_inference_steps, start)
+    timesteps, grid = (_grid(model, latents, num_inference_steps)[start:] for model in (model_a, model_b))
     watch = watch or Watch()
-    timesteps = model_a.schedule.timesteps(num_inference_steps)[start:]
     condition = model_a.encode_prompt(source_prompt)
     inversion = ddim_inversion(InversionTask(model_a, latents, condition, timesteps=timesteps, watch=watch))
     task = EditTask(
@@ -178,6 +176,12 @@ def reconstruct(
     """The image as the first model gives it back, (image, channels, height, width); arguments as when encoding."""
     task = EditTask(model, inversion, prompt, [], negative_prompt, guidance_scale, watch=watch)
     return task.sample(replay=inversion)[0]
+
+
+def _grid(model: Model, latents: Tensor, num_inference_steps: int) -> tuple[float, ...]:
+    """The times of a whole run."""
+    size = (latents.shape[-2], latents.shape[-1])
+    return tuple(model.schedule.timesteps(num_inference_steps, latent_size=size))
 
 
 def check_pair(model_a: Model, model_b: Model, latents: Tensor, num_inference_steps: int, start_index: int) -> None:

@@ -48,7 +48,7 @@ def mask_from_words(
     size = (clean.shape[-2], clean.shape[-1])
     maps = CrossAttentionMaps()
     control, condition = AttentionControl([maps]), model.encode_prompt(prompt)
-    steps = model.schedule.steps(20)[6:14:2]
+    steps = model.schedule.steps(20, latent_size=size)[6:14:2]
     with control.installed(model, Layout(("cond",), ("source",), 1, size)):
         for _ in range(draws):
             noise = torch.randn(clean.shape, generator=generator).to(clean)

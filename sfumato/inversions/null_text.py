@@ -103,7 +103,7 @@ def _one_image(
     null_embeds, losses = [], torch.full((len(steps), 1, inner_steps), float("nan"))
 
     for step in task.watch.during("optimising").over(steps if task.guidance_scale != 1.0 else []):
-        target = pivot.latents_at(max(step.time_prev, -1))
+        target = pivot.latents_at(step.index + 1)
         tuning = _Tuning(task.model, moved, step, source, target)
         # The 100 is a constant of the authors' code, not the number of steps
         rate = learning_rate * (1.0 - step.index / max(100, len(steps)))

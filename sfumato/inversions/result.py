@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,23 @@ _TENSORS = (
 )  # fmt: skip
 _EXTRA = re.compile(r"null_(\w+)_embeds")
 """Names of `null_extras` in files."""
+
+
+def _time(name: str, value: Any) -> float:
+    """The time of a step; a whole one stays whole, so that fingerprints do."""
+    check = checks.whole if isinstance(value, int) else checks.number
+    return check(name, value, low=0, high=10**6)
+
+
+def _same(time: float, other: float) -> bool:
+    """Whether two times are one but for rounding."""
+    return math.isclose(time, other, rel_tol=1e-9, abs_tol=1e-6)
+
+
 _SHARE = partial(checks.number, low=0.0, high=1.0)
 _FIELDS: Mapping[str, checks.Check] = {
     "method": partial(checks.text, most=200, empty="it says which inversion it is"),
-    "timesteps": partial(checks.listed, check=partial(checks.whole, low=0, high=10**6), fewest=1, most=10_000),
+    "timesteps": partial(checks.listed, check=_time, fewest=1, most=10_000),
     "gamma": _SHARE,
     "pinned": checks.flag,
     "eta": _SHARE,
@@ -57,7 +71,8 @@ class Inversion:
     Attributes:
         method: Which inversion made it.
         noise: x_T, (image, channels, height, width).
-        timesteps: Its grid, noisiest first.
+        timesteps: Times of its grid, noisiest first: whole training timesteps, or any numbers where the model has none.
+            Everything else goes by the index of a step.
         trajectory: Latents x_0 ... x_T, (steps + 1, image, channels, height, width), or None.
         noise_maps: Noise consumed by each step in sampling order, (steps, image, channels, height, width), or None.
         null_embeds: Embedding in place of the empty prompt's, in sampling order, (steps, image, tokens, dim), or None.
@@ -126,30 +141,56 @@ class Inversion:
         Raises:
             InversionError: The inversion keeps no trajectory.
         """
-        return self.latents_at(-1)
+        return self.latents_at(len(self.timesteps))
 
-    def holds(self, t: float) -> bool:
-        """Whether its trajectory has latents at timestep t of its grid."""
-        encoded = self.timesteps[self.start_index :]
-        return self.trajectory is not None and len(self.trajectory) == len(encoded) + 1 and t in encoded
+    def holds(self, index: int) -> bool:
+        """Whether its trajectory has the latents before the step of an index."""
+        return self.trajectory is not None and 0 <= len(self.timesteps) - index < len(self.trajectory)
 
-    def latents_at(self, t: float) -> Tensor:
-        """Latents at timestep t of the trajectory, (image, channels, height, width); t = -1 is the clean image.
+    def latents_at(self, index: int) -> Tensor:
+        """Latents before the step of an index, (image, channels, height, width).
+
+        Args:
+            index: In sampling order, 0 for the noisiest; the number of steps: the clean image.
 
         Raises:
-            InversionError: The inversion holds no such timestep, or no trajectory.
+            InversionError: The inversion does not hold them, or no trajectory.
         """
         if self.trajectory is None:
             raise InversionError(
                 f"this {self.method} inversion holds no trajectory, which is needed here: invert again"
             )
-        if t == -1:
-            return self.trajectory[0]
-        if t not in self.timesteps[self.start_index :]:
+        if not self.holds(index):
             raise InversionError(
-                f"the inversion holds no latents at timestep {t}; sample on its own grid of {len(self.timesteps)} steps"
+                f"the inversion holds no latents before step {index + 1} of {len(self.timesteps)}: it holds those of"
+                f" the last {len(self.trajectory) - 1}"
             )
-        return self.trajectory[len(self.timesteps) - self.timesteps.index(t)]
+        return self.trajectory[len(self.timesteps) - index]
+
+    def index_at(self, time: float) -> int | None:
+        """Index of the step at a time, None where its grid has none."""
+        return next((index for index, held in enumerate(self.timesteps) if _same(held, time)), None)
+
+    def on_grid(self, timesteps: Sequence[float]) -> Inversion:
+        """Its latents on a part of its grid; what its own steps consume is left out.
+
+        Args:
+            timesteps: Times of a run, noisiest first.
+
+        Raises:
+            InversionError: It does not hold the latents at one of them.
+        """
+        indices = [self.index_at(time) for time in timesteps]
+        if None in indices:
+            time = timesteps[indices.index(None)]
+            raise InversionError(
+                f"the inversion holds no latents at timestep {time:g}; sample on its own grid of {len(self.timesteps)}"
+                " steps"
+            )
+        latents = [self.latents_at(index) for index in indices if index is not None]
+        return Inversion(
+            self.method, latents[0], tuple(timesteps), trajectory=torch.stack([self.clean, *reversed(latents)])
+        )
 
     @property
     def stepper(self) -> BDIA | None:
@@ -185,11 +226,11 @@ class Inversion:
                 f"the inversion was made with model {self.model_revision}, not {model_revision}: invert again with this"
                 " model"
             )
-        if self.timesteps != timesteps:
+        if len(self.timesteps) != len(timesteps) or not all(map(_same, self.timesteps, timesteps)):
             raise InversionError(
-                f"the inversion has {len(self.timesteps)} steps ({self.timesteps[0]} ... {self.timesteps[-1]}), the run"
-                f" {len(timesteps)} ({timesteps[0]} ... {timesteps[-1]}): use num_inference_steps={len(self.timesteps)}"
-                " or invert again"
+                f"the inversion has {len(self.timesteps)} steps ({self.timesteps[0]:g} ... {self.timesteps[-1]:g}), the"
+                f" run {len(timesteps)} ({timesteps[0]:g} ... {timesteps[-1]:g}): use"
+                f" num_inference_steps={len(self.timesteps)} or invert again"
             )
         if len(self.noise) != 1:
             raise InversionError(f"the inversion is of {len(self.noise)} images: invert one")

@@ -48,7 +48,8 @@ class InversionTask:
     @cached_property
     def steps(self) -> list[Step]:
         """Steps of the grid in sampling order, noisiest first."""
-        return self.model.schedule.steps(self.num_inference_steps, timesteps=self.timesteps)
+        size = (self.latents.shape[-2], self.latents.shape[-1])
+        return self.model.schedule.steps(self.num_inference_steps, timesteps=self.timesteps, latent_size=size)
 
     @cached_property
     def clean(self) -> Tensor:

@@ -193,7 +193,7 @@ def _ends_pinned_to(ends: Inversion) -> OnStep:
     """Sets the first and the last branch to the latents of the two inversions after every step."""
 
     def pin(latents: Tensor, step: Step) -> Tensor:
-        known = ends.latents_at(max(step.time_prev, -1)).to(latents)
+        known = ends.latents_at(step.index + 1).to(latents)
         return torch.cat([known[None, :1], latents[1:-1], known[None, 1:]])
 
     return pin

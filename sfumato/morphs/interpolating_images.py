@@ -105,7 +105,7 @@ def interpolating_images(
     shape = (levels, *latents.shape[1:])
     noise = torch.randn(shape, generator=task.generator, device=task.generator.device).to(latents)
     prompts = _tuned(task, text_iterations, text_rate) if text_iterations > 0 else task.condition
-    timesteps = model.schedule.timesteps(steps)
+    timesteps = model.schedule.timesteps(steps, latent_size=(latents.shape[-2], latents.shape[-1]))
     denoise = Denoiser(model, prompts, task.negative, task.guidance_scale, timesteps)
     if score is None:
         frames = tree(denoise, latents, noise, indices, retroactive=retroactive, released=released, watch=task.watch)

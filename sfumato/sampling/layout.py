@@ -148,5 +148,5 @@ class Replay(Protocol):
     @property
     def stepper(self) -> Stepper[Any] | None: ...
 
-    def latents_at(self, t: float) -> Tensor:
-        """Known latents at timestep t, (image, channels, height, width), the clean ones at -1."""
+    def latents_at(self, index: int) -> Tensor:
+        """Known latents before a step, (image, channels, height, width); after the last, the clean ones."""

@@ -94,7 +94,7 @@ def sample(
     stepper = _stepper(stepper, replay, eta)
     state = stepper.init(latents, steps[start_index])
     if replay is not None and replay.pinned:
-        on_step = [PinSource(replay.latents_at, [step.time for step in steps]).after, *on_step]
+        on_step = [PinSource(replay.latents_at, start_index, len(steps)).after, *on_step]
     watch = watch or Watch()
 
     with ExitStack() as stack:

@@ -35,5 +35,5 @@ def my_method(
     """
     start = first_step(strength, task.num_steps, at_least=1)
     source = task.with_latents
-    latents = task.sample(source.latents_at(source.timesteps[start]), start_index=start, replay=source)
+    latents = task.sample(source.latents_at(start), start_index=start, replay=source)
     return task.edited(latents, notes=strength_notes(strength, task.num_steps))

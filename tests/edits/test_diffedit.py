@@ -76,7 +76,7 @@ def test_an_open_mask_is_plain_decoding(toy_model: Any) -> None:
     source = inverted(toy_model)
     result = run(toy_model, source, strength=0.6, mask=torch.ones(1, 1, 16, 16))
     branch = {"target": Branch(toy_model.encode_prompt(TARGET), guidance_scale=3.0)}
-    start = source.latents_at(source.timesteps[2])
+    start = source.latents_at(2)
     assert far(result.latents[1], sample(toy_model, start, branch, timesteps=source.timesteps, start_index=2)[0]) < 1e-5
 
 
@@ -134,7 +134,7 @@ def test_hooks_see_the_source_and_the_edits(toy_model: Any) -> None:
         return latents
 
     run(toy_model, source, on_step=[look])
-    assert all(torch.equal(latents, source.latents_at(max(step.time_prev, -1))) for latents, step in seen)
+    assert all(torch.equal(latents, source.latents_at(step.index + 1)) for latents, step in seen)
 
 
 @pytest.mark.parametrize(
@@ -157,5 +157,5 @@ def test_an_inversion_that_holds_too_few_levels_is_refused(toy_model: Any) -> No
     source = inverted(toy_model)
     assert source.trajectory is not None
     late = replace(source, start_index=3, trajectory=source.trajectory[:3], noise=source.trajectory[2])
-    with pytest.raises(InversionError, match="no latents at timestep"):
+    with pytest.raises(InversionError, match="no latents before step"):
         run(toy_model, late, strength=0.8)

@@ -82,7 +82,7 @@ def test_without_masks_it_is_guidance_to_the_target(model: Any) -> None:
     for own in (1.0, 2.0):
         result = run(model, replace(source, noise=noise), masks="none", source_guidance_scale=own, strength=1.0)
         branch = {"target": Branch(model.encode_prompt(TARGET), guidance_scale=4.0)}
-        guided = sample(model, source.latents_at(source.timesteps[0]), branch, timesteps=source.timesteps)
+        guided = sample(model, source.latents_at(0), branch, timesteps=source.timesteps)
         assert far(result.latents[1], guided[0]) < 1e-5
 
 
@@ -188,6 +188,6 @@ def test_mistakes_are_named_before_any_work(toy_model: Any) -> None:
         run(toy_model, source, strength=2.0)
     assert source.trajectory is not None
     late = replace(source, start_index=2, trajectory=source.trajectory[:3], noise=source.trajectory[2])
-    with pytest.raises(InversionError, match="no latents at timestep"):
+    with pytest.raises(InversionError, match="no latents before step"):
         run(toy_model, late)
     assert toy_model.evaluations == before

@@ -151,9 +151,7 @@ def test_real_pictures_are_pinned_to_their_inversion(toy_model: Any) -> None:
     source = inverted(toy_model)
     pinned, loose = (run(toy_model, source, pin_source=pin, source_guidance_scale=3.0) for pin in (True, False))
     last, branch = len(source.timesteps) - 1, {"source": Branch(toy_model.encode_prompt(SOURCE), guidance_scale=3.0)}
-    one = sample(
-        toy_model, source.latents_at(source.timesteps[last]), branch, timesteps=source.timesteps, start_index=last
-    )
+    one = sample(toy_model, source.latents_at(last), branch, timesteps=source.timesteps, start_index=last)
     assert far(pinned.latents[0], one[0]) < 1e-5
     assert far(loose.latents[0], one[0]) > 1e-4
     assert far(pinned.latents[1], loose.latents[1]) > 1e-6

@@ -77,7 +77,7 @@ def test_without_control_the_edit_is_plain_sampling_from_the_pictures_latents(
     source = invert(toy_model, encode)
     result = run(toy_model, recipe, source, TARGET, skip_steps=1)
     alone = sample(
-        toy_model, source.latents_at(source.timesteps[1]), {"t": Branch(toy_model.encode_prompt(TARGET), None, 3.0)},
+        toy_model, source.latents_at(1), {"t": Branch(toy_model.encode_prompt(TARGET), None, 3.0)},
         timesteps=source.timesteps, start_index=1, eta=source.eta, replay=source,
     )  # fmt: skip
     assert far(result.latents[1], alone[0]) < 1e-6
@@ -148,14 +148,14 @@ def test_hooks_see_the_source_as_its_inversion_has_it(recipe: Any, encode: Any, 
     seen = []
 
     def keep_half(latents: Tensor, step: Any) -> Tensor:
-        seen.append((step.time_prev, latents[0]))
+        seen.append((step.index, latents[0]))
         kept = latents[1:].clone()
         kept[..., :8] = latents[:1, ..., :8]
         return torch.cat([latents[:1], kept])
 
     result = run(toy_model, recipe, source, TARGET, on_step=[keep_half])
-    for t_prev, latents in seen:
-        assert far(latents, source.latents_at(max(t_prev, -1))) < 1e-5
+    for index, latents in seen:
+        assert far(latents, source.latents_at(index + 1)) < 1e-5
     assert far(result.latents[1, ..., :8], clean()[..., :8]) < 1e-5
     assert far(result.latents[1, ..., 8:], clean()[..., 8:]) > 1e-2
 

@@ -75,9 +75,7 @@ def test_the_source_is_read_from_the_inversion(toy_model: Any) -> None:
     source = inverted(toy_model)
     result = run(toy_model, source)
     last, branch = len(source.timesteps) - 1, {"source": Branch(toy_model.encode_prompt(""))}
-    one = sample(
-        toy_model, source.latents_at(source.timesteps[last]), branch, timesteps=source.timesteps, start_index=last
-    )
+    one = sample(toy_model, source.latents_at(last), branch, timesteps=source.timesteps, start_index=last)
     assert far(result.latents[0], one[0]) < 1e-5
 
 
@@ -85,7 +83,7 @@ def test_fewer_steps_than_the_inversion(toy_model: Any) -> None:
     fine = inverted(toy_model, steps=20)
     result = run(toy_model, fine, sampling_steps=5)
     coarse = Inversion("ddim", fine.noise, tuple(toy_model.schedule.timesteps(5)))
-    held = torch.stack([fine.clean, *(fine.latents_at(t) for t in reversed(coarse.timesteps))])
+    held = torch.stack([fine.clean, *(fine.latents_at(fine.timesteps.index(t)) for t in reversed(coarse.timesteps))])
     assert torch.equal(result.latents, run(toy_model, replace(coarse, noise=held[-1], trajectory=held)).latents)
     before = toy_model.evaluations
     with pytest.raises(InversionError, match="no latents at timestep"):

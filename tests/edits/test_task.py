@@ -84,7 +84,7 @@ def test_sample_begins_where_the_source_leads_back_from(toy_model: Any) -> None:
     clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     timesteps = toy_model.schedule.timesteps(STEPS)
     whole = ddim_inversion(InversionTask(toy_model, clean, toy_model.encode_prompt(SOURCE), timesteps=timesteps))
-    start = replace(whole, noise=whole.latents_at(timesteps[1]), start_index=1)
+    start = replace(whole, noise=whole.latents_at(1), start_index=1)
     task = EditTask(toy_model, start, SOURCE, [TARGET], guidance_scale=1.0)
     branch = {"source": Branch(toy_model.encode_prompt(SOURCE))}
     plain = sample(toy_model, start.noise, branch, timesteps=timesteps, start_index=1)

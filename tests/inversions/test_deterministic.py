@@ -69,7 +69,7 @@ def test_evaluations_are_those_of_the_docstring(model: Any, name: str) -> None:
     assert found.method == name
     assert found.trajectory is not None
     assert torch.equal(found.clean, clean())
-    assert torch.equal(found.latents_at(found.timesteps[0]), found.noise)
+    assert torch.equal(found.latents_at(0), found.noise)
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -51,7 +51,7 @@ def test_every_step_of_the_source_lies_on_the_trajectory(toy_model: Any) -> None
     seen: list[Tensor] = []
 
     def keep(latents: Tensor, step: Any) -> Tensor:
-        assert torch.equal(latents[0], found.latents_at(max(step.time_prev, -1)))
+        assert torch.equal(latents[0], found.latents_at(step.index + 1))
         seen.append(latents[1])
         return latents
 

@@ -50,8 +50,8 @@ def test_each_step_of_the_trajectory_is_solved() -> None:
     seen = []
 
     def keep(latents: Tensor, step: Any) -> Tensor:
-        seen.append((latents[0] - found.latents_at(max(step.time_prev, -1))).abs().max())
-        return found.latents_at(max(step.time_prev, -1))[None]  # on from where it should be
+        seen.append((latents[0] - found.latents_at(step.index + 1)).abs().max())
+        return found.latents_at(step.index + 1)[None]  # on from where it should be
 
     branch = {"source": Branch(model.encode_prompt("x"))}
     sample(model, found.noise, branch, timesteps=found.timesteps, on_step=[keep])
@@ -112,6 +112,6 @@ def test_an_iteration_that_runs_away_keeps_its_best(toy_model: Any) -> None:
 
     branch = {"source": Branch(condition, guidance_scale=60.0)}
     sample(toy_model, found.noise, branch, timesteps=found.timesteps, on_step=[keep])
-    aim = found.latents_at(found.timesteps[-1])
+    aim = found.latents_at(len(found.timesteps) - 1)
     miss = float((seen[0] - aim).norm() / aim.norm())
     assert miss == pytest.approx(float(best[0, 0]), rel=1e-3)  # what is reported is what was kept

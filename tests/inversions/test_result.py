@@ -1,6 +1,7 @@
 """Inversions on disk: round trip, damage, foreign files, and runs that they do not fit."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sfumato.errors import InversionError
+from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion, content_key
+from sfumato.inversions.task import InversionTask
 from sfumato.inversions.together import together
+from sfumato.models.rectified_flow import DynamicShift, RectifiedFlow
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
+from tests.gaussian import GaussianModel
 
 
 def example() -> Inversion:
@@ -70,14 +77,45 @@ def test_an_extra_of_the_empty_prompt_keeps_its_name_in_files(tmp_path: Path) ->
     assert torch.equal(together([after, before]).null_extras["pooled"], torch.arange(3.0).expand(2, 3))
 
 
-def test_latents_by_timestep() -> None:
+def test_latents_by_the_index_of_a_step() -> None:
     inversion = example()
     assert inversion.trajectory is not None
-    assert torch.equal(inversion.latents_at(601), inversion.trajectory[3])
-    assert torch.equal(inversion.latents_at(1), inversion.trajectory[1])
-    assert torch.equal(inversion.latents_at(-1), inversion.trajectory[0])
-    with pytest.raises(InversionError, match="no latents at timestep 500"):
-        inversion.latents_at(500)
+    assert torch.equal(inversion.latents_at(0), inversion.trajectory[3])
+    assert torch.equal(inversion.latents_at(2), inversion.trajectory[1])
+    assert torch.equal(inversion.latents_at(3), inversion.trajectory[0])
+    for index in (-1, 4):
+        assert not inversion.holds(index)
+        with pytest.raises(InversionError, match=rf"no latents before step {index + 1} of 3"):
+            inversion.latents_at(index)
+
+
+def test_latents_on_a_part_of_its_grid() -> None:
+    whole = example()
+    part = whole.on_grid((601, 1))
+    assert part.timesteps == (601, 1)
+    assert [torch.equal(part.latents_at(k), whole.latents_at(index)) for k, index in enumerate((0, 2, 3))] == [True] * 3
+    with pytest.raises(InversionError, match=r"no latents at timestep 500; .* its own grid of 3 steps"):
+        whole.on_grid((601, 500))
+
+
+def test_times_of_a_flow_are_kept_as_they_are(tmp_path: Path) -> None:
+    """Its times are no whole numbers and depend on the size of the image; a coarser run finds its own among them."""
+    model = GaussianModel(RectifiedFlow(dynamic=DynamicShift()))
+    size, condition = (12, 20), model.encode_prompt("a cat")
+    clean = torch.randn(1, 1, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    made = ddim_inversion(InversionTask(model, clean, condition, num_inference_steps=6))
+    inversion = Inversion.load(made.save(tmp_path / "flow.safetensors"))
+    assert inversion.timesteps == made.timesteps == tuple(model.schedule.timesteps(6, latent_size=size))
+    assert any(time != int(time) for time in inversion.timesteps)
+    inversion.check(model_revision=model.revision, timesteps=made.timesteps)
+    other = tuple(model.schedule.timesteps(6, latent_size=(24, 20)))
+    with pytest.raises(InversionError, match="has 6 steps"):
+        inversion.check(model_revision=model.revision, timesteps=other)
+    pinned = replace(inversion, pinned=True)
+    back = sample(model, pinned.noise, {"source": Branch(condition)}, timesteps=pinned.timesteps, replay=pinned)
+    assert torch.equal(back[0], clean)
+    coarse = inversion.on_grid(model.schedule.timesteps(3, latent_size=size))
+    assert torch.equal(coarse.latents_at(1), inversion.latents_at(2))
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

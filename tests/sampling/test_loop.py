@@ -69,8 +69,8 @@ def test_inverting_then_sampling_comes_back() -> None:
     back = sample(model, inversion.noise, {"source": Branch(model.encode_prompt("x"))}, timesteps=inversion.timesteps)
     assert float((back[0] - clean).abs().max()) < 0.02
     assert inversion.trajectory is not None
-    assert torch.equal(inversion.latents_at(-1), clean)
-    assert torch.equal(inversion.latents_at(inversion.timesteps[0]), inversion.noise)
+    assert torch.equal(inversion.clean, clean)
+    assert torch.equal(inversion.latents_at(0), inversion.noise)
 
 
 def test_ancestral_sampling_draws_the_data_distribution() -> None:

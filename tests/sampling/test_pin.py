@@ -22,7 +22,7 @@ def known() -> Inversion:
 
 def test_the_source_is_set_before_each_call_and_after_each_step(toy_model: Any) -> None:
     source, seen = known(), []
-    pin = PinSource(source.latents_at, TIMESTEPS)
+    pin = PinSource(source.latents_at, 0, len(TIMESTEPS))
 
     def look(latents: Tensor, step: Any) -> Tensor:
         seen.append((latents, step))
@@ -32,17 +32,17 @@ def test_the_source_is_set_before_each_call_and_after_each_step(toy_model: Any) 
     branches = {name: Branch(condition[[k]]) for k, name in enumerate(("source", "target"))}
     before = sample(toy_model, source.noise, branches, timesteps=TIMESTEPS, before_step=[pin, look])
     assert [step.time for _, step in seen] == list(TIMESTEPS)
-    assert all(torch.equal(latents[0], source.latents_at(step.time)) for latents, step in seen)
+    assert all(torch.equal(latents[0], source.latents_at(step.index)) for latents, step in seen)
     assert not torch.equal(before[0], source.clean)  # the last step denoises
 
     seen.clear()
     after = sample(toy_model, source.noise, branches, timesteps=TIMESTEPS, on_step=[pin.after, look])
-    assert all(torch.equal(latents[0], source.latents_at(max(step.time_prev, -1))) for latents, step in seen)
+    assert all(torch.equal(latents[0], source.latents_at(step.index + 1)) for latents, step in seen)
     assert torch.equal(after[0], source.clean)
     free = sample(toy_model, source.noise, branches, timesteps=TIMESTEPS)
     assert torch.equal(after[1], free[1])
 
 
-def test_a_missing_timestep_is_found_before_the_run() -> None:
-    with pytest.raises(InversionError, match="no latents at timestep 651"):
-        PinSource(known().latents_at, (751, 651))
+def test_missing_latents_are_found_before_the_run() -> None:
+    with pytest.raises(InversionError, match="no latents before step 6 of 4"):
+        PinSource(known().latents_at, 0, 5)
