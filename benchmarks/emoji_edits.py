@@ -30,10 +30,10 @@ from sfumato.apps.contact_sheet import Cell, Row, Words, draw_sheet
 from sfumato.bench.editing import QUIET, price
 from sfumato.bench.emoji_edit import Judges
 from sfumato.bench.emoji_scenes import KINDS, TEST_SEED, EditCase, draw_cases
+from sfumato.edits.method import METHODS
 from sfumato.emoji import EXAMPLES
 from sfumato.emoji.training.data import Renderer
 from sfumato.models.base import Model
-from sfumato.registry import METHODS
 
 TUNED_ON = "concept-near,concept-far,style,background,two-edits"
 DRIVER = {"inversion": str, "guidance_scale": float, "source_guidance_scale": float, "negative_prompt": str}

@@ -23,11 +23,11 @@ from PIL import Image
 
 import sfumato
 from sfumato.apps.contact_sheet import Cell, Row, Words, draw_sheet
+from sfumato.edits.method import METHODS
 from sfumato.emoji import EXAMPLES, WEIGHTS
 from sfumato.emoji.training.data import Renderer
 from sfumato.emoji.world import Scene
 from sfumato.metrics.psnr import psnr
-from sfumato.registry import METHODS
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 import sfumato
 from benchmarks.method_cost import bare_evaluation, run_method, start_of
+from sfumato.edits.method import METHODS
 from sfumato.emoji import WEIGHTS
 from sfumato.files import write_whole
 from sfumato.models.base import Model
-from sfumato.registry import METHODS
 
 TOKENS = 77
 LEFT_OUT = ("auto", "langevin")

@@ -33,11 +33,12 @@ from PIL import Image
 
 import sfumato
 from sfumato.api.cost import measured
+from sfumato.edits.method import METHODS
 from sfumato.images import to_images, to_pixels
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.task import InversionTask
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
-from sfumato.registry import INVERSIONS, METHODS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 

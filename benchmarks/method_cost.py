@@ -34,11 +34,12 @@ from torch import Tensor
 
 import sfumato
 from sfumato.api.cost import Cost, measured
+from sfumato.edits.method import METHODS
 from sfumato.edits.task import EditTask
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
-from sfumato.registry import INVERSIONS, METHODS
 
 SOURCE, TARGET = "a cat on a mat", "a dog on a mat"
 GUIDANCE = 7.5

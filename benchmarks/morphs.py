@@ -49,10 +49,10 @@ from sfumato.metrics.kernel import unbiased_mmd
 from sfumato.metrics.morph import directness, smoothness
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
+from sfumato.morphs.method import MORPHS
 from sfumato.morphs.path import Ends, Frames
 from sfumato.morphs.spacings.base import SPACINGS
 from sfumato.morphs.task import MorphTask
-from sfumato.registry import MORPHS
 
 
 @dataclass(frozen=True)

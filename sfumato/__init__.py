@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "INVERSIONS": "sfumato.registry",
-    "METHODS": "sfumato.registry",
-    "MORPHS": "sfumato.registry",
+    "INVERSIONS": "sfumato.inversions.method",
+    "METHODS": "sfumato.edits.method",
+    "MORPHS": "sfumato.morphs.method",
     "EditRequest": "sfumato.api.requests",
     "EditResult": "sfumato.api.results",
     "GenerateRequest": "sfumato.api.requests",
@@ -65,13 +65,13 @@ if TYPE_CHECKING:
     from sfumato.api.slider import slider as slider
     from sfumato.api.translate import TranslateResult as TranslateResult
     from sfumato.api.translate import translate as translate
+    from sfumato.edits.method import METHODS as METHODS
     from sfumato.errors import SfumatoError as SfumatoError
     from sfumato.errors import UsageError as UsageError
+    from sfumato.inversions.method import INVERSIONS as INVERSIONS
     from sfumato.inversions.result import Inversion as Inversion
     from sfumato.models.loading import load_model as load_model
-    from sfumato.registry import INVERSIONS as INVERSIONS
-    from sfumato.registry import METHODS as METHODS
-    from sfumato.registry import MORPHS as MORPHS
+    from sfumato.morphs.method import MORPHS as MORPHS
     from sfumato.watch import Watch as Watch
 
 

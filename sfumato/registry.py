@@ -1,9 +1,9 @@
 """Methods by name, and their options, each declared once: on the method's own function.
 
 A method is a function under `sfumato/edits/`, an inversion one under `sfumato/inversions/`, a morph one under
-`sfumato/morphs/`; each folder has its decorator in `method.py`. Keyword-only parameters annotated with `Option` are
-options; the command line, the web page, batch runs and benchmarks read name, type, range, default and help from there
-through `METHODS`, `INVERSIONS` and `MORPHS`. Nothing heavy is imported until one of them is first looked at.
+`sfumato/morphs/`; each folder has its registry and its decorator in `method.py`. Keyword-only parameters annotated with
+`Option` are options; the command line, the web page, batch runs and benchmarks read name, type, range, default and help
+from there. The modules of a folder are imported when its registry is first looked at.
 """
 
 from __future__ import annotations
@@ -72,66 +72,6 @@ class Entry:
             if name in (parameter.name, parameter.formerly):
                 return parameter.name
         raise UsageError(unknown("option", name, self.parameters, of=f" of {self.name}"))
-
-
-@dataclass(frozen=True)
-class Method(Entry):
-    """An editing method as `METHODS` knows it.
-
-    Attributes:
-        starts: Names of the inversions that it starts from, the default one first; empty: it starts from the image
-            itself.
-        refuses: Why each of the other inversions does not serve it, by its name.
-        takes_mask: Whether it has a mask of its own, which the user's mask replaces.
-    """
-
-    starts: tuple[str, ...] = ()
-    refuses: Mapping[str, str] = field(default_factory=dict)
-    takes_mask: bool = False
-
-    @property
-    def from_image(self) -> bool:
-        """Whether it starts from the image itself, so that it needs no inversion."""
-        return not self.starts
-
-    @property
-    def inversions(self) -> tuple[str, ...]:
-        """Names of the inversions that serve it, the default one first; any holds the latents of the image itself."""
-        return self.starts or tuple(INVERSIONS)
-
-    @property
-    def default_inversion(self) -> str:
-        """The inversion to run where none is named; "" where none is needed."""
-        return next(iter(self.starts), "")
-
-
-@dataclass(frozen=True)
-class InversionEntry(Entry):
-    """An inversion as `INVERSIONS` knows it.
-
-    Attributes:
-        source_guidance_scale: Guidance of the source branch at which the image is reconstructed; None: any, since the
-            inversion corrects for it.
-    """
-
-    source_guidance_scale: float | None = 1.0
-
-
-@dataclass(frozen=True)
-class MorphMethod(Entry):
-    """A morphing method as `MORPHS` knows it.
-
-    Attributes:
-        spacing: How its frames' weights are chosen by default, a name in `sfumato.morphs.spacings.base.SPACINGS`.
-        guidance_scale, num_inference_steps: Where the user says nothing; None: the model's.
-        encodes: Whether it needs latents of the images, by its options as far as they are given; where it does not,
-            nothing is encoded.
-    """
-
-    spacing: str = "even"
-    guidance_scale: float | None = None
-    num_inference_steps: int | None = None
-    encodes: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
 
 def unknown(kind: str, name: Any, known: Mapping[str, Any] | list[str], *, of: str = "") -> str:
@@ -206,8 +146,3 @@ class Registry(Mapping[str, Kind]):
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._load()
-
-
-METHODS: Registry[Method] = Registry("method", "sfumato.edits")
-INVERSIONS: Registry[InversionEntry] = Registry("inversion", "sfumato.inversions")
-MORPHS: Registry[MorphMethod] = Registry("morph method", "sfumato.morphs")

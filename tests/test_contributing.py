@@ -15,7 +15,8 @@ import sfumato
 from sfumato.apps.cli import app
 from sfumato.bench.benchmark import Configuration
 from sfumato.bench.editing import edit_configurations
-from sfumato.registry import INVERSIONS, METHODS
+from sfumato.edits.method import METHODS
+from sfumato.inversions.method import INVERSIONS
 from tests.toy import toy_sd_folder
 from tools.pages import methods as page_of_methods
 

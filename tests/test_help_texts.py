@@ -12,8 +12,10 @@ import typer
 import sfumato
 from sfumato.apps.cli import app
 from sfumato.bench.registry import BENCHMARKS, benchmark_parameters
+from sfumato.edits.method import METHODS
+from sfumato.inversions.method import INVERSIONS
+from sfumato.morphs.method import MORPHS
 from sfumato.morphs.spacings.base import SPACINGS
-from sfumato.registry import INVERSIONS, METHODS, MORPHS
 
 MANNERED = re.compile(
     r"\bshall\b|\bpictures?\b|\btold\b|whose eyes|in the eyes of|come[s]? back|leads? (away|back)|hands? back|"

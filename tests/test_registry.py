@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
+from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
+from sfumato.inversions.method import INVERSIONS
 from sfumato.options import Option, Parameter, parameters
-from sfumato.registry import INVERSIONS, METHODS, Registry, recorded
+from sfumato.registry import Registry, recorded
 
 
 def example(

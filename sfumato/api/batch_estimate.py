@@ -15,7 +15,7 @@ from sfumato.api.batch_layout import runs_of
 from sfumato.api.batch_rows import ROW, Known
 from sfumato.api.batch_work import Begin, Task
 from sfumato.api.manifest import Line
-from sfumato.registry import METHODS
+from sfumato.edits.method import METHODS
 from sfumato.run.rows import ROWS, Row, each_row
 
 MOST_MEASURED = 3

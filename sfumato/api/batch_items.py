@@ -22,9 +22,12 @@ from sfumato.api.manifest import COMMANDS, Line
 from sfumato.api.origin import Origin
 from sfumato.api.recipe import FILES, NETWORKS
 from sfumato.api.request import Request
+from sfumato.edits.method import METHODS
 from sfumato.errors import ImageError, SfumatoError, UsageError
 from sfumato.images.reading import existing_file
-from sfumato.registry import INVERSIONS, METHODS, MORPHS, unknown
+from sfumato.inversions.method import INVERSIONS
+from sfumato.morphs.method import MORPHS
+from sfumato.registry import unknown
 from sfumato.run.rows import short
 
 ALONE = ("auto", "langevin")

@@ -10,11 +10,12 @@ from sfumato.api.masks import Masking
 from sfumato.api.origin import Origin, opened_inversion
 from sfumato.api.requests import EditRequest
 from sfumato.api.source_image import SourceImage, read_source
+from sfumato.edits.method import METHODS, Method
 from sfumato.errors import InversionError, UsageError
 from sfumato.images import ImageSource, as_transparent
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.registry import INVERSIONS, METHODS, Method
 
 if TYPE_CHECKING:
     from PIL import Image

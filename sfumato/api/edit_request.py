@@ -13,13 +13,14 @@ from sfumato.api.origin import Origin
 from sfumato.api.request import WHITE, Request
 from sfumato.api.vary import Vary, check_vary
 from sfumato.checks import Check, optional
+from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.metrics.distance import Distance
 from sfumato.models.base import Model
 from sfumato.morphs.spacings.base import SPACINGS
-from sfumato.registry import INVERSIONS, METHODS
 from sfumato.watch import Watch
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from sfumato.api.requests import InvertRequest
 from sfumato.api.results import InvertResult
 from sfumato.api.source_image import read_source
 from sfumato.images import Fit, ImageSource, to_images
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from sfumato.sampling.turns import taking_turns

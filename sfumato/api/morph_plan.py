@@ -20,9 +20,9 @@ from sfumato.images import Fit, ImageSource
 from sfumato.judges.distances import PIXEL_NOTE, load_distance
 from sfumato.metrics.distance import Distance, PixelDistance
 from sfumato.models.base import Model
+from sfumato.morphs.method import MORPHS, MorphMethod
 from sfumato.morphs.path import Frames
 from sfumato.morphs.spacings.base import SPACINGS, Spaced
-from sfumato.registry import MORPHS, MorphMethod
 from sfumato.watch import Watch
 
 if TYPE_CHECKING:

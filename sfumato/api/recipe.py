@@ -28,14 +28,16 @@ from sfumato.api.requests import (
     TranslateRequest,
 )
 from sfumato.checks import leaves, shown
+from sfumato.edits.method import METHODS
 from sfumato.errors import ImageError, SfumatoError, UsageError
 from sfumato.files import at_home
 from sfumato.images import read_recipe
+from sfumato.inversions.method import INVERSIONS
 from sfumato.json_input import check_fields
 from sfumato.models.base import Model
 from sfumato.models.loading import here
 from sfumato.models.parts import content_hash
-from sfumato.registry import INVERSIONS, METHODS, Entry
+from sfumato.registry import Entry
 
 REQUESTS: Mapping[str, type[Request]] = {
     kind.command: kind

@@ -18,10 +18,12 @@ from sfumato.api.request import WHITE, Request
 from sfumato.checks import Check, optional
 from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource
+from sfumato.inversions.method import INVERSIONS
 from sfumato.metrics.distance import Distance
 from sfumato.models.base import Model
+from sfumato.morphs.method import MORPHS
 from sfumato.morphs.spacings.base import SPACINGS
-from sfumato.registry import INVERSIONS, MORPHS, unknown
+from sfumato.registry import unknown
 from sfumato.watch import Watch
 
 if TYPE_CHECKING:

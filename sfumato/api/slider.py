@@ -22,6 +22,7 @@ from sfumato.api.requests import EditRequest, SliderRequest
 from sfumato.api.results import EditResult, MorphResult
 from sfumato.api.vary import GUIDANCE, Vary, options_at
 from sfumato.conditions.mixing import PromptMix
+from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource, to_images, to_pixels
 from sfumato.inversions.result import Inversion
@@ -31,7 +32,7 @@ from sfumato.models.base import Model
 from sfumato.morphs.drawing import drawing
 from sfumato.morphs.path import MorphPath
 from sfumato.morphs.spacings.base import SPACINGS
-from sfumato.registry import METHODS, recorded
+from sfumato.registry import recorded
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfumato import checks
+from sfumato.edits.method import Method
 from sfumato.errors import UsageError
-from sfumato.registry import Method
 
 Range = tuple[float, float]
 Vary = Mapping[str, Range | Mapping[str, Range]]

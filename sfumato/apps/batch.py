@@ -202,7 +202,8 @@ def _method_options(
     method: str | None, settings: list[str] | None, inversion: str | None, inversion_settings: list[str] | None
 ) -> dict[str, Any]:
     """Options of all rows, checked."""
-    from sfumato.registry import INVERSIONS, METHODS
+    from sfumato.edits.method import METHODS
+    from sfumato.inversions.method import INVERSIONS
 
     entry, found = METHODS[method or "prompt-to-prompt"], {}
     if inversion is not None:

@@ -236,12 +236,13 @@ class _Settings:
     inversion: list[str]
 
     def of_method(self, name: str) -> dict[str, Any]:
-        from sfumato.registry import METHODS
+        from sfumato.edits.method import METHODS
 
         return parse_options(METHODS[name], self.method, self.weights)
 
     def of_inversion(self, name: str | None, method: str) -> dict[str, Any]:
-        from sfumato.registry import INVERSIONS, METHODS
+        from sfumato.edits.method import METHODS
+        from sfumato.inversions.method import INVERSIONS
 
         if name is None and not self.inversion:
             return {}

@@ -88,7 +88,7 @@ def invert(
     with working("starting"):
         from sfumato.api.requests import InvertRequest
         from sfumato.images import save_image
-        from sfumato.registry import INVERSIONS
+        from sfumato.inversions.method import INVERSIONS
 
     request = InvertRequest(
         image=image,

@@ -27,8 +27,11 @@ def methods(
 ) -> None:
     """List editing methods, inversions, morphs and spacings, or show one of them with all its options."""
     with working("starting"):
+        from sfumato.edits.method import METHODS
+        from sfumato.inversions.method import INVERSIONS
+        from sfumato.morphs.method import MORPHS
         from sfumato.morphs.spacings.base import SPACINGS
-        from sfumato.registry import INVERSIONS, METHODS, MORPHS, unknown
+        from sfumato.registry import unknown
 
         kinds: dict[str, Mapping[str, Entry]]
         kinds = {"methods": METHODS, "inversions": INVERSIONS, "morphs": MORPHS, "spacings": SPACINGS}

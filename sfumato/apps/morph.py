@@ -116,8 +116,8 @@ def morph(
         from sfumato.api.arguments import num_frames
         from sfumato.api.morph_plan import default_store
         from sfumato.api.requests import MorphRequest
+        from sfumato.morphs.method import MORPHS
         from sfumato.morphs.spacings.base import SPACINGS
-        from sfumato.registry import MORPHS
 
     entry = MORPHS[method]
     options = parse_options(entry, settings)

@@ -138,8 +138,8 @@ def slider(
     with working("starting"):
         from sfumato.api.arguments import num_frames
         from sfumato.api.requests import SliderRequest
+        from sfumato.edits.method import METHODS
         from sfumato.morphs.spacings.base import SPACINGS
-        from sfumato.registry import METHODS
 
     options = parse_options(METHODS[method], settings)
     movie.check_distance(distance)

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 
 import sfumato
 from sfumato.bench.benchmark import Configuration
+from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
+from sfumato.inversions.method import INVERSIONS
 from sfumato.metrics.psnr import psnr
-from sfumato.registry import INVERSIONS, METHODS
 
 if TYPE_CHECKING:
     from PIL import Image

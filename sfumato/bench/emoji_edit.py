@@ -22,10 +22,10 @@ import torch
 from sfumato.bench.benchmark import Case, Configuration, Measure, NotApplicable, Outcome, Seed, Steps
 from sfumato.bench.editing import HIGHEST_PSNR, changed_region, edit_configurations, edited, kept_psnr, price
 from sfumato.bench.emoji_scenes import TEST_SEED, EditCase, draw_cases, read_atlas
+from sfumato.edits.method import METHODS
 from sfumato.emoji.world import BACKGROUNDS
 from sfumato.images import to_images, to_pixels
 from sfumato.metrics.psnr import psnr
-from sfumato.registry import METHODS
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -43,11 +43,11 @@ from sfumato.judges.distances import load_distance
 from sfumato.metrics.frechet import frechet_distance
 from sfumato.metrics.morph import diffmorpher_measures, directness, perceptual_path_length, smoothness
 from sfumato.metrics.psnr import psnr
+from sfumato.morphs.method import MORPHS
 from sfumato.morphs.path import Ends, Frames
 from sfumato.morphs.spacings.base import SPACINGS
 from sfumato.morphs.task import MorphTask
 from sfumato.options import Option
-from sfumato.registry import MORPHS
 
 if TYPE_CHECKING:
     from sfumato.models.base import Model

@@ -31,6 +31,7 @@ from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed,
 from sfumato.bench.data import path_inside, read_entries
 from sfumato.bench.editing import edit_configurations, edited, price
 from sfumato.checks import shown
+from sfumato.edits.method import METHODS
 from sfumato.errors import ImageError, ModelError, UsageError
 from sfumato.images import load_image, to_images, to_pixels
 from sfumato.json_input import JsonError, check_values
@@ -40,7 +41,6 @@ from sfumato.metrics.masked import background_distance, background_mse, backgrou
 from sfumato.metrics.structure import structure_distance
 from sfumato.metrics.text_agreement import text_agreement
 from sfumato.metrics.weights import MissingNetworkError
-from sfumato.registry import METHODS
 from sfumato.run.rows import short
 
 if TYPE_CHECKING:

@@ -19,14 +19,13 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from sfumato.edits.method import edit_method
+from sfumato.edits.method import METHODS, edit_method
 from sfumato.edits.result import LatentCandidate, LatentEdit
 from sfumato.edits.task import EditTask
 from sfumato.errors import InversionError, ModelError, SfumatoError, UsageError
 from sfumato.guidance.prompt_gain import PromptGain
 from sfumato.inversions.result import Inversion
 from sfumato.options import Option
-from sfumato.registry import METHODS
 from sfumato.watch import Watch
 
 

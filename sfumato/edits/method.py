@@ -8,11 +8,13 @@ that of `sfumato/api/edit_run.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, Unpack
 
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
-from sfumato.registry import METHODS, Description, Method
+from sfumato.inversions.method import INVERSIONS
+from sfumato.registry import Description, Entry, Registry
 
 
 class EditRecipe(Protocol):
@@ -21,6 +23,38 @@ class EditRecipe(Protocol):
     def __call__(self, task: EditTask, /) -> LatentEdit: ...
 
 
+@dataclass(frozen=True)
+class Method(Entry):
+    """An editing method as `METHODS` knows it.
+
+    Attributes:
+        starts: Names of the inversions that it starts from, the default one first; empty: it starts from the image
+            itself.
+        refuses: Why each of the other inversions does not serve it, by its name.
+        takes_mask: Whether it has a mask of its own, which the user's mask replaces.
+    """
+
+    starts: tuple[str, ...] = ()
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    takes_mask: bool = False
+
+    @property
+    def from_image(self) -> bool:
+        """Whether it starts from the image itself, so that it needs no inversion."""
+        return not self.starts
+
+    @property
+    def inversions(self) -> tuple[str, ...]:
+        """Names of the inversions that serve it, the default one first; any holds the latents of the image itself."""
+        return self.starts or tuple(INVERSIONS)
+
+    @property
+    def default_inversion(self) -> str:
+        """The inversion to run where none is named; "" where none is needed."""
+        return next(iter(self.starts), "")
+
+
+METHODS: Registry[Method] = Registry("method", "sfumato.edits")
 Recipe = TypeVar("Recipe", bound=EditRecipe)
 
 

@@ -6,11 +6,12 @@ Options are keyword-only parameters annotated with `Option`, all with a default.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, TypeVar, Unpack
 
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
-from sfumato.registry import INVERSIONS, Description, InversionEntry
+from sfumato.registry import Description, Entry, Registry
 
 
 class InversionRecipe(Protocol):
@@ -19,6 +20,19 @@ class InversionRecipe(Protocol):
     def __call__(self, task: InversionTask, /) -> Inversion: ...
 
 
+@dataclass(frozen=True)
+class InversionEntry(Entry):
+    """An inversion as `INVERSIONS` knows it.
+
+    Attributes:
+        source_guidance_scale: Guidance of the source branch at which the image is reconstructed; None: any, since the
+            inversion corrects for it.
+    """
+
+    source_guidance_scale: float | None = 1.0
+
+
+INVERSIONS: Registry[InversionEntry] = Registry("inversion", "sfumato.inversions")
 Recipe = TypeVar("Recipe", bound=InversionRecipe)
 
 

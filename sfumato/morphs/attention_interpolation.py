@@ -27,6 +27,7 @@ from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder
 from sfumato.conditions.mixing import mixed_condition
 from sfumato.errors import UsageError
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
@@ -42,7 +43,6 @@ from sfumato.morphs.path import MorphPath
 from sfumato.morphs.slerp import slerp
 from sfumato.morphs.task import MorphTask
 from sfumato.options import Option
-from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import OnStep, sample
 from sfumato.sampling.shares import window_notes

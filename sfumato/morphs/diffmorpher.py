@@ -34,6 +34,7 @@ from sfumato.attention.interpolate import END, START, InterpolatedSource
 from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder
 from sfumato.conditions.mixing import mixed_condition
+from sfumato.inversions.method import INVERSIONS
 from sfumato.models.attention import AttentionSite
 from sfumato.models.base import Condition, Model
 from sfumato.morphs.between_inversions import KEPT_AT_MOST, draw_between, tent
@@ -42,7 +43,6 @@ from sfumato.morphs.path import MorphPath
 from sfumato.morphs.slerp import slerp
 from sfumato.morphs.task import MorphTask
 from sfumato.options import Option
-from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch, Control
 from sfumato.sampling.loop import sample
 from sfumato.watch import Watch

@@ -18,12 +18,12 @@ from typing import Annotated
 from torch import Tensor
 
 from sfumato.conditions.mixing import mixed_condition
+from sfumato.inversions.method import INVERSIONS
 from sfumato.morphs.between_inversions import InversionName, between
 from sfumato.morphs.method import morph_method
 from sfumato.morphs.path import MorphPath
 from sfumato.morphs.task import MorphTask
 from sfumato.options import Option
-from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 

@@ -6,11 +6,12 @@ Options are keyword-only parameters annotated with `Option`, all with a default.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, Unpack
 
 from sfumato.morphs.path import MorphPath
 from sfumato.morphs.task import MorphTask
-from sfumato.registry import MORPHS, Description, MorphMethod
+from sfumato.registry import Description, Entry, Registry
 
 
 class MorphRecipe(Protocol):
@@ -19,6 +20,24 @@ class MorphRecipe(Protocol):
     def __call__(self, task: MorphTask, /) -> MorphPath: ...
 
 
+@dataclass(frozen=True)
+class MorphMethod(Entry):
+    """A morphing method as `MORPHS` knows it.
+
+    Attributes:
+        spacing: How its frames' weights are chosen by default, a name in `sfumato.morphs.spacings.base.SPACINGS`.
+        guidance_scale, num_inference_steps: Where the user says nothing; None: the model's.
+        encodes: Whether it needs latents of the images, by its options as far as they are given; where it does not,
+            nothing is encoded.
+    """
+
+    spacing: str = "even"
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    encodes: Callable[[Mapping[str, Any]], bool] = lambda _: True
+
+
+MORPHS: Registry[MorphMethod] = Registry("morph method", "sfumato.morphs")
 Recipe = TypeVar("Recipe", bound=MorphRecipe)
 
 

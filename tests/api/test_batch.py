@@ -20,9 +20,9 @@ from sfumato.api.batch_progress import Progress
 from sfumato.api.batch_work import Begin, Task, Worker
 from sfumato.api.manifest import Line
 from sfumato.api.recipe import Recipe
+from sfumato.edits.method import METHODS
 from sfumato.errors import ImageError, SfumatoError, UsageError
 from sfumato.files import locked
-from sfumato.registry import METHODS
 from sfumato.run.rows import LOCK, ROWS
 from tests.run.here import Here
 

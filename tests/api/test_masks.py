@@ -15,12 +15,13 @@ from sfumato.api.masks import feathered, read_mask, to_latent_size
 from sfumato.api.source_image import read_source
 from sfumato.edits import auto
 from sfumato.edits.keep_outside import KeepOutside
+from sfumato.edits.method import METHODS
 from sfumato.edits.task import EditTask
 from sfumato.errors import ImageError, UsageError
 from sfumato.images import load_image
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.models.schedules import Level, Step, add_noise
-from sfumato.registry import INVERSIONS, METHODS
 
 PROMPTS: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
 QUICK: dict[str, dict[str, Any]] = {

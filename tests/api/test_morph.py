@@ -16,9 +16,9 @@ from sfumato.api import morph as morphing
 from sfumato.errors import Cancelled, ImageError, UsageError
 from sfumato.images import flattened, read_recipe
 from sfumato.metrics.distance import PixelDistance
+from sfumato.morphs.method import MORPHS
 from sfumato.morphs.path import MorphPath
 from sfumato.morphs.task import MorphTask
-from sfumato.registry import MORPHS
 from sfumato.watch import Progress, Watch
 
 

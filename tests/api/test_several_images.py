@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 import sfumato
+from sfumato.edits.method import METHODS
 from sfumato.errors import ImageError, UsageError
 from sfumato.images import to_pixels
-from sfumato.registry import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:the reconstruction differs from the image", "ignore::UserWarning")
 QUICK = {

@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 import sfumato
+from sfumato.edits.method import METHODS
 from sfumato.emoji.defaults import METHOD_GUIDANCE, METHOD_OPTIONS
 from sfumato.errors import ImageError, InversionError, UsageError
 from sfumato.images import read_recipe
-from sfumato.registry import METHODS, MORPHS
+from sfumato.morphs.method import MORPHS
 from sfumato.watch import Progress, Watch
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"

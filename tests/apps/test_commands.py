@@ -247,8 +247,10 @@ def test_generate(run: Any, toy: Path) -> None:
 
 
 def test_methods_are_read_from_the_registry(run: Any) -> None:
+    from sfumato.edits.method import METHODS
+    from sfumato.inversions.method import INVERSIONS
+    from sfumato.morphs.method import MORPHS
     from sfumato.morphs.spacings.base import SPACINGS
-    from sfumato.registry import INVERSIONS, METHODS, MORPHS
 
     kinds = {"methods": METHODS, "inversions": INVERSIONS, "morphs": MORPHS, "spacings": SPACINGS}
     answer, tables = json.loads(run("methods", "--json").stdout), run("methods").stdout

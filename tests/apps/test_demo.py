@@ -9,7 +9,7 @@ from PIL import Image
 
 from sfumato.apps import demo
 from sfumato.apps.contact_sheet import Cell, Row, Words, changed_words, draw_sheet, heat_colours, heat_overlay
-from sfumato.registry import METHODS
+from sfumato.edits.method import METHODS
 from tests.apps.conftest import size
 
 

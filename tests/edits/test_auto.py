@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sfumato.edits.auto import TRIES, auto, knee
+from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
-from sfumato.registry import METHODS
 from tests.edits.tasks import edit_by
 
 

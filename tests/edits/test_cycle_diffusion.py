@@ -8,13 +8,13 @@ from torch import Tensor
 
 from sfumato.edits.candidate_search import best_of
 from sfumato.edits.cycle_diffusion import cycle_diffusion
+from sfumato.edits.method import METHODS
 from sfumato.edits.result import LatentEdit
 from sfumato.errors import UsageError
 from sfumato.guidance.prompt_gain import DirectionalAgreement, PromptGain
 from sfumato.inversions.noise_maps import dpm_encoder
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
-from sfumato.registry import METHODS
 from tests.edits.tasks import edit_by
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 import sfumato
+from sfumato.edits.method import METHODS
 from sfumato.errors import InversionError, UsageError
 from sfumato.images import to_images
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
-from sfumato.registry import INVERSIONS, METHODS
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 STEPS = 2

@@ -15,14 +15,15 @@ from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import AttentionControl
 from sfumato.attention.record import Recorder, RecordKey
 from sfumato.conditions.directions import Direction, make_direction
+from sfumato.edits.method import METHODS
 from sfumato.edits.pix2pix_zero import pix2pix_zero
 from sfumato.edits.result import LatentEdit
 from sfumato.errors import DirectionError, ModelError, UsageError
 from sfumato.guidance.attention_maps import Pull
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.regularised_ddim import regularised_ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
-from sfumato.registry import INVERSIONS, METHODS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.edits.tasks import edit_by

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 import sfumato
+from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
-from sfumato.registry import INVERSIONS, METHODS
+from sfumato.inversions.method import INVERSIONS
 
 SERVING = METHODS["prompt-to-prompt"].inversions
 EXACT = {"direct", "bdia", "edit-friendly", "dpm-encoder"}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sfumato.edits.cycle_diffusion import cycle_diffusion
 from sfumato.edits.egsde import egsde
+from sfumato.edits.method import METHODS
 from sfumato.emoji import EXAMPLES
 from sfumato.emoji.judge import EmojiClassifier, EmojiClip, labels
 from sfumato.errors import ModelError, UsageError
@@ -19,7 +20,6 @@ from sfumato.inversions.noise_maps import dpm_encoder
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.judges.encoders import dual_encoder
-from sfumato.registry import METHODS
 from tests.edits.tasks import edit_by
 
 CAT, DOG = "a photo of a cat", "a photo of a dog"

@@ -10,7 +10,8 @@ from PIL import Image
 
 import sfumato
 from sfumato.conditions.directions import direction_between, make_direction
-from sfumato.registry import INVERSIONS, METHODS
+from sfumato.edits.method import METHODS
+from sfumato.inversions.method import INVERSIONS
 from tests.hostile.values import WHOLE, odd_value, outcome
 
 CALLS = 2_000 if WHOLE else 100

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from sfumato.edits.method import METHODS
 from sfumato.errors import SfumatoError
+from sfumato.inversions.method import INVERSIONS
+from sfumato.morphs.method import MORPHS
 from sfumato.morphs.spacings.base import SPACINGS
-from sfumato.registry import INVERSIONS, METHODS, MORPHS
 from tests.hostile.values import VALUES, WHOLE, odd_text, odd_value, outcome
 
 SETS = 10_000 if WHOLE else 300

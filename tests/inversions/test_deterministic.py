@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import UsageError
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
-from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.inverting import inverted

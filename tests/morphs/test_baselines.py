@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.noise_maps import edit_friendly_inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Condition
 from sfumato.morphs.between_inversions import between, tent
 from sfumato.morphs.slerp import slerp
-from sfumato.registry import INVERSIONS
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.morphs.toy_ends import PROMPTS, STEPS, drawn, far, path_of, task_of, toy_ends

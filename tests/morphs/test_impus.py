@@ -14,10 +14,10 @@ from sfumato.metrics.distance import PixelDistance
 from sfumato.models.base import Model
 from sfumato.morphs.impus import Adapted, impus
 from sfumato.morphs.impus_stages import SETTINGS
+from sfumato.morphs.method import MORPHS
 from sfumato.morphs.path import Ends, MorphPath
 from sfumato.morphs.rppd import JUMP, PathDiversity
 from sfumato.morphs.task import MorphTask
-from sfumato.registry import MORPHS
 from sfumato.watch import Progress, Watch
 from tests.adaptation.test_lora import random_lora
 

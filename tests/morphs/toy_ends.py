@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from sfumato.metrics.distance import PixelDistance
+from sfumato.morphs.method import MORPHS
 from sfumato.morphs.path import Ends, MorphPath
 from sfumato.morphs.task import MorphTask
-from sfumato.registry import MORPHS
 
 PROMPTS = ("a photo of a cat", "a red dog")
 STEPS = 4

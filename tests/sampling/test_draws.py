@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 import sfumato
+from sfumato.edits.method import METHODS
 from sfumato.edits.task import EditTask
 from sfumato.edits.two_models import translate
 from sfumato.errors import UsageError
+from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
-from sfumato.registry import INVERSIONS, METHODS
 from sfumato.sampling.draws import draw_noise, streams
 
 SOURCE, TARGET, STEPS = "a photo of a cat", "a photo of a dog", 3

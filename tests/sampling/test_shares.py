@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import sfumato
+from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
-from sfumato.registry import METHODS
 from sfumato.sampling.shares import first_step, strength_notes, window_notes
 
 PROMPTS: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}

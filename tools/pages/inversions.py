@@ -6,7 +6,8 @@ import json
 import math
 from typing import Any
 
-from sfumato.registry import INVERSIONS, METHODS
+from sfumato.edits.method import METHODS
+from sfumato.inversions.method import INVERSIONS
 from tools.pages import DOCS
 
 PAGE = DOCS / "inversions.md"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sfumato.registry import INVERSIONS, METHODS, MORPHS
+from sfumato.edits.method import METHODS
+from sfumato.inversions.method import INVERSIONS
+from sfumato.morphs.method import MORPHS
 from tools.pages import DOCS
 
 PAGE = DOCS.parent / "README.md"
