@@ -142,7 +142,7 @@ def start_of(model: Model, clean: Tensor, name: str, steps: int) -> Inversion:
     entry = INVERSIONS[method.default_inversion]
     scale = GUIDANCE if entry.source_guidance_scale is None else entry.source_guidance_scale
     condition = model.encode_prompt(SOURCE)
-    made: Inversion = entry.function(
+    made = entry.function(
         InversionTask(model, clean, condition, None, scale, num_inference_steps=steps, generator=generator)
     )
     return replace(made, prompt=SOURCE, guidance_scale=scale)

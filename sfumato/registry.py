@@ -13,13 +13,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 from sfumato.checks import shown
 from sfumato.errors import UsageError
 from sfumato.options import Parameter, parameters
 
-Function = Callable[..., Any]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Description(TypedDict):
@@ -33,12 +33,13 @@ class Description(TypedDict):
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Generic[Function]):
     """A function under a name, with its options.
 
     Attributes:
         name: What `method=`, `inversion=` and their command-line options take.
-        function: The latent-level function.
+        function: The latent-level function. Its type says what all of the registry take and give; options, which each
+            has of its own, are checked by `check_options`.
         title, paper, summary, when, cost: For people: full name, reference, what it does, when to use it, and its price
             in network evaluations (rows through the network for one image).
         parameters: Its options.
@@ -92,8 +93,7 @@ def recorded(value: Any) -> Any:
     return str(value)
 
 
-Kind = TypeVar("Kind", bound=Entry)
-AnyFunction = TypeVar("AnyFunction", bound=Function)
+Kind = TypeVar("Kind", bound=Entry[Any])
 
 
 class Registry(Mapping[str, Kind]):
@@ -115,10 +115,10 @@ class Registry(Mapping[str, Kind]):
             raise ValueError(f"two entries are called {entry.name!r}")
         self._entries[entry.name] = entry
 
-    def decorator(self, name: str, make: Callable[..., Kind], **fields: Any) -> Callable[[AnyFunction], AnyFunction]:
+    def decorator(self, name: str, make: Callable[..., Kind], **fields: Any) -> Callable[[Function], Function]:
         """Registers the decorated function, with its options and these fields of the entry, and leaves it as it is."""
 
-        def register(function: AnyFunction) -> AnyFunction:
+        def register(function: Function) -> Function:
             self.add(make(name, function, parameters=parameters(function), **fields))
             return function
 

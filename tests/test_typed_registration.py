@@ -1,5 +1,5 @@
 """What the type checker knows of registered inversions, morphs and spacings: what they take, their options, what they
-give. Edits: `tests/edits/test_method.py`."""
+give, as functions and as entries of their registries. Edits: `tests/edits/test_method.py`."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ SNIPPET = """
 from typing import Annotated, Any
 
 from sfumato.inversions.ddim import ddim_inversion
-from sfumato.inversions.method import inversion
+from sfumato.inversions.method import INVERSIONS, inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.metrics.distance import Distance
 from sfumato.models.base import Model
 from sfumato.morphs.crossfade import crossfade
-from sfumato.morphs.method import morph_method
+from sfumato.morphs.method import MORPHS, morph_method
 from sfumato.morphs.path import Frames, MorphPath
-from sfumato.morphs.spacings.base import Spaced, spacing
+from sfumato.morphs.spacings.base import SPACINGS, Spaced, spacing
 from sfumato.morphs.spacings.uniform import uniform
 from sfumato.morphs.task import MorphTask
 from sfumato.options import Option
@@ -71,6 +71,14 @@ def use(task: InversionTask, morph: MorphTask, frames: Frames, distance: Distanc
     crossfade(task)  # wrong: a task of another kind
     uniform(frames, distance, 16, watch=Watch(), tolerance=0.1)
     uniform(frames, distance, 16, watch=Watch(), tolerance="low")  # wrong: an option of another type
+    INVERSIONS["ddim"].function(task, conditioned_on="current")
+    INVERSIONS["ddim"].function(morph)  # wrong: a task of another kind
+    INVERSIONS["ddim"].function(task.latents)  # wrong: what is not a task
+    MORPHS["crossfade"].function(morph, space="latents")
+    MORPHS["crossfade"].function(task)  # wrong: a task of another kind
+    inversion: Inversion = MORPHS["crossfade"].function(morph)  # wrong: it gives something else
+    SPACINGS["uniform"].function(frames, distance, 16, watch=Watch())
+    SPACINGS["uniform"].function(distance, frames, 16, watch=Watch())  # wrong: arguments in another order
 """
 
 

@@ -88,14 +88,14 @@ def inverted_image(
         model, clean, model.encode_prompt(prompt), model.encode_prompt(negative_prompt), guidance_scale,
         num_inference_steps, generator=generator, watch=watch,
     )  # fmt: skip
-    found: Inversion = INVERSIONS[name].function(task, **options)
+    inversion = INVERSIONS[name].function(task, **options)
     plain: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
     plain |= {key: value for key, value in options.items() if isinstance(value, int | float | str | bool | None)}
     plain |= {"method": name, "prompt": prompt, "negative_prompt": negative_prompt, "seed": seed}
     plain |= {"encode_steps": encode_steps} if encode_steps else {}
     key = content_key(image.fitted.image.tobytes(), model.revision, plain)
     return replace(
-        found,
+        inversion,
         prompt=prompt,
         negative_prompt=negative_prompt,
         guidance_scale=guidance_scale,

@@ -186,8 +186,7 @@ def _edited(
         on_step=() if masked is None else (masked.hook,),
         watch=watch,
     )
-    edited: LatentEdit = plan.method.function(task, **request.options)
-    return edited
+    return plan.method.function(task, **request.options)
 
 
 @torch.no_grad()

@@ -196,8 +196,7 @@ def _path(model: Model, plan: MorphPlan, clean: Tensor, k: int, watch: Watch) ->
         request.guidance_scale or model.guidance_scale,  # the plan has filled both
         request.num_inference_steps or model.num_inference_steps, plan.store, watch,
     )  # fmt: skip
-    path: MorphPath = plan.method.function(task, **request.options)
-    return path
+    return plan.method.function(task, **request.options)
 
 
 def _result(

@@ -206,7 +206,7 @@ class Recipe:
             )
 
     def _check_options(
-        self, entry: Entry, name: str, options: Mapping[str, Any], given: Collection[str], flag: str
+        self, entry: Entry[Any], name: str, options: Mapping[str, Any], given: Collection[str], flag: str
     ) -> None:
         for key, value in entry.check_options(options).items():
             if name in given or f"{name}.{key}" in given:

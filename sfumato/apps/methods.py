@@ -33,9 +33,9 @@ def methods(
         from sfumato.morphs.spacings.base import SPACINGS
         from sfumato.registry import unknown
 
-        kinds: dict[str, Mapping[str, Entry]]
+        kinds: dict[str, Mapping[str, Entry[Any]]]
         kinds = {"methods": METHODS, "inversions": INVERSIONS, "morphs": MORPHS, "spacings": SPACINGS}
-        entries: dict[str, list[Entry]] = {kind: [*registry.values()] for kind, registry in kinds.items()}
+        entries: dict[str, list[Entry[Any]]] = {kind: [*registry.values()] for kind, registry in kinds.items()}
     if name is not None:
         names = sorted(entry.name for found in entries.values() for entry in found)
         if name not in names:
@@ -53,7 +53,7 @@ def methods(
         stdout().print("Options of a method: sfumato methods NAME", style="dim")
 
 
-def _list(kind: str, found: list[Entry]) -> None:
+def _list(kind: str, found: list[Entry[Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -64,7 +64,7 @@ def _list(kind: str, found: list[Entry]) -> None:
     stdout().print(shown)
 
 
-def _show(entry: Entry, kind: str) -> None:
+def _show(entry: Entry[Any], kind: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -97,7 +97,7 @@ def _show(entry: Entry, kind: str) -> None:
     console.print(Text("Lists and tables are written as JSON: --set NAME=[0.1,0.6]  --set 'NAME={\"dog\": 2}'", "dim"))
 
 
-def _inversions(entry: Entry) -> list[str] | None:
+def _inversions(entry: Entry[Any]) -> list[str] | None:
     """Names of the inversions that a method starts from; None for what is no method of editing."""
     names = getattr(entry, "inversions", None)
     return None if names is None else list(names)
@@ -113,7 +113,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str).replace("null", "none")
 
 
-def _fields(entry: Entry) -> dict[str, Any]:
+def _fields(entry: Entry[Any]) -> dict[str, Any]:
     options = [
         {
             "name": parameter.name,

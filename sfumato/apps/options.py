@@ -197,7 +197,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def parse_options(
-    entry: Entry, settings: Iterable[str] | None, weights: Iterable[str] | None = None, *, flag: str = "--set"
+    entry: Entry[Any], settings: Iterable[str] | None, weights: Iterable[str] | None = None, *, flag: str = "--set"
 ) -> dict[str, Any]:
     """Reads `--set name=value` and `--weight WORD=FACTOR` into options of a method or an inversion, checked.
 

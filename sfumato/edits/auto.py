@@ -113,7 +113,7 @@ def auto(
         stage = watch.during(f"try {number} of {len(planned)}: {attempt.method}")
         options = {**task.model.method_options.get(attempt.method, {}), **attempt.options}
         try:
-            edited: LatentEdit = METHODS[attempt.method].function(replace(task, watch=stage), **options)
+            edited = METHODS[attempt.method].function(replace(task, watch=stage), **options)
         except (UsageError, ModelError, InversionError) as error:
             refused = error  # these images, this model or number of steps is not for that method
             continue

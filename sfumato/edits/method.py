@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, Unpack
+from typing import Concatenate, Protocol, TypeVar, Unpack
 
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
@@ -24,7 +24,7 @@ class EditRecipe(Protocol):
 
 
 @dataclass(frozen=True)
-class Method(Entry):
+class Method(Entry[Callable[Concatenate[EditTask, ...], LatentEdit]]):
     """An editing method as `METHODS` knows it.
 
     Attributes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, Unpack
+from typing import Concatenate, Protocol, TypeVar, Unpack
 
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
@@ -21,7 +21,7 @@ class InversionRecipe(Protocol):
 
 
 @dataclass(frozen=True)
-class InversionEntry(Entry):
+class InversionEntry(Entry[Callable[Concatenate[InversionTask, ...], Inversion]]):
     """An inversion as `INVERSIONS` knows it.
 
     Attributes:

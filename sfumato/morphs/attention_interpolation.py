@@ -101,7 +101,7 @@ def attention_interpolation(
         raise UsageError("guide_prompt is empty: say what the frames should show, or leave it out")
     corrects = INVERSIONS[inversion].source_guidance_scale not in (None, 1.0)
     at_ends = end_guidance_scale or (task.guidance_scale if corrects else 1.0)
-    ends: Inversion = INVERSIONS[inversion].function(task.inversion(at_ends))
+    ends = INVERSIONS[inversion].function(task.inversion(at_ends))
     guide = None if guide_prompt is None else task.model.encode_prompt(guide_prompt)
     warmup_steps, watch = int(warmup_ratio * task.num_inference_steps), task.frame_watch
     keeps = 0 < _kept_bytes(task.model, task.condition, ends.noise, warmup_steps) <= KEPT_AT_MOST

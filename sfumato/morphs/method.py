@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, Concatenate, Protocol, TypeVar, Unpack
 
 from sfumato.morphs.path import MorphPath
 from sfumato.morphs.task import MorphTask
@@ -21,7 +21,7 @@ class MorphRecipe(Protocol):
 
 
 @dataclass(frozen=True)
-class MorphMethod(Entry):
+class MorphMethod(Entry[Callable[Concatenate[MorphTask, ...], MorphPath]]):
     """A morphing method as `MORPHS` knows it.
 
     Attributes:

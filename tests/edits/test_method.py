@@ -1,4 +1,4 @@
-"""What the type checker knows of a registered recipe: its options, their types, and that it takes a task."""
+"""What the type checker knows of a registered recipe, as a function and as an entry: options, their types, the task."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tests.type_checks import check_types
 SNIPPET = """
 from typing import Annotated, Any
 
-from sfumato.edits.method import edit_method
+from sfumato.edits.method import METHODS, edit_method
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
 from sfumato.models.base import Model
@@ -40,6 +40,10 @@ def use(task: EditTask) -> LatentEdit:
     toy(1, 2, 3, strength=0.5)  # wrong: arguments that it does not take
     toy(task, strenght=0.5)  # wrong: an option that it does not have
     toy(task, strength="much")  # wrong: an option of another type
+    METHODS["toy"].function(task.source)  # wrong: what is not a task
+    METHODS["toy"].function()  # wrong: no task
+    model: Model = METHODS["toy"].function(task)  # wrong: it gives something else
+    METHODS["toy"].function(task, strength=0.7)
     return toy(task, strength=0.7)
 """
 

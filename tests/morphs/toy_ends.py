@@ -36,8 +36,7 @@ def path_of(model: Any, name: str, ends: Ends | None = None, **arguments: Any) -
     """A morph: of the arguments, those that a task has go into the task, the others are options."""
     of_task = {field.name for field in fields(MorphTask)} & arguments.keys()
     task = task_of(model, ends, **{name: arguments.pop(name) for name in of_task})
-    path: MorphPath = MORPHS[name].function(task, **arguments)
-    return path
+    return MORPHS[name].function(task, **arguments)
 
 
 def drawn(path: MorphPath, weights: Sequence[float] = WEIGHTS) -> Tensor:

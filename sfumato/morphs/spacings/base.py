@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, Concatenate, Protocol, TypeVar, Unpack
 
 from sfumato.errors import UsageError
 from sfumato.metrics.distance import Distance
@@ -53,7 +53,7 @@ def spread_of(distances: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Spacing(Entry):
+class Spacing(Entry[Callable[Concatenate[Frames, Distance, int, ...], Spaced]]):
     """A way to choose weights as `SPACINGS` knows it; call it to use it.
 
     Attributes:
@@ -82,8 +82,7 @@ class Spacing(Entry):
         if isinstance(num_frames, bool) or not isinstance(num_frames, int) or num_frames < 2:
             raise UsageError(f"num_frames must be at least 2 (both ends are frames), got {num_frames}")
         checked = self.check_options(options)
-        spaced: Spaced = self.function(frames, distance, num_frames, watch=watch or Watch(), **checked)
-        return spaced
+        return self.function(frames, distance, num_frames, watch=watch or Watch(), **checked)
 
 
 SPACINGS: Registry[Spacing] = Registry("spacing", "sfumato.morphs.spacings")
