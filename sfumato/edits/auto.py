@@ -26,7 +26,6 @@ from sfumato.errors import InversionError, ModelError, SfumatoError, UsageError
 from sfumato.guidance.prompt_gain import PromptGain
 from sfumato.inversions.result import Inversion
 from sfumato.options import Option
-from sfumato.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,6 @@ def auto(
     """
     if len(task.target_prompts) != 1:
         raise UsageError(f"auto takes one target prompt, got {len(task.target_prompts)}: run it once for each")
-    watch = task.watch or Watch()
     begun = time.monotonic()
     tried: list[_Tried] = []
     refused: SfumatoError | None = None
@@ -110,7 +108,7 @@ def auto(
     for number, attempt in enumerate(planned, start=1):
         if seconds is not None and len(tried) >= 2 and time.monotonic() - begun > seconds:
             break
-        stage = watch.during(f"try {number} of {len(planned)}: {attempt.method}")
+        stage = task.watch.during(f"try {number} of {len(planned)}: {attempt.method}")
         options = {**task.model.method_options.get(attempt.method, {}), **attempt.options}
         try:
             edited = METHODS[attempt.method].function(replace(task, watch=stage), **options)

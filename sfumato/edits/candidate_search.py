@@ -25,7 +25,6 @@ from sfumato.inversions.noise_maps import NoiseCoupling, noise_map_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.sampling.shares import strength_notes
-from sfumato.watch import Watch
 
 
 @torch.no_grad()
@@ -62,13 +61,13 @@ def search(
     """
     if trials < 1 or not strengths or not guidance_scales:
         raise UsageError("a search needs at least one trial, one strength and one guidance scale")
-    watch, starts = task.watch or Watch(), [start_of(task, strength) for strength in strengths]
+    starts = [start_of(task, strength) for strength in strengths]
     score = energy or PromptGain(task.model, task.source_prompt, task.target_prompts[0], generator=task.generator)
     each_scale = replace(task, target_prompts=[task.target_prompts[0]] * len(guidance_scales))
     candidates, energies, origin = [], [], task.source.clean
     for trial in range(trials):
         code = task.source if trial == 0 else _drawn_again(task)
-        run = replace(each_scale, source=code, watch=watch.during(f"trial {trial + 1} of {trials}"))
+        run = replace(each_scale, source=code, watch=task.watch.during(f"trial {trial + 1} of {trials}"))
         for strength, start in zip(strengths, starts, strict=True):
             edited = replay_edit(run, start, guidance_scales=guidance_scales, control=control)
             origin = edited.latents[0]
@@ -94,7 +93,7 @@ def _drawn_again(task: EditTask) -> Inversion:
     source, branch = task.source, task.source_branch
     inverting = InversionTask(
         task.model, source.clean, branch.condition, branch.negative, source.guidance_scale,
-        timesteps=source.timesteps, generator=task.generator, watch=task.watch or Watch(),
+        timesteps=source.timesteps, generator=task.generator, watch=task.watch,
     )  # fmt: skip
     coupling: NoiseCoupling = "independent" if source.method == "edit-friendly" else "posterior"
     return noise_map_inversion(inverting, coupling=coupling, eta=source.eta, start_index=source.start_index)

@@ -32,7 +32,6 @@ from sfumato.options import Option
 from sfumato.sampling.draws import draw_noise, for_branches, streams
 from sfumato.sampling.loop import OnStep
 from sfumato.sampling.shares import first_step, strength_notes
-from sfumato.watch import Watch
 
 CODE_STEPS = 6
 
@@ -142,8 +141,7 @@ def langevin_edit(
 
     # The code of the images, and what makes images of a code again
     source = model.encode_prompt("" if prompt == "none" else task.source_prompt)
-    watch = task.watch or Watch()
-    inverting = InversionTask(model, clean, source, num_inference_steps=steps, watch=watch)
+    inverting = InversionTask(model, clean, source, num_inference_steps=steps, watch=task.watch)
     encoded = noise_map_inversion(inverting, coupling="posterior", eta=eta, start_index=first, noise=encoder_noise)
     code = code_of(encoded) if drawn is None else drawn
     condition, negative, scale = _guided_to(task, images) if prompt == "target" else (source, None, 1.0)
@@ -163,7 +161,7 @@ def langevin_edit(
 
     chain = langevin(
         code.repeat(1, count, 1, 1, 1), measured, energies, num_langevin_steps=num_langevin_steps,
-        step_size=step_size, prior_weight=prior_weight, generator=generators, watch=watch,
+        step_size=step_size, prior_weight=prior_weight, generator=generators, watch=task.watch,
         metric=WeightedSum(tuple(energies)) if keep == "best" else None,
     )  # fmt: skip
     return task.edited(

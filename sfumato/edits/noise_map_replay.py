@@ -24,6 +24,7 @@ from sfumato.options import Option
 from sfumato.sampling.draws import draw_noise
 from sfumato.sampling.pin import PinSource
 from sfumato.sampling.shares import first_step, strength_notes
+from sfumato.watch import Watch
 
 ControlKind = Literal["none", "auto", "replace", "refine"]
 
@@ -134,7 +135,7 @@ def replay_edit(
     latents = replace(task, on_step=[with_source(source, hook) for hook in hooks]).sample(
         source.latents_at(start_index), branches, start_index=start_index, replay=source
     )
-    (end,) = replace(task, on_step=(), watch=None).sample(
+    (end,) = replace(task, on_step=(), watch=Watch()).sample(
         source.latents_at(task.num_steps - 1), alone, start_index=task.num_steps - 1, replay=source
     )
     return task.edited(latents, source=end, distances=torch.stack(distances), notes=notes)
@@ -184,8 +185,8 @@ def with_noise_maps(task: EditTask, *, eta: float) -> EditTask:
         trajectory.append(latents[0])
         return latents
 
-    watch = None if task.watch is None else task.watch.during("drawing")
-    replace(task, on_step=[keep], watch=watch).sample(branches={"source": task.source_branch}, replay=code)
+    drawing = replace(task, on_step=[keep], watch=task.watch.during("drawing"))
+    drawing.sample(branches={"source": task.source_branch}, replay=code)
     return replace(task, source=replace(code, trajectory=torch.stack(trajectory[::-1])))
 
 

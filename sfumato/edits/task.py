@@ -6,7 +6,7 @@ A recipe is a function of a task and of its own options, see `sfumato.edits.meth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -58,7 +58,7 @@ class EditTask:
     mask: Tensor | None = None
     mix: PromptMix | None = None
     on_step: Sequence[OnStep] = ()
-    watch: Watch | None = None
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def num_steps(self) -> int:

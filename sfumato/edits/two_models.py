@@ -174,7 +174,7 @@ def reconstruct(
     watch: Watch | None = None,
 ) -> Tensor:
     """The image as the first model gives it back, (image, channels, height, width); arguments as when encoding."""
-    task = EditTask(model, inversion, prompt, [], negative_prompt, guidance_scale, watch=watch)
+    task = EditTask(model, inversion, prompt, [], negative_prompt, guidance_scale, watch=watch or Watch())
     return task.sample(replay=inversion)[0]
 
 

@@ -44,6 +44,7 @@ def use(task: EditTask) -> LatentEdit:
     METHODS["toy"].function()  # wrong: no task
     model: Model = METHODS["toy"].function(task)  # wrong: it gives something else
     METHODS["toy"].function(task, strength=0.7)
+    task.watch.during("a stage")  # there always is one, silent where nobody watches
     return toy(task, strength=0.7)
 """
 
