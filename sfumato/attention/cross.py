@@ -92,6 +92,7 @@ class CrossAttentionEdit(AttentionEdit):
         self.edit, self.alpha = edit, alpha
         self._any = [bool(row.any()) for row in alpha]
         self._all = [bool((row == 1.0).all()) for row in alpha]
+        self._alpha, self._whole = alpha[0], self._all[0]  # of the present step
 
     def selects(self, site: AttentionSite) -> bool:
         return site.text_keys is not None
@@ -99,14 +100,17 @@ class CrossAttentionEdit(AttentionEdit):
     def active(self, step: Step) -> bool:
         return self._any[step.index]
 
+    def at_step(self, step: Step) -> None:
+        self._alpha, self._whole = self.alpha[step.index], self._all[step.index]
+
     def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
         maps = site.layout_map(attention_probs[0])
         tokens = self.alpha.shape[-1]  # later chunks of a long prompt stay as they are
         first, later = maps[..., :tokens], maps[..., tokens:]
         source, own = first[:1], first[1:]
         edited = self.edit(source, own)
-        if not self._all[step.index]:
-            edited = torch.lerp(own, edited, self.alpha[step.index].to(own)[:, None, None, None].expand_as(own))
+        if not self._whole:
+            edited = torch.lerp(own, edited, self._alpha.to(own)[:, None, None, None].expand_as(own))
         maps = torch.cat([source, edited])
         if later.shape[-1]:
             maps = torch.cat([maps, later], dim=-1)
@@ -122,18 +126,18 @@ class CrossAttentionMaps(AttentionEdit):
 
     Attributes:
         total: Sum over steps and layers of the mean over heads, (branch, image, height, width, token), or None before.
-        count: Network calls added up (steps x layers).
+        count: Network calls added up (steps x layers), a tensor without axes.
     """
 
     needs_map = True
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
-        self.count = 0
+        self.count = torch.zeros((), dtype=torch.long)
         self._grid: tuple[int, int] | None = None
 
     def begin(self, layout: Layout, sites: Sequence[AttentionSite]) -> None:
-        self.total, self.count = None, 0
+        self.total, self.count = None, torch.zeros((), dtype=torch.long)
         height, width = layout.latent_size
         grids = [site.grid for site in sites if site.text_keys is not None]
         quarter = [grid for grid in grids if grid == (-(-height // 4), -(-width // 4)) and grid[0] * grid[1] >= 64]
@@ -147,7 +151,7 @@ class CrossAttentionMaps(AttentionEdit):
         maps = site.layout_map(attention_probs[0]).detach()
         mean = maps.mean(dim=2).unflatten(2, site.grid)  # (branch, image, height, width, token)
         self.total = mean if self.total is None else self.total + mean
-        self.count += 1
+        self.count = self.count + 1  # a number would have a compiled network compiled anew at each step
         return attention_probs
 
     @property

@@ -59,6 +59,13 @@ class AttentionEdit:
         """Whether it acts at this step."""
         return True
 
+    def at_step(self, step: Step) -> None:
+        """Told before the network call of each step.
+
+        What differs from step to step is looked up here: a compiled network is compiled anew for each other number that
+        its edits read inside it, but not for other values of a tensor.
+        """
+
     def edit_source(self, hidden_states: Tensor, site: AttentionSite, step: Step) -> Tensor:
         """What keys and values are projected from, (guidance, branch, image, tokens, dim); asked when `sets_source`."""
         return hidden_states
@@ -97,6 +104,7 @@ class AttentionControl:
         self.edits = tuple(edits)
         self._step: Step | None = None
         self._layout: Layout | None = None
+        self._conditional: Layout | None = None
         self._at: dict[str, list[AttentionEdit]] = {}  # by site
         self._acting: dict[str, list[AttentionEdit]] = {}  # of these, at this step
 
@@ -121,7 +129,7 @@ class AttentionControl:
                     f"{type(edit).__name__} finds no attention layer to act on in {model.name!r} at latents of"
                     f" {layout.latent_size[0]}x{layout.latent_size[1]} ({len(sites)} layers looked at)"
                 )
-        self._layout, self._at = layout, selected
+        self._layout, self._conditional, self._at = layout, layout.conditional, selected
         sources = [site for site in sites if any(edit.sets_source for edit in selected[site.name])]
         kernels = [site for site in sites if not all(edit.sets_source for edit in selected[site.name])]
         try:
@@ -130,10 +138,12 @@ class AttentionControl:
                 stack.enter_context(model.source_hook(self.source, sources))
                 yield self
         finally:
-            self._step, self._layout, self._at, self._acting = None, None, {}, {}
+            self._step, self._layout, self._conditional, self._at, self._acting = None, None, None, {}, {}
 
     def at_step(self, step: Step) -> None:
         self._step = step
+        for edit in self.edits:
+            edit.at_step(step)
         self._acting = {name: [edit for edit in edits if edit.active(step)] for name, edits in self._at.items()}
 
     def wants(self, site: AttentionSite) -> bool:
@@ -167,7 +177,8 @@ class AttentionControl:
         unseen = len(call.query) - len(layout.branches) * layout.images  # unconditional rows
         if unseen == 0 or any("uncond" in edit.guidance for edit in edits):
             return layout.rows(self._attended(call, edits, layout))
-        rest, seen, of_seen = call.rows(slice(0, unseen)), call.rows(slice(unseen, None)), layout.conditional
+        rest, seen, of_seen = call.rows(slice(0, unseen)), call.rows(slice(unseen, None)), self._conditional
+        assert of_seen is not None, "the control must be installed"
         plain = F.scaled_dot_product_attention(rest.query, rest.key, rest.value, attn_mask=rest.mask, scale=rest.scale)
         return torch.cat([plain, of_seen.rows(self._attended(seen, edits, of_seen))])
 

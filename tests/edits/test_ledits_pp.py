@@ -91,7 +91,7 @@ def test_words_that_look_elsewhere_do_not_limit_the_edit(toy_model: Any) -> None
     left = torch.zeros(1, 1, 16, 16, 2)
     left[..., :8, 1] = 1.0
     maps, rows = CrossAttentionMaps(), Rows([Row("target-1", 1, toy_model.encode_prompt(TARGET))])
-    maps.total, maps.count = left, 1
+    maps.total, maps.count = left, torch.tensor(1)
     term = _Concept(1, "target-1", 4.0, True, (("target-1", torch.tensor([0.0, 1.0])),))
 
     def mask(strength: Tensor, kind: str) -> Tensor:
