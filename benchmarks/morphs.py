@@ -8,7 +8,7 @@ else different; two groups. Options were chosen on the first four pairs and neve
 reports the two apart. Each (pair, method) is prepared once and its frames drawn once, whichever spacing asks for them.
 Results are written after each, and what is written is not run again: a run that was stopped goes
 on, `--anew` starts over. The frames are kept, too, for what is measured over many morphs at once. Needs the emoji
-drawings (`python -m sfumato.emoji.training.data`); realism in the eyes of a network of photographs wants
+drawings (`python -m sfumato.emoji.training.data`); realism by the features of a network of photographs needs
 `sfumato[metrics]`.
 """
 

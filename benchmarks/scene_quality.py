@@ -5,8 +5,9 @@ Figures of what it draws, on captions of scenes that were never trained on, samp
 - `autoencoder_psnr`: dB, of renderings, combinations that are held out too.
 - `pair_concepts`: share of images of two things in which the independent judge finds these two and nothing else;
   `concept_top1`: the same of one thing.
-- `tint`: share of told tints that the judge confirms; `relation`: share of told relations that hold between centres.
-- `style_top1`: share of told styles; `background_within`: share of plain backgrounds whose border colour (median) lies
+- `tint`: share of the caption's tints that the judge confirms; `relation`: share of its relations that hold between
+  centres.
+- `style_top1`: share of its styles; `background_within`: share of plain backgrounds whose border colour (median) lies
   within Delta E 15 (CIE76) of the named colour.
 - `heldout_pair`, `heldout_tint`: as `pair_concepts` and `tint`, of combinations that were held out.
 - `judge_on_renderings`: the judge's own accuracy, as the ceiling.

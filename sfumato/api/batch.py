@@ -82,7 +82,7 @@ def run_batch(
         options: How it is run.
         hire: Makes the crew; None: processes of this machine.
         stopping: Asked all the time; once it says True, what runs is finished, and no more is begun.
-        tick: Told at least once a second how it stands.
+        tick: Called at least once a second with the progress.
 
     Raises:
         UsageError: `out` holds another batch, cannot be written, or another process has it.
@@ -101,7 +101,7 @@ def run_batch(
 def laid_out(
     lines: Sequence[Line], defaults: Mapping[str, Any], settings: Settings, options: Options, taken: Mapping[str, str]
 ) -> list[Item]:
-    """The items that a batch shall make, named; see `named` for `taken`."""
+    """The items that a batch is to make, named; see `named` for `taken`."""
     items = named(items_of(lines, defaults, settings), settings, taken)
     return [item for item in items if in_shard(item, options.shard)][: options.limit]
 

@@ -16,7 +16,7 @@ class Progress:
     """Where a batch stands.
 
     Attributes:
-        items: All that it shall make, equal ones and broken ones counted.
+        items: All that it is to make, equal ones and broken ones counted.
         done, failed: Of them, in all.
         before: Of `done` and `failed`, what earlier runs of the batch did.
         adopted, same: Of `done`, images found without a row, and copies of equal ones; of this run.

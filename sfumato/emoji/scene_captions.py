@@ -20,9 +20,9 @@ class Telling:
 
     Attributes:
         things: Indices of the things that are named, in the caption's order.
-        tints, sizes: Whether tints, and the words "small" and "big", are told.
+        tints, sizes: Whether it says tints, and the words "small" and "big".
         relation: Word between two things; "" for "and".
-        style, colour, pattern, amount: Whether they are told.
+        style, colour, pattern, amount: Whether it says them.
         opening: Such as "a drawing of"; "" for none.
         style_last: ", noto style" at the end instead of "in noto style".
         other_names: Whether things that have another name get it.
@@ -66,7 +66,7 @@ def caption(scene: Scene, telling: Telling | None = None, world: World | None = 
 
     Args:
         scene: What to describe.
-        telling: What is told; None: all things, tints, colour, and a pattern that is not plain.
+        telling: What it says; None: all things, tints, colour, and a pattern that is not plain.
         world: Needed for other names.
 
     Returns:

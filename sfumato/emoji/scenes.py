@@ -41,7 +41,7 @@ PATTERNS: dict[str, str] = {
     "gradient": "gradient",
     "snow": "",
 }
-"""Pattern of a background -> its adjective; snow is told by its amount."""
+"""Pattern of a background -> its adjective; snow is described by its amount."""
 
 AMOUNTS: dict[str, float] = {"few": 0.2, "some": 0.5, "many": 0.85}
 """Word of an amount of snowflakes -> the share of `MOST_FLAKES` it stands for; between them the nearest word."""

@@ -3,7 +3,7 @@
 Stages, in order: `autoencoder`, `diffusion` (text encoder and UNet), `classifier` (judges the figures)
 and `clip` (the text-image dual encoder). Each may be stopped and started again: it goes on from its last checkpoint.
 The same command runs on processors and GPUs. On a processor, glibc returns the big buffers of every step to the system
-unless told not to: `MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=34359738368` in the environment helps.
+unless set otherwise: `MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=34359738368` in the environment helps.
 """
 
 from __future__ import annotations

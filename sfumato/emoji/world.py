@@ -1,6 +1,6 @@
 """The emoji world: concepts, drawing styles, backgrounds, placement, and the captions that name them.
 
-A `Scene` fixes a picture completely, so every edit of concept, style, background, position or size has an exact answer:
+A `Scene` fixes an image completely, so every edit of concept, style, background, position or size has an exact answer:
 render the changed scene (`sfumato.emoji.training.data.Renderer`). Nothing here needs the network or a heavy import.
 """
 
@@ -73,7 +73,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that decides a picture of the emoji world.
+    """Everything that determines an image of the emoji world.
 
     Attributes:
         concept: Name of the concept ("cat face").
