@@ -53,14 +53,17 @@ class Encoder:
             Ids, (captions, tokens), and for each role which share of a thing's words each token is, (captions, roles,
             things, tokens): rows of a word that is there add up to 1.
         """
-        ids = torch.full((len(captions), MAX_TOKENS), self.end)
-        share = torch.zeros(len(captions), len(roles), things, MAX_TOKENS)
+        rows, places = [], []
         for row, words in enumerate(captions):
-            at, ids[row, 0] = 1, self.start
+            ids = [self.start]
             for word in words:
-                tokens = self.word(word.text)[: MAX_TOKENS - 1 - at]
-                ids[row, at : at + len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+                tokens = self.word(word.text)[: MAX_TOKENS - 1 - len(ids)]
                 if word.thing is not None and word.role in roles:
-                    share[row, roles.index(word.role), word.thing, at : at + len(tokens)] = 1
-                at += len(tokens)
-        return ids, share / share.sum(-1, keepdim=True).clamp_min(1)
+                    role = roles.index(word.role)
+                    places += [(row, role, word.thing, at) for at in range(len(ids), len(ids) + len(tokens))]
+                ids += tokens
+            rows.append(ids + [self.end] * (MAX_TOKENS - len(ids)))
+        share = torch.zeros(len(captions), len(roles), things, MAX_TOKENS)
+        if places:
+            share[tuple(torch.tensor(places).T)] = 1
+        return torch.tensor(rows), share / share.sum(-1, keepdim=True).clamp_min(1)
