@@ -120,9 +120,9 @@ class CrossAttentionEdit(AttentionEdit):
 class CrossAttentionMaps(AttentionEdit):
     """Adds up the conditional layout maps of one grid, as they are after the edits before it.
 
-    The grid is a quarter of the latents', as the authors' at 512 px, where the model has such a map and it is 8 x 8 at
-    least; else whatever comes closest to 16 x 16. Only the mean over heads and layers is kept: a few hundred KB, where
-    the authors' code keeps every map of the network.
+    The grid is a quarter of the latents', as the authors' at 512 px, where the model has such a map and it is at least
+    16 x 16; else whatever comes closest to 16 x 16. Only the mean over heads and layers is kept: a few hundred KB,
+    where the authors' code keeps every map of the network.
 
     Attributes:
         total: Sum over steps and layers of the mean over heads, (branch, image, height, width, token), or None before.
@@ -140,7 +140,7 @@ class CrossAttentionMaps(AttentionEdit):
         self.total, self.count = None, torch.zeros((), dtype=torch.long)
         height, width = layout.latent_size
         grids = [site.grid for site in sites if site.text_keys is not None]
-        quarter = [grid for grid in grids if grid == (-(-height // 4), -(-width // 4)) and grid[0] * grid[1] >= 64]
+        quarter = [grid for grid in grids if grid == (-(-height // 4), -(-width // 4)) and grid[0] * grid[1] >= 256]
         chosen = quarter or sorted(grids, key=lambda grid: abs(grid[0] * grid[1] - 256))
         self._grid = chosen[0] if chosen else None
 

@@ -32,13 +32,21 @@ def two_things() -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_loss_is_least_where_words_lie_on_their_things() -> None:
     masks, share = two_things()
     right = torch.full((1, 256, 6), 1e-4)
-    right[0, :40, 1] = 0.5
-    right[0, 100:150, 2:5] = 0.5
+    right[0, :40, 1] = 1.0
+    right[0, 100:150, 2:5] = 1 / 3
     swapped = right[..., [0, 2, 1, 1, 1, 5]]
     even = torch.full((1, 256, 6), 1 / 6)
     losses = [float(attention_loss(maps, share, masks)) for maps in (right, even, swapped)]
     assert losses[0] < 0.05
     assert losses[0] < losses[1] < losses[2]
+
+
+def test_a_word_in_a_few_spots_of_its_thing_costs_more_than_one_all_over_it() -> None:
+    masks, share = two_things()
+    over, spots = torch.full((2, 1, 256, 6), 1e-4)
+    over[0, :40, 1], over[0, 100:150, 2:5] = 0.2, 0.1
+    spots[0, :2, 1], spots[0, 100:102, 2:5] = 0.9, 0.3
+    assert float(attention_loss(over, share, masks)) < float(attention_loss(spots, share, masks))
 
 
 def test_the_loss_moves_attention_onto_the_things() -> None:
