@@ -189,7 +189,7 @@ def test_a_request_is_checked_when_it_is_made() -> None:
         MorphRequest(images=["cat.png", "dog.png"], distance="lpipz")
     with pytest.raises(UsageError, match="prompts must be one for all or one for each of 2 images, got 3"):
         MorphRequest(images=["cat.png", "dog.png"], prompts=["a", "b", "c"])
-    with pytest.raises(UsageError, match="ddib draws nothing"):
+    with pytest.raises(UsageError, match="ddib draws no noise"):
         TranslateRequest(image="cat.png", method="ddib", eta=0.5)
     with pytest.raises(UsageError, match=r"vary takes \(low, high\) of strength"):
         SliderRequest(**EDIT, method="sdedit", vary={"strength": 3})  # type: ignore[dict-item]
