@@ -185,7 +185,7 @@ def test_the_released_grid_is_two_steps_shorter(toy_model: Any) -> None:
         ({"rolls": torch.ones(2, 5, 5, 4, 2)}, r"4 steps, 4 channels and 2 levels, got \(2, 5, 5, 4, 2\)"),
         ({"rolls": torch.ones(4, 5, 5, 4, 3)}, "2 levels"),
         ({"rolls": torch.ones(4, 5, 4, 2)}, "rolls must be"),
-        ({"num_inference_steps": 2, "grid": "released"}, "at least 3, got 2"),
+        ({"num_inference_steps": 2, "grid": "released"}, "at least 3 steps, got 2"),
         ({"num_inference_steps": 0}, "num_inference_steps must be"),
     ],
 )

@@ -166,7 +166,7 @@ def test_candidates_are_ranked_by_texts(toy_model: Any, monkeypatch: pytest.Monk
 
 def test_ranking_is_refused_without_a_text_or_an_encoder(toy_model: Any) -> None:
     before = toy_model.evaluations
-    with pytest.raises(UsageError, match="say what the best of 4 candidates looks like"):
+    with pytest.raises(UsageError, match="candidates=4 needs a text to rank them by"):
         path_of(toy_model, NAME, candidates=4, **SMALL)
     with pytest.raises(UsageError, match="encoder=FOLDER"):
         path_of(toy_model, NAME, candidates=4, better="sharp", **SMALL)
