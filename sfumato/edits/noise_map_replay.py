@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from sfumato.attention.prompt_control import prompt_control
+from sfumato.attention.prompt_control import PromptControl, prompt_control
 from sfumato.conditions.align import Bounds
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask, with_source
@@ -70,6 +70,17 @@ class PromptToPromptOptions:
     self_replace_size: int
     released: bool
 
+    def control(self, task: EditTask, start_index: int) -> PromptControl | None:
+        """The control of a run from that step on; None where it is off."""
+        if self.edit == "none":
+            return None
+        return prompt_control(
+            task.model, task.source_prompt, task.target_prompts, num_inference_steps=task.num_steps,
+            start_index=start_index, latent_size=task.latent_size, edit=self.edit,
+            cross_replace_steps=self.cross_replace_steps, self_replace_steps=self.self_replace_steps,
+            self_replace_size=self.self_replace_size, released=self.released,
+        )  # fmt: skip
+
 
 def replay_edit(
     task: EditTask,
@@ -90,7 +101,7 @@ def replay_edit(
         start_index: First step to execute, in [0, steps]; at `steps` nothing is run.
         guidance_scales: One a target; None: the task's.
         control: Prompt-to-Prompt's; None: off. Its shares are of all steps, counted from the first executed one.
-        notes: What there is to say already.
+        notes: Notes of the recipe.
 
     Returns:
         Branches "source", "target" ("target-1", ... when several), with distances.
@@ -101,14 +112,7 @@ def replay_edit(
     """
     source = task.source
     _check_start(source, start_index)
-    built = None
-    if control is not None and control.edit != "none":
-        built = prompt_control(
-            task.model, task.source_prompt, task.target_prompts, num_inference_steps=task.num_steps,
-            start_index=start_index, latent_size=task.latent_size, edit=control.edit,
-            cross_replace_steps=control.cross_replace_steps, self_replace_steps=control.self_replace_steps,
-            self_replace_size=control.self_replace_size, released=control.released,
-        )  # fmt: skip
+    built = None if control is None else control.control(task, start_index)
     if start_index == task.num_steps:
         return task.edited(source.clean)
 
