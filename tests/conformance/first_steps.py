@@ -1,9 +1,10 @@
 """The first steps of a case: what `make test` runs of the kinds whose smallest case takes a minute or more.
 
 A step at latents of 64x64, or a gradient at 32x32, takes seconds on a processor, and some kinds have no smaller cases.
-Of their smallest one inversions are run to the end, as the edit starts there; sampling and optimising stop after a few
-steps. What the case stores step by step is compared as far as the run came, at the case's own tolerance. `make
-conformance` runs every case to its end, these included.
+Of their smallest one sampling and optimising stop after a few steps. So does the inversion where nothing but its own
+steps is compared; elsewhere it is run to its end, as the edit starts there. What the case stores step by step is
+compared as far as the run came, at the case's own tolerance. `make conformance` runs every case to its end, these
+included.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from tests.conformance.golden import Case, Comparison, compare_output
 
 STEPS = 2
 LARGE = 32
-WHOLE = "inverting"  # the stage of `Watch` that is run to its end
+INVERTING = "inverting"  # that stage of `Watch`
 
 
 def takes_long(case: Case) -> bool:
@@ -36,18 +37,28 @@ def steps_to_run(case: Case) -> int:
 
 
 @contextmanager
-def stopped_early(steps: int) -> Iterator[None]:
-    """Inside the block sampling and optimising end after the first steps, as if the run had no others."""
+def stopped_early(steps: int, *, inversions: bool = False) -> Iterator[None]:
+    """Inside the block sampling and optimising end after the first steps, as if the run had no others.
+
+    Args:
+        steps: How many there are.
+        inversions: Inversions end early, too.
+    """
     over = Watch.over
 
     def first(self: Watch, items: Sequence[Any]) -> Iterator[Any]:
-        return over(self, items if self.stage == WHOLE else items[:steps])
+        return over(self, items if self.stage == INVERTING and not inversions else items[:steps])
 
     Watch.over = first  # type: ignore[method-assign]
     try:
         yield
     finally:
         Watch.over = over  # type: ignore[method-assign]
+
+
+def steps_of_run(num_steps: int) -> int:
+    """How many of its steps a run makes here: all, or the first ones inside `stopped_early`."""
+    return len(list(Watch().over(range(num_steps))))
 
 
 def compare_first_steps(case: Case, results: Mapping[str, Any], steps: int) -> list[Comparison]:

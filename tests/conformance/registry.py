@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -10,23 +11,39 @@ from torch import Tensor
 from tests.conformance.golden import Case
 
 Result = Tensor | Callable[[], Tensor]
-Runner = Callable[[Case, Any], Mapping[str, Result]]
+Run = Callable[[Case, Any], Mapping[str, Result]]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What `runner` registers; called as the function itself."""
+
+    run: Run
+    inversion_only: bool
+
+    def __call__(self, case: Case, model: Any) -> Mapping[str, Result]:
+        return self.run(case, model)
+
 
 _RUNNERS: dict[tuple[str, str], Runner] = {}
 
 
-def runner(system: str, kind: str) -> Callable[[Runner], Runner]:
+def runner(system: str, kind: str, *, inversion_only: bool = False) -> Callable[[Run], Run]:
     """Registers `run(case, model) -> {output name: tensor}` for every case of this system and kind.
 
     The runner reads prompts, parameters, inputs and random draws from the case, nothing from elsewhere, so that other
     cases of the kind run unchanged. It returns at least each output that the case gives a tolerance. An output that
     takes a run of its own may be a function that makes it: the run is spared where it is not compared.
+
+    `inversion_only`: what the cases store step by step is of their inversion alone, so its first steps are enough where
+    `make test` runs no more (`first_steps.py`).
     """
 
-    def register(run: Runner) -> Runner:
+    def register(run: Run) -> Run:
         if (system, kind) in _RUNNERS:
-            raise ValueError(f"two runners for {system}, {kind}: {_RUNNERS[system, kind].__module__}, {run.__module__}")
-        _RUNNERS[system, kind] = run
+            modules = _RUNNERS[system, kind].run.__module__, run.__module__
+            raise ValueError(f"two runners for {system}, {kind}: {', '.join(modules)}")
+        _RUNNERS[system, kind] = Runner(run, inversion_only)
         return run
 
     return register

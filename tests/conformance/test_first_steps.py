@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato.watch import Watch
-from tests.conformance.first_steps import compare_first_steps, steps_to_run, stopped_early, takes_long
+from tests.conformance.first_steps import compare_first_steps, steps_of_run, steps_to_run, stopped_early, takes_long
 from tests.conformance.golden import Case
 from tests.conformance.test_golden import make_case
 
@@ -61,8 +61,11 @@ def test_first_steps_are_compared_and_the_end_of_the_run_is_not(tmp_path: Path) 
     assert problems(case, missing) == good | {"latents_per_step": "the runner does not return latents_per_step"}
 
 
-def test_sampling_stops_early_and_inversions_do_not() -> None:
+def test_sampling_stops_early_and_inversions_only_where_asked() -> None:
     with stopped_early(3):
         assert list(Watch().over(range(8))) == [0, 1, 2]
         assert list(Watch().during("inverting").over(range(8))) == list(range(8))
+        assert (steps_of_run(8), steps_of_run(2)) == (3, 2)
+    with stopped_early(3, inversions=True):
+        assert list(Watch().during("inverting").over(range(8))) == [0, 1, 2]
     assert list(Watch().over(range(8))) == list(range(8))

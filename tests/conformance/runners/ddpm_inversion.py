@@ -16,6 +16,7 @@ from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from tests.conformance.first_steps import steps_of_run
 from tests.conformance.golden import Case
 from tests.conformance.registry import Result, runner
 from tests.conformance.runners.control import BY_STEP, control_kind, control_outputs, pairs, step_outputs
@@ -42,6 +43,9 @@ def edit_with_prompt_to_prompt(case: Case, model: Model) -> dict[str, Result]:
 
 
 def invert(case: Case, model: Model) -> Inversion:
+    """The levels are drawn from the image, each by itself; so a run of the first steps encodes the least noisy ones."""
+    draws = case.tensors["noise"].flip(0)[:, None]
+    encoded = min(steps_of_run(len(draws)) + 1, len(draws))  # one more, as the last map is dropped
     return edit_friendly_inversion(
         InversionTask(
             model,
@@ -50,7 +54,8 @@ def invert(case: Case, model: Model) -> Inversion:
             guidance_scale=case.parameters["cfg_source"],
             timesteps=case.tensors["timesteps"].tolist(),
         ),
-        noise=case.tensors["noise"].flip(0)[:, None],
+        noise=draws[len(draws) - encoded :],
+        strength=encoded / len(draws),
         eta=case.parameters["eta"],
         released_eta=True,
         drop_last_map=True,
@@ -60,6 +65,7 @@ def invert(case: Case, model: Model) -> Inversion:
 def inverted(case: Case, model: Model, found: Inversion) -> dict[str, Result]:
     assert found.trajectory is not None
     assert found.noise_maps is not None
+    maps = found.noise_maps[found.start_index :, 0]
 
     def back() -> Tensor:
         branch = Branch(model.encode_prompt(case.prompts[0]), guidance_scale=found.guidance_scale)
@@ -70,7 +76,7 @@ def inverted(case: Case, model: Model, found: Inversion) -> dict[str, Result]:
 
     return {
         "xts": found.trajectory[:, 0],
-        "zs": found.noise_maps[:, 0].flip(0) / sqrt(case.parameters["eta"]),  # theirs are scaled, see the inversion
+        "zs": maps.flip(0) / sqrt(case.parameters["eta"]),  # theirs are scaled, see the inversion
         "reconstruction": back,
     }
 

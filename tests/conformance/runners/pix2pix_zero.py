@@ -45,7 +45,7 @@ def noise_regularisation(case: Case, model: Model | None) -> dict[str, Tensor]:
     }
 
 
-@runner(SYSTEM, "regularised-inversion")
+@runner(SYSTEM, "regularised-inversion", inversion_only=True)
 def regularised_inversion(case: Case, model: Model) -> dict[str, Result]:
     grid = model.schedule.timesteps(case.parameters["num_inversion_steps"])
     moves = released_moves(model.schedule, grid)
@@ -61,7 +61,7 @@ def regularised_inversion(case: Case, model: Model) -> dict[str, Result]:
     }
 
 
-@runner(SYSTEM, "regularised-inversion-full-grid")
+@runner(SYSTEM, "regularised-inversion-full-grid", inversion_only=True)
 def regularised_inversion_full_grid(case: Case, model: Model) -> dict[str, Result]:
     steps = model.schedule.steps(case.parameters["num_inversion_steps"])
     walk = _walk(case, model, [Move(step.time, step.level_prev, step.level) for step in reversed(steps)])
@@ -81,14 +81,14 @@ def edit_direction(case: Case, model: Model) -> dict[str, Tensor]:
 
 
 @runner(SYSTEM, "edit-real")
-def edit_real(case: Case, model: Model) -> dict[str, Tensor]:
+def edit_real(case: Case, model: Model) -> dict[str, Result]:
     start = _inverted(case, model, case.parameters["inversion"], grid="released")
     return _edit(case, model, start) | {"x_inv": start.noise}
 
 
 @runner(SYSTEM, "edit-synthetic")
 @runner(SYSTEM, "edit-without-guidance")
-def edit_drawn(case: Case, model: Model) -> dict[str, Tensor]:
+def edit_drawn(case: Case, model: Model) -> dict[str, Result]:
     return _edit(case, model, Inversion("drawn", case.tensors["x_T"], tuple(case.parameters["timesteps"])))
 
 
@@ -124,7 +124,7 @@ def _walk(case: Case, model: Model, moves: list[Move]) -> dict[str, Result]:
     }
 
 
-def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
+def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Result]:
     prompts, parameters, per_step, pulls = case.prompts, case.parameters, [], []
     negative = prompts.get("negative", "")
     direction = Direction(Condition(case.tensors["direction"]), model.text_fingerprint, "", "", "given")
@@ -158,7 +158,7 @@ def _edit(case: Case, model: Model, start: Inversion) -> dict[str, Tensor]:
     return maps | {
         "reconstruction": final[:1],
         "edited": final[1:],
-        "edited_unguided": run(0.0)[1:],
+        "edited_unguided": lambda: run(0.0)[1:],
         "reference_trajectory": trajectory[:, 0],
         "edit_trajectory": trajectory[:, 1],
         "map_loss": torch.stack([pull.loss[0, 0] for pull in pulls]),

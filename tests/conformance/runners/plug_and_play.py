@@ -15,17 +15,20 @@ from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
 from tests.conformance.golden import Case
-from tests.conformance.registry import runner
+from tests.conformance.registry import Result, runner
 
 
-@runner("plug-and-play", "inversion")
-def inversion(case: Case, model: Model) -> dict[str, Tensor]:
+@runner("plug-and-play", "inversion", inversion_only=True)
+def inversion(case: Case, model: Model) -> dict[str, Result]:
     condition = model.encode_prompt(case.prompts["source_prompt"])
     timesteps = sorted(case.parameters["timesteps"], reverse=True)
     found = ddim_inversion(InversionTask(model, case.tensors["latents"], condition, timesteps=timesteps))
-    back = sample(model, found.noise, {"source": Branch(condition)}, timesteps=timesteps)
     assert found.trajectory is not None
-    return {"trajectory": found.trajectory[1:, 0], "noise": found.noise, "reconstruction": back[0]}
+
+    def back() -> Tensor:
+        return sample(model, found.noise, {"source": Branch(condition)}, timesteps=timesteps)[0]
+
+    return {"trajectory": found.trajectory[1:, 0], "noise": found.noise, "reconstruction": back}
 
 
 @runner("plug-and-play", "layers")
