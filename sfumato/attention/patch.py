@@ -147,7 +147,7 @@ class AttentionControl:
         self._acting = {name: [edit for edit in edits if edit.active(step)] for name, edits in self._at.items()}
 
     def wants(self, site: AttentionSite) -> bool:
-        return bool(self._active(site))
+        return len(self._active(site)) > 0  # not `bool`, which torch 2.10 cannot compile
 
     def _active(self, site: AttentionSite, *, sets_source: bool = False) -> list[AttentionEdit]:
         assert self._step is not None, "at_step must be called before the network is"
