@@ -255,20 +255,21 @@ def emoji_pairs() -> list[tuple[str, tuple[Place, Place]]]:
     for kind in KINDS:
         for _ in range(PER_KIND):
             first = generator.randrange(len(scenes)), generator.randrange(len(STYLES))
+            related = relatives(concepts[_scene(first).concept], list(concepts.values()))
             others = [
                 (place, style)
                 for place in range(len(scenes))
                 for style in range(len(STYLES))
-                if _suits(kind, concepts, first, (place, style))
+                if _suits(kind, concepts, related, first, (place, style))
             ]
             found.append((kind, (first, generator.choice(others))))
     return found
 
 
-def _suits(kind: str, concepts: Mapping[str, Concept], first: Place, second: Place) -> bool:
-    """Whether two images are a pair of the kind."""
+def _suits(kind: str, concepts: Mapping[str, Concept], related: Sequence[Concept], first: Place, second: Place) -> bool:
+    """Whether two images are a pair of the kind; `related`: the relatives of the first one's concept."""
     one, other = (concepts[_scene(place).concept] for place in (first, second))
-    same_style, alike = first[1] == second[1], other in relatives(one, list(concepts.values()))
+    same_style, alike = first[1] == second[1], other in related
     return {
         "same style": same_style and alike,
         "two styles": not same_style and first[0] == second[0],
