@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
 def check_types(code: str, folder: Path) -> None:
     """Asserts that strict mypy finds a mistake in each line with the comment `# wrong`, and in no other."""
+    pytest.importorskip("mypy")  # of the extra `dev`
     file = folder / "snippet.py"
     file.write_text(code, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml")]
