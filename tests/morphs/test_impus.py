@@ -13,7 +13,7 @@ from sfumato.errors import Cancelled, UsageError
 from sfumato.metrics.distance import PixelDistance
 from sfumato.models.base import Model
 from sfumato.morphs.impus import Adapted, impus
-from sfumato.morphs.impus_stages import SETTINGS
+from sfumato.morphs.impus_stages import SETTINGS, SOLVED
 from sfumato.morphs.method import MORPHS
 from sfumato.morphs.path import Ends, MorphPath
 from sfumato.morphs.rppd import JUMP, PathDiversity
@@ -66,11 +66,14 @@ def test_runs_on_every_family_and_leaves_it_as_found(name: str, request: pytest.
 
 
 def test_the_ends_come_back_exactly(toy_model: Model) -> None:
+    """Up to what the inversion leaves at each step, at most `SOLVED` of the latents, and twice that, as later steps may
+    enlarge it. How much they do lies with the toy's random weights, which versions of torch and transformers draw
+    differently."""
     given = ends(toy_model)
     solved = prepare(toy_model, given, inversion="fixed-point", num_inference_steps=25)
     guessed = prepare(toy_model, given, inversion="ddim", num_inference_steps=25)
     error, plain = (float((draw(path, 0.0, 1.0) - given.latents).norm()) for path in (solved, guessed))
-    assert error < 0.02 * float(given.latents.norm()) < plain
+    assert error < 2 * 25 * SOLVED * float(given.latents.norm()) < plain / 5
 
 
 def test_between_equal_pictures_nothing_moves(toy_model: Model) -> None:
@@ -107,6 +110,11 @@ def test_guidance_is_a_tent(toy_model: Model) -> None:
     assert [tent.guidance_at(weight) for weight in (0.0, 0.25, 0.5, 1.0)] == [1.5, 2.25, 3.0, 1.5]
 
 
+@pytest.fixture(scope="module")
+def as_by_default(toy_model: Model) -> Tensor:
+    return draw(prepare(toy_model), 0.4)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -126,8 +134,12 @@ def test_guidance_is_a_tent(toy_model: Model) -> None:
         {"seed": 1},
     ],
 )
-def test_every_option_matters(options: dict[str, Any], toy_model: Model) -> None:
-    assert not torch.equal(draw(prepare(toy_model, **options), 0.4), draw(prepare(toy_model), 0.4))
+def test_every_option_matters(options: dict[str, Any], toy_model: Model, as_by_default: Tensor) -> None:
+    assert not torch.equal(draw(prepare(toy_model, **options), 0.4), as_by_default)
+
+
+def test_preparing_again_gives_the_same(toy_model: Model, as_by_default: Tensor) -> None:
+    assert torch.equal(draw(prepare(toy_model), 0.4), as_by_default)
 
 
 def test_the_papers_settings_are_one_option(toy_model: Model) -> None:
