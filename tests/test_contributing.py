@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 import sfumato
-from sfumato.apps.cli import app
 from sfumato.bench.benchmark import Configuration
 from sfumato.bench.editing import edit_configurations
 from sfumato.edits.method import METHODS
 from sfumato.inversions.method import INVERSIONS
+from tests.command import invoke
 from tests.toy import toy_sd_folder
 from tools.pages import methods as page_of_methods
 
@@ -43,7 +42,7 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def run(*args: object) -> str:
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    result = invoke(*args)
     assert result.exit_code == 0, result.output
     return result.stdout
 

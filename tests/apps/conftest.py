@@ -1,5 +1,6 @@
 """A toy model folder, an image, and a way to run the command."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -9,18 +10,32 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from sfumato.apps.cli import app
+import sfumato
+from sfumato.models import loading
+from tests.command import invoke
 from tests.toy import toy_sd_folder
 
 Run = Callable[..., Any]
+
+_loaded = functools.cache(sfumato.load_model)
 
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers folder at toy width."""
     return toy_sd_folder(tmp_path_factory.mktemp("model") / "toy")
+
+
+@pytest.fixture
+def loaded_once(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that add nothing to a model share one toy and one embedded model: loading takes longer than a run."""
+
+    def load(name: Any, *, device: str | None, **given: Any) -> Any:
+        shared = name in (str(toy), "emoji") and not any(given.values())
+        return _loaded(name, device=device) if shared else sfumato.load_model(name, device=device, **given)
+
+    monkeypatch.setattr(loading, "load_model", load)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +60,7 @@ def run() -> Run:
     """Runs `sfumato` with arguments and checks the exit code; None: any of a refusal."""
 
     def run(*args: Any, code: int | None = 0) -> Any:
-        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        result = invoke(*args)
         assert result.exit_code == code or (code is None and result.exit_code in (1, 2)), (
             f"exit code {result.exit_code}\n{result.stdout}\n{result.stderr}"
         )

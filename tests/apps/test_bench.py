@@ -10,6 +10,8 @@ from PIL import Image
 
 from tests.apps.conftest import Run
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 def test_measures_reports_and_goes_on(run: Run, folder: Path) -> None:
     arguments = ["bench", "emoji-edit", "--limit", 10, "--steps", 1, "--out", "first", "--json"]

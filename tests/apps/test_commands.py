@@ -16,6 +16,8 @@ from sfumato import __version__
 from sfumato.images import read_recipe, save_image
 from tests.apps.conftest import pixels, size
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 def test_edit_says_what_it_did(cat: Path, toy: Path, run: Any) -> None:
     prompts = ("--source", "a photo of a cat", "--target", "a photo of a dog")

@@ -9,6 +9,8 @@ import pytest
 from sfumato.images import read_recipe
 from tests.apps.conftest import pixels
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 @pytest.fixture
 def made(run: Any, toy: Path) -> Path:

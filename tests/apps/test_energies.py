@@ -7,6 +7,8 @@ import pytest
 
 from sfumato.images import read_recipe
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 def test_langevin_under_named_energies(edit: Any, run: Any, toy: Path) -> None:
     table = '{"text-agreement": 50, "stay-near": 0.01}'

@@ -14,6 +14,8 @@ from sfumato.images import read_recipe
 from tests.apps.conftest import pixels, size
 from tests.apps.test_bad_inputs import assert_one_error
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 PROMPTS = ("--source", "a photo of a cat", "--target", "a photo of a dog")
 
 

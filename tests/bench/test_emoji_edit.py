@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import sfumato
 from sfumato.bench.editing import changed_region
 from sfumato.bench.emoji_edit import EmojiEdit, border_colour, delta_e
 from sfumato.bench.emoji_scenes import KINDS, draw_cases, read_atlas
 from sfumato.bench.runner import run
 from sfumato.errors import UsageError
+from tests.bench.emoji import load_emoji
 
 
 def test_two_hundred_cases_of_ten_kinds() -> None:
@@ -92,7 +91,7 @@ def test_colours_are_compared_as_people_see_them() -> None:
 def test_references_bound_every_edit(tmp_path: Path) -> None:
     benchmark = EmojiEdit(steps=2)
     configurations = benchmark.configurations(["unedited", "autoencoder", "sdedit"], [])
-    rows = run(benchmark, configurations, tmp_path, partial(sfumato.load_model, "emoji"), limit=10)
+    rows = run(benchmark, configurations, tmp_path, load_emoji, limit=10)
     assert {row["status"] for row in rows} == {"done", "not applicable"}
     by_name = {(row["kind"], row["configuration"]): row["figures"] for row in rows}
     assert by_name["none", "unedited"]["target_distance"] == pytest.approx(0, abs=1e-6)

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-import sfumato
 from sfumato.bench.benchmark import Case, Configuration
 from sfumato.bench.pie import PieBench, decode_mask, load_source, plain, through_jpeg
 from sfumato.bench.rows import read_rows
@@ -23,6 +21,7 @@ from sfumato.bench.runner import run
 from sfumato.emoji import EXAMPLES
 from sfumato.errors import ImageError, ModelError, UsageError
 from sfumato.metrics.distance import PixelDistance
+from tests.bench.emoji import load_emoji
 
 
 def runs(mask: np.ndarray) -> list[int]:
@@ -112,7 +111,7 @@ def benchmark(folder: Path, protocol: str) -> PieBench:
 def test_measures_by_its_protocol(folder: Path, tmp_path: Path, protocol: str) -> None:
     made = benchmark(folder, protocol)
     configurations = made.configurations(["unedited", "autoencoder", "sdedit"], [])
-    rows = run(made, configurations, tmp_path / "run", partial(sfumato.load_model, "emoji"))
+    rows = run(made, configurations, tmp_path / "run", load_emoji)
     by_name = {(row["case"][-1], row["configuration"]): row for row in rows}
     assert by_name["3", "sdedit"]["error"].startswith("ImageError: cannot read none.jpg")
     assert "mask is damaged" in by_name["4", "unedited"]["error"]
@@ -187,7 +186,7 @@ def with_entries(folder: Path, **changed: Any) -> Path:
 def tried(folder: Path, out: Path) -> dict[str, dict[str, Any]]:
     """What the unedited images give, by entry; the run is read back from the disk too."""
     made = benchmark(folder, "strict")
-    rows = run(made, [Configuration("unedited")], out, partial(sfumato.load_model, "emoji"))
+    rows = run(made, [Configuration("unedited")], out, load_emoji)
     assert read_rows(out) == rows
     return {row["case"]: row for row in rows}
 

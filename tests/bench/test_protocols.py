@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sfumato
 from sfumato.bench import morphs, sets
 from sfumato.bench.emoji_scenes import read_styles, style_scenes
 from sfumato.bench.morphs import KINDS, Morphs, emoji_pairs
@@ -23,8 +21,7 @@ from sfumato.bench.zero_shot import ZeroShot
 from sfumato.emoji import EXAMPLES
 from sfumato.emoji.perceptual import EmojiFeatures
 from sfumato.errors import ImageError, UsageError
-
-EMOJI = partial(sfumato.load_model, "emoji")
+from tests.bench.emoji import load_emoji
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +35,7 @@ def test_translates_between_styles_with_the_true_pair_beside(tmp_path: Path) -> 
     benchmark = Translation(steps=2)
     assert len(benchmark.cases()) == 2 * 298
     configurations = benchmark.configurations(["unedited", "cycle-diffusion", "sdedit"], [])
-    rows = run(benchmark, configurations, tmp_path, EMOJI, limit=2)
+    rows = run(benchmark, configurations, tmp_path, load_emoji, limit=2)
     assert [row["status"] for row in rows] == ["done"] * 6, [row.get("error") for row in rows]
     unedited = rows[0]["figures"]
     assert unedited["psnr"] == 50
@@ -70,7 +67,7 @@ def test_sets_are_told_apart() -> None:
 
 def test_summaries_name_the_network(tmp_path: Path) -> None:
     benchmark = Translation(steps=2)
-    rows = run(benchmark, benchmark.configurations(["unedited"], []), tmp_path, EMOJI, limit=24)
+    rows = run(benchmark, benchmark.configurations(["unedited"], []), tmp_path, load_emoji, limit=24)
     totals = benchmark.summarise(rows, tmp_path)
     assert totals["Fréchet (emoji-clip), noto → twemoji"] > 0
     assert totals["kernel x 1000 (emoji-clip, subsets of 12), noto → twemoji"] > 0
@@ -90,7 +87,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_translates_a_folder(folder: Path, tmp_path: Path) -> None:
     benchmark = Translation(data=folder, source_prompt="a cat face", target_prompt="a dog face", steps=2)
-    (row,) = run(benchmark, benchmark.configurations(["ddib"], []), tmp_path / "run", EMOJI)
+    (row,) = run(benchmark, benchmark.configurations(["ddib"], []), tmp_path / "run", load_emoji)
     assert row["status"] == "done", row
     assert "pair_psnr" not in row["figures"]  # nobody knows the true pair
     assert benchmark.summarise([row], tmp_path / "run") == {}
@@ -110,7 +107,7 @@ def test_keeps_the_trial_that_the_judge_likes(tmp_path: Path) -> None:
     benchmark = ZeroShot(steps=2, trials=3)
     assert {case.kind for case in benchmark.cases()} == {"concept-near", "concept-far", "style"}
     configurations = benchmark.configurations(["unedited", "sdedit", "ddib"], [])
-    rows = run(benchmark, configurations, tmp_path, EMOJI, limit=1)
+    rows = run(benchmark, configurations, tmp_path, load_emoji, limit=1)
     unedited, sdedit, ddib = sorted(rows, key=lambda row: ["unedited", "sdedit", "ddib"].index(row["method"]))
     assert unedited["figures"]["directional"] == pytest.approx(0, abs=1e-5)
     assert sdedit["figures"]["clip"] >= sdedit["figures"]["clip_first"]
@@ -135,7 +132,7 @@ def test_morphs_by_method_and_spacing(folder: Path, tmp_path: Path) -> None:
         assert (first[1] == second[1]) >= (kind == "same style")
         assert (first[0] == second[0]) == (kind == "two styles")
     configurations = benchmark.configurations(["crossfade"], ["even", "uniform"])
-    rows = run(benchmark, configurations, tmp_path / "run", EMOJI, limit=5)
+    rows = run(benchmark, configurations, tmp_path / "run", load_emoji, limit=5)
     assert [row["status"] for row in rows] == ["done"] * 10, [row.get("error") for row in rows]
     even, uniform = ([row["figures"] for row in rows if row["inversion"] == name] for name in ("even", "uniform"))
     assert max(figures["max_over_mean"] for figures in uniform) <= 1.15
@@ -151,7 +148,7 @@ def test_morphs_of_a_folder_with_finite_differences(folder: Path, tmp_path: Path
     pairs = [{"first": "source/cat-face.png", "second": "target/dog-face.png", "prompts": ["a cat face", "a dog face"]}]
     (folder / "pairs.json").write_text(json.dumps(pairs))
     benchmark = Morphs(data=folder, distance="pixel", finite_differences=True)
-    (row,) = run(benchmark, benchmark.configurations(["crossfade"], ["even"]), tmp_path / "run", EMOJI)
+    (row,) = run(benchmark, benchmark.configurations(["crossfade"], ["even"]), tmp_path / "run", load_emoji)
     assert row["status"] == "done", row
     # a cross-fade is a straight line: every distance is its length times the difference of the weights
     assert row["figures"]["ppl_differences"] == pytest.approx(row["figures"]["ppl"] * 1e4, rel=0.05)
@@ -225,7 +222,7 @@ def test_triplets_of_another_type_are_refused(folder: Path) -> None:
 
 def morph_rows(folder: Path, out: Path, **options: Any) -> list[dict[str, Any]]:
     benchmark = Morphs(data=folder, distance="pixel", encode_steps=0, **options)
-    return run(benchmark, benchmark.configurations(["crossfade"], ["even"]), out, EMOJI)
+    return run(benchmark, benchmark.configurations(["crossfade"], ["even"]), out, load_emoji)
 
 
 def test_images_are_never_squashed_unasked(folder: Path, tmp_path: Path) -> None:
@@ -258,7 +255,7 @@ def test_sizes_that_the_model_does_not_allow_are_fitted_as_asked(folder: Path, t
             if kind is ZeroShot:
                 benchmark.__dict__["_judge"] = ZeroShot()._judge  # the embedded one: there is no CLIP here
             configurations = benchmark.configurations(["unedited"], [])
-            (row,) = run(benchmark, configurations, tmp_path / f"{number}-{fit}", EMOJI)
+            (row,) = run(benchmark, configurations, tmp_path / f"{number}-{fit}", load_emoji)
             if fit is None:
                 assert "fit: crop, pad, resize" in row["error"]
             else:

@@ -15,13 +15,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from sfumato.apps.cli import app
 from sfumato.bench.benchmark import Configuration
 from sfumato.bench.pie import PieBench
 from sfumato.bench.rows import read_rows
 from sfumato.errors import SfumatoError
+from tests.command import invoke
 from tests.hostile import files
 from tests.hostile.images import hostile_images, saved, subject
 from tests.hostile.values import WHOLE, outcome
@@ -52,7 +51,7 @@ def complaint(folder: Path, *args: Any) -> str:
     start, before = time.process_time(), signal.signal(signal.SIGALRM, ring)
     signal.alarm(6 * SECONDS)  # of the clock, on a machine that others use too
     try:
-        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        result = invoke(*args)
         said, code, error = result.output, result.exit_code, result.exception
     except TooLongError:
         return "hangs"
