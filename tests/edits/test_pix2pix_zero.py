@@ -322,9 +322,10 @@ def test_runs_can_be_repeated(toy_model: Any) -> None:
 
 def test_a_direction_may_be_a_file(toy_model: Any, toy_xl_model: Any, tmp_path: Path) -> None:
     path = way(toy_model).save(tmp_path / "way.safetensors")
-    expected = run(toy_model).latents
+    begin = start(toy_model, 1)
+    expected = run(toy_model, begin).latents
     for given in (path, str(path), [path]):
-        assert torch.equal(run(toy_model, direction=given).latents, expected)
+        assert torch.equal(run(toy_model, begin, direction=given).latents, expected)
     before = toy_xl_model.evaluations
     with pytest.raises(DirectionError, match="belongs to the text encoder of toy"):
         run(toy_xl_model, direction=path)

@@ -124,7 +124,8 @@ def test_a_batch_of_images_equals_single_runs(toy_model: Any) -> None:
 
 
 def test_local_blend_keeps_the_source_outside_its_mask(toy_model: Any) -> None:
-    result = run(toy_model, TARGET, blend_words=["cat", "dog"], blend_threshold=0.9, blend_start=0.0)
+    # a toy's maps are flat: in those of some versions' random weights all lies above 0.9 of the greatest
+    result = run(toy_model, TARGET, blend_words=["cat", "dog"], blend_threshold=0.95, blend_start=0.0)
     assert result.mask is not None
     outside = ~result.mask[0, 0]
     assert 0.0 < float(outside.float().mean()) < 1.0
@@ -161,7 +162,7 @@ def test_a_words_own_schedule_differs_from_the_rest(toy_model: Any) -> None:
 
 def test_real_pictures_go_through_an_inversion(toy_model: Any) -> None:
     clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2)) * 0.5
-    inversion = ddim_inversion(InversionTask(toy_model, clean, toy_model.encode_prompt(SOURCE), num_inference_steps=50))
+    inversion = ddim_inversion(InversionTask(toy_model, clean, toy_model.encode_prompt(SOURCE), num_inference_steps=20))
     before = toy_model.evaluations
     result = edit_by(
         prompt_to_prompt,
@@ -172,11 +173,11 @@ def test_real_pictures_go_through_an_inversion(toy_model: Any) -> None:
         guidance_scale=3.0,
         source_guidance_scale=1.0,
     )
-    assert toy_model.evaluations - before == 50 * 3  # as the docstring says
+    assert toy_model.evaluations - before == 20 * 3  # as the docstring says
     # how well images come back is asked of the embedded model, whose weights are trained
     branch = {"source": Branch(toy_model.encode_prompt(SOURCE))}
     alone = sample(toy_model, inversion.noise, branch, timesteps=inversion.timesteps)
-    assert far(result.latents[0], alone[0]) < 1e-4  # rounding over 50 steps
+    assert far(result.latents[0], alone[0]) < 1e-4  # rounding over 20 steps
 
 
 def test_nothing_leaks_also_when_a_run_breaks(model: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sfumato.adaptation.store import Store
 from sfumato.errors import Cancelled
@@ -51,7 +52,7 @@ def test_ends_too_large_to_keep_are_rows_of_every_draw(toy_model: Any, monkeypat
 
 
 def test_options_move_the_frames(toy_model: Any) -> None:
-    base = drawn(path_of(toy_model, NAME, **QUICK))
+    base = drawn(path_of(toy_model, NAME, **QUICK), [0.3])
     for options in (
         {"attention_share": 0.0},
         {"own_attention": 0.5},
@@ -60,15 +61,17 @@ def test_options_move_the_frames(toy_model: Any) -> None:
         {"released": True},  # 30 of 4 steps: all of them
         {"lora_steps": 0},
     ):
-        frames = drawn(path_of(toy_model, NAME, **(QUICK | options)))
-        assert far(frames[1], base[1]) > 1e-6, options
+        assert far(drawn(path_of(toy_model, NAME, **(QUICK | options)), [0.3]), base) > 1e-6, options
 
 
 def test_the_share_is_of_the_steps_run(toy_model: Any) -> None:
-    half = drawn(path_of(toy_model, NAME, attention_share=0.5, **QUICK))
-    assert torch.equal(half, drawn(path_of(toy_model, NAME, attention_share=0.45, **QUICK)))  # 1.8 of 4: 2 steps
-    assert far(half[1], drawn(path_of(toy_model, NAME, attention_share=0.2, **QUICK))[1]) > 1e-6
-    fifty = drawn(path_of(toy_model, NAME, attention_share=0.04, released=True, **QUICK))
+    def frame(**options: Any) -> Tensor:
+        return drawn(path_of(toy_model, NAME, **QUICK, **options), [0.3])
+
+    half = frame(attention_share=0.5)
+    assert torch.equal(half, frame(attention_share=0.45))  # 1.8 of 4: 2 steps
+    assert far(half, frame(attention_share=0.2)) > 1e-6
+    fifty = frame(attention_share=0.04, released=True)
     assert torch.equal(half, fifty)
 
 
