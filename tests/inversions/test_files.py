@@ -53,7 +53,7 @@ def test_the_image_goes_with_it(toy_model: Any, image: Image.Image, tmp_path: Pa
 
 
 def test_without_the_image_nothing_is_called_exact(toy_model: Any, image: Image.Image) -> None:
-    whole = invert(toy_model, image).inversion
+    whole = invert(toy_model, image, method="ddim").inversion  # under "direct" not a byte may differ
     result = edit(toy_model, None, inverted=replace(whole, source_image=None))
     assert math.isfinite(result.reconstruction_psnr)
     assert math.isnan(result.ceiling_psnr)
