@@ -60,7 +60,7 @@ class AttentionEdit:
         return True
 
     def at_step(self, step: Step) -> None:
-        """Told before the network call of each step.
+        """Called before the network call of each step.
 
         What differs from step to step is looked up here: a compiled network is compiled anew for each other number that
         its edits read inside it, but not for other values of a tensor.
