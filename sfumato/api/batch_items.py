@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ class Settings:
     outside: bool = False
     name: str = "{stem}-{target}.png"
     movie: str = ".webp"
+
+    @cached_property
+    def root(self) -> str:
+        """The folder, all links followed."""
+        return os.path.realpath(self.folder)
 
 
 @dataclass(frozen=True)
@@ -273,17 +278,12 @@ def _path(name: str, value: Any, settings: Settings) -> str:
         UsageError: It is none, or leaves the folder, which was not allowed.
     """
     path = settings.folder / checks.path(name, value)
-    if not settings.outside and not Path(os.path.realpath(path)).is_relative_to(_real(settings.folder)):
+    if not settings.outside and not Path(os.path.realpath(path)).is_relative_to(settings.root):
         raise UsageError(
             f"{name} {checks.shown(value)} lies outside {settings.folder}, which a manifest may not name by itself:"
             " give --allow-outside"
         )
     return str(path)
-
-
-@lru_cache(maxsize=1)
-def _real(folder: Path) -> str:
-    return os.path.realpath(folder)
 
 
 def _option_files(options: Mapping[str, Any]) -> list[str]:
