@@ -30,7 +30,7 @@ TARGETS = {
     "dog-face": ("a dog face", "a cat face"),
     "fox": ("a fox", "a bear"),
 }
-ROWS, BAD = 200, 12
+ROWS, BAD, WORKERS = 200, 12, 2
 
 
 def make_manifest(folder: Path) -> Path:
@@ -76,15 +76,16 @@ def result(out: Path) -> tuple[dict[str, bytes], Counter[str]]:
 def kills(folder: Path, count: int, seed: int) -> None:
     manifest, chance = make_manifest(folder / "input"), random.Random(seed)
     whole, out = folder / "whole", folder / "killed"
-    code = start(manifest, whole, "--workers", 2).wait()
+    code = start(manifest, whole, "--workers", WORKERS).wait()
     files, rows = result(whole)
     print(f"let alone: exit code {code}, {len(files)} images, {len(rows)} rows")
-    done, batch = Counter[str](), start(manifest, out, "--workers", 2)
+    done, batch = Counter[str](), start(manifest, out, "--workers", WORKERS)
     while sum(done.values()) < count:
-        time.sleep(chance.uniform(0.1, 12.0))
+        wait_for_rows(batch, out, chance.randint(0, 2 * ROWS // count))
+        time.sleep(chance.uniform(0.0, 0.3))
         if batch.poll() is not None:  # it was through: what is left is thrown away in part, to go on
             drop(out, chance)
-            batch = start(manifest, out, "--workers", 2)
+            batch = start(manifest, out, "--workers", WORKERS)
             continue
         workers, what = children(batch.pid), chance.choice(["worker", "batch", "all"])
         victims = {"worker": workers[:1], "batch": [batch.pid], "all": [batch.pid, *workers]}[what]
@@ -93,11 +94,10 @@ def kills(folder: Path, count: int, seed: int) -> None:
         done[what] += bool(victims)
         if what != "worker":
             batch.wait()
-            batch = start(manifest, out, "--workers", 2)
-        left = len((out / "rows.jsonl").read_text().splitlines()) if (out / "rows.jsonl").is_file() else 0
-        print(f"kill {sum(done.values())}: {what}, {left} rows", flush=True)
+            batch = start(manifest, out, "--workers", WORKERS)
+        print(f"kill {sum(done.values())}: {what}, {count_rows(out)} rows", flush=True)
     batch.wait()
-    code = start(manifest, out, "--workers", 2).wait()
+    code = start(manifest, out, "--workers", WORKERS).wait()
     found, again = result(out)
     twice = [item for item, times in again.items() if times > 1]
     print(f"after {dict(done)}: exit code {code}, {len(found)} images, {len(again)} rows, {len(twice)} twice")
@@ -105,6 +105,18 @@ def kills(folder: Path, count: int, seed: int) -> None:
     assert found == files
     assert again.keys() == rows.keys()
     assert not twice
+
+
+def count_rows(out: Path) -> int:
+    file = out / "rows.jsonl"
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
+
+
+def wait_for_rows(batch: subprocess.Popen[bytes], out: Path, more: int) -> None:
+    """Waits until the batch has written so many more rows, or is through; for none at all, until it has a worker."""
+    wanted = count_rows(out) + more
+    while batch.poll() is None and not (count_rows(out) >= wanted and children(batch.pid)):
+        time.sleep(0.05)
 
 
 def drop(out: Path, chance: random.Random) -> None:
@@ -142,6 +154,8 @@ def driver(folder: Path, count: int = 2_000) -> None:
     from sfumato.run.crew import Event, Ready, Result
 
     class Idle:
+        places = None
+
         def __init__(self) -> None:
             self.events: list[Event] = []
 

@@ -36,7 +36,10 @@ from sfumato.errors import UsageError
 from sfumato.files import at_home
 
 if TYPE_CHECKING:
-    from sfumato.api.batch import Batch
+    from sfumato.api.batch import Batch, Hire
+
+MOST_PLACES = 10_000
+"""More than a Ray cluster has, which says itself how many these are."""
 
 
 def batch(
@@ -114,8 +117,13 @@ def batch(
         typer.Option(metavar="K/N", help="Do the K-th of N parts, on one of N machines, each with its own --out."),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Number of processes, each with the model; several have one thread each.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of processes, each with the model; several have one thread each.",
+            show_default="1; with --ray as many as have room",
+        ),
+    ] = None,
     gpus: Annotated[
         str | None, typer.Option(metavar="all|N,N", help="GPUs to use, a process on each.", show_default="one GPU")
     ] = None,
@@ -124,6 +132,12 @@ def batch(
     ] = False,
     stop_after: Annotated[
         int | None, typer.Option(min=1, help="Stop after this many errors.", show_default="never")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|HOST:PORT", help="Ray cluster to work on, a process on each GPU, or else each core."
+        ),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -177,8 +191,14 @@ def batch(
         rows.folder, allow_outside or not rows.manifest, name, movie,
     )  # fmt: skip
     check_settings(shared)
+    if ray is not None and gpus is not None:
+        raise UsageError("--ray puts a worker on each GPU of the cluster: leave out --gpus")
+    if ray is not None:
+        from sfumato.run.ray_crew import check_cluster
+
+        check_cluster(ray)
     environments = _gpus(gpus)
-    count = len(environments) or workers
+    count = workers or len(environments) or (MOST_PLACES if ray else 1)
     options = Options(
         limit, _shard(shard), count, 1 if count > 1 and not environments else None, environments, retry_errors,
         stop_after,
@@ -214,6 +234,15 @@ def _method_options(
         chosen = INVERSIONS[inversion or entry.default_inversion]
         found["inversion_options"] = parse_options(chosen, inversion_settings, flag="--set-inversion")
     return found
+
+
+def _on_ray(address: str | None) -> Hire | None:
+    """Makes the workers of a batch actors of a cluster; None: processes of this machine."""
+    if address is None:
+        return None
+    from sfumato.run.ray_crew import RayCrew
+
+    return lambda begin: RayCrew(begin, address)
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

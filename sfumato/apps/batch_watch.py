@@ -36,24 +36,33 @@ _ENTRIES: dict[str, checks.Check] = {
 @contextmanager
 def progress(out: Path) -> Iterator[Callable[[Progress], None]]:
     """Shows how a batch stands, a line a second on a terminal and one each half minute elsewhere, and in a file."""
-    console = stderr()
+    console, latest = stderr(), dict[str, Any]()
     written = said = time.monotonic()
+
+    def write() -> None:
+        if latest and out.is_dir():
+            with suppress(UsageError):  # a full disk, which the rows will tell of
+                write_whole(out / PROGRESS, json.dumps({**latest, "at": time.time()}) + "\n")
+
     with console.status("") if console.is_terminal else _nothing() as status:
 
         def tick(state: Progress) -> None:
             nonlocal written, said
-            values, now = state.to_json(), time.monotonic()
-            if now - written >= SECONDS_BETWEEN_FILES or (state.left == 0 and out.is_dir()):
-                with suppress(UsageError):  # a full disk, which the rows will tell of
-                    write_whole(out / PROGRESS, json.dumps({**values, "at": time.time()}) + "\n")
+            latest.update(state.to_json())
+            now = time.monotonic()
+            if now - written >= SECONDS_BETWEEN_FILES:
+                write()
                 written = now
             if status is not None:
-                status.update(_line(values))
+                status.update(_line(latest))
             elif now - said >= SECONDS_BETWEEN_LINES:
-                say(_line(values))
+                say(_line(latest))
                 said = now
 
-        yield tick
+        try:
+            yield tick
+        finally:
+            write()
 
 
 def show_status(folder: Path, as_json: bool) -> None:

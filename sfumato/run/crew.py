@@ -66,7 +66,13 @@ Event = Ready | Result | Failed | Gone
 
 
 class Crew(Protocol):
-    """Workers by number. To be used in a `with`, which ends them all."""
+    """Workers by number. To be used in a `with`, which ends them all.
+
+    Attributes:
+        places: Workers that there is room for; None: as many as are asked for.
+    """
+
+    places: int | None
 
     def start(self, worker: int) -> None:
         """Starts a worker, or another in the place of one that has gone."""
@@ -101,6 +107,7 @@ class Processes:
             environments: Variables of each worker in turn, such as the GPU that it sees; empty: those of this process.
         """
         self._begin, self._environments = begin, environments
+        self.places: int | None = None
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, _Process] = {}
 

@@ -93,7 +93,7 @@ def run_jobs(
     Args:
         crew: Inside its `with`.
         groups: Jobs, those that share something in one group.
-        workers: At most.
+        workers: At most; no more than the crew has places for.
         ready: Called with the facts of every worker that is ready; may raise.
         stopping: Asked all the time: once it says True, no job is begun, and the generator ends when those that run are
             done.
@@ -106,7 +106,7 @@ def run_jobs(
         SfumatoError: Preparing a worker or a job raised, or workers die before they are ready.
     """
     queue, standing = _Queue(groups), Standing()
-    count = min(workers, len(queue))
+    count = min(workers, len(queue), crew.places or workers)
     free: set[int] = set()
     busy: dict[int, _Waiting[Job]] = {}
     stillborn = 0

@@ -134,6 +134,8 @@ def test_the_first_signal_finishes_what_runs(manifest: Path, toy: Path, folder: 
         (["edits.csv", "--out", "out", "--seed", "-1"], "another one each time"),
         (["edits.csv", "--out", "out", "--name", "{stem}.xyz"], "--name must end in"),
         (["edits.csv", "--out", "out", "--gpus", "all"], "no CUDA device"),
+        (["edits.csv", "--out", "out", "--ray", "here"], "--ray must be auto or HOST:PORT"),
+        (["edits.csv", "--out", "out", "--ray", "auto", "--gpus", "all"], "leave out --gpus"),
         ([".", "--out", "out"], "lies in"),
         (["edits.txt", "--out", "out"], "there is no edits.txt"),
         (["--status", "nowhere"], "holds no batch"),

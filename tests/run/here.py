@@ -17,6 +17,7 @@ class Here:
         self._work: dict[int, Work] = {}
         self._events: deque[Event] = deque()
         self.jobs: list[Any] = []
+        self.places: int | None = None
 
     def start(self, worker: int) -> None:
         facts, self._work[worker] = self._begin()
