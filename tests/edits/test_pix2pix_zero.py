@@ -24,6 +24,7 @@ from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.regularised_ddim import regularised_ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
+from sfumato.models.base import Condition
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.edits.tasks import edit_by
@@ -352,7 +353,7 @@ def test_mistakes_are_named_before_any_work(toy_model: Any, options: Any, messag
 def test_a_model_without_cross_attention_is_refused() -> None:
     model = GaussianModel(cosine_schedule())
     begin = Inversion("drawn", torch.randn(1, 1, 4, 4), tuple(model.schedule.timesteps(2)))
-    direction = Direction(torch.zeros(1, 1, 1), None, "", "", "", "none")
+    direction = Direction(Condition(torch.zeros(1, 1, 1)), model.text_fingerprint, "", "", "none")
     with pytest.raises(ModelError, match="finds no attention layer"):
         run(model, begin, direction=direction)
     assert model.evaluations == 0
