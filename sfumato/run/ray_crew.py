@@ -116,7 +116,7 @@ def check_cluster(address: str) -> None:
     """Finds out at once whether there is a cluster to join; Ray itself tries for minutes.
 
     Raises:
-        UsageError: The address is none, nobody listens there, or Ray is not installed.
+        UsageError: The address is no address, nothing listens there, or Ray is not installed.
     """
     host, _, port = address.rpartition(":")
     if address != AUTO and not (host and port.isdecimal() and 0 < int(port) < 65536):

@@ -132,7 +132,7 @@ def test_a_low_psnr_is_a_warning(toy_model: Any, picture: Image.Image) -> None:
         ({"num_inference_steps": 0}, "num_inference_steps must be"),
         ({"self_replace_step": 0.5}, "did you mean 'self_replace_steps'"),
         ({"self_replace_steps": 1.5}, r"must be in \[0, 1\], got 1.5"),
-        ({"inversion_options": {"tell": "to"}}, "did you mean 'told'"),
+        ({"inversion_options": {"condition_on": "next"}}, "did you mean 'conditioned_on'"),
         ({"fit": "stretch"}, "fit must be one of"),
         ({"size": (100, 100)}, "the nearest is 104x104"),
         ({"mask_pixels": True}, "need a mask"),

@@ -63,7 +63,7 @@ def test_listing_passes_over_other_files_and_names_damaged_ones(made: Path, run:
 
 def test_mistakes_end_with_one_line(made: Path, run: Any, toy: Path, cat: Path) -> None:
     assert "no direction at 'missing.safetensors'" in run("direction", "show", "missing.safetensors", code=1).stderr
-    assert "is no folder" in run("direction", "list", "nowhere", code=2).stderr
+    assert "is not a folder" in run("direction", "list", "nowhere", code=2).stderr
     assert "SOURCE is empty" in run("direction", "make", " ", "dog", code=2).stderr
     assert "give both" in run("direction", "make", "cat", "dog", "--source-sentences", "cats.txt", code=2).stderr
     missing = ("--source-sentences", "none.txt", "--target-sentences", "dogs.txt")

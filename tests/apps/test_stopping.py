@@ -33,7 +33,13 @@ def run(function):
 def run(folder: Path, program: str, *args: Any, head: str = HEAD, **given: Any) -> subprocess.CompletedProcess[bytes]:
     code = head + textwrap.dedent(program)
     command = [sys.executable, "-c", code, *map(str, args)]
+    given.setdefault("preexec_fn", heed_hangups)
     return subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=60, **given)
+
+
+def heed_hangups() -> None:
+    """As in a terminal, also where these tests run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
