@@ -32,7 +32,12 @@ def by_step(case: Case, name: str) -> bool:
 
 
 def steps_to_run(case: Case) -> int:
-    """Two, or more where the case names a later step from which its control acts: then that one is the last."""
+    """Two, or more where the case names a later step from which its control acts: then that one is the last.
+
+    One where each step optimises in steps of its own.
+    """
+    if case.parameters.get("num_inner_steps", 0) > 1:
+        return 1
     return max(STEPS, case.parameters.get("start_step", 0) + 1)
 
 

@@ -35,10 +35,12 @@ def test_cases_with_steps_at_large_latents_take_long(tmp_path: Path) -> None:
     assert not takes_long(no_run)
 
 
-def test_a_control_that_starts_later_acts_once(tmp_path: Path) -> None:
+def test_a_control_that_starts_later_acts_once_and_steps_of_inner_steps_are_fewer(tmp_path: Path) -> None:
     case = case_of(tmp_path, 16)
     late = replace(case, description={**case.description, "parameters": {"start_step": 4}})
     assert (steps_to_run(case), steps_to_run(late)) == (2, 5)
+    tuned = replace(case, description={**case.description, "parameters": {"num_inner_steps": 3}})
+    assert steps_to_run(tuned) == 1
 
 
 def test_first_steps_are_compared_and_the_end_of_the_run_is_not(tmp_path: Path) -> None:
