@@ -212,8 +212,9 @@ def batch(
         return
     with finishing() as asked, watch.progress(out) as tick:
         done = run_batch(
-            rows.lines, defaults, shared, out, options, stopping=lambda: asked.number is not None, tick=tick
-        )
+            rows.lines, defaults, shared, out, options, hire=_on_ray(ray),
+            stopping=lambda: asked.number is not None, tick=tick,
+        )  # fmt: skip
     page = _report(done, out) if report else None
     _end(done, out, page, asked, as_json)
 
@@ -279,14 +280,12 @@ def _report(done: Batch, out: Path) -> Path:
     from sfumato.bench.report import write_report
 
     measures = [
-        Measure(
-            "reconstruction_psnr", "Reconstruction PSNR, dB", "higher", "How well the source image came back.", "keep"
-        ),
+        Measure("reconstruction_psnr", "reconstruction PSNR, dB", "higher", "Against the source image.", "keep"),
         Measure("evaluations", "evaluations", "lower", "Rows through the network for one image.", "", 0),
         Measure("took", "seconds", "lower", "Of the worker, for one image."),
     ]
     rows = done.report_rows()
-    about = "Every edit of the batch; those whose source image came back worst are first. Figures are of the worker."
+    about = "Every edit of the batch, the worst reconstruction first. Figures are of the worker."
     return write_report(
         out, out / "report.html", rows, measures, done.settings, title=f"Batch {out.name}", about=about, find=done.find
     )
@@ -296,7 +295,7 @@ def _end(done: Batch, out: Path, page: Path | None, asked: Asked, as_json: bool)
     """Says what was done, and leaves with the exit code that says it, too."""
     progress = done.progress
     if done.gone:
-        note(f"{done.gone} rows in {out} are of items that are not asked for any more; they are kept")
+        note(f"{done.gone} rows in {out} are of items that the manifest no longer has; they are kept")
     if as_json:
         report = {} if page is None else {"report": str(page)}
         print_json({"command": "batch", "out": str(out), **progress.to_json(), **report})

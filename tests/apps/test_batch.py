@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sfumato.errors import UsageError
 from sfumato.run.rows import ROWS
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +100,19 @@ def test_a_dry_run_writes_nothing(run: Any, manifest: Path, toy: Path, folder: P
     assert (answer["items"], answer["broken"], answer["runs"]) == (6, 2, 3)
     assert answer["seconds"] > 0
     assert "4 of 6" not in run("batch", manifest, *options(toy, "out"), "--dry-run").stdout
+
+
+def test_a_batch_on_ray_is_made_by_actors(
+    run: Any, manifest: Path, toy: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sfumato.run import ray_crew
+
+    def actors(begin: object, address: str) -> None:
+        raise UsageError(f"actors at {address}")
+
+    monkeypatch.setattr(ray_crew, "check_cluster", lambda address: None)
+    monkeypatch.setattr(ray_crew, "RayCrew", actors)
+    assert "actors at host:6379" in run("batch", manifest, *options(toy, "out"), "--ray", "host:6379", code=2).stderr
 
 
 def test_the_first_signal_finishes_what_runs(manifest: Path, toy: Path, folder: Path, run: Any) -> None:
