@@ -19,7 +19,9 @@ from sfumato.apps.options import (
     Embedding,
     Fit,
     Guidance,
+    InversionSettings,
     Lora,
+    MethodSettings,
     ModelName,
     Revision,
     Size,
@@ -27,6 +29,7 @@ from sfumato.apps.options import (
     Vae,
     Variant,
     given,
+    parse_inversion_options,
     parse_options,
     parse_size,
     parts,
@@ -65,20 +68,8 @@ def batch(
     inversion: Annotated[
         str | None, typer.Option(help="Inversion of rows that name none.", show_default="the method's first choice")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="An option of --method; see: sfumato methods METHOD. Repeatable."
-        ),
-    ] = None,
-    inversion_settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set-inversion",
-            metavar="NAME=VALUE",
-            help="An option of --inversion; see: sfumato methods INVERSION. Repeatable.",
-        ),
-    ] = None,
+    settings: MethodSettings = None,
+    inversion_settings: InversionSettings = None,
     negative: Annotated[str | None, typer.Option(help="Negative prompt of rows that have none.")] = None,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -224,17 +215,13 @@ def _method_options(
 ) -> dict[str, Any]:
     """Options of all rows, checked."""
     from sfumato.edits.method import METHODS
-    from sfumato.inversions.method import INVERSIONS
 
-    entry, found = METHODS[method or "prompt-to-prompt"], {}
-    if inversion is not None:
-        INVERSIONS.__getitem__(inversion)
-    if settings:
-        found["options"] = parse_options(entry, settings)
-    if inversion_settings:
-        chosen = INVERSIONS[inversion or entry.default_inversion]
-        found["inversion_options"] = parse_options(chosen, inversion_settings, flag="--set-inversion")
-    return found
+    method = method or "prompt-to-prompt"
+    of_inversion = parse_inversion_options(inversion_settings, inversion, method)
+    return {
+        **({"options": parse_options(METHODS[method], settings)} if settings else {}),
+        **({"inversion_options": of_inversion} if of_inversion else {}),
+    }
 
 
 def _on_ray(address: str | None) -> Hire | None:

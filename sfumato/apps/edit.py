@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sfumato.apps.console import comes_back, cost_fields, note, print_json, stdout, table, working
+from sfumato.apps.console import note, working
+from sfumato.apps.edit_report import report, save_tried
 from sfumato.apps.options import (
     AsJson,
     ClipSkip,
@@ -17,6 +18,7 @@ from sfumato.apps.options import (
     Embedding,
     Fit,
     Guidance,
+    InversionSettings,
     Lora,
     Mask,
     MaskFeather,
@@ -24,6 +26,7 @@ from sfumato.apps.options import (
     MaskPixels,
     MaskThreshold,
     MaskWords,
+    MethodSettings,
     ModelName,
     Revision,
     Size,
@@ -35,6 +38,7 @@ from sfumato.apps.options import (
     given,
     load,
     outputs,
+    parse_inversion_options,
     parse_options,
     parse_size,
     parts,
@@ -97,12 +101,7 @@ def edit(
     seed: Annotated[
         int | None, typer.Option(help="Seed of all random draws; -1 picks a random one.", show_default="0")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods METHOD. Repeatable."
-        ),
-    ] = None,
+    settings: MethodSettings = None,
     weight: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,14 +120,7 @@ def edit(
             show_default="0, off",
         ),
     ] = None,
-    inversion_settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set-inversion",
-            metavar="NAME=VALUE",
-            help="An option of the inversion; see: sfumato methods INVERSION. Repeatable.",
-        ),
-    ] = None,
+    inversion_settings: InversionSettings = None,
     inverted: Annotated[
         Path | None, typer.Option(help="A file of `sfumato invert`, so that the image is not inverted again.")
     ] = None,
@@ -211,20 +203,9 @@ def edit(
     results: dict[int, EditResult] = {}
     for k, result in run_each(loaded, requests):
         result.save(paths[k])
-        _save_tried(result, paths[k])
+        save_tried(result, paths[k])
         results[k] = result
-    _report([results[k] for k in range(len(paths))], [outputs(path, count) for path in paths], as_json)
-
-
-def _save_tried(result: EditResult, path: Path) -> None:
-    """A sheet of all candidates beside the result, where there were several."""
-    if not result.tried:
-        return
-    from sfumato.apps.tradeoff import tradeoff_sheet
-    from sfumato.images import save_image
-
-    sheet = save_image(tradeoff_sheet(result), path.with_name(f"{path.stem}-tried.png"))
-    note(f"all {len(result.tried)} candidates and their trade-off: {sheet}")
+    report([results[k] for k in range(len(paths))], [outputs(path, count) for path in paths], as_json)
 
 
 @dataclass(frozen=True)
@@ -241,13 +222,7 @@ class _Settings:
         return parse_options(METHODS[name], self.method, self.weights)
 
     def of_inversion(self, name: str | None, method: str) -> dict[str, Any]:
-        from sfumato.edits.method import METHODS
-        from sfumato.inversions.method import INVERSIONS
-
-        if name is None and not self.inversion:
-            return {}
-        entry = INVERSIONS[name or METHODS[method].default_inversion]
-        return parse_options(entry, self.inversion, flag="--set-inversion")
+        return parse_inversion_options(self.inversion, name, method)
 
 
 def _new(asked: dict[str, Any], texts: _Settings) -> EditRequest:
@@ -327,46 +302,3 @@ def _inputs(request: EditRequest, like: Path | None) -> list[Path]:
 
     paths = [path_of(source) for source in (request.image, request.inverted, request.mask)]
     return [Path(path) for path in (*paths, like) if path is not None]
-
-
-def _report(results: list[EditResult], paths: list[list[Path]], as_json: bool) -> None:
-    if as_json and len(results) == 1:
-        print_json({"command": "edit", **_fields(results[0], paths[0])})
-        return
-    if as_json:
-        each = [_fields(result, files) for result, files in zip(results, paths, strict=True)]
-        print_json({"command": "edit", "images": [str(file) for files in paths for file in files], "pictures": each})
-        return
-    for result, files in zip(results, paths, strict=True):
-        rows = [("result", ", ".join(map(str, files)))]
-        rows += [("source", comes_back(result.reconstruction_psnr, result.ceiling_psnr))]
-        if result.distances is not None:
-            first, last = result.distances[0].tolist(), result.distances[-1].tolist()
-            parted = ", ".join(f"{start:.2f} to {end:.2f}" for start, end in zip(first, last, strict=True))
-            rows.append(("apart", f"{parted} (distance of the latents to the source's, first and last step)"))
-        rows.append(("cost", str(result.cost)))
-        table(rows, to=stdout())
-        for text in result.notes:
-            note(text)
-
-
-def _fields(result: EditResult, paths: list[Path]) -> dict[str, Any]:
-    """What `--json` says of one image."""
-    return {
-        "images": [str(path) for path in paths],
-        "reconstruction_psnr": result.reconstruction_psnr,
-        "ceiling_psnr": result.ceiling_psnr,
-        "distances": None if result.distances is None else result.distances.tolist(),
-        "tried": [
-            {
-                "method": edit.method,
-                "options": dict(edit.options),
-                "agreement": edit.agreement,
-                "change": edit.change,
-            }
-            for edit in result.tried
-        ],
-        "cost": cost_fields(result.cost),
-        "notes": list(result.notes),
-        "recipe": dict(result.recipe),
-    }

@@ -19,6 +19,7 @@ from sfumato.apps.options import (
     Fit,
     Guidance,
     Lora,
+    MethodSettings,
     ModelName,
     Revision,
     Size,
@@ -54,12 +55,7 @@ def morph(
     ] = False,
     spacing: movie.Spacing = None,
     distance: movie.DistanceName = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods METHOD. Repeatable."
-        ),
-    ] = None,
+    settings: MethodSettings = None,
     spacing_settings: movie.SpacingSettings = None,
     model: ModelName = None,
     steps: Steps = None,

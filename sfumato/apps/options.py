@@ -103,6 +103,20 @@ EncodeSteps = Annotated[
         " usual.",
     ),
 ]
+MethodSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods METHOD. Repeatable."
+    ),
+]
+InversionSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set-inversion",
+        metavar="NAME=VALUE",
+        help="An option of the inversion; see: sfumato methods INVERSION. Repeatable.",
+    ),
+]
 Mask = Annotated[
     Path | None,
     typer.Option(help="An image of the same size: white may change, black stays, grey is in between."),
@@ -228,6 +242,21 @@ def parse_options(
     if factors:
         options["weights"] = {**(options.get("weights") or {}), **factors}
     return entry.check_options(options)
+
+
+def parse_inversion_options(settings: Iterable[str] | None, name: str | None, method: str) -> dict[str, Any]:
+    """Reads `--set-inversion name=value` into options of an inversion, by default the method's first choice, checked.
+
+    Raises:
+        UsageError: The method, the inversion or an option is unknown, or as in `parse_options`.
+    """
+    from sfumato.edits.method import METHODS
+    from sfumato.inversions.method import INVERSIONS
+
+    entry = METHODS[method]
+    if name is None and not settings:
+        return {}
+    return parse_options(INVERSIONS[name or entry.default_inversion], settings, flag="--set-inversion")
 
 
 def outputs(first: Path, count: int = 1) -> list[Path]:

@@ -25,6 +25,7 @@ from sfumato.apps.options import (
     MaskPixels,
     MaskThreshold,
     MaskWords,
+    MethodSettings,
     ModelName,
     Revision,
     Size,
@@ -81,12 +82,7 @@ def slider(
     frames: Annotated[int, typer.Option(help="Number of frames, the first and the last included; at least 3.")] = 8,
     spacing: movie.Spacing = None,
     distance: movie.DistanceName = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="NAME=VALUE", help="An option of the method; see: sfumato methods METHOD. Repeatable."
-        ),
-    ] = None,
+    settings: MethodSettings = None,
     spacing_settings: movie.SpacingSettings = None,
     model: ModelName = None,
     steps: Steps = None,
