@@ -140,6 +140,7 @@ class Batch:
         rows = {(row.name, row.key): row for row in self.file.rows}
         taken = {row.name.lower(): row.key for row in rows.values() if row.done}
         self._items = laid_out(lines, defaults, settings, options, taken)
+        self._by_name = {item.name: item for item in self._items}
         self._known = {item.name: row for item in self._items if (row := rows.get((item.name, item.key))) is not None}
         self.gone = len(rows) - len(self._known)
         self._missing = {item.name for item in self._items if self._is_missing(item)}
@@ -160,8 +161,7 @@ class Batch:
 
     def report_rows(self) -> list[Row]:
         """The latest row of each item, in the words of benchmarks' reports; see `find` for the images."""
-        asked = {item.name: item for item in self._items}
-        latest = {row["item"]: row for row in each_row(self.file.folder, ROW) if row["item"] in asked}
+        latest = {row["item"]: row for row in each_row(self.file.folder, ROW) if row["item"] in self._by_name}
         found = []
         for name, row in latest.items():
             done = row["status"] == "done"
@@ -190,7 +190,7 @@ class Batch:
         """
         if not name.startswith(f"{SOURCE}/"):
             return self.file.folder / name  # which its check keeps inside
-        item = next(item for item in self._items if item.name == name.removeprefix(f"{SOURCE}/"))
+        item = self._by_name[name.removeprefix(f"{SOURCE}/")]
         image = item.arguments.get("image") or next(iter(item.arguments.get("images", ())), None)
         if image is None:
             raise ImageError(f"{item.name} has no source image")

@@ -48,17 +48,18 @@ def named(items: Sequence[Item], settings: Settings, taken: Mapping[str, str]) -
         taken: Keys of the images that are there, by name in lower case.
     """
     given: set[str] = set()
+    tried: dict[str, int] = {}
     found = []
     for item in items:
         ending = settings.movie if item.command == "morph" else Path(settings.name).suffix
-        wanted = _name(item, settings)
-        tries = (wanted, *(f"{wanted}-{item.key[:8]}{f'-{k}' if k > 1 else ''}" for k in range(1, len(items) + 1)))
-        for name in tries:
-            low = f"{name}{ending}".lower()
-            if low not in given and taken.get(low, item.key) == item.key:
-                given.add(low)
-                found.append(replace(item, name=f"{name}{ending}"))
-                break
+        name = wanted = _name(item, settings)
+        while (low := f"{name}{ending}".lower()) in given or taken.get(low, item.key) != item.key:
+            name = f"{wanted}-{item.key[:8]}"
+            tried[name] = tried.get(name, 0) + 1
+            if tried[name] > 1:
+                name += f"-{tried[name]}"
+        given.add(low)
+        found.append(replace(item, name=f"{name}{ending}"))
     return found
 
 
