@@ -22,7 +22,7 @@ TIERS = (
     {"sampling", "emoji", "judges"},
     {"inversions", "attention", "conditions"},
     {"guidance", "adaptation"},
-    {"edits", "morphs", "distill"},
+    {"edits", "morphs", "distillation"},
     {"api", "bench", "run"},
     {"apps"},
     {"__main__"},
@@ -178,7 +178,11 @@ def test_checker_accepts_the_order(tmp_path: Path) -> None:
         ("edits/method.py", "from sfumato import load_model", "from the public face"),
         ("metrics/psnr.py", "from sfumato.images import read", "depends on nothing of the package"),
         ("edits/method.py", "from diffusers import UNet2DConditionModel", "only models/, judges/ and emoji/ may"),
-        ("distill/fast.py", "def run():\n    import transformers.models.clip", "only models/, judges/ and emoji/ may"),
+        (
+            "edits/fast.py",
+            "def run():\n    import transformers.models.clip",
+            "only models/, judges/ and emoji/ may",
+        ),
         ("surprise.py", "", "give 'surprise' a place"),
     ],
 )

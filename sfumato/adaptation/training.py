@@ -195,7 +195,7 @@ def fit(
                 if rate is not None:
                     for group in optimizer.param_groups:
                         group["lr"] = rate(iteration)
-                with _unbroken():
+                with unbroken():
                     optimizer.step()
                     losses.append(found)
                 if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
@@ -262,7 +262,7 @@ _STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if h
 
 
 @contextmanager
-def _unbroken() -> Iterator[None]:
+def unbroken() -> Iterator[None]:
     """Holds Ctrl-C and the request to end back to the end of the block, so that no update is left half made."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,0 +1,116 @@
+"""Pairs that a student learns from: images, and what the teacher made of them, with equal changes to both sides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sfumato.errors import UsageError
+
+HELD_OUT = 0.1
+FEWEST = 32
+"""Pairs that a student can be trained on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Images of one size, in bytes.
+
+    Attributes:
+        names: Of each pair, all different.
+        sources, targets: uint8, (pairs, 3, height, width).
+    """
+
+    names: tuple[str, ...]
+    sources: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.sources.shape[3], self.sources.shape[2]
+
+    def digest(self) -> str:
+        """SHA-256 of all pixels."""
+        found = hashlib.sha256(str(tuple(self.sources.shape)).encode())
+        for part in (self.sources, self.targets):
+            found.update(part.contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    def some(self, rows: Sequence[int]) -> Pairs:
+        """Those of these numbers, in their order."""
+        chosen = list(rows)
+        return Pairs(tuple(self.names[row] for row in chosen), self.sources[chosen], self.targets[chosen])
+
+    def split(self) -> tuple[Pairs, Pairs]:
+        """Those that are trained on, and those held out: one in ten, by their names alone."""
+        order = sorted(range(len(self)), key=lambda row: hashlib.sha256(self.names[row].encode()).hexdigest())
+        count = max(2, round(HELD_OUT * len(self)))
+        held_out = set(order[:count])
+        return self.some([k for k in range(len(self)) if k not in held_out]), self.some(sorted(held_out))
+
+    def pixels(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Sources and targets of some pairs, in [-1, 1], (rows, 3, height, width)."""
+        chosen = list(rows)
+        return as_pixels(self.sources[chosen]), as_pixels(self.targets[chosen])
+
+
+def check_count(kept: int, made: int) -> None:
+    """Refuses pairs that are too few to learn from.
+
+    Raises:
+        UsageError: Says how many are missing.
+    """
+    if kept < FEWEST:
+        raise UsageError(
+            f"{kept} of {made} pairs can be used, and a student needs {FEWEST}: give at least {FEWEST - kept} more"
+            " images, or keep more of the pairs (--keep, --agreement)"
+        )
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """uint8 to float32 pixels in [-1, 1]."""
+    return images.float() / 127.5 - 1.0
+
+
+def rows_of_step(step: int, batch: int, count: int, seed: int) -> list[int]:
+    """Which pairs are in the batch of a step: every epoch sees each pair once, in an order of its own."""
+    rows = []
+    for place in range(step * batch, (step + 1) * batch):
+        epoch, within = divmod(place, count)
+        generator = torch.Generator().manual_seed(seed + epoch)
+        rows.append(int(torch.randperm(count, generator=generator)[within]))
+    return rows
+
+
+def moved_alike(
+    sources: Tensor, targets: Tensor, generator: torch.Generator, *, shift: float, mirror: bool
+) -> tuple[Tensor, Tensor]:
+    """Moves both sides of each pair by the same random amount, and mirrors every other pair.
+
+    Args:
+        sources, targets: Pixels, (batch, 3, height, width).
+        generator: Of all draws.
+        shift: Most, as a share of the sides; what comes in repeats the edge.
+        mirror: Whether left and right may change places.
+    """
+    height, width = sources.shape[2:]
+    most = [int(shift * side) for side in (height, width)]
+    both = torch.cat([sources, targets], dim=1)
+    padded = F.pad(both, (most[1], most[1], most[0], most[0]), mode="replicate")
+    found = []
+    for one in padded:
+        top, left = (int(torch.randint(2 * side + 1, (), generator=generator)) for side in most)
+        cut = one[:, top : top + height, left : left + width]
+        flipped = mirror and bool(torch.rand((), generator=generator) < 0.5)
+        found.append(cut.flip(2) if flipped else cut)
+    stacked = torch.stack(found)
+    return stacked[:, :3], stacked[:, 3:]
