@@ -1,7 +1,8 @@
-"""The model that the golden cases were made with, and when they run: first, shared out among the processes."""
+"""The models that the golden cases were made with, and when cases run: first, shared out among the processes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -10,14 +11,21 @@ from torch.overrides import TorchFunctionMode
 
 import sfumato
 from tests.conformance.golden import cases_folder
-from tests.conformance.tiny_sd import copy_tiny_sd
+from tests.conformance.tiny_sd import copy_model
 
 
 @pytest.fixture(scope="session")
-def conformance_model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The model beside the cases under test, on the CPU in float32."""
-    folder = copy_tiny_sd(cases_folder(), tmp_path_factory.mktemp("conformance"))
-    return sfumato.load_model(folder, device="cpu")
+def conformance_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | None], Any]:
+    """Gives the model of a name beside the cases under test, on the CPU in float32; None where a case needs none."""
+
+    @cache
+    def load(name: str | None) -> Any:
+        if name is None:
+            return None
+        folder = copy_model(cases_folder(), name, tmp_path_factory.mktemp("conformance"))
+        return sfumato.load_model(folder, device="cpu")
+
+    return load
 
 
 class WideHeads(TorchFunctionMode):

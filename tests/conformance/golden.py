@@ -126,6 +126,12 @@ class Case:
         return (self.folder / "tensors.safetensors").stat().st_size
 
     @property
+    def model(self) -> str | None:
+        """Folder of its model, beside the cases; None: it needs none, or brings its own."""
+        stated = re.match(r"tiny-[\w.-]+", str(self.description.get("model", "tiny-sd")))
+        return None if stated is None else stated[0]
+
+    @property
     def prompts(self) -> Any:
         return self.description.get("prompts")
 

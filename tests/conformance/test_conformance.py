@@ -67,7 +67,7 @@ def test_case(case: Case, request: pytest.FixtureRequest) -> None:
         pytest.skip("a method to come: no runner yet")  # the same words, so that the summary has one line for all
     assert run is not None, f"no runner for {case.system}, {case.kind}"
 
-    model: Any = request.getfixturevalue("conformance_model")  # not before: a skipped case needs none
+    model: Any = request.getfixturevalue("conformance_model")(case.model)  # not before: a skipped case needs none
     judge(case, compare(case, run(case, model)))
 
 
@@ -78,7 +78,7 @@ def test_first_steps(case: Case, conformance_model: Any) -> None:
     assert run is not None, f"no runner for {case.system}, {case.kind}"
     steps = steps_to_run(case)
     with stopped_early(steps, inversions=run.inversion_only):
-        judge(case, compare_first_steps(case, run(case, conformance_model), steps))
+        judge(case, compare_first_steps(case, run(case, conformance_model(case.model)), steps))
 
 
 def judge(case: Case, comparisons: list[Comparison]) -> None:

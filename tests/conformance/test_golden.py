@@ -191,3 +191,19 @@ def test_a_damaged_case_is_named(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ValueError, match="lacks case, kind, outputs, system, tolerance"):
         Case.read(path)
+
+
+@pytest.mark.parametrize(
+    ("stated", "name"),
+    [
+        ({}, "tiny-sd"),
+        ({"model": "tiny-flux"}, "tiny-flux"),
+        ({"model": "tiny-sd (tokenizer only)"}, "tiny-sd"),
+        ({"model": None}, None),
+        ({"model": "two networks in this folder"}, None),
+    ],
+)
+def test_the_model_that_a_case_names(tmp_path: Path, stated: dict[str, Any], name: str | None) -> None:
+    description = {"system": "s", "case": "c", "kind": "k", "outputs": {}, "tolerance": 0.1, **stated}
+    (tmp_path / "case.json").write_text(json.dumps(description))
+    assert Case.read(tmp_path / "case.json").model == name
