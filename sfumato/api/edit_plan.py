@@ -191,7 +191,7 @@ def _choose_inversion(method: Method, name: str | None, inverted: Inversion | No
                 f" give one of {', '.join(method.inversions)}"
             )
         return ""
-    entry = INVERSIONS[chosen]
+    INVERSIONS[chosen]  # known, or an error
     if method.from_image:
         if inverted is not None and inverted.trajectory is None and inverted.source_image is None:
             raise InversionError(
@@ -200,6 +200,7 @@ def _choose_inversion(method: Method, name: str | None, inverted: Inversion | No
         return ""
     if chosen in method.inversions:
         return chosen
-    reason = method.refuses.get(chosen, f"{entry.title} is not among those that it takes")
     takes = ", ".join(method.inversions)
-    raise UsageError(f"{method.name} cannot start from inversion {chosen!r}: {reason}; it takes: {takes}")
+    raise UsageError(
+        f"{method.name} cannot start from inversion {chosen!r}: {method.why_not(chosen)}; it takes: {takes}"
+    )

@@ -28,20 +28,26 @@ class Method(Entry[Callable[Concatenate[EditTask, ...], LatentEdit]]):
     """An editing method as `METHODS` knows it.
 
     Attributes:
-        starts: Names of the inversions that it starts from, the default one first; empty: it starts from the image
+        named: Names of the inversions that it starts from, the default one first; empty: it starts from the image
             itself.
-        refuses: Why each of the other inversions does not serve it, by its name.
+        refuses: Why each of the other inversions does not serve it, by its name; see `why_not`.
         takes_mask: Whether it has a mask of its own, which the user's mask replaces.
     """
 
-    starts: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)
     takes_mask: bool = False
 
     @property
     def from_image(self) -> bool:
         """Whether it starts from the image itself, so that it needs no inversion."""
-        return not self.starts
+        return not self.named
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """Names of all inversions that it starts from: those that it names, and those that serve like one of them."""
+        like = (name for name, entry in INVERSIONS.items() if entry.serves_like in self.named)
+        return tuple(dict.fromkeys([*self.named, *like]))
 
     @property
     def inversions(self) -> tuple[str, ...]:
@@ -51,7 +57,13 @@ class Method(Entry[Callable[Concatenate[EditTask, ...], LatentEdit]]):
     @property
     def default_inversion(self) -> str:
         """The inversion to run where none is named; "" where none is needed."""
-        return next(iter(self.starts), "")
+        return next(iter(self.named), "")
+
+    def why_not(self, inversion: str) -> str:
+        """Why an inversion that is not among `inversions` does not serve it."""
+        entry = INVERSIONS[inversion]
+        reason = self.refuses.get(inversion) or entry.serves_only or self.refuses.get(entry.serves_like)
+        return reason or f"{entry.title} is not among those that it takes"
 
 
 METHODS: Registry[Method] = Registry("method", "sfumato.edits")
@@ -66,7 +78,7 @@ def edit_method(
     takes_mask: bool = False,
     **description: Unpack[Description],
 ) -> Callable[[Recipe], Recipe]:
-    """Registers the decorated recipe, whose type it keeps; see `Method` for the fields, `inversions` are `starts`."""
+    """Registers the decorated recipe, whose type it keeps; see `Method` for the fields, `inversions` are `named`."""
     return METHODS.decorator(
-        name, Method, starts=inversions, refuses=refuses or {}, takes_mask=takes_mask, **description
+        name, Method, named=inversions, refuses=refuses or {}, takes_mask=takes_mask, **description
     )

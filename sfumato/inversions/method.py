@@ -27,9 +27,13 @@ class InversionEntry(Entry[Callable[Concatenate[InversionTask, ...], Inversion]]
     Attributes:
         source_guidance_scale: Guidance of the source branch at which the image is reconstructed; None: any, since the
             inversion corrects for it.
+        serves_like: Name of the inversion whose methods it serves, too; "": of none.
+        serves_only: Why it serves no method but those that name it; "": each method says what it refuses.
     """
 
     source_guidance_scale: float | None = 1.0
+    serves_like: str = ""
+    serves_only: str = ""
 
 
 INVERSIONS: Registry[InversionEntry] = Registry("inversion", "sfumato.inversions")
@@ -37,7 +41,15 @@ Recipe = TypeVar("Recipe", bound=InversionRecipe)
 
 
 def inversion(
-    name: str, *, source_guidance_scale: float | None = 1.0, **description: Unpack[Description]
+    name: str,
+    *,
+    source_guidance_scale: float | None = 1.0,
+    serves_like: str = "",
+    serves_only: str = "",
+    **description: Unpack[Description],
 ) -> Callable[[Recipe], Recipe]:
     """Registers the decorated function, whose type it keeps; see `InversionEntry` for the fields."""
-    return INVERSIONS.decorator(name, InversionEntry, source_guidance_scale=source_guidance_scale, **description)
+    return INVERSIONS.decorator(
+        name, InversionEntry, source_guidance_scale=source_guidance_scale, serves_like=serves_like,
+        serves_only=serves_only, **description,
+    )  # fmt: skip
