@@ -22,6 +22,7 @@ _HOMES = {
     "GenerateRequest": "sfumato.api.requests",
     "GenerateResult": "sfumato.api.results",
     "Inversion": "sfumato.inversions.result",
+    "DistillResult": "sfumato.api.distill",
     "InvertRequest": "sfumato.api.requests",
     "InvertResult": "sfumato.api.results",
     "MorphRequest": "sfumato.api.requests",
@@ -32,10 +33,12 @@ _HOMES = {
     "TranslateResult": "sfumato.api.translate",
     "UsageError": "sfumato.errors",
     "Watch": "sfumato.watch",
+    "distill": "sfumato.api.distill",
     "edit": "sfumato.api.edit",
     "edit_many": "sfumato.api.several_edits",
     "generate": "sfumato.api.generate",
     "invert": "sfumato.api.invert",
+    "load_distilled": "sfumato.distillation.distilled",
     "load_model": "sfumato.models.loading",
     "morph": "sfumato.api.morph",
     "read_request": "sfumato.api.recipe",
@@ -46,6 +49,8 @@ _HOMES = {
 __all__ = [*_HOMES]
 
 if TYPE_CHECKING:
+    from sfumato.api.distill import DistillResult as DistillResult
+    from sfumato.api.distill import distill as distill
     from sfumato.api.edit import edit as edit
     from sfumato.api.generate import generate as generate
     from sfumato.api.invert import invert as invert
@@ -65,6 +70,7 @@ if TYPE_CHECKING:
     from sfumato.api.slider import slider as slider
     from sfumato.api.translate import TranslateResult as TranslateResult
     from sfumato.api.translate import translate as translate
+    from sfumato.distillation.distilled import load_distilled as load_distilled
     from sfumato.edits.method import METHODS as METHODS
     from sfumato.errors import SfumatoError as SfumatoError
     from sfumato.errors import UsageError as UsageError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,16 +64,22 @@ class Pairs:
         return as_pixels(self.sources[chosen]), as_pixels(self.targets[chosen])
 
 
-def check_count(kept: int, made: int) -> None:
+def check_count(kept: int, reasons: Sequence[str]) -> None:
     """Refuses pairs that are too few to learn from.
 
+    Args:
+        kept: Pairs that can be used.
+        reasons: Why each pair is left out; "" where it is not.
+
     Raises:
-        UsageError: Says how many are missing.
+        UsageError: Says how many are missing, and why most are.
     """
     if kept < FEWEST:
+        kinds = Counter(reason.partition(" (")[0] for reason in reasons if reason)
+        most = "; left out: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) if kinds else ""
         raise UsageError(
-            f"{kept} of {made} pairs can be used, and a student needs {FEWEST}: give at least {FEWEST - kept} more"
-            " images, or keep more of the pairs (--keep, --agreement)"
+            f"{kept} of {len(reasons)} pairs can be used, and a student needs {FEWEST}: give at least {FEWEST - kept}"
+            f" more images, or keep more of the pairs{most}"
         )
 
 

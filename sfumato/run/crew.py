@@ -1,8 +1,8 @@
 """Worker processes: each prepares itself once, then does one job at a time and says what came of it.
 
 A crew does not know what the jobs are, and replaces no worker: it says which are gone (`sfumato.run.jobs` decides what
-to do then). `Processes` are those of this machine. A worker ends as soon as its parent is gone, so that a killed run
-leaves nothing behind; it ignores Ctrl-C and SIGTERM, which the parent handles.
+to do then). `Processes` are those of this machine; `ThisProcess` does the jobs where it is. A process ends when its
+parent is gone, so that a killed run leaves nothing behind; it ignores Ctrl-C and SIGTERM, which the parent handles.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -152,6 +153,35 @@ class Processes:
         for one in self._processes.values():
             _end(one)
         self._processes.clear()
+
+
+class ThisProcess:
+    """Workers in this process, for callers that have loaded the model: a job is done when it is sent."""
+
+    def __init__(self, begin: Begin) -> None:
+        """Starts nothing yet."""
+        self._begin = begin
+        self.places: int | None = 1
+        self._work: dict[int, Work] = {}
+        self._events: deque[Event] = deque()
+
+    def start(self, worker: int) -> None:
+        facts, self._work[worker] = self._begin()
+        self._events.append(Ready(worker, facts))
+
+    def send(self, worker: int, job: Any) -> None:
+        self._events.append(Result(worker, self._work[worker](job)))
+
+    def wait(self, seconds: float) -> list[Event]:
+        return [self._events.popleft()] if self._events else []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
 
 
 def _end(one: _Process) -> None:

@@ -71,9 +71,11 @@ def test_a_teacher_that_changed_nothing_is_an_error() -> None:
 
 
 def test_too_few_pairs_are_an_error_that_says_how_many_are_missing() -> None:
-    check_count(32, 40)
-    with pytest.raises(UsageError, match="20 of 50 pairs can be used, and a student needs 32: give at least 12 more"):
-        check_count(20, 50)
+    check_count(32, [""] * 32)
+    reasons = [""] * 20 + ["hardly changed (0.01)", "hardly changed (0.02)", "bad reconstruction (3.0 dB)"]
+    said = "20 of 23 pairs can be used.* needs 32: give at least 12 more .* 2 hardly changed, 1 bad reconstruction"
+    with pytest.raises(UsageError, match=said):
+        check_count(20, reasons)
 
 
 def test_held_out_pairs_follow_from_their_names() -> None:
