@@ -37,7 +37,7 @@ def toy_tokenizer(*, pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, pad_token=pad_token, model_max_length=TEXT_POSITIONS)
 
 
-def _text_config(tokenizer: CLIPTokenizer, **changes: Any) -> Any:
+def text_config(tokenizer: CLIPTokenizer, **changes: Any) -> Any:
     from transformers import CLIPTextConfig
 
     options: dict[str, Any] = {
@@ -93,7 +93,7 @@ def toy_sd_pipeline(*, prediction_type: str = "epsilon", seed: int = 0, **unet_c
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = toy_tokenizer()
-        text_encoder = CLIPTextModel(_text_config(tokenizer, hidden_act="quick_gelu")).eval()
+        text_encoder = CLIPTextModel(text_config(tokenizer, hidden_act="quick_gelu")).eval()
         unet = UNet2DConditionModel(
             sample_size=16,
             block_out_channels=(16, 16, 32),
@@ -130,9 +130,9 @@ def toy_sdxl_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) -> Any
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer, tokenizer_2 = toy_tokenizer(), toy_tokenizer(pad_token="!")
-        text_encoder = CLIPTextModel(_text_config(tokenizer, hidden_act="quick_gelu")).eval()
+        text_encoder = CLIPTextModel(text_config(tokenizer, hidden_act="quick_gelu")).eval()
         text_encoder_2 = CLIPTextModelWithProjection(
-            _text_config(tokenizer_2, hidden_act="gelu", hidden_size=48, intermediate_size=96, projection_dim=40)
+            text_config(tokenizer_2, hidden_act="gelu", hidden_size=48, intermediate_size=96, projection_dim=40)
         ).eval()
         unet = UNet2DConditionModel(
             sample_size=16,

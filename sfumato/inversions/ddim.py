@@ -5,7 +5,8 @@ Source: Song et al., 2021, https://arxiv.org/abs/2010.02502, Eq. 13 and section 
 
 Each step assumes that the noise predicted at the less noisy latents holds over the step. The network is conditioned on
 the next timestep (the field's convention, also that of diffusers' inverse scheduler); with
-`conditioned_on="current"` on the current one, as in the first Plug-and-Play repository.
+`conditioned_on="current"` on the current one, as in the first Plug-and-Play repository. On a rectified flow the step is
+Euler's (Liu et al., 2022, https://arxiv.org/abs/2209.03003), and the network is conditioned on the level it leaves.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from sfumato.options import Option
 from sfumato.sampling.ddim import ddim_step
 
 ConditionedOn = Annotated[
-    Literal["next", "current"],
+    Literal["next", "current"] | None,
     Option(
         "timestep that the network is conditioned on in a step: that of the noisier end (next), or of the less noisy"
-        " one (current)",
+        " one (current); none: next, on a rectified flow current",
         formerly="told",
         renamed_values={"to": "next", "from": "current"},
     ),
@@ -46,7 +47,7 @@ def ddim_inversion(
     inversion_guidance_scale: Annotated[
         float, Option("guidance scale during the inversion; above 1 the reconstruction drifts", low=1, high=100)
     ] = 1.0,
-    conditioned_on: ConditionedOn = "next",
+    conditioned_on: ConditionedOn = None,
 ) -> Inversion:
     """Carries clean latents to noise, keeping every latent on the way.
 
@@ -56,9 +57,10 @@ def ddim_inversion(
         Noise, trajectory x_0 ... x_T and the grid.
     """
     source, latents = task.source(inversion_guidance_scale), task.clean
+    next_one = conditioned_on == "next" or (conditioned_on is None and task.model.schedule.target != "flow")
     trajectory = [latents]
     for step in task.over(task.steps[::-1]):
-        time = step.time if conditioned_on == "next" else max(step.time_prev, 0)
+        time = step.time if next_one else max(step.time_prev, 0)
         prediction = source.predict(latents, time, step.level_prev)
         # The DDIM step with its levels exchanged: from the less noisy to the noisier one
         latents = ddim_step(prediction, step.level_prev, step.level)

@@ -30,7 +30,7 @@ from sfumato.inversions.task import InversionTask
     cost="1 evaluation a step.",
     source_guidance_scale=1.0,
 )
-def direct_inversion(task: InversionTask, *, conditioned_on: ConditionedOn = "next") -> Inversion:
+def direct_inversion(task: InversionTask, *, conditioned_on: ConditionedOn = None) -> Inversion:
     """Inverts clean latents without guidance; `sample(replay=...)` sets branch 0 to the trajectory.
 
     Costs one network evaluation a step and image.

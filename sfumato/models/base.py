@@ -22,6 +22,9 @@ from sfumato.models.schedules import Level, Schedule
 GUIDANCE = "guidance"
 """Name of the guidance scale of each row, (rows,), among the extras of a condition; absent: 1 (off)."""
 
+POOLED = "pooled"
+"""Name of the pooled text embedding, (rows, dim), among the extras of a condition."""
+
 
 @dataclass(frozen=True, eq=False)
 class Condition:

@@ -21,19 +21,20 @@ from sfumato.errors import ModelError
 from sfumato.models import architecture
 from sfumato.models.files import CONVERT, MAX_LIST, PICKLED, Header, parse_json, read_bytes, read_header
 from sfumato.models.layout import (
-    CLASSES,
     INDEX,
+    T5_TOKENIZER,
     TOKENIZERS,
     VOCABULARY,
     base_of,
     choose_variant,
+    classes_of,
     components,
     config_of,
     has_weights,
     part_of,
     shard_lists,
 )
-from sfumato.models.vocabulary import check_vocabulary
+from sfumato.models.vocabulary import check_pieces, check_vocabulary
 from sfumato.models.weights import fingerprint
 
 # What a pipeline's index says besides its parts, and is used.
@@ -144,13 +145,16 @@ def parse_index(folder: Path, content: bytes) -> dict[str, Any]:
     return index
 
 
-def check_folder(folder: Path, variant: str | None = None, *, weights_of: Collection[str] | None = None) -> Checked:
+def check_folder(
+    folder: Path, variant: str | None = None, *, family: str = "", weights_of: Collection[str] | None = None
+) -> Checked:
     """Finds the files of a diffusers folder that are loaded, and checks that they are safe and that none is missing.
 
     Args:
         folder: Holds `model_index.json` and a folder for each part.
         variant: Part of the file names, such as "fp16"; parts without it are taken in their plain form. None takes the
             plain form, or the only variant where there is no plain one.
+        family: Pipeline class whose adapter serves it; "": the one that the folder names.
         weights_of: Parts whose weights are wanted; of the others, configurations and vocabularies alone. None: all.
 
     Raises:
@@ -158,15 +162,18 @@ def check_folder(folder: Path, variant: str | None = None, *, weights_of: Collec
     """
     content = _index_of(folder)
     refuse_code(folder)
+    index = parse_index(folder, content)
+    family = family or str(index["_class_name"])
     checked = Checked(folder, content, {})
     found_variant = variant is None or weights_of is not None
-    for component, (library, class_name) in components(parse_index(folder, content)).items():
-        if component != "scheduler" and class_name not in CLASSES.get(component, ()):
-            known = ", ".join(CLASSES.get(component, ())) or "none"
+    for component, (library, class_name) in components(index).items():
+        classes = classes_of(family, component)
+        if component != "scheduler" and class_name not in classes:
+            known = ", ".join(classes) or "none"
             raise ModelError(f"{folder} has a {class_name} as {component}, which is not supported (known: {known})")
         where = part_of(folder, component)
         refuse_code(where)
-        part = checked.parts[component] = Part(_configs(folder, component))
+        part = checked.parts[component] = Part(_configs(folder, component, class_name))
         if not has_weights(component) or (weights_of is not None and component not in weights_of):
             continue
         base = base_of(library)
@@ -238,7 +245,7 @@ def _index_of(folder: Path) -> bytes:
     return read_bytes(folder / INDEX)
 
 
-def _configs(folder: Path, component: str) -> dict[str, bytes]:
+def _configs(folder: Path, component: str, class_name: str) -> dict[str, bytes]:
     where = part_of(folder, component)
     config = config_of(component)
     if not (where / config).exists():
@@ -248,7 +255,7 @@ def _configs(folder: Path, component: str) -> dict[str, bytes]:
     architecture.check_config(where / config, found[config])
     if component in TOKENIZERS:
         found |= {name: read_bytes(where / name, MAX_LIST) for name in VOCABULARY if (where / name).exists()}
-        check_vocabulary(where, found)
+        (check_pieces if class_name in T5_TOKENIZER else check_vocabulary)(where, found)
     return found
 
 

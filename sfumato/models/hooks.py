@@ -193,7 +193,8 @@ def projections(layers: Mapping[str, nn.Module]) -> dict[str, nn.Linear]:
     for name, layer in layers.items():
         for part in ("to_q", "to_k", "to_v"):
             found[f"{name}.{part}"] = getattr(layer, part)
-        found[f"{name}.to_out"] = layer.get_submodule("to_out.0")  # type: ignore[assignment]
+        if getattr(layer, "to_out", None) is not None:  # some leave it to the block around them
+            found[f"{name}.to_out"] = layer.get_submodule("to_out.0")  # type: ignore[assignment]
     return found
 
 

@@ -21,6 +21,10 @@ SHORT_NAMES: Final[dict[str, str]] = {
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
     "sd-turbo": "stabilityai/sd-turbo",
     "sdxl-turbo": "stabilityai/sdxl-turbo",
+    "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
+    "sd35": "stabilityai/stable-diffusion-3.5-medium",
+    "flux-dev": "black-forest-labs/FLUX.1-dev",
+    "flux-schnell": "black-forest-labs/FLUX.1-schnell",
 }
 """What people call a model -> where it lies on the hub."""
 

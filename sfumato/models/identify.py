@@ -11,7 +11,7 @@ from sfumato.models.files import Header
 
 SUPPORTED: Final = (
     "supported are Stable Diffusion 1.x and 2.x, SD-Turbo, Stable Diffusion XL, SDXL-Turbo, latent consistency models"
-    " of these, and unconditional DDPMs on pixels"
+    " of these, Stable Diffusion 3 and 3.5 and FLUX.1 as diffusers folders, and unconditional DDPMs on pixels"
 )
 
 NETWORK: Final = "model.diffusion_model."
@@ -53,6 +53,8 @@ _KINDS: Final[tuple[tuple[str, str], ...]] = (
 _REMEDIES: Final = {
     "a ControlNet": "no method uses it",
     "an IP-Adapter": "no method uses it",
+    "a FLUX model": "give its diffusers folder or hub id",
+    "a Stable Diffusion 3 model": "give its diffusers folder or hub id",
     "an autoencoder (VAE)": "give the model that it belongs to",
     "a UNet alone (of a diffusers folder)": "give the folder that holds model_index.json",
 }

@@ -14,11 +14,13 @@ INDEX: Final = "model_index.json"
 # Parts of a pipeline that no method uses: never downloaded, never loaded.
 UNUSED: Final = ("safety_checker", "feature_extractor", "image_encoder")
 
-TOKENIZERS: Final = ("tokenizer", "tokenizer_2")
+TOKENIZERS: Final = ("tokenizer", "tokenizer_2", "tokenizer_3")
 VOCABULARY: Final = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 
 _TEXT: Final = ("CLIPTextModel", "CLIPTextModelWithProjection")
 _TOKENIZER: Final = ("CLIPTokenizer", "CLIPTokenizerFast")
+T5_TOKENIZER: Final = ("T5Tokenizer", "T5TokenizerFast")
+_T5: Final = ("T5EncoderModel",)
 
 # Part -> the classes that are built for it. A scheduler's class is looked at where its schedule is read.
 CLASSES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -30,11 +32,41 @@ CLASSES: Final[Mapping[str, tuple[str, ...]]] = {
     "tokenizer_2": _TOKENIZER,
 }
 
+# Of flow models: these instead
+_FLOW: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "StableDiffusion3Pipeline": {
+        "transformer": ("SD3Transformer2DModel",),
+        "text_encoder_3": _T5,
+        "tokenizer_3": T5_TOKENIZER,
+    },
+    "FluxPipeline": {"transformer": ("FluxTransformer2DModel",), "text_encoder_2": _T5, "tokenizer_2": T5_TOKENIZER},
+}
+
+
+def is_flow(family: str) -> bool:
+    """Whether models of this pipeline class are rectified flows."""
+    return family in _FLOW
+
+
+def classes_of(family: str, component: str) -> tuple[str, ...]:
+    """The classes that are built for a part of a model of this pipeline class."""
+    return _FLOW.get(family, {}).get(component) or CLASSES.get(component, ())
+
+
+def missing_parts(family: str) -> tuple[str, ...]:
+    """Parts that a model of this pipeline class may come without."""
+    if not is_flow(family):
+        return ()
+    ends = ("", "_2", "_3") if "tokenizer_3" in _FLOW[family] else ("", "_2")
+    return tuple(f"{part}{end}" for part in ("text_encoder", "tokenizer") for end in ends)
+
 
 def parts_of(family: str) -> tuple[str, ...]:
     """The parts that a model of this pipeline class must have."""
     if family == "DDPMPipeline":
         return ("unet", "scheduler")
+    if is_flow(family):
+        return ("transformer", "scheduler", "vae")
     second = ("text_encoder_2", "tokenizer_2") if family == "StableDiffusionXLPipeline" else ()
     return ("unet", "scheduler", "vae", "text_encoder", "tokenizer", *second)
 

@@ -146,14 +146,18 @@ def adapter_for(
     """
     import torch
 
+    from sfumato.models.flux import Flux
     from sfumato.models.pixel_ddpm import UnconditionalDDPM
+    from sfumato.models.sd3 import StableDiffusion3
     from sfumato.models.sdxl import StableDiffusionXL
     from sfumato.models.stable_diffusion import StableDiffusion
 
-    adapters: dict[str, type[StableDiffusion] | type[UnconditionalDDPM]] = {
+    adapters: dict[str, type[StableDiffusion] | type[UnconditionalDDPM] | type[StableDiffusion3] | type[Flux]] = {
         "StableDiffusionPipeline": StableDiffusion,
         "StableDiffusionXLPipeline": StableDiffusionXL,
         "DDPMPipeline": UnconditionalDDPM,
+        "StableDiffusion3Pipeline": StableDiffusion3,
+        "FluxPipeline": Flux,
     }
     family = family_of([base.__name__ for base in type(pipeline).__mro__], name)
     refuse_partial(name, family, [part for part in parts_of(family) if getattr(pipeline, part, None) is not None])

@@ -14,7 +14,7 @@ from sfumato.models.architecture import check_memory, check_sizes, check_types
 from sfumato.models.files import Header, read_header
 from sfumato.models.folder import Checked, check_folder, parse_index, read_index
 from sfumato.models.identify import SUPPORTED, refuse_foreign
-from sfumato.models.layout import INDEX, UNUSED, components, has_weights, part_of, parts_of
+from sfumato.models.layout import INDEX, UNUSED, components, has_weights, is_flow, missing_parts, part_of, parts_of
 from sfumato.models.scheduling import build_scheduler, read_scheduler
 from sfumato.models.silence import quiet
 from sfumato.models.weights import fingerprint
@@ -35,6 +35,17 @@ _FAMILIES = {
     **{f"StableDiffusionXL{kind}Pipeline": "StableDiffusionXLPipeline" for kind in (*_SD, "InstructPix2Pix")},
     "DDPMPipeline": "DDPMPipeline",
     "DDIMPipeline": "DDPMPipeline",
+    **{f"StableDiffusion3{kind}Pipeline": "StableDiffusion3Pipeline" for kind in ("", "Img2Img", "Inpaint", "PAG")},
+    **{f"Flux{kind}Pipeline": "FluxPipeline" for kind in ("", "Img2Img", "Inpaint")},
+}
+
+# What begins so -> why it is not served
+_REFUSED = {
+    "Flux2": "its text is hidden layers of a language model, and its latents are normalised by a batch norm",
+    "QwenImage": "its text has a mask and no pooled embedding, and its autoencoder is one of videos",
+    "ZImage": "its network is told the time the other way round, and takes lists of images",
+    "Flux": "it takes images beside the text",
+    "StableDiffusion3": "it takes images beside the text",
 }
 
 # Single files hold weights only; their configurations come from here.
@@ -53,6 +64,9 @@ def family_of(classes: Sequence[str], name: str) -> str:
     for class_name in classes:
         if class_name in _FAMILIES:
             return _FAMILIES[class_name]
+    for start, reason in _REFUSED.items():
+        if classes[0].startswith(start):
+            raise ModelError(f"{name} is a {classes[0]}, which is not supported yet: {reason}; {SUPPORTED}")
     raise ModelError(f"{name} is a {classes[0]}, which no adapter knows; {SUPPORTED}")
 
 
@@ -72,13 +86,14 @@ def load_folder(folder: Path, variant: str | None, dtype: torch.dtype | None) ->
         ModelError: The folder is incomplete, damaged, pickled, or of an unsupported family.
     """
     family = family_of([read_index(folder)["_class_name"]], str(folder))
-    checked = check_folder(folder, variant)
+    checked = check_folder(folder, variant, family=family)
     refuse_partial(str(folder), family, checked.parts)
     check_memory(str(folder), checked.headers, _item_size(dtype))
-    scheduler = read_scheduler(checked)
+    scheduler = read_scheduler(checked, family)
     with _reading(folder) as pipelines, checked.laid_out(family) as laid_out:
         _check_types(pipelines, checked)
         options = _options(family, dtype) | {"scheduler": build_scheduler(scheduler)}
+        options |= {part: None for part in missing_parts(family) if part not in checked.parts}
         pipeline = getattr(pipelines, family).from_pretrained(
             laid_out, use_safetensors=True, local_files_only=True, **options
         )
@@ -110,13 +125,13 @@ def load_file(file: Path, dtype: torch.dtype | None, *, needs_vae: bool = True) 
         )
     configuration = beside or hub.fetch_configuration(_CONFIGURATIONS[family])
     family = family_of([read_index(configuration)["_class_name"]], str(configuration))
-    checked = check_folder(configuration, weights_of=("vae",) if needs_vae and not has_vae else ())
+    checked = check_folder(configuration, family=family, weights_of=("vae",) if needs_vae and not has_vae else ())
     for name, part in checked.parts.items():
         if "config.json" in part.configs and not part.weights and (name != "vae" or has_vae):
             check_sizes(part_of(configuration, name) / "config.json", part.configs["config.json"], [header])
     refuse_partial(str(configuration), family, checked.parts)
     check_memory(str(file), [header, *checked.headers], _item_size(dtype))
-    scheduler = read_scheduler(checked)
+    scheduler = read_scheduler(checked, family)
     with _reading(file) as pipelines, checked.laid_out(family) as laid_out:
         _check_types(pipelines, checked)
         options = _options(family, dtype) | {"scheduler": build_scheduler(scheduler)}
@@ -189,6 +204,8 @@ def _options(family: str, dtype: torch.dtype | None) -> dict[str, Any]:
     options = _dtype(dtype)
     if family == "DDPMPipeline":
         return options
+    if is_flow(family):
+        return options | dict.fromkeys(("feature_extractor", "image_encoder"))
     unused = dict.fromkeys(UNUSED)
     return options | unused | ({"requires_safety_checker": False} if family == "StableDiffusionPipeline" else {})
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sfumato.errors import ModelError
 from sfumato.models.identify import SUPPORTED, refuse_inputs
-from sfumato.models.layout import CLASSES
+from sfumato.models.layout import classes_of, is_flow
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
-NETWORKS: Final = ("unet", "vae", "text_encoder", "text_encoder_2")
+NETWORKS: Final = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def networks(pipeline: Any) -> Iterator[tuple[str, Any]]:
@@ -38,7 +38,7 @@ def check_networks(pipeline: Any, family: str, name: str) -> None:
     """
     for part, network in networks(pipeline):
         classes = [base.__name__ for base in type(network).__mro__]
-        if not set(classes) & set(CLASSES[part]):
+        if not set(classes) & set(classes_of(family, part)):
             raise ModelError(f"{name} has a {classes[0]} as {part}, which is not supported; {SUPPORTED}")
         if any(_is_offloaded(module) for module in network.modules()) or any(p.is_meta for p in network.parameters()):
             raise ModelError(
@@ -48,9 +48,9 @@ def check_networks(pipeline: Any, family: str, name: str) -> None:
         strange = next((p.dtype for p in network.parameters() if p.dtype not in _dtypes()), None)
         if strange is not None:
             raise ModelError(f"{name} is quantised ({part} is {strange}); load it in fp16, bf16 or fp32")
-    config = dict(networks(pipeline))["unet"].config
-    if family == "DDPMPipeline":
+    if family == "DDPMPipeline" or is_flow(family):  # a flow's adapter checks its own channels
         return
+    config = dict(networks(pipeline))["unet"].config
     refuse_inputs((0, int(config.in_channels), 0, 0), name, int(pipeline.vae.config.latent_channels))
     more = {
         "a class label": config.get("class_embed_type") or config.get("num_class_embeds"),

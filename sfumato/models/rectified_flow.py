@@ -7,16 +7,19 @@ levels towards the noisy end, more so for larger images (Esser et al., 2024, htt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
-from sfumato.errors import UsageError
+from sfumato.errors import ModelError, UsageError
+from sfumato.models.scheduler_config import read_number
 from sfumato.models.schedules import Level, Neighbour, Prediction, Step, Target, split
+
+Grid = Literal["linspace", "table"]
 
 TIMES = 1000
 """Times run from 0 (clean) to this (pure noise)."""
@@ -36,11 +39,31 @@ class DynamicShift:
     base_tokens: int = 256
     max_tokens: int = 4096
 
-    def mu(self, latent_size: tuple[int, int]) -> float:
-        """log k for latents of (height, width)."""
+    def mu(self, latent_size: tuple[int, int], num_inference_steps: int = 0) -> float:
+        """log k for latents of (height, width), in a run of any number of steps."""
         tokens = latent_size[0] * latent_size[1] / 4
         slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
         return self.base_shift + slope * (tokens - self.base_tokens)
+
+
+@dataclass(frozen=True)
+class EmpiricalShift:
+    """The shift of FLUX.2's pipeline, which grows with the image and falls with the number of steps.
+
+    Between the lines for 10 and for 200 steps, both linear in the image tokens; above 4300 tokens that for 200.
+    """
+
+    at_10: tuple[float, float] = (8.73809524e-05, 1.89833333)
+    at_200: tuple[float, float] = (0.00016927, 0.45666666)
+    most_tokens: int = 4300
+
+    def mu(self, latent_size: tuple[int, int], num_inference_steps: int) -> float:
+        """log k for latents of (height, width)."""
+        tokens = latent_size[0] * latent_size[1] / 4
+        few, many = (slope * tokens + start for slope, start in (self.at_10, self.at_200))
+        if tokens > self.most_tokens:
+            return many
+        return many + (many - few) * (num_inference_steps - 200) / 190
 
 
 @dataclass(frozen=True)
@@ -53,12 +76,14 @@ class RectifiedFlow:
         shift: k, at least 1; 1 = off. Not used under `dynamic`.
         dynamic: k by the size of the latents, or None.
         grid: Where s lies before the shift: evenly from 1 to 1 / N ("linspace", FLUX), or to the smallest level of a
-            training table of `TIMES` entries that is shifted already ("table", SD3).
+            training table of `TIMES` entries, which a static shift was applied to already ("table", SD3).
+        terminal: Last level before the clean one, to which 1 - sigma is stretched; None: where it falls.
     """
 
     shift: float = 1.0
-    dynamic: DynamicShift | None = None
-    grid: Literal["linspace", "table"] = "linspace"
+    dynamic: DynamicShift | EmpiricalShift | None = None
+    grid: Grid = "linspace"
+    terminal: float | None = None
 
     @property
     def target(self) -> Target:
@@ -83,10 +108,16 @@ class RectifiedFlow:
         count = num_inference_steps
         if not 1 <= count <= TIMES:
             raise UsageError(f"num_inference_steps must be in [1, {TIMES}], got {count}")
-        factor = self._factor(latent_size)
-        last = 1.0 / count if self.grid == "linspace" else _shifted(1.0 / TIMES, factor)
+        factor = self._factor(latent_size, count)
+        last = 1.0 / count if self.grid == "linspace" else 1.0 / TIMES
+        if self.grid == "table" and self.dynamic is None:
+            last = _shifted(last, factor)
         even = [1.0 + (last - 1.0) * i / max(count - 1, 1) for i in range(count)]
-        return [TIMES * _shifted(s, factor) for s in even]
+        sigmas = [_shifted(s, factor) for s in even]
+        if self.terminal is not None and count > 1:
+            stretch = (1.0 - self.terminal) / (1.0 - sigmas[-1])
+            sigmas = [1.0 - (1.0 - sigma) * stretch for sigma in sigmas]
+        return [TIMES * sigma for sigma in sigmas]
 
     def steps(
         self,
@@ -123,12 +154,43 @@ class RectifiedFlow:
         """What a network output says, see `split`."""
         return split(output, latents, level, self.target)
 
-    def _factor(self, latent_size: tuple[int, int] | None) -> float:
+    def _factor(self, latent_size: tuple[int, int] | None, num_inference_steps: int) -> float:
         if self.dynamic is None:
             return self.shift
         if latent_size is None:
             raise UsageError("the levels of this model depend on the size of the image: give latent_size")
-        return exp(self.dynamic.mu(latent_size))
+        return exp(self.dynamic.mu(latent_size, num_inference_steps))
+
+
+def read_flow(config: Mapping[str, Any], *, grid: Grid) -> RectifiedFlow:
+    """The levels that a `FlowMatchEulerDiscreteScheduler`'s config stands for.
+
+    Args:
+        config: Its fields; those that are missing have the defaults of that class.
+        grid: How the model's pipeline lays a run, which the config does not say.
+
+    Raises:
+        ModelError: It asks for levels that are not known, or a value is out of range.
+    """
+    for name in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas"):
+        if config.get(name):
+            raise ModelError(f"the scheduler asks for {name}, which is not supported; set it to false")
+    if config.get("time_shift_type", "exponential") != "exponential":
+        raise ModelError(f"time_shift_type {config['time_shift_type']!r} of the scheduler is not known")
+    if read_number(config, "num_train_timesteps", TIMES, low=1, high=1e5) != TIMES:
+        raise ModelError(f"num_train_timesteps of the scheduler must be {TIMES} for a flow model")
+    dynamic = None
+    if config.get("use_dynamic_shifting"):
+        dynamic = DynamicShift(
+            read_number(config, "base_shift", 0.5, low=0.0, high=20.0),
+            read_number(config, "max_shift", 1.15, low=0.0, high=20.0),
+            int(read_number(config, "base_image_seq_len", 256, low=1, high=1e6)),
+            int(read_number(config, "max_image_seq_len", 4096, low=1, high=1e6)),
+        )
+        if dynamic.base_tokens == dynamic.max_tokens:
+            raise ModelError("base_image_seq_len and max_image_seq_len of the scheduler must differ")
+    terminal = config.get("shift_terminal") and read_number(config, "shift_terminal", 0.0, low=0.0, high=0.99)
+    return RectifiedFlow(read_number(config, "shift", 1.0, low=1e-3, high=1e3), dynamic, grid, terminal or None)
 
 
 def _shifted(s: float, factor: float) -> float:

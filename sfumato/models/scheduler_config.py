@@ -94,7 +94,7 @@ def scheduler_of(name: object) -> Scheduler:
     text = str(name)[:80]
     if "FlowM" in text or text.startswith(("Helios", "LTXEuler", "Piflow")):
         reason = (
-            f"the scheduler {text} is of a flow-matching model; only models of noise levels alpha_bar are supported"
+            f"the scheduler {text} is of a flow-matching model; the networks of this one need noise levels alpha_bar"
         )
     elif text.startswith(("EDM", "Cosine", "KarrasVe")):
         reason = (
@@ -122,15 +122,15 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if spacing != "lcm":
         spacing = _one_of(config, "timestep_spacing", spacing, get_args(Spacing))
     clips = scheduler.clips is not None and bool(config.get("clip_sample", scheduler.clips))
-    offset = _number(config, "steps_offset", 0, low=0, high=len(alphas_cumprod) - 1)
-    distilled = _number(config, "original_inference_steps", 50, low=1, high=len(alphas_cumprod))
+    offset = read_number(config, "steps_offset", 0, low=0, high=len(alphas_cumprod) - 1)
+    distilled = read_number(config, "original_inference_steps", 50, low=1, high=len(alphas_cumprod))
     return {
         "alphas_cumprod": alphas_cumprod,
         "prediction_type": _one_of(config, "prediction_type", "epsilon", get_args(PredictionType)),
         "final_alpha_bar": 1.0 if _ends_clean(config, scheduler) else float(alphas_cumprod[0]),
         "spacing": spacing,
         "steps_offset": int(offset),
-        "clip_sample_range": _number(config, "clip_sample_range", 1.0, low=0.0, high=1e6) if clips else None,
+        "clip_sample_range": read_number(config, "clip_sample_range", 1.0, low=0.0, high=1e6) if clips else None,
         "original_inference_steps": int(distilled),
     }
 
@@ -170,10 +170,10 @@ def _betas(config: Mapping[str, Any], scheduler: Scheduler) -> Tensor:
     """Noise added at each training step, (num_train_timesteps,), float64."""
     if config.get("trained_betas") is not None:
         return _trained_betas(config["trained_betas"])
-    total = int(_number(config, "num_train_timesteps", 1000, low=1, high=_MAX_TIMESTEPS))
+    total = int(read_number(config, "num_train_timesteps", 1000, low=1, high=_MAX_TIMESTEPS))
     kind = config.get("beta_schedule", scheduler.beta_schedule)
-    start = _number(config, "beta_start", scheduler.beta_start, low=0.0, high=1.0)
-    end = _number(config, "beta_end", scheduler.beta_end, low=0.0, high=1.0)
+    start = read_number(config, "beta_start", scheduler.beta_start, low=0.0, high=1.0)
+    end = read_number(config, "beta_end", scheduler.beta_end, low=0.0, high=1.0)
     if kind == "linear":
         return torch.linspace(start, end, total, dtype=torch.float64)
     if kind == "scaled_linear":
@@ -200,7 +200,12 @@ def _one_of(config: Mapping[str, Any], name: str, default: str, known: tuple[str
     return value
 
 
-def _number(config: Mapping[str, Any], name: str, default: float, *, low: float, high: float) -> float:
+def read_number(config: Mapping[str, Any], name: str, default: float, *, low: float, high: float) -> float:
+    """A number of a scheduler config, a whole one where the default is.
+
+    Raises:
+        ModelError: It is none, or outside [low, high].
+    """
     value = config.get(name, default)
     whole = not isinstance(default, int) or isinstance(value, int)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not whole:

@@ -11,7 +11,8 @@ from sfumato.errors import ModelError
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.files import parse_json
 from sfumato.models.folder import Checked, parse_index
-from sfumato.models.layout import components, part_of
+from sfumato.models.layout import components, is_flow, part_of
+from sfumato.models.rectified_flow import RectifiedFlow, read_flow
 from sfumato.models.scheduler_config import SCHEDULERS, scheduler_of
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 LCM_GUIDANCE = 8.5
 """What latent consistency models that take their guidance as an input are run at (Luo et al., 2023)."""
+
+FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 _DDIM = ("DDIMScheduler", "DDIMParallelScheduler")
 _FEW_STEPS = re.compile(r"turbo|lightning|hyper-?_?sd|(?<![a-z])(lcm|tcd)(?![a-z])", re.IGNORECASE)
@@ -28,8 +31,12 @@ _FEW_STEPS_LORA = re.compile(
 _COUNT = re.compile(r"(?<!\d)(\d{1,2})[-_ ]?steps?(?![a-z])", re.IGNORECASE)
 
 
-def read_scheduler(checked: Checked) -> dict[str, Any]:
+def read_scheduler(checked: Checked, family: str) -> dict[str, Any]:
     """The scheduler config of a checked folder, with the class that it is for: the one that the config itself names.
+
+    Args:
+        checked: The folder.
+        family: Pipeline class whose adapter serves it.
 
     Raises:
         ModelError: It is missing, or of a class or values that are not known.
@@ -42,8 +49,12 @@ def read_scheduler(checked: Checked) -> dict[str, Any]:
     config = parse_json(file, part.configs[file.name])
     config["_class_name"] = config.get("_class_name", named)
     try:
-        scheduler_of(named)
-        DiscreteVP.from_config(config)
+        if is_flow(family):
+            check_flow(config["_class_name"])
+            read_flow(config, grid="linspace")
+        else:
+            scheduler_of(named)
+            DiscreteVP.from_config(config)
     except ModelError as error:
         raise ModelError(f"{file}: {error}") from error
     return config
@@ -61,6 +72,12 @@ def build_scheduler(config: Mapping[str, Any]) -> Any:
         return getattr(diffusers, config["_class_name"]).from_config(dict(config))
     except ImportError as error:  # LMS needs scipy
         raise ModelError(f"the scheduler {config['_class_name']} needs another package: {error}".strip()) from error
+
+
+def check_flow(scheduler: str) -> None:
+    """Raises a `ModelError` for a scheduler whose levels are not those of a rectified flow."""
+    if scheduler != FLOW_SCHEDULER:
+        raise ModelError(f"the scheduler {scheduler} is not for a flow model: its levels are those of {FLOW_SCHEDULER}")
 
 
 def scheduler_class(pipeline: Any) -> str:
@@ -90,10 +107,13 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
         names: Hub id, folder or file that it came from.
         loras: Names of merged LoRA files.
     """
+    if isinstance(model.schedule, RectifiedFlow):
+        _suit_flow(model, scheduler, names)
+        return
     if scheduler not in _DDIM:
         model.notes += (f"the model's own scheduler {scheduler} is replaced by DDIM at the same noise levels",)
     schedule = model.schedule
-    if model.text.length == 0 or not isinstance(schedule, DiscreteVP):  # no guidance, or no timesteps, to be distilled
+    if model.text.length == 0 or not isinstance(schedule, DiscreteVP):  # no guidance to be distilled
         return
     named = [name for name in names if _FEW_STEPS.search(name)]
     named += [name for name in loras if _FEW_STEPS_LORA.search(name)]
@@ -115,6 +135,14 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
     steps = f"{model.num_inference_steps} step{'s' if model.num_inference_steps > 1 else ''}"
     guidance = f"guidance {model.guidance_scale:g}{'' if model.takes_guidance else ' (off)'}"
     model.notes += (f"a few-step model ({reason}): {steps} and {guidance} by default",)
+
+
+def _suit_flow(model: Model, scheduler: str, names: Sequence[str]) -> None:
+    check_flow(scheduler)
+    named = [name for name in names if _FEW_STEPS.search(name)]
+    if named and not model.few_steps:
+        model.few_steps, model.num_inference_steps, model.guidance_scale = True, 4, 1.0
+        model.notes += (f"a few-step model (by its name, {named[0]}): 4 steps and guidance 1 (off) by default",)
 
 
 def _few_step_scheduler(name: str, schedule: DiscreteVP) -> str | None:

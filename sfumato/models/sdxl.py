@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from sfumato.models.base import Condition
+from sfumato.models.base import POOLED, Condition
 from sfumato.models.scheduling import schedule_of
 from sfumato.models.stable_diffusion import StableDiffusion
-from sfumato.models.text import ClipText, chunked_ids, reweighted
-
-POOLED = "pooled"
-"""Name of the pooled embedding, (rows, dim), among the extras of a condition."""
+from sfumato.models.text import chunked_ids, penultimate
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -47,26 +43,14 @@ class StableDiffusionXL(StableDiffusion):
     def encode_prompt(self, prompts: str | Sequence[str]) -> Condition:
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         count = max(chunked_ids(tokenizer, texts).shape[1] for tokenizer in self.tokenizers)
-        embeds, pooled = [], torch.empty(0)  # pooled: the second encoder's
-        for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
-            encoded, pooled = self._encoded(tokenizer, encoder, texts, count)
-            embeds.append(reweighted(encoded, tokenizer, texts, partial(self._empty, tokenizer, encoder)))
-        condition = Condition(torch.cat(embeds, dim=-1), {POOLED: pooled})
+        pairs = zip(self.tokenizers, self.text_encoders, strict=True)
+        encoded = [penultimate(*pair, texts, count, skip=self.clip_skip) for pair in pairs]
+        pooled = encoded[-1][1]
+        condition = Condition(torch.cat([embeds for embeds, _ in encoded], dim=-1), {POOLED: pooled})
         if self.zeroes_empty_negative:
             keep = torch.tensor([text != "" for text in texts], device=self.device)
             condition = condition.each(lambda tensor: tensor * keep.view(-1, *[1] * (tensor.ndim - 1)))
         return condition
-
-    def _encoded(self, tokenizer: ClipText, encoder: Any, texts: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
-        """Embeddings, (rows, count x tokens, dim), and the pooled one of the first chunk, (rows, dim)."""
-        chunks = chunked_ids(tokenizer, texts, count).to(self.device)
-        output = encoder(chunks.flatten(0, 1), output_hidden_states=True)
-        # The layer before the last one, as the model was trained
-        embeds = output.hidden_states[-2 - self.clip_skip].unflatten(0, chunks.shape[:2]).flatten(1, 2)
-        return embeds, output[0].unflatten(0, chunks.shape[:2])[:, 0]
-
-    def _empty(self, tokenizer: ClipText, encoder: Any) -> Tensor:
-        return self._encoded(tokenizer, encoder, [""], 1)[0]
 
     def _added_conditions(self, latents: Tensor, condition: Condition) -> dict[str, Tensor] | None:
         height, width = (side * self.vae_scale_factor for side in latents.shape[-2:])

@@ -1,4 +1,4 @@
-"""Finding the attention layers of a diffusers UNet, and where each of them sits."""
+"""Finding the attention layers of a diffusers network, and where each layer of a UNet sits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def decoder_blocks_of(network: Any) -> tuple[DecoderBlock, ...]:
 
 
 def _is_attention(module: nn.Module) -> bool:
-    return hasattr(module, "processor") and hasattr(module, "to_q") and hasattr(module, "is_cross_attention")
+    return hasattr(module, "processor") and hasattr(module, "to_q")
 
 
 def _place(layer_name: str, levels: int) -> tuple[Stage, int]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sfumato.errors import ModelError
 from sfumato.models.attention import AttentionSite, DecoderBlock, FeatureHook, KernelHook, ProjectionHook, SourceHook
-from sfumato.models.base import GUIDANCE, Condition, Model
+from sfumato.models.autoencoder import LatentModel
+from sfumato.models.base import GUIDANCE, Condition
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.hooks import feature_hooked, kernel_hooked, projection_hooked, projections, source_hooked
 from sfumato.models.scheduling import schedule_of
@@ -20,7 +21,7 @@ from sfumato.models.sites import attention_layers, decoder_blocks_of, sites_of
 from sfumato.models.text import ClipText, chunked_ids, fingerprint, reweighted
 
 
-class StableDiffusion(Model):
+class StableDiffusion(LatentModel):
     """A UNet with cross-attention on one CLIP text encoder, predicting noise (1.x, 2.x base) or velocity (2.x)."""
 
     usual_side = 64
@@ -35,7 +36,7 @@ class StableDiffusion(Model):
         name: str, revision: str,
     ) -> None:  # fmt: skip
         """Takes loaded networks, on one device and in one dtype; see `load_model` for the usual way."""
-        self.unet, self.vae, self.text_encoders = unet, vae, list(text_encoders)
+        self.unet, self.text_encoders = unet, list(text_encoders)
         pairs = zip(tokenizers, text_encoders, strict=True)
         self.tokenizers = [ClipText(tokenizer, encoder) for tokenizer, encoder in pairs]
         self.text: ClipText = self.tokenizers[0]
@@ -47,18 +48,13 @@ class StableDiffusion(Model):
                 f"{name!r} takes {self.latent_channels} channels where its autoencoder gives"
                 f" {vae.config.latent_channels}: inpainting and depth models are not supported, use the base model"
             )
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         side = unet.config.sample_size or self.usual_side
         height, width = (side, side) if isinstance(side, int) else side
-        self.sample_size = (height * self.vae_scale_factor, width * self.vae_scale_factor)
         self.takes_guidance = bool(getattr(unet.config, "time_cond_proj_dim", None))
         for network in (unet, vae, *self.text_encoders):
             network.eval().requires_grad_(False)
-        # An autoencoder marked so overflows in half precision
-        upcast = self.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
-        self._vae_dtype = torch.float32 if upcast else self.dtype
-        if self.vae.dtype != self._vae_dtype:
-            self.vae.to(dtype=self._vae_dtype)
+        self.take_autoencoder(vae)
+        self.sample_size = (height * self.vae_scale_factor, width * self.vae_scale_factor)
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, *, name: str, revision: str) -> Self:
@@ -72,21 +68,6 @@ class StableDiffusion(Model):
             name=name,
             revision=revision,
         )
-
-    @torch.no_grad()
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        encoded = self.vae.encode(pixels.to(self.device, self._vae_dtype))
-        # a tiny autoencoder gives the latents themselves
-        unscaled = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        shift, scale = self._latent_scale()
-        latents: Tensor = (unscaled.float() - shift) * scale
-        return latents
-
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        shift, scale = self._latent_scale()
-        unscaled = latents.to(self.device) / scale + shift
-        pixels: Tensor = self.vae.decode(unscaled.to(self.device, self._vae_dtype)).sample
-        return pixels.float()
 
     @torch.no_grad()
     def encode_prompt(self, prompts: str | Sequence[str]) -> Condition:
@@ -156,19 +137,6 @@ class StableDiffusion(Model):
         angles = 1000.0 * (scale.to(self.device, torch.float32) - 1.0)[:, None] * frequencies
         embedding = torch.cat([angles.sin(), angles.cos()], dim=1)
         return torch.nn.functional.pad(embedding, (0, dim - 2 * half)).to(self.dtype)
-
-    def _latent_scale(self) -> tuple[Tensor | float, Tensor | float]:
-        """(shift, scale) of latents = (what the autoencoder gives - shift) x scale; per channel where it says so."""
-        config = self.vae.config
-        shift, scale = getattr(config, "shift_factor", None) or 0.0, float(config.scaling_factor)
-        means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-        if means is None and stds is None:
-            return shift, scale
-        mean, std = (
-            torch.tensor(values or [default], device=self.device, dtype=torch.float32).view(1, -1, 1, 1)
-            for values, default in ((means, shift), (stds, 1.0))
-        )
-        return mean, scale / std
 
     def _added_conditions(self, latents: Tensor, condition: Condition) -> dict[str, Tensor] | None:
         return None

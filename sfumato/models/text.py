@@ -1,8 +1,9 @@
-"""Prompts of any length: CLIP token ids in chunks of one encoder length."""
+"""Prompts of any length: token ids in chunks of one encoder length, and what CLIP encoders make of them."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import count, groupby, takewhile
 from typing import Any, Final
@@ -16,46 +17,35 @@ from sfumato.models.prompt_syntax import Prompt, read_prompt
 from sfumato.models.words import words_with_positions
 
 _LETTERS: Final = "abc"
+_FACTS: Final = ("hidden_act", "num_attention_heads", "num_hidden_layers", "layer_norm_eps")
 
 
-class ClipText:
-    """The text side of a CLIP encoder, and what the adapter needs to lay out its input."""
+class EncoderText(ABC):
+    """The text side of one text encoder, and what the adapter needs to lay out its input.
 
-    start = 1
+    Attributes:
+        length: Positions of a chunk.
+        chunk: How many of them words have.
+        start: Position of the first word.
+        padding: Token that fills up a chunk.
+    """
 
-    def __init__(self, tokenizer: Any, encoder: Any) -> None:
-        """Takes the tokenizer and the text encoder that it belongs to.
+    length: int
+    chunk: int
+    start: int
+    padding: int
 
-        Raises:
-            ModelError: They do not belong together, or the tokenizer has no vocabulary.
-        """
-        self._tokenizer = tokenizer
-        # a tokenizer that was saved without its length says 10^30
-        self.length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
-        self.chunk = self.length - 2
-        self.start_token, self.end_token = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
-        self.padding = self.end_token if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-        known, rows = len(tokenizer), encoder.get_input_embeddings().num_embeddings
-        if known > rows:
-            raise ModelError(
-                f"the tokenizer knows {known} tokens and its text encoder {rows}: they are of different models, or an "
-                "added token has no embedding"
-            )
-        if len({tuple(self.ids(letter)) for letter in _LETTERS}) < len(_LETTERS):
-            raise ModelError("the tokenizer has no vocabulary: it gives different texts the same tokens; load it again")
-
+    @abstractmethod
     def ids(self, prompt: str) -> list[int]:
         """Token ids of the whole prompt, without start and end token."""
-        # verbose=False: going past one chunk is meant, the library's warning about it would mislead
-        ids = list(self._tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids)
-        learned = self._learned()
-        if not any(token in learned for token in ids):
-            return ids
-        found: list[int] = []
-        for index, token in enumerate(ids):
-            rest = learned.get(token, [])
-            found += [token] if ids[index + 1 : index + 2] == rest[:1] else [token, *rest]
-        return found
+
+    @abstractmethod
+    def characters(self, token_id: int) -> str:
+        """A token in characters, without its mark of a word's start or end."""
+
+    @abstractmethod
+    def size(self, token_id: int) -> int | None:
+        """How many bytes of text a token stands for; None: the tokenizer cannot tell."""
 
     def weighted_ids(self, prompt: str) -> tuple[list[int], list[float]]:
         """Token ids of a prompt's words, and the weight of each as the prompt has it, see `prompt_syntax`."""
@@ -76,6 +66,55 @@ class ClipText:
     def tokens(self, prompt: str) -> list[tuple[int, str]]:
         """See `TextSide`."""
         return [(token, self.characters(token)) for token in self.ids(prompt)]
+
+
+def check_tokenizer(tokenizer: Any, text: EncoderText, encoder: Any) -> None:
+    """Refuses a tokenizer that is not its text encoder's.
+
+    Raises:
+        ModelError: They do not belong together, or the tokenizer has no vocabulary.
+    """
+    known, rows = len(tokenizer), encoder.get_input_embeddings().num_embeddings
+    if known > rows:
+        raise ModelError(
+            f"the tokenizer knows {known} tokens and its text encoder {rows}: they are of different models, or an "
+            "added token has no embedding"
+        )
+    if len({tuple(text.ids(letter)) for letter in _LETTERS}) < len(_LETTERS):
+        raise ModelError("the tokenizer has no vocabulary: it gives different texts the same tokens; load it again")
+
+
+class ClipText(EncoderText):
+    """The text side of a CLIP encoder."""
+
+    start = 1
+
+    def __init__(self, tokenizer: Any, encoder: Any) -> None:
+        """Takes the tokenizer and the text encoder that it belongs to.
+
+        Raises:
+            ModelError: They do not belong together, or the tokenizer has no vocabulary.
+        """
+        self._tokenizer = tokenizer
+        # a tokenizer that was saved without its length says 10^30
+        self.length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
+        self.chunk = self.length - 2
+        self.start_token, self.end_token = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+        self.padding = self.end_token if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        check_tokenizer(tokenizer, self, encoder)
+
+    def ids(self, prompt: str) -> list[int]:
+        """Token ids of the whole prompt, without start and end token."""
+        # verbose=False: going past one chunk is meant, the library's warning about it would mislead
+        ids = list(self._tokenizer(prompt, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+        learned = self._learned()
+        if not any(token in learned for token in ids):
+            return ids
+        found: list[int] = []
+        for index, token in enumerate(ids):
+            rest = learned.get(token, [])
+            found += [token] if ids[index + 1 : index + 2] == rest[:1] else [token, *rest]
+        return found
 
     def characters(self, token_id: int) -> str:
         """A token in characters, without its end-of-word mark."""
@@ -117,7 +156,7 @@ def chunked_ids(tokenizer: ClipText, prompts: Sequence[str], chunks: int | None 
     return torch.tensor(rows)
 
 
-def reweighted(embeds: Tensor, tokenizer: ClipText, prompts: Sequence[str], empty: Callable[[], Tensor]) -> Tensor:
+def reweighted(embeds: Tensor, tokenizer: EncoderText, prompts: Sequence[str], empty: Callable[[], Tensor]) -> Tensor:
     r"""Embeddings with the weights of their prompts: e + (w - 1) (e - e_empty) at each token, w its weight.
 
     Args:
@@ -132,7 +171,7 @@ def reweighted(embeds: Tensor, tokenizer: ClipText, prompts: Sequence[str], empt
         weights = tokenizer.weighted_ids(prompt)[1]
         for chunk in range(chunks):
             of_chunk = weights[chunk * size : (chunk + 1) * size]
-            factors[row, chunk, 1 : 1 + len(of_chunk)] = torch.tensor(of_chunk)
+            factors[row, chunk, tokenizer.start : tokenizer.start + len(of_chunk)] = torch.tensor(of_chunk)
     if bool((factors == 1.0).all()):
         return embeds
     nothing = empty().repeat(1, chunks, 1)
@@ -149,7 +188,32 @@ def _weighted_words(prompt: Prompt) -> list[tuple[str, float]]:
     ]
 
 
-def fingerprint(encoders: Sequence[Any], tokenizers: Sequence[ClipText]) -> str:
+def penultimate(
+    tokenizer: ClipText, encoder: Any, texts: Sequence[str], chunks: int, *, skip: int = 0
+) -> tuple[Tensor, Tensor]:
+    """What a CLIP encoder's layer before the last one gives, and its pooled embedding of the first chunk.
+
+    Args:
+        tokenizer, encoder: Of one model.
+        texts: Prompts, one a row.
+        chunks: At least as many for each row.
+        skip: Further layers that are left out.
+
+    Returns:
+        Embeddings, (rows, chunks x length, dim), with the weights of the prompts; pooled ones, (rows, dim).
+    """
+
+    def encoded(texts: Sequence[str], chunks: int) -> tuple[Tensor, Tensor]:
+        ids = chunked_ids(tokenizer, texts, chunks).to(encoder.device)
+        output = encoder(ids.flatten(0, 1), output_hidden_states=True)
+        embeds = output.hidden_states[-2 - skip].unflatten(0, ids.shape[:2]).flatten(1, 2)
+        return embeds, output[0].unflatten(0, ids.shape[:2])[:, 0]
+
+    embeds, pooled = encoded(texts, chunks)
+    return reweighted(embeds, tokenizer, texts, lambda: encoded([""], 1)[0]), pooled
+
+
+def fingerprint(encoders: Sequence[Any], tokenizers: Sequence[EncoderText]) -> str:
     """Hash of text encoders and their vocabularies, 16 hexadecimal digits; the same in every precision.
 
     Of the weights only the signs are taken: rounding to half precision keeps every one of them, and no two trainings
@@ -158,7 +222,7 @@ def fingerprint(encoders: Sequence[Any], tokenizers: Sequence[ClipText]) -> str:
     digest = hashlib.sha256()
     for encoder, tokenizer in zip(encoders, tokenizers, strict=True):
         config = encoder.config
-        parts = (config.hidden_act, config.num_attention_heads, config.num_hidden_layers, config.layer_norm_eps)
+        parts = tuple(getattr(config, key, None) for key in _FACTS)  # T5 has other names for some of them
         digest.update(repr((parts, tokenizer.length, tokenizer.padding)).encode())
         for parameter in encoder.parameters():
             digest.update(str(tuple(parameter.shape)).encode())

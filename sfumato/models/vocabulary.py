@@ -1,4 +1,4 @@
-"""Checks that the vocabulary of a CLIP tokenizer is complete; without it all prompts become the same tokens.
+"""Checks that the vocabulary of a tokenizer is complete; without it all prompts become the same tokens.
 
 Byte-pair encoding starts from single characters, and every longer token is the work of one merge. A token that no
 merge makes can never be used, so a cut-off list of merges, or none, shows in the vocabulary.
@@ -15,6 +15,7 @@ from sfumato.models.files import parse_json
 
 _WORD_END: Final = "</w>"
 _BYTES: Final = 256
+_FEWEST_PIECES: Final = 32
 # Placeholders that some models reserve in their vocabulary without a merge.
 _RESERVED: Final = 0.02
 
@@ -45,6 +46,24 @@ def check_vocabulary(where: Path, files: Mapping[str, bytes]) -> None:
         path = where / "vocab.json"
         lines = files["merges.txt"].decode("utf-8", "replace").splitlines()
         _check(path, parse_json(path, files[path.name]), (line for line in lines if not line.startswith("#version")))
+
+
+def check_pieces(where: Path, files: Mapping[str, bytes]) -> None:
+    """Refuses a tokenizer folder of T5 without its pieces of words.
+
+    Raises:
+        ModelError: tokenizer.json is missing, or holds no list of pieces with their scores.
+    """
+    path = where / "tokenizer.json"
+    if path.name not in files:
+        raise ModelError(
+            f"{where.parent} is incomplete: {where.name}/ has no tokenizer.json, which T5's tokenizer is read from;"
+            " save the model again with transformers, or get it again"
+        )
+    model = parse_json(path, files[path.name]).get("model")
+    pieces = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(pieces, list) or len(pieces) < _FEWEST_PIECES:
+        raise ModelError(f"{path} holds no pieces of words with their scores, as T5's tokenizer does; get it again")
 
 
 def _check(path: Path, vocabulary: Any, merges: Iterable[str]) -> None:

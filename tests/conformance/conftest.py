@@ -39,11 +39,13 @@ class WideHeads(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not functional.scaled_dot_product_attention:
             return func(*args, **kwargs)
-        heads, width = args[:3], args[0].shape[-1]
-        if kwargs.get("scale") is None:
-            kwargs = {**kwargs, "scale": width**-0.5}
-        wide = (functional.pad(tensor, (0, -width % 16)) for tensor in heads)
-        return func(*wide, *args[3:], **kwargs)[..., :width]
+        named = {**dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)), **kwargs}
+        width = named["query"].shape[-1]
+        if named.get("scale") is None:
+            named["scale"] = width**-0.5
+        for name in ("query", "key", "value"):
+            named[name] = functional.pad(named[name], (0, -width % 16))
+        return func(**named)[..., :width]
 
 
 @pytest.fixture(autouse=True)

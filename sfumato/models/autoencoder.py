@@ -1,0 +1,58 @@
+"""Models on the latents of an autoencoder: pixels to scaled latents and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.models.base import Model
+
+
+class LatentModel(Model):
+    """A model whose latents are those of a diffusers autoencoder, shifted and scaled as its configuration says.
+
+    Attributes:
+        vae: The autoencoder.
+    """
+
+    vae: Any
+
+    def take_autoencoder(self, vae: Any) -> None:
+        """Sets `vae` and what follows from it; device and dtype are known by then."""
+        self.vae = vae
+        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        # An autoencoder marked so overflows in half precision
+        upcast = self.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
+        self._vae_dtype = torch.float32 if upcast else self.dtype
+        if vae.dtype != self._vae_dtype:
+            vae.to(dtype=self._vae_dtype)
+
+    @torch.no_grad()
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        encoded = self.vae.encode(pixels.to(self.device, self._vae_dtype))
+        # a tiny autoencoder gives the latents themselves
+        unscaled = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        shift, scale = self._latent_scale()
+        latents: Tensor = (unscaled.float() - shift) * scale
+        return latents
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        shift, scale = self._latent_scale()
+        unscaled = latents.to(self.device) / scale + shift
+        pixels: Tensor = self.vae.decode(unscaled.to(self.device, self._vae_dtype)).sample
+        return pixels.float()
+
+    def _latent_scale(self) -> tuple[Tensor | float, Tensor | float]:
+        """(shift, scale) of latents = (what the autoencoder gives - shift) x scale; per channel where it says so."""
+        config = self.vae.config
+        shift, scale = getattr(config, "shift_factor", None) or 0.0, float(config.scaling_factor)
+        means, stds = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if means is None and stds is None:
+            return shift, scale
+        mean, std = (
+            torch.tensor(values or [default], device=self.device, dtype=torch.float32).view(1, -1, 1, 1)
+            for values, default in ((means, shift), (stds, 1.0))
+        )
+        return mean, scale / std
