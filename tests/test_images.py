@@ -17,7 +17,17 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from sfumato.errors import ImageError, UsageError
-from sfumato.images import check_writable, fit_image, load_image, read_recipe, save_image, to_images, to_pixels
+from sfumato.images import (
+    check_writable,
+    fit_image,
+    load_image,
+    png_bytes,
+    read_recipe,
+    recipe_in,
+    save_image,
+    to_images,
+    to_pixels,
+)
 
 
 def picture(width: int = 20, height: int = 12, seed: int = 0) -> Image.Image:
@@ -573,3 +583,20 @@ def test_damaged_recipes(tmp_path: Path, text: str) -> None:
     picture().save(tmp_path / "damaged.png", pnginfo=chunks)
     with pytest.raises(ImageError, match=r"recipe in .*damaged\.png is damaged"):
         read_recipe(tmp_path / "damaged.png")
+
+
+def test_bytes_of_a_png_are_those_of_the_file_and_carry_the_recipe(tmp_path: Path) -> None:
+    image, recipe = Image.new("RGB", (5, 4), "red"), {"command": "edit", "seed": 3}
+    data = png_bytes(image, recipe)
+    assert data == save_image(image, tmp_path / "red.png", recipe=recipe).read_bytes()
+    assert recipe_in(data, "the upload") == recipe
+    with pytest.raises(ImageError, match="the upload carries no recipe"):
+        recipe_in(png_bytes(image), "the upload")
+
+
+def test_a_caller_may_allow_fewer_pixels_which_are_counted_before_any_is_decoded() -> None:
+    data = png_bytes(Image.effect_noise((30, 20), 99.0))[:200]  # the header, and a few of the pixels
+    with pytest.raises(ImageError, match=r"30x20 pixels, more than 0\.0005 megapixels"):
+        load_image(data, most_pixels=500)
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        load_image(data, most_pixels=600)

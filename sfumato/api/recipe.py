@@ -37,6 +37,7 @@ from sfumato.json_input import check_fields
 from sfumato.models.base import Model
 from sfumato.models.loading import here
 from sfumato.models.parts import content_hash
+from sfumato.options import Parameter
 from sfumato.registry import Entry
 
 REQUESTS: Mapping[str, type[Request]] = {
@@ -95,7 +96,12 @@ class Recipe:
             ImageError: It carries none, or a damaged one.
             UsageError: It was made by a command that has no recipes.
         """
-        values, what = read_recipe(file), f"the recipe in {file}"
+        return cls.of(read_recipe(file), file)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], file: Path) -> Recipe:
+        """The recipe that was read from a file; raises like `read`."""
+        what = f"the recipe in {file}"
         kind = REQUESTS.get(str(values.get("command")))
         if kind is None:
             made_by = shown(values.get("command")).strip("'")
@@ -211,10 +217,7 @@ class Recipe:
         for key, value in entry.check_options(options).items():
             if name in given or f"{name}.{key}" in given:
                 continue
-            default = entry.parameters[key].default
-            most = max(100, 10 * default) if isinstance(default, int) else 100
-            many = isinstance(value, list | tuple | dict) and len(value) > MOST_PARTS
-            if many or any(isinstance(part, int) and part > most for part in leaves(value)):
+            if is_too_much(entry.parameters[key], value):
                 self._too_much(f"{key}={shown(value)}", f"{flag} {key}=...")
             if key in NETWORKS and value not in (None, "emoji-clip"):
                 raise UsageError(
@@ -322,6 +325,13 @@ def read_request(path: str | os.PathLike[str]) -> Request:
     """
     checks.path("path", path)
     return Recipe.read(at_home(path)).request
+
+
+def is_too_much(option: Parameter, value: Any) -> bool:
+    """Whether the value of an option asks for more work than a stranger may: numbers, and parts of lists and tables."""
+    most = max(100, 10 * option.default) if isinstance(option.default, int) else 100
+    many = isinstance(value, list | tuple | dict) and len(value) > MOST_PARTS
+    return many or any(isinstance(part, int) and part > most for part in leaves(value))
 
 
 def _is_below(path: Path, folder: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.apps.console import print_json, stdout, table, working
+from sfumato.apps.describe import entry_fields, inversions_of
 from sfumato.apps.options import AsJson
 from sfumato.emoji.defaults import METHOD_OPTIONS
 from sfumato.errors import UsageError
@@ -42,7 +43,7 @@ def methods(
             raise UsageError(unknown("method, inversion, morph or spacing", name, names))
         entries = {kind: [entry for entry in found if entry.name == name] for kind, found in entries.items()}
     if as_json:
-        print_json({kind: [_fields(entry) for entry in found] for kind, found in entries.items()})
+        print_json({kind: [entry_fields(entry) for entry in found] for kind, found in entries.items()})
     elif name is not None:
         for kind, found in entries.items():
             for entry in found:
@@ -70,7 +71,7 @@ def _show(entry: Entry[Any], kind: str) -> None:
 
     console = stdout()
     console.print(Text(f"{entry.title} ({kind.removesuffix('s')}): {entry.summary}"), "")
-    inversions = _inversions(entry)
+    inversions = inversions_of(entry)
     facts = [(key, getattr(entry, key)) for key in ("name", "when", "cost", "paper")]
     if kind == "morphs":
         facts.append(("spacing", str(getattr(entry, "spacing", ""))))
@@ -97,12 +98,6 @@ def _show(entry: Entry[Any], kind: str) -> None:
     console.print(Text("Lists and tables are written as JSON: --set NAME=[0.1,0.6]  --set 'NAME={\"dog\": 2}'", "dim"))
 
 
-def _inversions(entry: Entry[Any]) -> list[str] | None:
-    """Names of the inversions that a method starts from; None for what is no method of editing."""
-    names = getattr(entry, "inversions", None)
-    return None if names is None else list(names)
-
-
 def _default(parameter: Parameter) -> str:
     if parameter.default is inspect.Parameter.empty:
         return "must be given"
@@ -111,24 +106,3 @@ def _default(parameter: Parameter) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str).replace("null", "none")
-
-
-def _fields(entry: Entry[Any]) -> dict[str, Any]:
-    options = [
-        {
-            "name": parameter.name,
-            "help": parameter.help,
-            "type": parameter.type_name,
-            "choices": list(parameter.choices),
-            "required": parameter.default is inspect.Parameter.empty,
-            "default": None if parameter.default is inspect.Parameter.empty else parameter.default,
-            "low": parameter.low,
-            "high": parameter.high,
-        }
-        for parameter in entry.parameters.values()
-    ]
-    texts = ("name", "title", "summary", "when", "cost", "paper")
-    inversions = _inversions(entry)
-    starts = {} if inversions is None else {"inversions": inversions}
-    tuned = {"emoji": dict(METHOD_OPTIONS.get(entry.name, {}))} if inversions is not None else {}
-    return {**{key: getattr(entry, key) for key in texts}, **starts, "options": options, **tuned}

@@ -10,7 +10,7 @@ from sfumato.images.pace import EASINGS, Easing, Pace
 from sfumato.images.pixels import to_images, to_pixels
 from sfumato.images.reading import MAX_PIXELS, ImageSource, LoadedImage, load_image
 from sfumato.images.video import MOVIES, check_movie_path, save_movie
-from sfumato.images.writing import as_png, check_writable, read_recipe, save_image
+from sfumato.images.writing import as_png, check_writable, png_bytes, read_recipe, recipe_in, save_image
 
 __all__ = [
     "EASINGS",
@@ -32,7 +32,9 @@ __all__ = [
     "flattened",
     "lifted",
     "load_image",
+    "png_bytes",
     "read_recipe",
+    "recipe_in",
     "save_image",
     "save_movie",
     "to_images",

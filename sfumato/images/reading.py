@@ -66,16 +66,19 @@ class LoadedImage:
         return None if self.rgba is None else self.rgba.getchannel("A")
 
 
-def load_image(source: ImageSource, *, background: tuple[int, int, int] = (255, 255, 255)) -> LoadedImage:
+def load_image(
+    source: ImageSource, *, background: tuple[int, int, int] = (255, 255, 255), most_pixels: int = MAX_PIXELS
+) -> LoadedImage:
     """Turns any common kind of image into an upright RGB one.
 
     Args:
         source: Path of a file; the bytes of one; PIL image; array (height, width), (height, width, 1, 3 or 4), uint8,
             uint16 or float in [0, 1]; tensor (3, height, width) or (1, 3, height, width), float in [-1, 1].
         background: Colour under transparent pixels.
+        most_pixels: Files and bytes of more pixels are refused before any is decoded.
 
     Raises:
-        ImageError: The image is missing, damaged, empty, larger than 64 megapixels or 65,535 pixels a side, an
+        ImageError: The image is missing, damaged, empty, larger than `most_pixels` or 65,535 pixels a side, an
             address instead of a file, or of a shape, type or range that cannot be meant.
     """
     torch = sys.modules.get("torch")
@@ -90,12 +93,12 @@ def load_image(source: ImageSource, *, background: tuple[int, int, int] = (255, 
         what = f"the {len(data)} bytes given as an image"
         if not data:
             raise ImageError("the bytes given as an image are empty")
-        return _read(io.BytesIO(data), what, background)
+        return _read(io.BytesIO(data), what, background, most_pixels)
     if isinstance(source, (str, os.PathLike)):
         path = existing_file(source)
         try:
             with path.open("rb") as file:
-                return _read(file, str(path), background)
+                return _read(file, str(path), background, most_pixels)
         except OSError as error:
             raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
     raise ImageError(f"cannot make an image of {type(source).__name__}; give a path, bytes, PIL image, array or tensor")
@@ -123,8 +126,8 @@ def existing_file(source: str | os.PathLike[str]) -> Path:
     return path
 
 
-def open_image(file: Any, what: str) -> Image.Image:
-    """Opens and decodes; the size in the header is checked before any pixel is."""
+def open_image(file: Any, what: str, most_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Opens and decodes; the size in the header is checked before any pixel is decoded."""
     Image.init()
     try:
         with guarded(what, "damaged"):
@@ -137,7 +140,7 @@ def open_image(file: Any, what: str) -> Image.Image:
                 f"{what} is not an image in a known format, whatever its name; convert it to PNG or JPEG"
             ) from error
         raise
-    check_size(image.size, what)
+    check_size(image.size, what, most_pixels)
     _decode(image, what)
     return image
 
@@ -161,18 +164,18 @@ def guarded(what: str, state: str) -> Iterator[None]:
         raise ImageError(f"{what} is {state} ({_short(said)}); make or download it again") from error
 
 
-def check_size(size: tuple[int, int], what: str) -> None:
-    """Raises an `ImageError` for (width, height) without pixels, or with more than `MAX_PIXELS` or `MAX_SIDE`."""
+def check_size(size: tuple[int, int], what: str, most_pixels: int = MAX_PIXELS) -> None:
+    """Raises an `ImageError` for (width, height) without pixels, or with more than `most_pixels` or `MAX_SIDE`."""
     if min(size) < 1:
         raise ImageError(f"{what} has no pixels ({by(size)}); give an image of at least 1x1")
     if max(size) > MAX_SIDE:
         raise ImageError(f"{what} has {by(size)} pixels, more than {MAX_SIDE} on one side; make it smaller")
-    if size[0] * size[1] > MAX_PIXELS:
-        raise ImageError(f"{what} has {by(size)} pixels, more than {MAX_PIXELS // 10**6} megapixels; make it smaller")
+    if size[0] * size[1] > most_pixels:
+        raise ImageError(f"{what} has {by(size)} pixels, more than {most_pixels / 1e6:.3g} megapixels; make it smaller")
 
 
-def _read(file: Any, what: str, background: tuple[int, int, int]) -> LoadedImage:
-    with open_image(file, what) as image:
+def _read(file: Any, what: str, background: tuple[int, int, int], most_pixels: int) -> LoadedImage:
+    with open_image(file, what, most_pixels) as image:
         return _convert(image, what, background)
 
 

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image, PngImagePlugin
 
@@ -16,7 +16,7 @@ from sfumato.errors import ImageError, UsageError
 from sfumato.files import at_home, check_folder, written_whole
 from sfumato.images.alpha import WHITE, Colour, flattened, with_alpha
 from sfumato.images.ffmpeg import FFMPEG_MOVIES, stream_comment
-from sfumato.images.reading import existing_file, guarded, open_image
+from sfumato.images.reading import MAX_PIXELS, existing_file, guarded, open_image
 from sfumato.json_input import JsonError, read_json
 
 _WRITABLE = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -78,7 +78,21 @@ def save_image(
         UsageError: The recipe holds something that JSON cannot say.
     """
     path = check_writable(path)
-    kind = _WRITABLE[path.suffix.lower()]
+    with written_whole(path, ImageError) as part, part.open("wb") as file:
+        _write(image, file, _WRITABLE[path.suffix.lower()], recipe, background)
+    return path
+
+
+def png_bytes(image: Image.Image, recipe: Mapping[str, Any] | None = None) -> bytes:
+    """The bytes of the PNG that `save_image` writes; raises like `recipe_text`."""
+    buffer = io.BytesIO()
+    _write(image, buffer, "PNG", recipe, WHITE)
+    return buffer.getvalue()
+
+
+def _write(
+    image: Image.Image, file: IO[bytes], kind: str, recipe: Mapping[str, Any] | None, background: Colour
+) -> None:
     options: dict[str, Any] = {} if kind == "PNG" else {"quality": 95}
     if kind == "JPEG":
         options["subsampling"] = 0
@@ -87,9 +101,7 @@ def save_image(
         options["pnginfo"].add_text(RECIPE_KEY, recipe_text(recipe))
     elif recipe is not None:
         options["exif"] = exif_of(recipe)
-    with written_whole(path, ImageError) as part, part.open("wb") as file:
-        (flattened(image, background) if kind == "JPEG" else with_alpha(image)).save(file, format=kind, **options)
-    return path
+    (flattened(image, background) if kind == "JPEG" else with_alpha(image)).save(file, format=kind, **options)
 
 
 def as_png(images: Sequence[Image.Image]) -> bytes:
@@ -142,22 +154,35 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = existing_file(path)
     try:
-        text = _stream_recipe(path) if path.suffix.lower() in FFMPEG_MOVIES else _image_recipe(path)
+        if path.suffix.lower() in FFMPEG_MOVIES:
+            text = _stream_recipe(path)
+        else:
+            with path.open("rb") as file:
+                text = _image_recipe(file, str(path))
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
+    return _checked(text, str(path))
+
+
+def recipe_in(data: bytes, what: str, most_pixels: int = MAX_PIXELS) -> dict[str, Any]:
+    """Reads the recipe in the bytes of an image, which messages call `what`; raises like `read_recipe`."""
+    return _checked(_image_recipe(io.BytesIO(data), what, most_pixels), what)
+
+
+def _checked(text: str | None, what: str) -> dict[str, Any]:
     if text is None:
-        raise ImageError(f"{path} carries no recipe; only images saved by sfumato do, and some programs remove it")
+        raise ImageError(f"{what} carries no recipe; only images saved by sfumato do, and some programs remove it")
     try:
         recipe = read_json(text)
     except JsonError as error:
-        raise ImageError(f"the recipe in {path} is damaged ({error}); give the options by hand") from error
+        raise ImageError(f"the recipe in {what} is damaged ({error}); give the options by hand") from error
     if not isinstance(recipe, dict):
-        raise ImageError(f"the recipe in {path} is damaged (not a JSON object); give the options by hand")
+        raise ImageError(f"the recipe in {what} is damaged (not a JSON object); give the options by hand")
     return recipe
 
 
-def _image_recipe(path: Path) -> str | None:
-    with path.open("rb") as file, open_image(file, str(path)) as image, guarded(str(path), "damaged"):
+def _image_recipe(file: IO[bytes], what: str, most_pixels: int = MAX_PIXELS) -> str | None:
+    with open_image(file, what, most_pixels) as image, guarded(what, "damaged"):
         text: str | None = image.info.get(RECIPE_KEY)
         if text is not None:
             return text
