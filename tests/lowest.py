@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
-EXTRAS = ("batch", "metrics", "test")
+EXTRAS = ("batch", "metrics", "serve", "test")
 
 
 def lowest(text: str) -> Iterator[str]:

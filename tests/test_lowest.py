@@ -22,7 +22,7 @@ def test_the_lowest_versions_are_safe_ones() -> None:
 
 @pytest.mark.parametrize("requirement", ["torch", "torch<3", "torch>=2.10,<3"])
 def test_another_form_is_refused(requirement: str) -> None:
-    extras = "{ batch = [], metrics = [], test = [] }"
+    extras = "{ batch = [], metrics = [], serve = [], test = [] }"
     text = f"""
     project = {{ name = "x", dependencies = ["{requirement}"], optional-dependencies = {extras} }}
     """

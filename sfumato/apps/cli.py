@@ -19,6 +19,7 @@ from sfumato.apps.invert import invert
 from sfumato.apps.methods import methods
 from sfumato.apps.models import models
 from sfumato.apps.morph import morph
+from sfumato.apps.serve import serve
 from sfumato.apps.slider import slider
 from sfumato.apps.stopping import leave_at_once
 from sfumato.apps.translate import translate
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (demo, edit, morph, slider, translate, generate, invert, methods, models, batch, bench, doctor):
+for _function in (demo, edit, morph, slider, translate, generate, invert, methods, models, serve, batch, bench, doctor):
     app.command()(command(_function))
 app.add_typer(direction_app)
 

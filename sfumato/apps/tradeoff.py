@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sfumato.apps.contact_sheet import Cell, Row, Words, draw_sheet
@@ -40,9 +41,10 @@ def tradeoff_sheet(result: EditResult) -> Image.Image:
 
 
 def chosen_index(result: EditResult) -> int:
-    """Which candidate the result is."""
-    pixels = result.image.tobytes()
-    return next((k for k, tried in enumerate(result.tried) if tried.image.tobytes() == pixels), -1)
+    """Which candidate the result is: the nearest one, as decoding in another batch may round otherwise."""
+    pixels = np.asarray(result.image, dtype=np.float32)
+    away = [float(np.abs(np.asarray(tried.image, dtype=np.float32) - pixels).mean()) for tried in result.tried]
+    return away.index(min(away))
 
 
 def draw_plot(points: Sequence[tuple[float, float]], chosen: int, *, side: int) -> Image.Image:

@@ -57,11 +57,15 @@ class Bounds:
 
 
 class Busy(SfumatoError):
-    """The queue is full, or a client has enough in it; `retry_after` says in how many seconds to try again."""
+    """The queue is full or closed; `retry_after` says in how many seconds to try again."""
 
     def __init__(self, text: str, retry_after: int) -> None:
         super().__init__(text)
         self.retry_after = retry_after
+
+
+class TooMany(Busy):
+    """This client has enough in the queue."""
 
 
 class Outcome(Protocol):
@@ -163,7 +167,7 @@ class JobQueue:
             if len(line) >= self._bounds.waiting:
                 raise Busy(f"{len(line)} runs are waiting already: try again soon", self._until_place(line))
             if own >= self._bounds.per_client:
-                raise Busy(f"{own} of your runs wait or run: let one finish, or cancel it", self._until_place(line))
+                raise TooMany(f"{own} of your runs wait or run: let one finish, or cancel it", self._until_place(line))
             line.append(job)
             self._jobs[job.id] = job
             self._changed.notify_all()
