@@ -57,10 +57,24 @@ def write_stream(
         OSError: ffmpeg failed; the message says what it says.
         ImageError: There is no ffmpeg.
     """
-    alpha = frames[0].mode == "RGBA"
     raw = [_even(np.asarray(frame)) for frame in frames]
-    height, width = raw[0].shape[:2]
-    codec, pixels = _CODECS[suffix, alpha]
+    _encode((raw[k] for k in order), raw[0].shape[1::-1], frames[0].mode == "RGBA", rate, suffix, part, comment)
+
+
+def write_frames(
+    frames: Iterable[Image.Image], size: tuple[int, int], rate: Fraction, suffix: str, part: Path, comment: str | None
+) -> None:
+    """Encodes RGB frames one by one, as they come; arguments and errors as `write_stream`, `size` being theirs."""
+    width, height = (side + side % 2 for side in size)
+    raw = (_even(np.asarray(frame)) for frame in frames)
+    _encode(raw, (width, height), False, rate, suffix, part, comment)
+
+
+def _encode(
+    raw: Iterable[npt.NDArray[np.uint8]], size: Sequence[int], alpha: bool, rate: Fraction, suffix: str, part: Path,
+    comment: str | None,
+) -> None:  # fmt: skip
+    (width, height), (codec, pixels) = size, _CODECS[suffix, alpha]
     marks = "colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
     command = [
         ffmpeg(), "-hide_banner", "-loglevel", "error", "-y", *_raw_input(width, height, alpha, rate), "-an",
@@ -70,7 +84,7 @@ def write_stream(
         *(("-metadata", f"comment={comment}") if comment is not None else ()),
         "-f", _MUXERS[suffix], f"file:{part}",
     ]  # fmt: skip
-    _piped(command, (raw[k] for k in order))
+    _piped(command, raw)
 
 
 def inbetween(frames: Sequence[Image.Image], count: int) -> list[Image.Image]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sfumato import checks
 from sfumato.errors import ImageError, UsageError
 from sfumato.files import at_home, folder_written_whole, written_whole
 from sfumato.images.alpha import flattened, with_alpha
-from sfumato.images.ffmpeg import FFMPEG_MOVIES, ffmpeg, inbetween, write_stream
+from sfumato.images.ffmpeg import FFMPEG_MOVIES, ffmpeg, inbetween, write_frames, write_stream
 from sfumato.images.pace import Pace, Shown
 from sfumato.images.palette import in_palette, shared_palette
 from sfumato.images.reading import MAX_PIXELS, by
@@ -130,6 +130,43 @@ def save_movie(
     return path
 
 
+def save_frames(
+    frames: Iterable[Image.Image],
+    path: str | os.PathLike[str],
+    *,
+    size: tuple[int, int],
+    fps: float,
+    recipe: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes frames that come one by one, at a constant rate and as they are, as `save_movie` writes them all at once.
+
+    .mp4, .mov, .webm and folders keep no more than one frame in memory; the other formats need them all.
+
+    Args:
+        frames: RGB, at least one.
+        path: As of `save_movie`.
+        size: (width, height) of the frames.
+        fps: Frames a second.
+        recipe: What made them.
+
+    Raises:
+        ImageError: As `check_movie_path`; or the disk is full, or ffmpeg failed.
+        UsageError: The rate is out of range, or the movie would be larger than its format allows.
+    """
+    path = check_movie_path(path)
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    if suffix not in ("", *FFMPEG_MOVIES):
+        return save_movie(list(frames), path, pace=Pace(fps, 0.0), scale=1, recipe=recipe, closed=False)
+    _shown_size(size, 1, suffix)
+    if not suffix:
+        return _save_folder(frames, path, recipe)
+    pace = Pace(fps, 0.0).check(suffix)
+    comment = None if recipe is None else f"{RECIPE_KEY}:{recipe_text(recipe)}"
+    with written_whole(path, ImageError) as part:
+        write_frames(frames, size, Fraction(pace.fps).limit_denominator(1001), suffix, part, comment)
+    return path
+
+
 def _shown_size(size: tuple[int, int], scale: int | None, suffix: str) -> tuple[int, int]:
     if scale is not None:
         checks.whole("scale", scale, low=1, high=64)
@@ -227,7 +264,7 @@ def _whole(timeline: Sequence[Shown], tick: float, unit: int = 1) -> Iterator[in
         yield ticks * unit
 
 
-def _save_folder(frames: Sequence[Image.Image], folder: Path, recipe: Mapping[str, Any] | None) -> Path:
+def _save_folder(frames: Iterable[Image.Image], folder: Path, recipe: Mapping[str, Any] | None) -> Path:
     """Writes PNGs into a folder that takes its name only when it is complete."""
     with folder_written_whole(folder, ImageError) as part:
         for k, frame in enumerate(frames):

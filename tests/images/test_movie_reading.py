@@ -1,0 +1,80 @@
+"""Movies are read frame by frame as they were written; what is none is refused in words."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.errors import ImageError
+from sfumato.images import Pace, save_movie
+from sfumato.images.movie_reading import is_movie, open_movie
+from sfumato.images.video import save_frames
+
+ENDINGS = (".mp4", ".mov", ".webm", ".gif", ".webp", ".apng")
+
+
+def frames(count: int = 12, size: tuple[int, int] = (48, 32)) -> list[Image.Image]:
+    """A bright bar that walks over a dark ground."""
+    found = []
+    for number in range(count):
+        values = np.full((size[1], size[0], 3), 40, np.uint8)
+        values[:, 3 * number : 3 * number + 8] = (220, 180, 60)
+        found.append(Image.fromarray(values))
+    return found
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("size", [(48, 32), (47, 33)], ids=str)
+def test_frames_are_read_in_number_order_and_speed(ending: str, size: tuple[int, int], tmp_path: Path) -> None:
+    made = frames(size=size)
+    path = save_frames(iter(made), tmp_path / f"bar{ending}", size=size, fps=10.0)
+    assert is_movie(path)
+    with open_movie(path) as movie:
+        read = list(movie.frames)
+    assert len(read) == len(made)
+    assert movie.fps == pytest.approx(10.0, abs=0.1)
+    for before, after in zip(made, read, strict=True):
+        width, height = before.size
+        near = np.asarray(after.crop((0, 0, width, height)), int) - np.asarray(before, int)
+        assert np.abs(near).mean() < 8
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".webm"])
+def test_frames_one_by_one_are_written_as_all_at_once(ending: str, tmp_path: Path) -> None:
+    made = frames()
+    one = save_frames(iter(made), tmp_path / f"one{ending}", size=(48, 32), fps=10.0)
+    all_ = save_movie(made, tmp_path / f"all{ending}", pace=Pace(10.0, 0.0), scale=1, closed=False)
+    with open_movie(one) as first, open_movie(all_) as second:
+        pairs = list(zip(first.frames, second.frames, strict=True))
+    assert len(pairs) == len(made)
+    assert all(before.tobytes() == after.tobytes() for before, after in pairs)
+
+
+def test_an_image_is_no_movie(tmp_path: Path) -> None:
+    frames(1)[0].save(tmp_path / "still.webp")
+    frames(1)[0].save(tmp_path / "still.png")
+    assert not is_movie(tmp_path / "still.webp")
+    assert not is_movie(tmp_path / "still.png")
+    assert not is_movie(tmp_path / "none.gif")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_damaged_movies_are_refused_in_words(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"wrong{ending}"
+    path.write_text("#EXTM3U\nhttp://127.0.0.1:9/x.ts\n")
+    with pytest.raises(ImageError, match=r"wrong"), open_movie(path) as movie:
+        list(movie.frames)
+    with pytest.raises(ImageError, match="no file"), open_movie(tmp_path / f"none{ending}"):
+        pass
+
+
+def test_a_movie_that_was_cut_off_gives_what_is_whole_or_an_error(tmp_path: Path) -> None:
+    for ending in ENDINGS:
+        path = save_frames(iter(frames()), tmp_path / f"cut{ending}", size=(48, 32), fps=10.0)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+        with suppress(ImageError), open_movie(path) as movie:
+            assert len(list(movie.frames)) <= 12
