@@ -45,8 +45,8 @@ SHOWN = 8
 
 _share = partial(checks.number, above=0.0, high=1.0)
 _CHECKS: Mapping[str, checks.Check] = {
-    **{name: ARGUMENTS[name] for name in ("watch", "method", "inversion", "num_inference_steps", "guidance_scale")},
-    **{name: ARGUMENTS[name] for name in ("negative_prompt", "seed", "size", "fit", "distance")},
+    **{name: ARGUMENTS[name] for name in ("watch", "method", "inversion", "inversion_options", "num_inference_steps")},
+    **{name: ARGUMENTS[name] for name in ("guidance_scale", "negative_prompt", "seed", "size", "fit", "distance")},
     "source_prompt": optional(ARGUMENTS["source_prompt"]),
     "target_prompt": optional(partial(checks.text, empty="say what the result should show, such as 'a dog face'")),
     "draw": partial(checks.whole, low=1, high=100_000),
@@ -58,7 +58,7 @@ _CHECKS: Mapping[str, checks.Check] = {
     "minutes": optional(partial(checks.number, above=0.0, high=100_000.0)),
     "training_steps": optional(partial(checks.whole, low=1, high=10_000_000)),
     "width": partial(checks.whole, low=8, high=256),
-    "adversarial": partial(checks.number, low=0.0, high=10.0),
+    **dict.fromkeys(("features", "adversarial"), partial(checks.number, low=0.0, high=100.0)),
     "mirror": checks.flag,
     "workers": partial(checks.whole, low=1, high=1_000),
 }
@@ -108,6 +108,7 @@ def distill(
     draw: int = 400,
     method: str = "ddib",
     inversion: str | None = None,
+    inversion_options: Mapping[str, Any] | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str = "",
@@ -123,6 +124,7 @@ def distill(
     minutes: float | None = 10.0,
     training_steps: int | None = None,
     width: int = 32,
+    features: float = 0.5,
     adversarial: float = 0.02,
     mirror: bool = True,
     folder: str | os.PathLike[str] | None = None,
@@ -142,8 +144,9 @@ def distill(
             `sfumato batch` takes them; None: the model draws images of the source prompt itself.
         source_prompt, target_prompt: Of images that have none of their own.
         draw: Images to draw where none are given.
-        method, inversion, num_inference_steps, guidance_scale, negative_prompt, seed, size, fit, options: As of
-            `sfumato.edit`. Each image is edited with the same seed, as a student blurs what it cannot foresee.
+        method, inversion, inversion_options, num_inference_steps, guidance_scale, negative_prompt: As of
+            `sfumato.edit`.
+        seed, size, fit, options: Likewise. All images are edited with one seed: a student blurs what it cannot foresee.
         keep: Share of the pairs kept, the worst by agreement left out, in (0, 1]; None: 0.85 under emoji-clip, else 1.
         agreement: Least cosine of the changes of image and text, in [-1, 1]; None: 0.2 under CLIP, else no bound.
         least_change: Least root mean squared change of a pair, as share of the pixels' range.
@@ -153,6 +156,7 @@ def distill(
         minutes: Time for training; the steps that fit into it are found before the first one.
         training_steps: Steps of training, in place of the minutes.
         width: Channels of the student's first level, a multiple of 8.
+        features: Weight of the perceptual distance in training; 0: none.
         adversarial: Weight of the critic; 0: none.
         mirror: Whether the edit stays right when left and right change places.
         folder: Where pairs and checkpoints are kept; None: a temporary one.
@@ -176,7 +180,7 @@ def distill(
     if workers > 1 and loading is None:
         raise UsageError("several workers load the model themselves: give loading, the arguments of load_model")
     limits, looking, more = _looking(model, a)
-    features, noted = _features(model, a["distance"])
+    perceptual, noted = _perceptual(model, a["distance"])
     with progress_bar(watch=a["watch"]) as watching, _folder(folder) as place:
         inputs = _inputs(model, images, a, place, watching)
         defaults = {name: a[name] for name in _DEFAULTS if a[name] not in (None, "")}
@@ -187,10 +191,11 @@ def distill(
         kept = made.pairs.some([row for row, one in enumerate(verdicts) if not one.reason])
         check_count(len(kept), [one.reason for one in verdicts])
         plan = Plan(a["training_steps"], a["minutes"], seed=a["seed"], mirror=a["mirror"])
-        plan = replace(plan, weights=replace(plan.weights, adversarial=a["adversarial"]))
+        weights = replace(plan.weights, features=a["features"], adversarial=a["adversarial"])
+        plan = replace(plan, weights=weights)
         student = fresh(arch, a["seed"]).to(model.device)
         slot = Store(place).slot("training")
-        trained = train(student, *kept.split(), plan, distance=features, slot=slot, watch=watching, tell=tell)
+        trained = train(student, *kept.split(), plan, distance=perceptual, slot=slot, watch=watching, tell=tell)
     notes = [*more, *noted, *trained.notes, *_left_out(made, verdicts)]
     card = Card(
         *made.prompts[0], model.name, model.revision, entry.name, kept.size, len(verdicts), len(kept),
@@ -202,8 +207,8 @@ def distill(
 
 
 _DEFAULTS = (
-    "source_prompt", "target_prompt", "method", "inversion", "num_inference_steps", "guidance_scale", "negative_prompt",
-    "seed", "size", "fit",
+    "source_prompt", "target_prompt", "method", "inversion", "inversion_options", "num_inference_steps",
+    "guidance_scale", "negative_prompt", "seed", "size", "fit",
 )  # fmt: skip
 
 
@@ -271,7 +276,7 @@ def _looking(model: Model, a: Mapping[str, Any]) -> tuple[Limits, DualEncoder | 
     return replace(limits, keep=keep, agreement=agreement), dual_encoder(model, name), []
 
 
-def _features(model: Model, name: str | Distance | None) -> tuple[Distance | None, list[str]]:
+def _perceptual(model: Model, name: str | Distance | None) -> tuple[Distance | None, list[str]]:
     found = load_distance(name, model)
     if isinstance(found, PixelDistance):
         return None, ["no perceptual distance is installed: the student was trained by pixels and edges alone"]

@@ -7,11 +7,13 @@ from typing import Annotated
 import typer
 
 from sfumato import __version__
+from sfumato.apps.apply import apply
 from sfumato.apps.batch import batch
 from sfumato.apps.bench import bench
 from sfumato.apps.console import command
 from sfumato.apps.demo import demo
 from sfumato.apps.direction import direction_app
+from sfumato.apps.distill import distill
 from sfumato.apps.doctor import doctor
 from sfumato.apps.edit import edit
 from sfumato.apps.generate import generate
@@ -33,7 +35,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _function in (demo, edit, morph, slider, translate, generate, invert, methods, models, serve, batch, bench, doctor):
+_COMMANDS = (
+    demo, edit, morph, slider, translate, generate, invert, methods, models, serve, batch, distill, apply, bench,
+    doctor,
+)  # fmt: skip
+for _function in _COMMANDS:
     app.command()(command(_function))
 app.add_typer(direction_app)
 

@@ -52,7 +52,7 @@ def apply_to_files(
     Args:
         distilled: The edit.
         sources: Files.
-        out: Folder of the results, made where it is missing; two images of one name are told apart by a number.
+        out: Folder of the results, made where it is missing; a second image of one name gets a number.
         strength: As of `Distilled.apply`.
         watch: Progress and cancellation.
 
