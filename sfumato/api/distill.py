@@ -40,6 +40,8 @@ from sfumato.watch import Watch, progress_bar
 
 KEEP_EMOJI, AGREEMENT_CLIP = 0.85, 0.2
 """Where nothing is said: share kept by agreement under emoji-clip, whose scale has no known bound; bound under CLIP."""
+TRAINING = "training"
+"""Key of the checkpoint in the folder."""
 SHOWN = 8
 """Held-out pairs in a result."""
 
@@ -194,7 +196,7 @@ def distill(
         weights = replace(plan.weights, features=a["features"], adversarial=a["adversarial"])
         plan = replace(plan, weights=weights)
         student = fresh(arch, a["seed"]).to(model.device)
-        slot = Store(place).slot("training")
+        slot = Store(place).slot(TRAINING)
         trained = train(student, *kept.split(), plan, distance=perceptual, slot=slot, watch=watching, tell=tell)
     notes = [*more, *noted, *trained.notes, *_left_out(made, verdicts)]
     card = Card(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 from math import isfinite, isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 from sfumato.options import Option
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sfumato.models.base import Model
+    from sfumato.watch import Watch
 
 Direction = Literal["higher", "lower", "none"]
 Steps = Annotated[int | None, Option("denoising steps of every case; none: the model's own choice", low=1)]
@@ -164,4 +165,18 @@ class Benchmark(Protocol):
         Args:
             rows: Of one configuration.
             folder: Of the run, which the images' paths start from.
+        """
+
+
+@runtime_checkable
+class MakesFirst(Protocol):
+    """A benchmark that has to make something before its first case, such as networks to compare."""
+
+    def make(self, model: Model, folder: Path, watch: Watch) -> None:
+        """Makes what is missing, once a run, in the main process; other processes get the benchmark afterwards.
+
+        Args:
+            model: The one that is measured.
+            folder: Of the run.
+            watch: Progress and cancellation.
         """

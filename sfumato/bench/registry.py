@@ -48,6 +48,12 @@ def _morphs() -> type[Benchmark]:
     return Morphs
 
 
+def _distill() -> type[Benchmark]:
+    from sfumato.bench.distill import Distill
+
+    return Distill
+
+
 BENCHMARKS: dict[str, tuple[Callable[[], type[Benchmark]], str]] = {
     "emoji-edit": (_emoji_edit, "200 edits of emoji whose exact answer is known; any method, any inversion."),
     "scene-edit": (
@@ -57,6 +63,7 @@ BENCHMARKS: dict[str, tuple[Callable[[], type[Benchmark]], str]] = {
     "pie": (_pie, "PIE-Bench, 700 images with masks, from --data; measured by --protocol pie-2023 or strict."),
     "translation": (_translation, "Unpaired translation between drawing styles, or between the folders of --data."),
     "zero-shot": (_zero_shot, "Edits with several seeds a case, the best kept by a judge; of emoji, or of --data."),
+    "distill": (_distill, "Edits of scenes in one network call: three students, beside their teacher and the truth."),
     "morphs": (_morphs, "Morphs between 24 pairs of emoji, or those of --data; --inversions names spacings."),
 }
 """Name to what loads its class, and what it is in one line."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import sfumato
-from sfumato.bench.benchmark import Benchmark, Case, Configuration, NotApplicable
+from sfumato.bench.benchmark import Benchmark, Case, Configuration, MakesFirst, NotApplicable
 from sfumato.bench.rows import ROW, read_rows, read_settings, write_parquet
 from sfumato.errors import Cancelled, UsageError
 from sfumato.images import save_image
@@ -86,6 +86,8 @@ def run(
             kept = [row for row in file.rows if not (retry_errors and row["status"] == "error")]
             done = {(row["case"], row["configuration"]) for row in kept}
             jobs = [job for pair, job in planned.items() if pair not in done]
+            if jobs and isinstance(benchmark, MakesFirst):
+                benchmark.make(model, out, watch)
             if jobs:
                 benchmark.prepare(model)  # here too when others work, so that what is missing is said
             if workers > 1:

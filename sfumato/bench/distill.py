@@ -1,0 +1,288 @@
+"""Distill: edits of scenes, distilled, beside their teacher and beside students of the exact answers.
+
+Three edits are distilled: a swap of one concept for another, a recolour, a change of style. For each, scenes are drawn
+and edited by the teacher, a student is trained on these pairs, and another one, with as many pairs and steps, on the
+exact answers: what both do wrong is the student's fault, what the first alone does wrong is the teacher's. Measured are
+other scenes, drawn by another seed. The perceptual distance is one that students are trained by, on their teacher's
+results; the judge is not. PSNR rewards blur.
+
+`make` trains the students, in the folder `students` of the run; a run that is stopped goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+
+import sfumato
+from sfumato.adaptation.store import Store
+from sfumato.api.distill import finished
+from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
+from sfumato.bench.distill_judge import DistillJudge
+from sfumato.bench.distill_scenes import EDITS, scene_edits
+from sfumato.bench.editing import QUIET
+from sfumato.distillation.distilled import Card, Distilled, load_distilled
+from sfumato.distillation.pairs import Pairs
+from sfumato.distillation.student import Arch, fresh
+from sfumato.distillation.training import Plan, train
+from sfumato.edits.method import METHODS
+from sfumato.emoji import WEIGHTS
+from sfumato.emoji.render import ATLAS, Atlas, render
+from sfumato.emoji.scene_edits import SceneEdit
+from sfumato.errors import UsageError
+from sfumato.images import save_image, to_images, to_pixels
+from sfumato.options import Option
+from sfumato.registry import unknown
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sfumato.models.base import Model
+    from sfumato.watch import Watch
+
+ABOUT = (__doc__ or "").partition("\n\n")[2].partition("\n\n`make`")[0]
+TEACHER, STUDENT, OF_TRUTH, UNEDITED = "teacher", "student", "student-of-truth", "unedited"
+CONFIGURATIONS = (TEACHER, STUDENT, OF_TRUTH, UNEDITED)
+TRAINING_SEED, TEST_SEED = 1, 2024
+BATCH, LONG = 16, 50
+"""Images in the batch that is timed, and steps of the edit that a student is held against."""
+STUDENTS = "students"
+
+
+@dataclass
+class Distill:
+    """The benchmark; see the module.
+
+    Attributes:
+        steps: Denoising steps of the teacher; None: the model's own choice.
+        seed: Of every edit and training.
+        teacher: Name of the method.
+        edits: Which of `EDITS`, separated by commas.
+        pairs: Scenes that the teacher edits for each.
+        per_edit: Scenes that are measured of each.
+        minutes, training_steps, width, least_psnr: As of `sfumato.distill`.
+        judges: Folder of `judge.safetensors` and `emoji-clip.safetensors`.
+        atlas: The drawings.
+    """
+
+    steps: Steps = None
+    seed: Seed = 0
+    teacher: Annotated[str, Option("method that is distilled, with its own options")] = "ddib"
+    edits: Annotated[str, Option("edits to distill, separated by commas")] = ",".join(EDITS)
+    pairs: Annotated[int, Option("scenes that the teacher edits for each student", low=32, high=100_000)] = 400
+    per_edit: Annotated[int, Option("scenes to measure of each edit", low=1, high=10_000)] = 200
+    minutes: Annotated[float, Option("time for the training of each student", low=0)] = 10.0
+    training_steps: Annotated[int | None, Option("steps of training; none: as many as fit into minutes", low=1)] = None
+    width: Annotated[int, Option("channels of a student's first level, a multiple of 8", low=8, high=256)] = 32
+    least_psnr: Annotated[float, Option("smallest reconstruction PSNR of a pair's source, dB", low=0)] = 20.0
+    judges: Annotated[str, Option("folder of judge.safetensors and emoji-clip.safetensors")] = str(WEIGHTS)
+    atlas: Annotated[str, Option("PNG of the drawings that scenes are made of")] = str(ATLAS)
+    name: str = field(default="distill", init=False)
+    title: str = field(default="Distill: an edit in one network call, beside its teacher", init=False)
+    about: str = field(default=ABOUT, init=False)
+    measures: tuple[Measure, ...] = field(init=False)
+    notes: tuple[str, ...] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        self.measures = MEASURES
+        self._students = Path(STUDENTS)
+        self.kinds = [name.strip() for name in self.edits.split(",") if name.strip()]
+        for kind in self.kinds:
+            if kind not in EDITS:
+                raise UsageError(unknown("edit", kind, EDITS))
+        _ = METHODS[self.teacher], Arch(width=self.width)  # raise
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        names = ("steps", "seed", "teacher", "edits", "pairs", "minutes", "training_steps", "width", "least_psnr")
+        return {"split": TEST_SEED, **{name: getattr(self, name) for name in names}}
+
+    def cases(self) -> Sequence[Case]:
+        return [
+            Case(f"{kind}-{number:03d}", kind, edit, f"{edit.source_prompt} → {edit.target_prompt}")
+            for kind in self.kinds
+            for number, edit in enumerate(scene_edits(self._atlas.world, kind, self.per_edit, TEST_SEED))
+        ]
+
+    def configurations(self, methods: Sequence[str], inversions: Sequence[str]) -> Sequence[Configuration]:
+        if inversions:
+            raise UsageError("the benchmark distill has no --inversions: the teacher takes its method's first choice")
+        for method in methods:
+            if method not in CONFIGURATIONS:
+                raise UsageError(unknown("configuration", method, list(CONFIGURATIONS)))
+        return [Configuration(name) for name in CONFIGURATIONS if not methods or name in methods]
+
+    def make(self, model: Model, folder: Path, watch: Watch) -> None:
+        """Trains the students that are missing, each with a teacher's pairs and on the exact answers."""
+        self._students = folder / STUDENTS
+        for kind in self.kinds:
+            place, (student, of_truth) = self._students / kind, self._files(kind)
+            place.mkdir(parents=True, exist_ok=True)
+            if student.is_file() and of_truth.is_file():
+                continue
+            edits = scene_edits(self._atlas.world, kind, self.pairs, TRAINING_SEED)
+            exact = self._drawn(edits, place)
+            result = sfumato.distill(
+                model, place / "edits.csv", method=self.teacher, num_inference_steps=self.steps, seed=self.seed,
+                least_psnr=self.least_psnr, distance=self._judge.distance, minutes=self.minutes,
+                training_steps=self.training_steps, width=self.width, folder=place, watch=watch,
+            )  # fmt: skip
+            result.distilled.save(student)
+            card, planned = result.distilled.card, result.trained.planned
+            self._of_truth(exact.some(range(card.pairs_kept)), card, planned, place, watch).save(of_truth)
+
+    def prepare(self, model: Model) -> None:
+        _ = self._judge, self._trained
+
+    @cached_property
+    def _atlas(self) -> Atlas:
+        if not Path(self.atlas).is_file():
+            raise UsageError(f"there are no drawings of scenes at {self.atlas}: name their PNG as atlas")
+        return Atlas(Path(self.atlas))
+
+    @cached_property
+    def _judge(self) -> DistillJudge:
+        return DistillJudge(Path(self.judges))
+
+    @cached_property
+    def _trained(self) -> dict[str, dict[str, Distilled]]:
+        names = (STUDENT, OF_TRUTH)
+        return {
+            kind: {name: load_distilled(file) for name, file in zip(names, self._files(kind), strict=True)}
+            for kind in self.kinds
+        }
+
+    def _files(self, kind: str) -> tuple[Path, Path]:
+        return self._students / f"{kind}.safetensors", self._students / f"{kind}-of-truth.safetensors"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_judge", "_atlas", "_trained")}
+
+    def _drawn(self, edits: Sequence[SceneEdit], place: Path) -> Pairs:
+        """Writes the scenes and their manifest; gives them with their exact answers."""
+        sides = [to_images(render([edit.source, edit.target], self._atlas)[0]) for edit in edits]
+        names = [f"{number:04d}.png" for number in range(len(edits))]
+        for name, (source, _) in zip(names, sides, strict=True):
+            if not (place / name).is_file():
+                save_image(source, place / name)
+        with (place / "edits.csv").open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(("image", "source_prompt", "target_prompt"))
+            rows.writerows((name, one.source_prompt, one.target_prompt) for name, one in zip(names, edits, strict=True))
+        before, after = (torch.cat([to_pixels(pair[side]) for pair in sides]) for side in (0, 1))
+        return Pairs(tuple(names), *(((one + 1.0) * 127.5).round().to(torch.uint8) for one in (before, after)))
+
+    def _of_truth(self, exact: Pairs, card: Card, steps: int, place: Path, watch: Watch) -> Distilled:
+        """A student of the exact answers, trained as long on as many pairs."""
+        student, plan = fresh(Arch(width=self.width), self.seed), Plan(steps, None, seed=self.seed)
+        slot = Store(place).slot("training-of-truth")
+        trained = train(student, *exact.split(), plan, distance=self._judge.distance, slot=slot, watch=watch)
+        card = replace(card, method="exact answers", options={}, data=exact.digest(), steps=trained.steps, notes=())
+        return finished(student, exact, card, trained)
+
+    def attempt(self, model: Model, case: Case, configuration: Configuration) -> Outcome:
+        edit: SceneEdit = case.data
+        source, truth = to_images(render([edit.source, edit.target], self._atlas)[0])
+        first, times = case.name.endswith("-000"), dict[str, float | int | None]()
+        match configuration.method:
+            case "unedited":
+                result = source
+            case "teacher":
+                result = self._taught(model, edit, source, times, batch=first)
+            case student:
+                distilled = self._trained[case.kind][student]
+                result = distilled.apply(source).image
+                times |= _timed(distilled, source)
+                if first:
+                    long = self._seconds(model, edit, source, LONG)
+                    times["times_faster"] = 1000.0 * long / (times["milliseconds"] or 1.0)
+        figures = self._judge.figures(edit, source, truth, result)
+        return Outcome({**figures, **times}, {"source": source, "truth": truth, "result": result})
+
+    def _taught(
+        self, model: Model, edit: SceneEdit, source: Image.Image, times: dict[str, float | int | None], *, batch: bool
+    ) -> Image.Image:
+        """What the teacher makes, and how long it takes."""
+        given: dict[str, Any] = {
+            "source_prompt": edit.source_prompt, "target_prompt": edit.target_prompt, "method": self.teacher,
+            "num_inference_steps": self.steps, "seed": self.seed, "watch": QUIET,
+        }  # fmt: skip
+        done = sfumato.edit(model, source, **given)
+        times |= {"milliseconds": 1000.0 * done.cost.seconds, "evaluations": done.cost.evaluations}
+        if batch:
+            start = time.perf_counter()
+            sfumato.edit(model, [source] * BATCH, **given)
+            times["milliseconds_16"] = 1000.0 * (time.perf_counter() - start) / BATCH
+        image: Image.Image = done.image
+        return image
+
+    def _seconds(self, model: Model, edit: SceneEdit, source: Image.Image, steps: int) -> float:
+        """Seconds of one edit of the teacher on one thread."""
+        with _one_thread():
+            done = sfumato.edit(
+                model, source, source_prompt=edit.source_prompt, target_prompt=edit.target_prompt, method=self.teacher,
+                num_inference_steps=steps, seed=self.seed, watch=QUIET,
+            )  # fmt: skip
+        return float(done.cost.seconds)
+
+    def summarise(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Mapping[str, float | None]:
+        return {}
+
+
+MEASURES = (
+    Measure(
+        "target_distance", "distance to the truth", "lower",
+        "Perceptual distance between result and exact answer, by the features of the scenes' dual encoder.", "edit", 3,
+    ),
+    Measure(
+        "edit_seen", "edit seen", "higher", "Share where the judge finds what the edit should make.", "edit", 2,
+    ),
+    Measure(
+        "kept_within", "kept outside", "higher",
+        "Share of the pixels that the exact edit leaves alone that differ by at most 15 from the source.", "keep", 3,
+    ),
+    Measure("milliseconds", "ms an image", "lower", "Of one image; a student's on one thread.", "", 1),
+    Measure("milliseconds_16", "ms of 16", "lower", "For one image of a batch of 16; likewise.", "", 1),
+    Measure(
+        "times_faster", "times faster", "higher",
+        "An edit of 50 steps by the teacher over the student, on one thread, side by side.", "", 0,
+    ),
+    Measure("kept_psnr", "PSNR kept, dB", "higher", "Where the exact edit changes nothing, at most 50.", "", 1),
+    Measure("target_psnr", "PSNR to the truth, dB", "higher", "Between result and exact answer, at most 50.", "", 1),
+    Measure("evaluations", "evaluations", "lower", "Network evaluations of the teacher.", "", 0),
+)  # fmt: skip
+
+
+def _timed(distilled: Distilled, image: Image.Image) -> dict[str, float]:
+    """Milliseconds an image of a student on one thread, alone and in a batch."""
+    one = to_pixels(image)
+    many = one.expand(BATCH, -1, -1, -1).contiguous()
+    with _one_thread():
+        return {"milliseconds": _best(distilled, one, 3), "milliseconds_16": _best(distilled, many, 1) / BATCH}
+
+
+def _best(distilled: Distilled, pixels: torch.Tensor, tries: int) -> float:
+    found = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        distilled(pixels)
+        found.append(1000.0 * (time.perf_counter() - start))
+    return min(found)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,141 @@
+"""The benchmark of distillation: its scenes ask for one edit, its judge says what it claims, one run does it all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sfumato.bench.benchmark import Configuration
+from sfumato.bench.distill import (
+    CONFIGURATIONS,
+    OF_TRUTH,
+    STUDENT,
+    TEACHER,
+    TEST_SEED,
+    TRAINING_SEED,
+    UNEDITED,
+    Distill,
+)
+from sfumato.bench.distill_judge import DistillJudge, edit_seen
+from sfumato.bench.distill_scenes import EDITS, TINTS, scene_edits
+from sfumato.bench.editing import HIGHEST_PSNR
+from sfumato.bench.registry import make_benchmark
+from sfumato.bench.runner import run
+from sfumato.distillation.distilled import load_distilled
+from sfumato.emoji.render import Atlas, render
+from sfumato.emoji.scene_judge import SceneJudge, Seen, SeenThing
+from sfumato.emoji.scenes import Scene, World, held_out
+from sfumato.errors import UsageError
+from sfumato.images import to_images
+from sfumato.metrics.distance import PixelDistance
+from tests.emoji.toy_world import toy_atlas, write_toy_atlas
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    return toy_atlas(tmp_path_factory.mktemp("atlas"))
+
+
+def exactly(scene: Scene) -> Seen:
+    """What a judge without fault says of a scene."""
+    things = tuple(SeenThing(t.concept, t.tint, t.x, t.y, t.size**2) for t in scene.things)
+    return Seen(things, scene.style, scene.background.colour, scene.background.pattern, scene.background.amount)
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_scenes_of_an_edit_ask_for_the_same_and_none_is_trained_on(kind: str, atlas: Atlas) -> None:
+    edits = scene_edits(atlas.world, kind, 60, TEST_SEED)
+    assert edits == scene_edits(atlas.world, kind, 60, TEST_SEED)
+    trained_on = {edit.source for edit in scene_edits(atlas.world, kind, 200, TRAINING_SEED)}
+    assert not trained_on & {edit.source for edit in edits}
+    changes = set()
+    for edit in edits:
+        assert edit.kind == kind
+        assert edit.source not in held_out(atlas.world)
+        assert edit.target not in held_out(atlas.world)
+        assert edit.source.background == edit.target.background
+        assert edit.source_prompt != edit.target_prompt
+        assert edit_seen(exactly(edit.target), edit)
+        assert not edit_seen(exactly(edit.source), edit)
+        if kind == "style":
+            changes.add((edit.source.style, edit.target.style))
+        else:
+            (index,) = edit.things
+            before, after = edit.source.things[index], edit.target.things[index]
+            assert (before.x, before.y, before.size) == (after.x, after.y, after.size)
+            changes.add((before.concept, before.tint, after.concept, after.tint))
+    assert len(changes) == 1
+    if kind == "recolour":
+        assert {(before, after) for _, before, _, after in changes} == {TINTS}
+
+
+def test_a_world_without_an_edit_is_said(atlas: Atlas) -> None:
+    with pytest.raises(UsageError, match="no edits of kind 'style'"):
+        scene_edits(World(atlas.world.concepts, ("noto",)), "style", 2, 0)
+
+
+@pytest.fixture
+def judged(atlas: Atlas, monkeypatch: pytest.MonkeyPatch) -> DistillJudge:
+    """A judge that knows nothing, as the networks of a model's folder are not there."""
+    judge = DistillJudge.__new__(DistillJudge)
+    judge.judge, judge.distance = SceneJudge(atlas.world).eval(), PixelDistance()  # type: ignore[misc]
+    monkeypatch.setattr(Distill, "_judge", judge)
+    return judge
+
+
+def test_the_answer_is_right_and_the_source_keeps_everything(atlas: Atlas, judged: DistillJudge) -> None:
+    (edit,) = scene_edits(atlas.world, "swap", 1, 0)
+    source, truth = to_images(render([edit.source, edit.target], atlas)[0])
+    right, unedited = (judged.figures(edit, source, truth, result) for result in (truth, source))
+    assert right["target_distance"] == 0
+    assert right["target_psnr"] == right["kept_psnr"] == unedited["kept_psnr"] == HIGHEST_PSNR
+    assert right["kept_within"] == unedited["kept_within"] == 1
+    assert (unedited["target_distance"] or 0) > 0
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_one_run_trains_and_measures_and_can_be_continued(toy_model: Any, judged: DistillJudge, tmp_path: Path) -> None:
+    given = {
+        "teacher": "sdedit", "edits": "swap", "pairs": "34", "per_edit": "2", "training_steps": "2", "width": "8",
+        "least_psnr": "0", "atlas": str(write_toy_atlas(tmp_path / "toy.png")),
+    }  # fmt: skip
+    benchmark = make_benchmark("distill", texts=given, steps=2, seed=0)
+    rows = run(benchmark, benchmark.configurations([], []), tmp_path / "run", lambda: toy_model)
+    assert all(row["status"] == "done" for row in rows), rows
+    by_name = {(row["case"], row["configuration"]): row["figures"] for row in rows}
+    assert {name for _, name in by_name} == {*CONFIGURATIONS}
+    assert by_name["swap-000", STUDENT]["milliseconds_16"] > 0
+    assert by_name["swap-000", STUDENT]["times_faster"] > 1
+    assert by_name["swap-000", TEACHER]["milliseconds_16"] > 0
+    assert "times_faster" not in by_name["swap-001", STUDENT]
+    assert by_name["swap-001", UNEDITED]["kept_within"] == 1
+    cards = [load_distilled(tmp_path / "run" / "students" / f"swap{end}.safetensors").card for end in ("", "-of-truth")]
+    assert [card.method for card in cards] == ["sdedit", "exact answers"]
+    assert cards[0].pairs_kept == cards[1].pairs_kept == 34
+    assert cards[0].steps == cards[1].steps == 2
+
+    evaluations = toy_model.evaluations
+    again = make_benchmark("distill", texts={**given, "per_edit": "3"}, steps=2, seed=0)
+    more = run(again, again.configurations([STUDENT, OF_TRUTH], []), tmp_path / "run", lambda: toy_model)
+    assert len(more) == len(rows) + 2
+    assert toy_model.evaluations == evaluations  # nothing is trained or edited again
+
+
+def test_what_is_wrong_is_said_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'swap'"):
+        make_benchmark("distill", texts={"edits": "swapp"})
+    with pytest.raises(UsageError, match="sdedit"):
+        make_benchmark("distill", texts={"teacher": "sdeddit"})
+    with pytest.raises(UsageError, match="multiple of 8"):
+        make_benchmark("distill", texts={"width": "12"})
+    with pytest.raises(UsageError, match="no drawings of scenes"):
+        make_benchmark("distill", texts={"atlas": str(tmp_path / "none.png")}).cases()
+    with pytest.raises(UsageError, match="student"):
+        Distill().configurations(["studnet"], [])
+    with pytest.raises(UsageError, match="no --inversions"):
+        Distill().configurations([], ["ddim"])
+    with pytest.raises(UsageError, match=r"no judge\.safetensors"):
+        DistillJudge(tmp_path)
+    assert Distill().configurations([TEACHER], []) == [Configuration(TEACHER)]
