@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
 from sfumato import __version__
+from sfumato.api.recipe import FILES, NETWORKS
 from sfumato.api.requests import EditRequest, MorphRequest
 from sfumato.apps.as_code import FLAGS
 from sfumato.apps.describe import entry_fields
@@ -117,7 +118,11 @@ def _model(name: str, model: Model) -> dict[str, Any]:
 def _entry(entry: Any) -> dict[str, Any]:
     fields = {**entry_fields(entry), "spacing": getattr(entry, "spacing", None)}
     fields["mask"] = getattr(entry, "takes_mask", None)
-    fields["options"] = [{**option, "default": _plain(option["default"])} for option in fields["options"]]
+    fields["options"] = [
+        {**option, "default": _plain(option["default"])}
+        for option in fields["options"]
+        if option["name"] not in {*FILES, *NETWORKS}  # which the page does not open
+    ]
     fields.pop("emoji", None)  # each model says what suits it
     return fields
 

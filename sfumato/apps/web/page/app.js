@@ -1,0 +1,69 @@
+// The start of the page: what the server offers, the parts of the page, and the way between them.
+
+import * as api from "./api.js";
+import { h, put } from "./dom.js";
+import { app, changed, edit } from "./state.js";
+
+const main = document.getElementById("main");
+const PAGES = {
+  edit: () => import("./edit.js"),
+  compare: () => import("./compare.js"),
+  morph: () => import("./morph.js"),
+  slider: () => import("./slider.js"),
+  attention: () => import("./attention.js"),
+  methods: () => import("./methods.js"),
+  history: () => import("./history.js"),
+};
+const made = {};
+
+async function show(first = false) {
+  const name = location.hash.replace(/^#\//, "") in PAGES ? location.hash.slice(2) : "edit";
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#/${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  const module = await PAGES[name]();
+  made[name] ||= module.page();
+  put(main, made[name]);
+  made[name].refresh?.();
+  document.title = name === "edit" ? "sfumato" : `${name.charAt(0).toUpperCase()}${name.slice(1)} – sfumato`;
+  if (!first) { scrollTo(0, 0); main.focus({ preventScroll: true }); }
+}
+
+function models() {
+  const all = app.library.models;
+  edit.model = all[0].name;
+  if (all.length === 1) return put(document.getElementById("model"), all[0].name);
+  const select = h("select", { "aria-label": "Model", onchange: () => { edit.model = select.value; changed("model"); } },
+    ...all.map((one) => h("option", { value: one.name }, one.name)));
+  put(document.getElementById("model"), select);
+}
+
+async function start() {
+  try {
+    app.library = await api.library();
+  } catch (error) {
+    return error.status === 401 ? askToken() : put(main, h("p.loading", {}, error.message));
+  }
+  if (!app.library.methods.some((entry) => entry.name === edit.method)) edit.method = app.library.methods[0].name;
+  models();
+  addEventListener("hashchange", () => show());
+  await show(true);
+}
+
+function askToken() {
+  const said = h("p.bad", { role: "alert" });
+  const input = h("input", { type: "password", id: "token", autocomplete: "current-password" });
+  put(main, h("form.panel.intro", { onsubmit: async (event) => {
+    event.preventDefault();
+    try {
+      await api.login(input.value);
+      start();
+    } catch (error) {
+      put(said, error.message);
+    }
+  } }, h("h1", {}, "This page needs a token"), h("label", { for: "token" }, "Token"), input, said, h("button.main", {}, "Open")));
+  input.focus();
+}
+
+start();
