@@ -16,6 +16,7 @@ from sfumato.images import to_images
 from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from sfumato.sampling.samplers import DEFAULT, stepper_of
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 
@@ -29,6 +30,7 @@ def generate(
     num_images: int = 1,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    sampler: str | None = None,
     eta: float = 0.0,
     seed: int = 0,
     size: tuple[int, int] | None = None,
@@ -42,7 +44,8 @@ def generate(
         negative_prompt: What the image should not show.
         num_images: How many, in one batch, at least 1.
         num_inference_steps, guidance_scale: None: the model's own choice.
-        eta: 0 = DDIM, 1 = DDPM, in [0, 1].
+        sampler: Name of the sampling rule, one of `sfumato.sampling.samplers.SAMPLERS`; None: the model's own choice.
+        eta: 0 = DDIM, 1 = DDPM, in [0, 1]; of the sampler ddim alone.
         seed: Of all draws of the first image; each further image has the next seed, so that it does not depend on the
             number of images. -1: a random one, which the recipe records.
         size: (width, height) in pixels; None: what the model was trained at.
@@ -58,6 +61,7 @@ def generate(
         num_images=num_images,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        sampler=sampler,
         eta=eta,
         seed=seed,
         size=size,
@@ -71,7 +75,9 @@ def run(model: Model, request: GenerateRequest, watch: Watch | None = None) -> G
     notes = [*model.notes, *check_prompts(prompt=prompt, negative_prompt=negative_prompt)]
     steps = model.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
     guidance = model.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    request = replace(request, num_inference_steps=steps, guidance_scale=guidance)
+    sampler = request.sampler or (DEFAULT if request.eta else model.sampler)
+    stepper = stepper_of(sampler, model.schedule, eta=request.eta)
+    request = replace(request, num_inference_steps=steps, guidance_scale=guidance, sampler=sampler)
     generators = [seeded(request.seed, k) for k in range(request.num_images)]
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
         condition = model.encode_prompt([prompt, negative_prompt])
@@ -80,7 +86,7 @@ def run(model: Model, request: GenerateRequest, watch: Watch | None = None) -> G
             drawn_noise(model, generators, request.size),
             {"sample": Branch(condition[[0]], condition[[1]], guidance)},
             num_inference_steps=steps,
-            eta=request.eta,
+            stepper=stepper,
             generator=generators,
             watch=watching.during("drawing"),
         )

@@ -24,6 +24,7 @@ from sfumato.models.base import Model
 from sfumato.morphs.method import MORPHS
 from sfumato.morphs.spacings.base import SPACINGS
 from sfumato.registry import unknown
+from sfumato.sampling.samplers import SAMPLERS
 from sfumato.watch import Watch
 
 if TYPE_CHECKING:
@@ -122,13 +123,17 @@ class GenerateRequest(Request):
     """All arguments of `sfumato.generate`, where they are explained."""
 
     command = "generate"
-    own_checks: ClassVar[Mapping[str, Check]] = {"eta": partial(checks.number, low=0.0, high=1.0)}
+    own_checks: ClassVar[Mapping[str, Check]] = {
+        "eta": partial(checks.number, low=0.0, high=1.0),
+        "sampler": optional(partial(checks.choice, allowed=list(SAMPLERS))),
+    }
 
     prompt: str
     negative_prompt: str = ""
     num_images: int = 1
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    sampler: str | None = None
     eta: float = 0.0
     seed: int = 0
     size: tuple[int, int] | None = None

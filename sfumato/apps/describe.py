@@ -1,4 +1,4 @@
-"""What programs are told of methods, inversions, morphs and spacings, read from their own declarations."""
+"""What programs see of methods, inversions, morphs and spacings, read from their own declarations."""
 
 from __future__ import annotations
 

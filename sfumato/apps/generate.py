@@ -40,6 +40,13 @@ def generate(
     steps: Steps = None,
     guidance: Guidance = None,
     negative: Annotated[str, typer.Option(help="Negative prompt: what the image should not show.")] = "",
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="Sampling rule: ddim, ddpm, euler, euler-ancestral, dpm-solver++, lcm or tcd.",
+            show_default="the model's own choice",
+        ),
+    ] = None,
     eta: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of fresh noise at each step: 0 is DDIM, 1 is DDPM.")
     ] = 0.0,
@@ -72,6 +79,7 @@ def generate(
         num_images=count,
         num_inference_steps=steps,
         guidance_scale=guidance,
+        sampler=sampler,
         eta=eta,
         seed=seed,
         size=size_pixels,

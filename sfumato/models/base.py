@@ -158,6 +158,7 @@ class Model(ABC):
         distance, encoder: Names of the perceptual distance and of the dual encoder that suit its images; None: none of
             its own.
         method_options, method_guidance: Likewise, options and guidance of methods and morphs by their name.
+        sampler: Name of the sampler that suits it, see `sampling.samplers`.
         few_steps: Whether it was distilled for a few steps: then the two lines above stand before what a method's
             paper says.
         takes_guidance: Whether the network takes the guidance scale as an input (`with_guidance`) and needs no
@@ -182,6 +183,7 @@ class Model(ABC):
     encoder: str | None = None
     method_options: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     method_guidance: Mapping[str, float] = MappingProxyType({})
+    sampler: str = "ddim"
     few_steps: bool = False
     takes_guidance: bool = False
     notes: tuple[str, ...] = ()

@@ -77,8 +77,20 @@ class DiscreteVP:
         """The level at a timestep, or the final one for a negative time."""
         return Level.variance_preserving(self.alpha_bar(time))
 
-    def timesteps(self, num_inference_steps: int, *, latent_size: tuple[int, int] | None = None) -> list[int]:
+    def time_at(self, share: float) -> int:
+        """The timestep at a share of the way, see `Schedule.time_at`."""
+        return round(share * (self.num_train_timesteps - 1))
+
+    def timesteps(
+        self, num_inference_steps: int, *, latent_size: tuple[int, int] | None = None, strength: float = 1.0
+    ) -> list[int]:
         """Timesteps of a run, noisiest first; of latents of any size.
+
+        Args:
+            num_inference_steps: How many.
+            latent_size: Has no part in it.
+            strength: Of spacing "lcm", share of the noise at which the run starts, in (0, 1]: all of its steps lie
+                below. Has no part in other spacings, whose runs start at a later step.
 
         Raises:
             UsageError: num_inference_steps is not in [1, num_train_timesteps].
@@ -87,7 +99,7 @@ class DiscreteVP:
         if not 1 <= num_inference_steps <= total:
             raise UsageError(f"num_inference_steps must be in [1, {total}], got {num_inference_steps}")
         if self.spacing == "lcm":
-            return self._lcm_timesteps(num_inference_steps)
+            return self._lcm_timesteps(num_inference_steps, strength)
         if self.spacing == "leading":
             return self._leading_timesteps(num_inference_steps)
         if self.spacing == "trailing":
@@ -112,12 +124,12 @@ class DiscreteVP:
             )
         return timesteps
 
-    def _lcm_timesteps(self, num_inference_steps: int) -> list[int]:
+    def _lcm_timesteps(self, num_inference_steps: int, strength: float) -> list[int]:
         """Evenly spread positions, from the noisy end, in the timesteps of the distillation (Luo et al., 2023,
         https://arxiv.org/abs/2310.04378, as released: k - 1, 2k - 1, ... with k training timesteps a stride).
         """
         stride = self.num_train_timesteps // self.original_inference_steps
-        distilled = [j * stride - 1 for j in range(self.original_inference_steps, 0, -1)]
+        distilled = [j * stride - 1 for j in range(int(self.original_inference_steps * strength), 0, -1)]
         if num_inference_steps > len(distilled):
             raise UsageError(
                 f"num_inference_steps must be in [1, {len(distilled)}] for a latent consistency model distilled at"

@@ -95,6 +95,10 @@ class RectifiedFlow:
         sigma = max(time, 0.0) / TIMES
         return Level(1.0 - sigma, sigma)
 
+    def time_at(self, share: float) -> float:
+        """The time at a share of the way, see `Schedule.time_at`."""
+        return TIMES * share
+
     def timesteps(self, num_inference_steps: int, *, latent_size: tuple[int, int] | None = None) -> list[float]:
         """Times of a run, noisiest first, the clean end not among them.
 

@@ -85,6 +85,9 @@ class Schedule(Protocol):
     def level(self, time: float) -> Level:
         """The level at a time; for a negative one, that after the last step."""
 
+    def time_at(self, share: float) -> float:
+        """The time at a share of the way from the clean end, 0, to the noisiest level, 1."""
+
     def timesteps(self, num_inference_steps: int, *, latent_size: tuple[int, int] | None = None) -> Sequence[float]:
         """Times of a run, noisiest first.
 

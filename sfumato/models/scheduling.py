@@ -24,6 +24,8 @@ LCM_GUIDANCE = 8.5
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 _DDIM = ("DDIMScheduler", "DDIMParallelScheduler")
+_OWN_SAMPLERS = {"LCMScheduler": "lcm", "TCDScheduler": "tcd", "EulerAncestralDiscreteScheduler": "euler-ancestral"}
+"""Of few-step models, by their schedulers."""
 _FEW_STEPS = re.compile(r"turbo|lightning|hyper-?_?sd|(?<![a-z])(lcm|tcd)(?![a-z])", re.IGNORECASE)
 _FEW_STEPS_LORA = re.compile(
     r"lcm.?lora|lora.?lcm|(lightning|hyper|turbo|tcd).*\d.?steps?|turbo.*lora|hyper.?sd.*lora", re.IGNORECASE
@@ -130,11 +132,14 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
     if spacing != schedule.spacing:
         model.schedule = schedule = replace(schedule, spacing=spacing, final_alpha_bar=1.0)
     model.few_steps = True
+    model.sampler = _OWN_SAMPLERS.get(scheduler, "lcm" if spacing == "lcm" else model.sampler)
     model.num_inference_steps = _step_count(model, schedule, named)
     model.guidance_scale = LCM_GUIDANCE if model.takes_guidance else 1.0
     steps = f"{model.num_inference_steps} step{'s' if model.num_inference_steps > 1 else ''}"
     guidance = f"guidance {model.guidance_scale:g}{'' if model.takes_guidance else ' (off)'}"
-    model.notes += (f"a few-step model ({reason}): {steps} and {guidance} by default",)
+    model.notes += (
+        f"a few-step model ({reason}): {steps} and {guidance} by default; it draws by the sampler {model.sampler}",
+    )
 
 
 def _suit_flow(model: Model, scheduler: str, names: Sequence[str]) -> None:

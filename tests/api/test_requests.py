@@ -60,7 +60,7 @@ def examples() -> list[Request]:
         SliderRequest(image="cat.png", **EDIT, vary={"weights": {"dog": (0, 2)}, "guidance_scale": (1, 3)}),
         SliderRequest(source_prompt="a cat", method="pix2pix-zero"),
         InvertRequest(image="cat.png", prompt="a cat", method="null-text", options={"inner_steps": 3}),
-        GenerateRequest(prompt="a cat", num_images=3, eta=0.5, size=(32, 64)),
+        GenerateRequest(prompt="a cat", num_images=3, sampler="ddim", eta=0.5, size=(32, 64)),
         TranslateRequest(image="cat.png", method="ddib", strength=0.5),
     ]
 

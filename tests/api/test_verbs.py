@@ -102,6 +102,20 @@ def test_padding_is_cut_off_again(toy_model: Any, picture: Image.Image) -> None:
         assert any(fit in note for note in result.notes)
 
 
+def test_a_sampler_by_name_draws_another_image_and_stands_in_the_recipe(toy_model: Any) -> None:
+    drawn = {
+        name: sfumato.generate(toy_model, SOURCE, num_inference_steps=3, sampler=name, seed=1)
+        for name in (None, "ddim", "lcm", "dpm-solver++")
+    }
+    assert [result.recipe["sampler"] for result in drawn.values()] == ["ddim", "ddim", "lcm", "dpm-solver++"]
+    assert drawn[None].image.tobytes() == drawn["ddim"].image.tobytes()
+    assert len({result.image.tobytes() for result in drawn.values()}) == 3
+    with pytest.raises(UsageError, match="sampler must be one of ddim"):
+        sfumato.generate(toy_model, SOURCE, sampler="dpm")
+    with pytest.raises(UsageError, match=r"eta=0\.5 is for the sampler ddim, not lcm"):
+        sfumato.generate(toy_model, SOURCE, sampler="lcm", eta=0.5)
+
+
 def test_generate(toy_model: Any, tmp_path: Path) -> None:
     result = sfumato.generate(toy_model, SOURCE, num_images=2, num_inference_steps=3, seed=1)
     assert result.cost.evaluations == 2 * 2 * 3

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 import sfumato
 from tests.conformance.golden import cases_folder
+from tests.conformance.stored_sdxl import StoredSDXL, is_stored_sdxl
 from tests.conformance.tiny_sd import copy_model
 
 
@@ -23,6 +24,8 @@ def conformance_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
         if name is None:
             return None
         folder = copy_model(cases_folder(), name, tmp_path_factory.mktemp("conformance"))
+        if is_stored_sdxl(folder):
+            return StoredSDXL.read(folder, load("tiny-sd"))
         return sfumato.load_model(folder, device="cpu")
 
     return load

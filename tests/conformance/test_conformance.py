@@ -23,20 +23,14 @@ from tests.conformance.registry import find_runner
 
 # Systems whose methods are still to come. Every kind of any other system has a runner.
 PLANNED = {
-    "chord-edit",
-    "delta-denoising",
     "dnaedit",
-    "few-step-schedules",
     "fireflow",
     "flow-edit-epsilon",
     "flowalign",
     "flowedit",
-    "renoise",
     "rf-inversion",
     "rf-solver",
-    "turbo-edit",
     "uniedit-flow",
-    "virtual-inversion",
     "vital-layers",
 }
 

@@ -38,6 +38,7 @@ GENERATE = (
     "num_images",
     "num_inference_steps",
     "guidance_scale",
+    "sampler",
     "eta",
     "seed",
     "size",

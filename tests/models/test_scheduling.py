@@ -185,6 +185,8 @@ def test_few_step_models_start_with_few_steps_and_without_guidance(
     assert f"{steps} step" in model.notes[-1]
     assert model.schedule.timesteps(1) == [999]
     assert model.schedule.timesteps(4)[1] == (759 if model.schedule.spacing == "lcm" else 749)
+    own = {"TCDScheduler": "tcd", "EulerAncestralDiscreteScheduler": "euler-ancestral"}
+    assert model.sampler == own.get(scheduler, "lcm" if model.schedule.spacing == "lcm" else "ddim")
 
 
 @pytest.mark.parametrize("name", ["hyperrealistic", "lcmoon", "model"])
