@@ -166,7 +166,8 @@ def _guidance(
     model: Model, request: EditRequest, inversion: str, inverted: Inversion | None
 ) -> tuple[float, float, float | None]:
     """Guidance of the edited branches and of the source's, and what the inversion is made for; None: any."""
-    suited = model.method_guidance.get(request.method, model.guidance_scale)
+    of_method = None if model.few_steps else METHODS[request.method].guidance_scale
+    suited = model.method_guidance.get(request.method, of_method or model.guidance_scale)
     guidance = suited if request.guidance_scale is None else request.guidance_scale
     suits = INVERSIONS[inversion].source_guidance_scale if inversion else None
     if inversion and inverted is not None:

@@ -175,7 +175,7 @@ def with_noise_maps(task: EditTask, *, eta: float) -> EditTask:
     """
     source = task.source
     if source.noise_maps is not None:
-        _check_origin(source, task.source_prompt, task.source_scale)
+        check_origin(source, task.source_prompt, task.source_scale)
         return task
     if source.trajectory is not None:
         raise InversionError(f"a {source.method} inversion keeps no noise maps: use 'dpm-encoder' or 'edit-friendly'")
@@ -206,7 +206,7 @@ def _check_start(source: Inversion, start_index: int) -> None:
         )
 
 
-def _check_origin(source: Inversion, prompt: str, guidance_scale: float) -> None:
+def check_origin(source: Inversion, prompt: str, guidance_scale: float) -> None:
     if source.guidance_scale != guidance_scale:
         raise InversionError(
             f"the inversion was made at guidance {source.guidance_scale:g}; at source_guidance_scale={guidance_scale:g}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from sfumato.models.schedules import Step
 from sfumato.sampling.draws import Generators
 from sfumato.sampling.layout import Branch, Control
 from sfumato.sampling.loop import Guide, OnStep, sample
+from sfumato.sampling.stepper import Stepper
 from sfumato.watch import Watch
 
 
@@ -135,6 +137,7 @@ class EditTask:
         timesteps: Sequence[float] | None = None,
         replay: Inversion | None = None,
         eta: float | None = None,
+        stepper: Stepper[Any] | None = None,
         controls: Sequence[Control] = (),
         before_step: Sequence[OnStep] = (),
         on_step: Sequence[OnStep] = (),
@@ -149,6 +152,7 @@ class EditTask:
             timesteps: None: the source's.
             replay: The inversion to take noise maps, null embeddings, pinned latents and the stepper from.
             eta: None: that of `replay`, without one 0.
+            stepper: None: that of `replay`, without one DDIM.
             controls, before_step, guide: See the loop.
             on_step: Called after every step before the task's hooks.
 
@@ -162,6 +166,7 @@ class EditTask:
             timesteps=self.source.timesteps if timesteps is None else timesteps,
             start_index=self.source.start_index if start_index is None else start_index,
             eta=(0.0 if replay is None else replay.eta) if eta is None else eta,
+            stepper=stepper,
             generator=self.generator,
             replay=replay,
             controls=controls,

@@ -22,6 +22,7 @@ from sfumato.errors import InversionError
 from sfumato.json_input import check_fields
 from sfumato.models.base import Condition
 from sfumato.sampling.bdia import BDIA
+from sfumato.sampling.ddpm import NoiseMaps
 from sfumato.tensorfile import Kind, content_hash, load_tensors, save_tensors
 
 _KIND = Kind("inversion", "make one with `sfumato invert` or Inversion.save", "invert again", InversionError)
@@ -49,6 +50,7 @@ _FIELDS: Mapping[str, checks.Check] = {
     "timesteps": partial(checks.listed, check=_time, fewest=1, most=10_000),
     "gamma": _SHARE,
     "pinned": checks.flag,
+    "unscaled_maps": checks.flag,
     "eta": _SHARE,
     "prompt": checks.text,
     "negative_prompt": checks.text,
@@ -59,7 +61,7 @@ _FIELDS: Mapping[str, checks.Check] = {
     "key": checks.text,
     "start_index": partial(checks.whole, low=0),
 }
-_NEW = ("negative_prompt", "seed")  # which earlier files do not have
+_NEW = ("negative_prompt", "seed", "unscaled_maps")  # which earlier files do not have
 _IN_FILES = {"model_revision": "model", "image_sha256": "picture"}
 """Fields that have another name in files: the format, and with it the fingerprints in recipes, stays as it was."""
 
@@ -83,6 +85,7 @@ class Inversion:
         gamma: Weight of the look back of the stepper BDIA; 0: the replay takes DDIM steps.
         pinned: The replay sets the source branch to the trajectory after every step.
         eta: Stochasticity that the noise maps belong to.
+        unscaled_maps: The noise maps are added to DDPM's mean as they are, see `sampling.ddpm.NoiseMaps`.
         source_image: The fitted image itself, (height, width, 3) uint8, or None where it was not kept.
         prompt, negative_prompt: That it was made with.
         guidance_scale: Guidance that it was made with.
@@ -107,6 +110,7 @@ class Inversion:
     gamma: float = 0.0
     pinned: bool = False
     eta: float = 0.0
+    unscaled_maps: bool = False
     prompt: str = ""
     negative_prompt: str = ""
     guidance_scale: float = 1.0
@@ -131,7 +135,8 @@ class Inversion:
     @property
     def _fields(self) -> dict[str, Any]:
         """All but the tensors, by their names in files."""
-        names = [entry.name for entry in fields(self) if entry.name not in (*_TENSORS, "null_extras", "file")]
+        out = (*_TENSORS, "null_extras", "file", *(() if self.unscaled_maps else ("unscaled_maps",)))
+        names = [entry.name for entry in fields(self) if entry.name not in out]  # without news, fingerprints stay
         return {_IN_FILES.get(name, name): getattr(self, name) for name in names}
 
     @property
@@ -193,8 +198,10 @@ class Inversion:
         )
 
     @property
-    def stepper(self) -> BDIA | None:
+    def stepper(self) -> BDIA | NoiseMaps | None:
         """What replays it; None: any."""
+        if self.unscaled_maps:
+            return NoiseMaps()
         return None if self.correction is None else BDIA(self.gamma, self.correction)
 
     def check(

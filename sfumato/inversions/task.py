@@ -77,6 +77,11 @@ class InversionTask:
             generator=self.generator if shared else streams(self.generator, count)[k],
         )
 
+    @property
+    def unguided(self) -> InversionTask:
+        """The same for a replay without guidance."""
+        return replace(self, guidance_scale=1.0)
+
     def inversion(self, method: str, noise: Tensor, **result: Any) -> Inversion:
         """The result, on the task's grid; `result` are further fields of `Inversion`."""
         timesteps = tuple(step.time for step in self.steps)

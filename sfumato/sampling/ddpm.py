@@ -41,6 +41,35 @@ class DDPM:
         return ddpm_step(latents, prediction, step.level, step.level_prev, noise=z, variance=variance), None
 
 
+@dataclass(frozen=True)
+class NoiseMaps:
+    """DDPM's mean plus a noise map as it is, not times a standard deviation: that of a last step would be lost.
+
+    What replays maps that were kept so; the loop takes them from the inversion.
+    """
+
+    def init(self, latents: Tensor, first: Step) -> None:
+        """Remembers nothing."""
+
+    def stochastic(self, step: Step) -> bool:
+        return True
+
+    def step(
+        self, latents: Tensor, prediction: Prediction, step: Step, state: None, z: Tensor | None
+    ) -> tuple[Tensor, None]:
+        if z is None:
+            raise UsageError("a step by noise maps needs its map: pass noise")
+        return ddpm_mean(latents, prediction, step.level, step.level_prev) + z, None
+
+
+def ddpm_mean(latents: Tensor, prediction: Prediction, level: Level, level_prev: Level) -> Tensor:
+    """The mean of `ddpm_step`, shaped like the latents."""
+    ratio = level.signal / level_prev.signal
+    beta = level.noise**2 - (ratio * level_prev.noise) ** 2
+    share = (level_prev.noise / level.noise) ** 2
+    return level_prev.signal * beta / level.noise**2 * prediction.x0 + ratio * share * latents
+
+
 def ddpm_step(
     latents: Tensor,
     prediction: Prediction,
@@ -73,12 +102,11 @@ def ddpm_step(
     Raises:
         UsageError: Noise is missing.
     """
-    ratio = level.signal / level_prev.signal
-    beta = level.noise**2 - (ratio * level_prev.noise) ** 2
-    share = (level_prev.noise / level.noise) ** 2
-    mean = level_prev.signal * beta / level.noise**2 * prediction.x0 + ratio * share * latents
+    mean = ddpm_mean(latents, prediction, level, level_prev)
     if level_prev.noise == 0.0:
         return mean
     if noise is None:
         raise UsageError("DDPM adds noise at every step but the last: pass noise")
+    beta = level.noise**2 - (level.signal / level_prev.signal * level_prev.noise) ** 2
+    share = (level_prev.noise / level.noise) ** 2
     return mean + sqrt(beta * (share if variance == "posterior" else 1.0)) * noise

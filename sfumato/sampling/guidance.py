@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from sfumato.models.base import Condition, Model
@@ -17,7 +19,7 @@ def guidance_halves(model: Model, guided: bool) -> tuple[str, ...]:
 
 
 def guided_output(
-    model: Model, latents: Tensor, t: float, condition: Condition, scales: Tensor, layout: Layout
+    model: Model, latents: Tensor, t: float | Sequence[float], condition: Condition, scales: Tensor, layout: Layout
 ) -> Tensor:
     """Network output after classifier-free guidance, shaped like the latents (branch, image, channels, height, width).
 
@@ -29,7 +31,7 @@ def guided_output(
     Args:
         model: Any model.
         latents: (branch, image, channels, height, width).
-        t: Timestep that the network is conditioned on.
+        t: Timestep that the network is conditioned on; or one for each row of the layout.
         condition: One row for each row of the layout.
         scales: Guidance scale of each branch, (branch,).
         layout: The axes.

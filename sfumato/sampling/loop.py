@@ -89,8 +89,8 @@ def sample(
         raise UsageError(f"start_index must be in [0, {len(steps) - 1}], got {start_index}")
     latents = _spread(noise, len(branches)).to(model.device)
     latents = latents if latents.dtype == torch.float64 else latents.float()
-    layout = _layout(model, branches, steps[start_index:], latents, guide, replay, controls)
-    conditions = _Conditions(model, branches, layout, replay)
+    layout = layout_of(model, branches, steps[start_index:], latents, guide, replay, controls)
+    conditions = RunConditions(model, branches, layout, replay)
     stepper = _stepper(stepper, replay, eta)
     state = stepper.init(latents, steps[start_index])
     if replay is not None and replay.pinned:
@@ -123,7 +123,7 @@ def sample(
     return latents
 
 
-def _layout(
+def layout_of(
     model: Model,
     branches: Mapping[str, Branch],
     steps: Sequence[Step],
@@ -151,7 +151,7 @@ def _layout(
     return Layout(halves, tuple(branches), latents.shape[1], size, single)
 
 
-class _Conditions:
+class RunConditions:
     """The condition of each row of the layout at each step; only null embeddings change between steps."""
 
     def __init__(self, model: Model, branches: Mapping[str, Branch], layout: Layout, replay: Replay | None) -> None:

@@ -1,0 +1,247 @@
+"""Edits and inversions for few steps: what they leave alone, how they are one another's cases, and what they cost."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.edits.chord_edit import chord_edit
+from sfumato.edits.clean_difference import Differences
+from sfumato.edits.delta_denoising import delta_denoising
+from sfumato.edits.edit_friendly import edit_friendly
+from sfumato.edits.keep_outside import KeepOutside
+from sfumato.edits.task import EditTask
+from sfumato.edits.turbo_edit import turbo_edit
+from sfumato.edits.virtual_inversion import virtual_inversion
+from sfumato.errors import InversionError, UsageError
+from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.noise_maps import edit_friendly_inversion
+from sfumato.inversions.renoise import renoise
+from sfumato.inversions.result import Inversion
+from sfumato.inversions.shifted import shifted_edit_friendly
+from sfumato.inversions.task import InversionTask
+from sfumato.sampling.layout import Branch
+from sfumato.sampling.loop import sample
+
+SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
+GRID = (799, 599, 399, 199)
+
+
+def clean(images: int = 1) -> Tensor:
+    return torch.randn(images, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def drawn(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def of_image(latents: Tensor) -> Inversion:
+    return Inversion("picture", drawn(*latents.shape), GRID, trajectory=latents[None])
+
+
+def task(model: Any, source: Inversion, target: str = TARGET, **fields: Any) -> EditTask:
+    given = {"guidance_scale": 1.0, "generator": torch.Generator().manual_seed(3), **fields}
+    return EditTask(model, source, SOURCE, [target], **given)
+
+
+def inverting(model: Any, latents: Tensor) -> InversionTask:
+    return InversionTask(model, latents, model.encode_prompt(SOURCE), timesteps=GRID)
+
+
+def shifted(model: Any, latents: Tensor) -> Inversion:
+    return shifted_edit_friendly(inverting(model, latents), noise=drawn(3, *latents.shape), strength=1.0)
+
+
+WITHOUT_INVERSION = {
+    "virtual-inversion": (virtual_inversion, {}),
+    "chord-edit": (chord_edit, {"cleanup": False, "num_edit_steps": 2}),
+    "delta-denoising": (delta_denoising, {"iterations": 3}),
+    "delta-denoising at edit-friendly rates": (delta_denoising, {"rates": "edit-friendly"}),
+}
+
+
+@pytest.mark.parametrize("name", list(WITHOUT_INVERSION))
+def test_equal_prompts_change_nothing(toy_model: Any, name: str) -> None:
+    edit, options = WITHOUT_INVERSION[name]
+    latents = clean(2)
+    result = edit(task(toy_model, of_image(latents), SOURCE), **options)
+    for branch in result.latents:
+        torch.testing.assert_close(branch, latents, atol=1e-4, rtol=1e-4)
+    other = edit(task(toy_model, of_image(latents)), **options)
+    assert float((other.latents[1] - latents).norm() / latents.norm()) > 1e-3
+
+
+@pytest.mark.parametrize("w", [1.0, 1.5, 3.0])
+def test_turbo_edit_with_equal_prompts_gives_the_image_whatever_w_is(toy_model: Any, w: float) -> None:
+    latents = clean()
+    result = turbo_edit(task(toy_model, shifted(toy_model, latents), SOURCE), w=w, max_rms=None)
+    torch.testing.assert_close(result.latents[1], latents, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(result.latents[0], latents, atol=0.0, rtol=0.0)
+
+
+def test_turbo_edit_without_shift_and_w_is_edit_friendly(toy_model: Any) -> None:
+    latents, noise = clean(), drawn(4, 1, 4, 16, 16)
+    maps = shifted_edit_friendly(inverting(toy_model, latents), noise=noise, strength=1.0, shift=0.0)
+    ours = turbo_edit(task(toy_model, maps), w=1.0, max_rms=None)
+    scaled = edit_friendly_inversion(inverting(toy_model, latents), noise=noise)
+    theirs = edit_friendly(task(toy_model, scaled, source_guidance_scale=1.0), strength=1.0)
+    torch.testing.assert_close(ours.latents[1], theirs.latents[1], atol=1e-4, rtol=1e-4)
+
+
+def test_the_bound_of_the_last_map_holds_for_each_image(toy_model: Any) -> None:
+    """A batch is bounded as its images are alone."""
+    latents = torch.cat([clean(), 5.0 * clean()])
+    noise = drawn(3, 2, 4, 16, 16)
+    found = shifted_edit_friendly(inverting(toy_model, latents), noise=noise, strength=1.0)
+    together = turbo_edit(task(toy_model, found), max_rms=0.05).latents[1]
+    unbounded = turbo_edit(task(toy_model, found), max_rms=None).latents[1]
+    assert float((together - unbounded).norm()) > 0.1
+    for k in range(2):
+        one = shifted_edit_friendly(inverting(toy_model, latents[[k]]), noise=noise[:, [k]], strength=1.0)
+        alone = turbo_edit(task(toy_model, one), max_rms=0.05).latents[1]
+        torch.testing.assert_close(together[[k]], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_turbo_edit_refuses_maps_of_other_levels(toy_model: Any) -> None:
+    found = edit_friendly_inversion(inverting(toy_model, clean()), noise=drawn(4, 1, 4, 16, 16))
+    with pytest.raises(InversionError, match="has no maps of shifted latents: invert with shifted-edit-friendly"):
+        turbo_edit(task(toy_model, found))
+
+
+def test_shifted_inversions_are_kept_in_files(toy_model: Any, tmp_path: Any) -> None:
+    found = shifted(toy_model, clean())
+    again = Inversion.load(found.save(tmp_path / "maps.safetensors"))
+    assert again.unscaled_maps
+    assert again.fingerprint == found.fingerprint
+    edits = [turbo_edit(task(toy_model, each)).latents for each in (found, again)]
+    torch.testing.assert_close(*edits, atol=0.0, rtol=0.0)
+
+
+def test_one_step_of_virtual_inversion_is_a_move_by_delta_denoising(toy_model: Any) -> None:
+    """Virtual inversion is Delta Denoising Score at the rate n / s."""
+    latents, noise = clean(), drawn(1, 1, 4, 16, 16)
+    source = Inversion("picture", noise[0], (599,), trajectory=latents[None])
+    level = toy_model.schedule.level(599)
+    one = virtual_inversion(task(toy_model, source), noise=noise).latents[1]
+    rate = level.noise / level.signal
+    other = delta_denoising(task(toy_model, source), noise=noise, times=[599], rate=rate).latents[1]
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(WITHOUT_INVERSION))
+def test_outside_a_mask_the_image_stays(toy_model: Any, name: str) -> None:
+    edit, options = WITHOUT_INVERSION[name]
+    latents, weight = clean(), torch.zeros(1, 1, 16, 16)
+    weight[..., :8] = 1.0
+    source = of_image(latents)
+    hook = KeepOutside(weight, latents, source, 1)
+    result = edit(task(toy_model, source, mask=hook.inside, on_step=[hook]), **options).latents[1]
+    torch.testing.assert_close(result[..., 8:], latents[..., 8:], atol=0.0, rtol=0.0)
+    assert float((result[..., :8] - latents[..., :8]).abs().max()) > 1e-3
+
+
+def test_predictions_of_several_levels_are_those_of_single_calls(toy_model: Any) -> None:
+    latents, noise = clean(2), drawn(2, 4, 16, 16)
+    given = task(toy_model, of_image(latents), guidance_scale=3.0)
+    edited = 1.1 * latents[None]
+    times = [[899.0, 799.0], [749.0, 599.0]]
+    both = Differences(given, latents, levels=2)(latents[None], edited, noise, times)
+    for pair, time in zip(both, times, strict=True):
+        (alone,) = Differences(given, latents)(latents[None], edited, noise, [time])
+        torch.testing.assert_close(pair.clean, alone.clean, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(pair.noise, alone.noise, atol=1e-4, rtol=1e-4)
+        for k in range(2):
+            one = task(toy_model, of_image(latents[[k]]), guidance_scale=3.0)
+            (single,) = Differences(one, latents[[k]])(latents[None, [k]], edited[:, [k]], noise[[k]], [[time[k]]])
+            torch.testing.assert_close(pair.clean[:, [k]], single.clean, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "guidance", "options", "evaluations"),
+    [
+        ("chord-edit", 1.0, {}, 5),
+        ("chord-edit", 1.0, {"cleanup": False}, 4),
+        ("chord-edit", 1.0, {"num_edit_steps": 2, "noise_samples": 3}, 2 * 3 * 4 + 1),
+        ("virtual-inversion", 1.0, {}, 8),
+        ("virtual-inversion", 2.0, {}, 12),
+        ("virtual-inversion", 1.0, {"strength": 0.5}, 4),
+        ("delta-denoising", 1.0, {"iterations": 3}, 6),
+        ("delta-denoising", 7.5, {"iterations": 3}, 9),
+    ],
+)
+def test_costs_are_what_is_said(
+    toy_model: Any, name: str, guidance: float, options: dict[str, Any], evaluations: int
+) -> None:
+    edit = {"chord-edit": chord_edit, "virtual-inversion": virtual_inversion, "delta-denoising": delta_denoising}[name]
+    before = toy_model.evaluations
+    edit(task(toy_model, of_image(clean()), guidance_scale=guidance), **options)
+    assert toy_model.evaluations - before == evaluations
+
+
+def test_turbo_edit_costs_one_row_a_step_at_w_1(toy_model: Any) -> None:
+    found = shifted(toy_model, clean())
+    costs = []
+    for w in (1.0, 1.5):
+        before = toy_model.evaluations
+        turbo_edit(task(toy_model, found), w=w)
+        costs.append(toy_model.evaluations - before)
+    assert costs == [4, 8]
+
+
+def test_several_targets_are_those_of_single_runs(toy_model: Any) -> None:
+    latents, others = clean(), [TARGET, "a photo of a fox"]
+    for edit, options in WITHOUT_INVERSION.values():
+        both = EditTask(
+            toy_model, of_image(latents), SOURCE, others, guidance_scale=2.0, generator=torch.Generator().manual_seed(3)
+        )
+        together = edit(both, **options).latents
+        for k, target in enumerate(others):
+            alone = edit(task(toy_model, of_image(latents), target, guidance_scale=2.0), **options).latents
+            torch.testing.assert_close(together[k + 1], alone[1], atol=1e-4, rtol=1e-4)
+
+
+def back(model: Any, found: Inversion) -> Tensor:
+    branch = Branch(model.encode_prompt(SOURCE))
+    return sample(model, found.noise, {"source": branch}, timesteps=found.timesteps, eta=found.eta, replay=found)[0]
+
+
+def test_renoising_brings_the_image_back_more_closely(toy_model: Any) -> None:
+    """In short steps, where the iteration settles, each further one helps; DDIM inversion is the first result alone."""
+    latents = clean()
+    short = InversionTask(toy_model, latents, toy_model.encode_prompt(SOURCE), timesteps=range(401, 1, -20))
+    errors = [float((back(toy_model, ddim_inversion(short)) - latents).norm())]
+    for again in (1, 4):
+        found = renoise(short, renoising_steps=again, average=1)
+        errors.append(float((back(toy_model, found) - latents).norm()))
+    assert errors[2] < errors[1] < errors[0]
+
+
+def test_corrected_draws_follow_the_inverted_path(toy_model: Any) -> None:
+    latents, noise = clean(), drawn(4, 1, 4, 16, 16)
+    found = renoise(inverting(toy_model, latents), noise=noise, eta=1.0)
+    assert found.trajectory is not None
+    path = list(found.trajectory.flip(0)[1:])
+
+    def keep(given: Tensor, step: Any) -> Tensor:
+        torch.testing.assert_close(given[0], path[step.index], atol=1e-3, rtol=1e-3)
+        return given
+
+    branch = Branch(toy_model.encode_prompt(SOURCE))
+    sample(
+        toy_model, found.noise, {"source": branch}, timesteps=GRID, eta=1.0, replay=found, on_step=[keep]
+    )  # fmt: skip
+    loose = renoise(inverting(toy_model, latents), noise=noise, eta=1.0, correct_noise=False)
+    assert float((back(toy_model, loose) - latents).norm()) > 2 * float((back(toy_model, found) - latents).norm())
+
+
+def test_draws_of_another_shape_are_refused(toy_model: Any) -> None:
+    latents, wrong = clean(), drawn(9, 1, 4, 16, 16)
+    with pytest.raises(UsageError, match=r"one draw a sample, got \(9, 1, 4, 16, 16\)"):
+        chord_edit(task(toy_model, of_image(latents)), noise=wrong)
+    with pytest.raises(UsageError, match="one draw an iteration"):
+        delta_denoising(task(toy_model, of_image(latents)), noise=wrong, iterations=3)
+    with pytest.raises(UsageError, match="one draw a level that holds noise"):
+        shifted_edit_friendly(inverting(toy_model, latents), noise=wrong)
+    with pytest.raises(UsageError, match="one draw a step"):
+        renoise(inverting(toy_model, latents), noise=wrong, eta=1.0)
