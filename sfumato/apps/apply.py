@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.apps.console import FAILED, note, print_json, table, working
-from sfumato.apps.options import AsJson, choose_output
+from sfumato.apps.options import AsJson, Revision, choose_output, load
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ def apply(
     strength: Annotated[
         float, typer.Option(help="Share of the change, 0 to 2; 0 is the image itself, 1 the edit as it was learned.")
     ] = 1.0,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Model of a one-step student.", show_default="the embedded or cached one"),
+    ] = None,
+    revision: Revision = None,
     device: Annotated[str | None, typer.Option(help="Device: cuda, mps or cpu.", show_default="cpu")] = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -50,7 +55,8 @@ def apply(
     if movies and len(inputs) > 1:
         raise UsageError(f"{movies[0]} is a movie: give it alone")
     files = [file for path in inputs for file in _images(path)]
-    distilled = load_distilled(edit, device=device)
+    adapts = None if model is None else load(model, device, None, revision=revision)
+    distilled = load_distilled(edit, model=adapts, device=device)
     with progress_bar() as watch:
         if movies:
             if output is None:

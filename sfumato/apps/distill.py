@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,14 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sfumato.api.distill import DistillResult
+
+
+class StudentKinds(StrEnum):
+    """The kinds of students as typer wants them."""
+
+    small = "small"
+    one_step = "one-step"
+
 
 WORK = ".distill"
 """Ending of the folder of pairs and checkpoints, beside the output."""
@@ -109,6 +118,11 @@ def distill(
     training_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of training, in place of --minutes.", show_default="by --minutes")
     ] = None,
+    student: Annotated[
+        StudentKinds,
+        typer.Option(help="small: a network of its own. one-step: adapters on a model for few steps, for photographs."),
+    ] = StudentKinds.small,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters of a one-step student.")] = 8,
     width: Annotated[
         int, typer.Option(help="Channels of the student's first level, a multiple of 8; larger is slower.")
     ] = 32,
@@ -171,7 +185,8 @@ def distill(
             inversion_options=of_inversion or None, num_inference_steps=steps, guidance_scale=guidance,
             negative_prompt=negative, seed=seed, size=size_pixels, fit=None if fit is None else fit.value, keep=keep,
             agreement=agreement, least_psnr=least_psnr, encoder=encoder, distance=distance, minutes=minutes,
-            training_steps=training_steps, width=width, features=features, adversarial=adversarial, mirror=mirror,
+            training_steps=training_steps, student=student.value, width=width, rank=rank, features=features,
+            adversarial=adversarial, mirror=mirror,
             folder=work or path.with_suffix(WORK), loading=loading, workers=workers, watch=watch, tell=tell, **options,
         )  # fmt: skip
     result.distilled.save(path)

@@ -15,15 +15,18 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfumato import __version__, checks
+from sfumato.distillation.one_step import ONE_STEP, OneStepArch, OneStepStudent
 from sfumato.distillation.pairs import Pairs
 from sfumato.distillation.student import Arch, Student
 from sfumato.errors import UsageError
 from sfumato.images import ImageSource, as_transparent, load_image, save_image, to_images, to_pixels
 from sfumato.images.reading import by
 from sfumato.json_input import check_fields
+from sfumato.models.base import Model
+from sfumato.models.loading import here, load_model
 from sfumato.tensorfile import Kind, load_tensors, save_tensors
 
 KIND = Kind("distilled-edit", "make one with `sfumato distill`", "make it again, or copy it once more", UsageError)
@@ -148,11 +151,6 @@ class Distilled:
         device: torch.device = next(iter(self.student.parameters())).device
         return device
 
-    def to(self, device: str | torch.device) -> Distilled:
-        """Moves it to a device."""
-        self.student.to(device)
-        return self
-
     @torch.no_grad()
     def __call__(self, pixels: Tensor, *, strength: float = 1.0) -> Tensor:
         """Edits pixels.
@@ -236,15 +234,18 @@ class Distilled:
         return notes
 
 
-def load_distilled(path: str | os.PathLike[str], *, device: str | None = None) -> Distilled:
+def load_distilled(path: str | os.PathLike[str], *, model: Model | None = None, device: str | None = None) -> Distilled:
     """Reads what `Distilled.save` wrote.
 
     Args:
         path: Of the file.
-        device: Where it computes; None: the CPU, which is fast enough.
+        model: What a student on a one-step network adapts; None: the one that the file names, where it is embedded or
+            in the hub's cache. Others need none.
+        device: Where it computes; None: the CPU, which is fast enough for a small student; the model's for others.
 
     Raises:
-        UsageError: The file is missing, damaged, of another kind, or of a newer version.
+        UsageError: The file is missing, damaged, of another kind, or of a newer version; or it needs a model that is
+            not on this computer, or another one than was given.
     """
     tensors, fields = load_tensors(path, KIND)
     what = f"the card of {path}"
@@ -256,11 +257,12 @@ def load_distilled(path: str | os.PathLike[str], *, device: str | None = None) -
     found = check_fields(fields, table, what=f"the file {path}", remedy=KIND.again, error=UsageError)
     card = Card(**check_fields(found["card"], _CARD, what=what, remedy=KIND.again, error=UsageError))
     try:
-        student = _built(Arch.from_json(found["arch"]), tensors)
+        one_step = found["arch"].get("name") == ONE_STEP
+        student = _adapters(found["arch"], card, tensors, model, device) if one_step else _small(found["arch"], tensors)
         domain = Domain(tensors["domain/mean"].float(), tensors["domain/std"].float(), found["limit"])
     except (KeyError, UsageError) as error:
         raise UsageError(f"{path} does not fit this version of sfumato ({error}): {KIND.again}") from error
-    return Distilled(student, card, domain).to(device or "cpu")
+    return Distilled(student if one_step else student.to(device or "cpu"), card, domain)
 
 
 def check_strength(strength: float) -> float:
@@ -286,10 +288,40 @@ def domain_of(student: Any, pairs: Pairs) -> Domain:
     return Domain.of(torch.cat([student(pairs.pixels([row])[0].to(device)).features.cpu() for row in rows]))
 
 
-def _built(arch: Arch, tensors: Mapping[str, Tensor]) -> Student:
+def _small(arch: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Student:
     """The network with the weights of a file, whose shapes are compared before anything is allocated."""
     with torch.device("meta"):
-        student = Student(arch)
+        student = Student(Arch.from_json(arch))
+    student.load_state_dict(_weights(student, tensors), assign=True)
+    return student
+
+
+def _adapters(
+    arch: Mapping[str, Any], card: Card, tensors: Mapping[str, Tensor], model: Model | None, device: str | None
+) -> OneStepStudent:
+    """A student on a one-step network with the adapters of a file; a file opens no model that is not known here."""
+    sizes = OneStepArch.from_json(arch)
+    if model is None:
+        revision = here(card.model)
+        if revision is None:
+            raise UsageError(
+                f"it adapts the model {checks.shown(card.model)}, which is not opened by a file's word: load it, and"
+                " give it as model (--model)"
+            )
+        model = load_model(card.model, revision=revision or None, device=device)
+    if model.revision != card.revision:
+        raise UsageError(f"it adapts revision {card.revision} of {card.model}, and the model has {model.revision}")
+    student = OneStepStudent(model, card.target_prompt, sizes)
+    student.load_state_dict(_weights(student, tensors))
+    return student
+
+
+def _weights(student: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a file in float32.
+
+    Raises:
+        UsageError: They are not those of the student, or no numbers.
+    """
     own = {name: tuple(value.shape) for name, value in student.state_dict().items()}
     given = {name.removeprefix("student/"): value for name, value in tensors.items() if name.startswith("student/")}
     shapes = {name: tuple(value.shape) for name, value in given.items()}
@@ -298,5 +330,4 @@ def _built(arch: Arch, tensors: Mapping[str, Tensor]) -> Student:
         raise UsageError(f"its tensors are not those of its architecture, {min(wrong)} for one")
     if not all(bool(value.isfinite().all()) for value in given.values()):
         raise UsageError("its weights hold NaN or infinity")
-    student.load_state_dict({name: value.float() for name, value in given.items()}, assign=True)
-    return student
+    return {name: value.float() for name, value in given.items()}

@@ -57,8 +57,9 @@ def terms(
     found = {
         "pixels": (wrong * (1.0 + weights.changed * changed)).mean(),
         "edges": weights.edges * edge_difference(edited.pixels - targets),
-        "gate": weights.gate * F.binary_cross_entropy_with_logits(edited.gate, 1.0 - changed),
     }
+    if edited.gate is not None:
+        found["gate"] = weights.gate * F.binary_cross_entropy_with_logits(edited.gate, 1.0 - changed)
     if distance is not None and weights.features:
         found["features"] = weights.features * distance(edited.pixels.clamp(-1, 1), targets).mean()
     return found

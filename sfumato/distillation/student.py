@@ -30,12 +30,12 @@ class Edited(NamedTuple):
 
     Attributes:
         pixels: The edit, (batch, 3, height, width), in [-1, 1].
-        gate: Logits of how much of each pixel is copied, (batch, 1, height, width).
+        gate: Logits of how much of each pixel is copied, (batch, 1, height, width); None: the student has none.
         features: What it saw of the whole image, (batch, channels).
     """
 
     pixels: Tensor
-    gate: Tensor
+    gate: Tensor | None
     features: Tensor
 
 

@@ -31,6 +31,10 @@ class LatentModel(Model):
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:
+        return self.encode_pixels(pixels)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """The same as `encode_image`, differentiable."""
         encoded = self.vae.encode(pixels.to(self.device, self._vae_dtype))
         # a tiny autoencoder gives the latents themselves
         unscaled = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
