@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -23,9 +23,10 @@ from sfumato.api.batch_inputs import Inputs, read_inputs
 from sfumato.api.distill_pairs import Made, draw_sources, make_pairs, write_verdicts
 from sfumato.checks import optional
 from sfumato.distillation.distilled import Card, Distilled, domain_of, rounded
+from sfumato.distillation.one_step import BATCH, ONE_STEP, RATE, OneStepArch, OneStepStudent
 from sfumato.distillation.pairs import Pairs, check_count
 from sfumato.distillation.selection import Limits, Verdict, judged
-from sfumato.distillation.student import Arch, fresh
+from sfumato.distillation.student import Arch, Student, fresh
 from sfumato.distillation.training import Plan, Standing, Trained, train
 from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
@@ -37,6 +38,8 @@ from sfumato.metrics.distance import Distance, PixelDistance
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
 from sfumato.watch import Watch, progress_bar
+
+StudentKind = Literal["small", "one-step"]
 
 KEEP_EMOJI, AGREEMENT_CLIP = 0.85, 0.2
 """Where nothing is said: share kept by agreement under emoji-clip, whose scale has no known bound; bound under CLIP."""
@@ -59,7 +62,9 @@ _CHECKS: Mapping[str, checks.Check] = {
     "encoder": optional(partial(checks.text, most=500)),
     "minutes": optional(partial(checks.number, above=0.0, high=100_000.0)),
     "training_steps": optional(partial(checks.whole, low=1, high=10_000_000)),
+    "student": partial(checks.choice, allowed=("small", ONE_STEP)),
     "width": partial(checks.whole, low=8, high=256),
+    "rank": partial(checks.whole, low=1, high=256),
     **dict.fromkeys(("features", "adversarial"), partial(checks.number, low=0.0, high=100.0)),
     "mirror": checks.flag,
     "workers": partial(checks.whole, low=1, high=1_000),
@@ -72,7 +77,7 @@ class HeldOut:
 
     Attributes:
         source, teacher, student: Images.
-        gate: What the student copies, white, and what it draws, black.
+        gate: What the student copies, white, and what it draws, black; of one without a gate, what it changed.
     """
 
     source: Image.Image
@@ -125,7 +130,9 @@ def distill(
     distance: str | Distance | None = None,
     minutes: float | None = 10.0,
     training_steps: int | None = None,
+    student: StudentKind = "small",
     width: int = 32,
+    rank: int = 8,
     features: float = 0.5,
     adversarial: float = 0.02,
     mirror: bool = True,
@@ -157,7 +164,10 @@ def distill(
         distance: Perceptual distance whose features the student is trained by; None: the model's own, or LPIPS.
         minutes: Time for training; the steps that fit into it are found before the first one.
         training_steps: Steps of training, in place of the minutes.
-        width: Channels of the student's first level, a multiple of 8.
+        student: "small": a network of its own, for small images. "one-step": adapters on the model itself, which must
+            be one for a few steps, such as SD-Turbo; for photographs.
+        width: Channels of a small student's first level, a multiple of 8.
+        rank: Of the adapters of a one-step student.
         features: Weight of the perceptual distance in training; 0: none.
         adversarial: Weight of the critic; 0: none.
         mirror: Whether the edit stays right when left and right change places.
@@ -178,7 +188,10 @@ def distill(
     check_model("model", model, negative_prompt)
     a = {name: _CHECKS[name](name, value) for name, value in given.items()}
     entry = METHODS[a["method"]]
-    arch, checked = Arch(width=a["width"]), entry.check_options(options)
+    checked = entry.check_options(options)
+    Arch(width=a["width"])  # raises
+    if a["student"] == ONE_STEP:
+        OneStepStudent(model, "", OneStepArch(a["rank"]))  # raises
     if workers > 1 and loading is None:
         raise UsageError("several workers load the model themselves: give loading, the arguments of load_model")
     limits, looking, more = _looking(model, a)
@@ -195,16 +208,19 @@ def distill(
         plan = Plan(a["training_steps"], a["minutes"], seed=a["seed"], mirror=a["mirror"])
         weights = replace(plan.weights, features=a["features"], adversarial=a["adversarial"])
         plan = replace(plan, weights=weights)
-        student = fresh(arch, a["seed"]).to(model.device)
+        pupil: Any = fresh(Arch(width=a["width"]), a["seed"]).to(model.device)
+        if a["student"] == ONE_STEP:
+            pupil = OneStepStudent(model, made.prompts[0][1], OneStepArch(a["rank"]), a["seed"])
+            plan = replace(plan, batch=BATCH, rate=RATE)
         slot = Store(place).slot(TRAINING)
-        trained = train(student, *kept.split(), plan, distance=perceptual, slot=slot, watch=watching, tell=tell)
+        trained = train(pupil, *kept.split(), plan, distance=perceptual, slot=slot, watch=watching, tell=tell)
     notes = [*more, *noted, *trained.notes, *_left_out(made, verdicts)]
     card = Card(
         *made.prompts[0], model.name, model.revision, entry.name, kept.size, len(verdicts), len(kept),
         len(kept.split()[1]), kept.digest(), trained.steps, a["inversion"], _plain(checked),
         a["num_inference_steps"], a["guidance_scale"], a["seed"], notes=tuple(notes),
     )  # fmt: skip
-    distilled = finished(student, kept, card, trained)
+    distilled = finished(pupil, kept, card, trained)
     return DistillResult(distilled, tuple(verdicts), trained, tuple(_shown(distilled, kept)), tuple(notes))
 
 
@@ -215,8 +231,8 @@ _DEFAULTS = (
 
 
 def finished(student: Any, kept: Pairs, card: Card, trained: Trained) -> Distilled:
-    """The student as it is saved, on the CPU, its card with what was measured on the held-out pairs."""
-    student = student.to("cpu").eval()
+    """The student as it is saved, its card with what was measured on the held-out pairs; a small one on the CPU."""
+    student = student.to("cpu") if isinstance(student, Student) else student
     rounded(student)
     distilled = Distilled(student, card, domain_of(student, kept))
     _, held_out = kept.split()
@@ -296,9 +312,13 @@ def _shown(distilled: Distilled, kept: Pairs) -> Iterator[HeldOut]:
     for row in range(min(SHOWN, len(held_out))):
         source, target = held_out.pixels([row])
         with torch.no_grad():
-            edited = distilled.student(source)
-        gate = edited.gate.sigmoid() * 2.0 - 1.0
-        yield HeldOut(*to_images(torch.cat([source, target, edited.pixels, gate.expand_as(source)])))
+            edited = distilled.student(source.to(distilled.device))
+            drawn = edited.pixels.cpu().clamp(-1, 1)
+        if edited.gate is None:  # what it changed, in the same colours
+            gate = 1.0 - (drawn - source).abs().amax(dim=1, keepdim=True)
+        else:
+            gate = edited.gate.sigmoid() * 2.0 - 1.0
+        yield HeldOut(*to_images(torch.cat([source, target, drawn, gate.expand_as(source)])))
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
