@@ -51,6 +51,9 @@ def virtual_inversion(
         Literal["image", "noise"],
         Option("first latents: image (with the noise of the first step) or noise alone, which changes more"),
     ] = "image",
+    source_guidance: Annotated[
+        float, Option("guidance scale of the source prompt; closer to the target's changes less", low=1, high=100)
+    ] = 1.0,
     attention_control: AttentionControlKind = "none",
     cross_replace_steps: CrossReplaceSteps = 0.7,
     self_replace_steps: SelfReplaceSteps = 0.7,
@@ -63,8 +66,9 @@ def virtual_inversion(
     Args:
         task: From latents of the images, or from drawn noise, which is sampled first. Its generator draws the noise.
         noise: The draws, (run steps, image, channels, height, width), the first latents' first.
-        strength, start, attention_control, cross_replace_steps, self_replace_steps, self_replace_size: See their
-            `Option`; shares of the attention control are of all steps, counted from the first one that is run.
+        strength, start, source_guidance, attention_control, cross_replace_steps, self_replace_steps,
+            self_replace_size: See their `Option`; shares of the attention control are of all steps, counted from the
+            first one that is run.
 
     Raises:
         UsageError: An option is out of range, or prompts do not fit one another.
@@ -77,6 +81,7 @@ def virtual_inversion(
     ).control(task, first)
     drawn, replay = (source.noise.to(clean), None) if noise is None else _given(noise.to(clean), first, task)
     level = task.model.schedule.steps(timesteps=task.source.timesteps)[first].level
+    task = replace(task, source_guidance_scale=source_guidance)
     latents = (task if control is None else replace(task, target_prompts=control.prompts)).sample(
         drawn if start == "noise" else add_noise(clean, drawn, level),
         start_index=first,

@@ -165,6 +165,7 @@ def test_predictions_of_several_levels_are_those_of_single_calls(toy_model: Any)
         ("chord-edit", 1.0, {"num_edit_steps": 2, "noise_samples": 3}, 2 * 3 * 4 + 1),
         ("virtual-inversion", 1.0, {}, 8),
         ("virtual-inversion", 2.0, {}, 12),
+        ("virtual-inversion", 2.0, {"source_guidance": 1.5}, 16),
         ("virtual-inversion", 1.0, {"strength": 0.5}, 4),
         ("delta-denoising", 1.0, {"iterations": 3}, 6),
         ("delta-denoising", 7.5, {"iterations": 3}, 9),

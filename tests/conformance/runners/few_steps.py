@@ -125,7 +125,10 @@ def virtually_edited(case: Case, model: Any, **options: Any) -> dict[str, Result
     parameters, times = case.parameters, case.parameters["timesteps"]
     task, kept = edit_task(case, model, times)
     start = {"noised": "image", "pure-noise": "noise"}[parameters["start"]]
-    virtual_inversion(task, noise=case.tensors["noises"], strength=1.0, start=start, **options)
+    virtual_inversion(
+        task, noise=case.tensors["noises"], strength=1.0, start=start,
+        source_guidance=parameters["guidance_scale_source"], **options,
+    )  # fmt: skip
     # the latents after a step are the edit with noise: the denoised ones are what that noise was added to
     steps, denoised = model.schedule.steps(timesteps=times), []
     for step, latents in zip(steps, kept.latents, strict=True):
