@@ -109,6 +109,20 @@ class Domain:
         found = cls(features.mean(dim=0), features.std(dim=0) + 1e-3, 0.0)
         return cls(found.mean, found.std, float(found.distances(features).quantile(0.99)))
 
+    @classmethod
+    def read(cls, tensors: Mapping[str, Tensor], limit: float, channels: int) -> Domain:
+        """Of the tensors of a file.
+
+        Raises:
+            UsageError: They are not those of a student of so many features.
+        """
+        mean, std = (tensors[f"domain/{name}"] for name in ("mean", "std"))
+        if not all(one.shape == (channels,) and one.is_floating_point() for one in (mean, std)):
+            raise UsageError(f"its domain is not that of {channels} features")
+        if not (bool(mean.isfinite().all()) and bool((std > 0).all())):
+            raise UsageError("its domain holds NaN, infinity or a spread of 0")
+        return cls(mean.float(), std.float(), limit)
+
     def distances(self, features: Tensor) -> Tensor:
         """Of images, (images,): root mean square of the features in standard deviations from the mean."""
         return ((features - self.mean) / self.std).square().mean(dim=1).sqrt()
@@ -259,7 +273,7 @@ def load_distilled(path: str | os.PathLike[str], *, model: Model | None = None, 
     try:
         one_step = found["arch"].get("name") == ONE_STEP
         student = _adapters(found["arch"], card, tensors, model, device) if one_step else _small(found["arch"], tensors)
-        domain = Domain(tensors["domain/mean"].float(), tensors["domain/std"].float(), found["limit"])
+        domain = Domain.read(tensors, found["limit"], student.channels)
     except (KeyError, UsageError) as error:
         raise UsageError(f"{path} does not fit this version of sfumato ({error}): {KIND.again}") from error
     return Distilled(student if one_step else student.to(device or "cpu"), card, domain)

@@ -77,6 +77,9 @@ class OneStepStudent(nn.Module):
 
     Raises:
         ModelError: The model has no autoencoder whose stages can be joined.
+
+    Attributes:
+        channels: Of the features in `Edited`: mean and spread of each channel of the latents.
     """
 
     def __init__(self, model: Model, prompt: str, arch: OneStepArch, seed: int = 0) -> None:
@@ -84,6 +87,7 @@ class OneStepStudent(nn.Module):
         if not isinstance(model, LatentModel):
             raise ModelError(f"{model.name} has no autoencoder: use a small student")
         self.arch, self._model, self._condition = arch, model, model.encode_prompt(prompt)
+        self.channels = 2 * model.latent_channels
         generator = torch.Generator().manual_seed(seed)
         rank, _ = clamped_rank(model, arch.rank, chosen=True)
         lora = Lora.fresh(model, rank, generator=generator)

@@ -111,11 +111,14 @@ class Student(nn.Module):
 
     Args:
         arch: How large it is.
+
+    Attributes:
+        channels: Of the features in `Edited`.
     """
 
     def __init__(self, arch: Arch) -> None:
         super().__init__()
-        self.arch = arch
+        self.arch, self.channels = arch, arch.width << (arch.levels - 1)
         widths = [arch.width * 2**level for level in range(arch.levels)]
         self.stem = nn.Conv2d(3 * arch.block**2, widths[0], 3, padding=1)
         self.seen = nn.ModuleList(Block(width, width) for width in widths[:-1])

@@ -48,7 +48,7 @@ def is_movie(path: str | os.PathLike[str]) -> bool:
     if suffix not in _ANIMATIONS or not Path(path).is_file():
         return False
     try:
-        with Path(path).open("rb") as file, open_image(file, str(path)) as image:
+        with Path(path).open("rb") as file, open_image(file, str(path)) as image, guarded(str(path), "damaged"):
             return int(getattr(image, "n_frames", 1)) > 1
     except (ImageError, OSError):
         return False
@@ -117,8 +117,8 @@ def _ppm(stream: Any, path: Path) -> Iterator[Image.Image]:
 @contextmanager
 def _animation(path: Path) -> Iterator[MovieFrames]:
     with path.open("rb") as file, open_image(file, str(path)) as image:
-        count = int(getattr(image, "n_frames", 1))
         with guarded(str(path), "damaged"):
+            count = int(getattr(image, "n_frames", 1))
             seconds = 0.0
             for number in range(count):
                 image.seek(number)

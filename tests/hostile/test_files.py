@@ -21,8 +21,11 @@ from sfumato.bench.benchmark import Configuration
 from sfumato.bench.pie import PieBench
 from sfumato.bench.rows import read_rows
 from sfumato.errors import SfumatoError
+from sfumato.images.video import save_frames
 from tests.command import invoke
+from tests.distillation.test_distilled import made
 from tests.hostile import files
+from tests.hostile.distilled import hostile_edits, hostile_movies
 from tests.hostile.images import hostile_images, saved, subject
 from tests.hostile.values import WHOLE, outcome
 
@@ -31,7 +34,7 @@ SECONDS, MEGABYTES = 20, 800
 PROMPTS = ("--source", "a cat face", "--target", "a dog face", "-o", "out.png")
 SDEDIT = (*PROMPTS, "--method", "sdedit", "--steps", "1")
 DRAW = ("--steps", "1", "-o", "out.png")
-OUTPUTS = {"out.png"}
+OUTPUTS = {"out.png", "out.gif"}
 
 
 class TooLongError(BaseException):
@@ -182,6 +185,27 @@ def test_tensor_files(folder: Path, tmp_path: Path) -> None:
             found[f"direction {path.name}"] = complaint(folder, "edit", good, *PROMPTS, *way)
             found[f"model {path.name}"] = complaint(folder, "generate", "a cat", *DRAW, "--model", path)
             found[f"lora {path.name}"] = complaint(folder, "generate", "a cat", *DRAW, "--lora", path)
+    check(found)
+
+
+def test_distilled_edits(folder: Path, tmp_path: Path) -> None:
+    found, good = {}, tmp_path / "good.png"
+    good.write_bytes(saved(subject(), "PNG"))
+    edits = hostile_edits(made(), tmp_path)
+    for path in written(tmp_path / "edits", edits, 9, ".safetensors"):
+        found[path.name] = complaint(folder, "apply", path, good, "-o", "out.png")
+    for path in files.special_files(tmp_path / "special"):
+        found[f"special {path.name}"] = complaint(folder, "apply", path, good, "-o", "out.png")
+    check(found)
+
+
+def test_movies(folder: Path, tmp_path: Path) -> None:
+    found, edit = {}, made().save(tmp_path / "edit.safetensors")
+    frames = [subject().convert("RGB").resize((32, 32)).rotate(9 * turn) for turn in range(12)]
+    for ending in (".mp4", ".webm", ".gif"):
+        movie = save_frames(iter(frames), tmp_path / f"good{ending}", size=(32, 32), fps=12.0)
+        for path in written(tmp_path / "movies", hostile_movies(movie.read_bytes(), ending), 4):
+            found[path.name] = complaint(folder, "apply", edit, path, "-o", "out.gif")
     check(found)
 
 
