@@ -13,7 +13,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 from sfumato.checks import shown
 from sfumato.errors import UsageError
@@ -23,13 +23,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Description(TypedDict):
-    """The texts of an entry, see `Entry`, as decorators take them."""
+    """The texts of an entry, and what it asks of a model, see `Entry`, as decorators take them."""
 
     title: str
     paper: str
     summary: str
     when: str
     cost: str
+    needs: NotRequired[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Entry(Generic[Function]):
         title, paper, summary, when, cost: For people: full name, reference, what it does, when to use it, and its price
             in network evaluations (rows through the network for one image).
         parameters: Its options.
+        needs: What a model must have to serve it, see `sfumato.models.traits`.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Entry(Generic[Function]):
     when: str
     cost: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
     def check_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Checks names, types and ranges.

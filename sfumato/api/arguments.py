@@ -166,8 +166,8 @@ def check_model(name: str, value: Any, negative_prompt: str | None = None) -> Mo
     model = checks.instance(name, value, Model, "a model from sfumato.load_model")  # type: ignore[type-abstract]
     if model.takes_guidance and (negative_prompt or "").strip():
         raise UsageError(
-            f"negative_prompt: {model.name} takes its guidance scale as an input (LCM) and has no unconditional"
-            " prediction; leave the negative prompt out"
+            f"negative_prompt: {model.name} takes its guidance scale as an input (LCM, FLUX dev) and has no"
+            " unconditional prediction; leave the negative prompt out"
         )
     return model
 

@@ -20,6 +20,7 @@ from sfumato.images import Fit, ImageSource, to_images
 from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
+from sfumato.models.traits import check_needs
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from sfumato.sampling.turns import taking_turns
@@ -82,6 +83,7 @@ def invert(
 
 def run(model: Model, request: InvertRequest, watch: Watch | None = None) -> InvertResult:
     """Runs a request, see `invert`."""
+    check_needs(f"inversion {request.method}", INVERSIONS[request.method].needs, model)
     suits = INVERSIONS[request.method].source_guidance_scale
     guidance = request.guidance_scale
     if guidance is None:

@@ -20,6 +20,7 @@ from sfumato.images import Fit, ImageSource
 from sfumato.judges.distances import PIXEL_NOTE, load_distance
 from sfumato.metrics.distance import Distance, PixelDistance
 from sfumato.models.base import Model
+from sfumato.models.traits import check_needs
 from sfumato.morphs.method import MORPHS, MorphMethod
 from sfumato.morphs.path import Frames
 from sfumato.morphs.spacings.base import SPACINGS, Spaced
@@ -58,6 +59,7 @@ class MorphPlan:
 def plan_morph(model: Model, request: MorphRequest) -> MorphPlan:
     """Decides, reads and checks all that can be before the network runs."""
     entry, count = MORPHS[request.method], len(request.images)
+    check_needs(f"morph {entry.name}", entry.needs, model)
     prompts = tuple(request.prompts or ("",))
     prompts = prompts if len(prompts) == count else prompts * count
     prompt_notes = check_prompts(prompts=prompts, negative_prompt=request.negative_prompt)

@@ -25,6 +25,8 @@ from sfumato.edits.task import EditTask
 from sfumato.errors import InversionError, ModelError, SfumatoError, UsageError
 from sfumato.guidance.prompt_gain import PromptGain
 from sfumato.inversions.result import Inversion
+from sfumato.models.base import Model
+from sfumato.models.traits import unmet
 from sfumato.options import Option
 
 
@@ -50,6 +52,10 @@ TRIES = (
     Try("prompt-to-prompt", {"cross_replace_steps": 0.5, "self_replace_steps": 0.2}),
     Try("diffedit", {}),
     Try("prompt-to-prompt", {"cross_replace_steps": 0.1, "self_replace_steps": 0.0}),
+    Try("stable-flow", {}),
+    Try("flowalign", {}),
+    Try("flowedit", {}),
+    Try("flowedit", {"strength": 0.5}),
 )
 
 
@@ -104,7 +110,7 @@ def auto(
     tried: list[_Tried] = []
     refused: SfumatoError | None = None
     energy = PromptGain(task.model, task.source_prompt, task.target_prompts[0], draws=draws, generator=task.generator)
-    planned = [attempt for attempt in TRIES if _serves(attempt, task.source)][:tries]
+    planned = [attempt for attempt in TRIES if _serves(attempt, task.source, task.model)][:tries]
     for number, attempt in enumerate(planned, start=1):
         if seconds is not None and len(tried) >= 2 and time.monotonic() - begun > seconds:
             break
@@ -171,9 +177,12 @@ def knee(change: Sequence[float], agreement: Sequence[float]) -> int:
     return max(range(len(change)), key=lambda k: agreement[k] / most_agreement - change[k] / most_change)
 
 
-def _serves(attempt: Try, source: Inversion) -> bool:
-    """Whether the method exists and can start from this inversion; from drawn noise, by the steps of the others."""
-    if attempt.method not in METHODS:
+def _serves(attempt: Try, source: Inversion, model: Model) -> bool:
+    """Whether the method exists, the model serves it, and it can start from this inversion.
+
+    From drawn noise, by the steps of the others.
+    """
+    if attempt.method not in METHODS or unmet(METHODS[attempt.method].needs, model):
         return False
     start = "ddim" if source.method == "drawn" else source.method
     return start in METHODS[attempt.method].inversions

@@ -44,6 +44,7 @@ NO_LAYOUT = (
     summary="Changes pose or layout to the target prompt while the look is taken from the source.",
     when="The same thing should do something else (sit, jump, face left); not where the layout must stay.",
     cost="4 evaluations a step with one target (3 with an empty source prompt, 2 at guidance 1), plus the inversion's.",
+    needs=("decoder",),
     inversions=(
         "direct",
         "ddim",

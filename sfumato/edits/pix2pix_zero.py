@@ -54,6 +54,7 @@ Given = Direction | str | Path
     when="One kind of thing should become another, and the same edit is wanted for many images.",
     cost="6 evaluations and a backward pass a step (5 with the caption as the negative prompt, 3 at guidance 1), plus"
     " the inversion's for a real image.",
+    needs=("cross-attention",),
     inversions=("regularised-ddim", "ddim", "fixed-point", "direct", "negative-prompt", "null-text", "bdia"),
     refuses=dict.fromkeys(
         ("dpm-encoder", "edit-friendly"),

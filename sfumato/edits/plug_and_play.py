@@ -46,6 +46,7 @@ from sfumato.sampling.shares import window_notes
     summary="Denoises under the target prompt; features and self-attention of the source hold the layout.",
     when="Material, style or kind of thing should change while pose and composition stay; prompts need share no word.",
     cost="3 evaluations a step with one target (2 at guidance 1), plus the inversion's; 4 for a generated image.",
+    needs=("decoder",),
     inversions=("direct", "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt"),
     refuses={
         "edit-friendly": "its latents hold fresh noise at every step, and Plug-and-Play samples deterministically",

@@ -19,9 +19,11 @@ from sfumato.inversions.result import Inversion
 from sfumato.inversions.sampled_source import with_trajectory
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
+from sfumato.sampling.branches import GuidedBranches
 from sfumato.sampling.draws import Generators
 from sfumato.sampling.layout import Branch, Control
 from sfumato.sampling.loop import Guide, OnStep, sample
+from sfumato.sampling.solvers import Solver
 from sfumato.sampling.stepper import Stepper
 from sfumato.watch import Watch
 
@@ -142,6 +144,7 @@ class EditTask:
         before_step: Sequence[OnStep] = (),
         on_step: Sequence[OnStep] = (),
         guide: Guide | None = None,
+        solver: Solver | None = None,
     ) -> Tensor:
         """The sampling loop with the task's generator, hooks and watch; see `sampling.loop.sample`.
 
@@ -153,7 +156,7 @@ class EditTask:
             replay: The inversion to take noise maps, null embeddings, pinned latents and the stepper from.
             eta: None: that of `replay`, without one 0.
             stepper: None: that of `replay`, without one DDIM.
-            controls, before_step, guide: See the loop.
+            controls, before_step, guide, solver: See the loop.
             on_step: Called after every step before the task's hooks.
 
         Returns:
@@ -173,8 +176,26 @@ class EditTask:
             before_step=before_step,
             on_step=[*on_step, *self.on_step],
             guide=guide,
+            solver=solver,
             watch=self.watch,
         )
+
+    def steps_from(self, start_index: int) -> list[Step]:
+        """The steps of a run from one on, noisiest first: for recipes that walk by themselves."""
+        return self.model.schedule.steps(timesteps=self.source.timesteps, latent_size=self.latent_size)[start_index:]
+
+    def guided(
+        self, branches: Mapping[str, Branch], steps: Sequence[Step], *, classifier_free: bool = False
+    ) -> GuidedBranches:
+        """The guided prediction of branches at the images' latents; see `GuidedBranches`."""
+        images = self.source.noise.shape[-4]
+        return GuidedBranches(self.model, branches, images, steps, classifier_free=classifier_free)
+
+    def after(self, latents: Tensor, step: Step) -> Tensor:
+        """Latents of the branches that are run, as the task's hooks leave them after a step."""
+        for hook in self.on_step:
+            latents = hook(latents, step)
+        return latents
 
     def edited(
         self,

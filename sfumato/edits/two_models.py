@@ -204,7 +204,10 @@ def check_pair(model_a: Model, model_b: Model, latents: Tensor, num_inference_st
             f"{model_a.name} has latents of {shape_a[0]} channels at 1/{shape_a[1]} of the image's size,"
             f" {model_b.name} of {shape_b[0]} at 1/{shape_b[1]}: translate between models whose latents have one shape"
         )
-    level_a, level_b = (model.schedule.steps(num_inference_steps)[start_index].level for model in (model_a, model_b))
+    size = (latents.shape[-2], latents.shape[-1])
+    level_a, level_b = (
+        model.schedule.steps(num_inference_steps, latent_size=size)[start_index].level for model in (model_a, model_b)
+    )
     if start_index > 0 and abs(level_a.signal - level_b.signal) > SAME_LEVEL:
         raise UsageError(
             f"at the first step {model_a.name} expects a signal of {level_a.signal:.3g} and {model_b.name} of"

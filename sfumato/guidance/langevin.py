@@ -176,7 +176,6 @@ def code_decoder(
     Raises:
         UsageError: When called with a code of another length than the grid's.
     """
-    steps = model.schedule.steps(num_inference_steps, timesteps=timesteps)
     if not 0.0 < eta <= 1.0:
         raise UsageError(f"eta must be in (0, 1], got {eta:g}: without noise the code is x_T alone")
 
@@ -185,6 +184,8 @@ def code_decoder(
         return output
 
     def decode(code: Tensor) -> Tensor:
+        size = (code.shape[-2], code.shape[-1])
+        steps = model.schedule.steps(num_inference_steps, timesteps=timesteps, latent_size=size)
         if len(code) != len(steps) - start_index + 1:
             raise UsageError(
                 f"a code for {len(steps) - start_index} steps has {len(steps) - start_index + 1} entries (x_T and one"

@@ -46,6 +46,7 @@ class Move(NamedTuple):
     summary="DDIM inversion that keeps the noise predictions close to white Gaussian noise.",
     when="The edit is large; the reconstruction is a little worse than with plain DDIM inversion.",
     cost="1 evaluation a step.",
+    needs=("diffusion",),
 )
 @torch.no_grad()
 def regularised_ddim_inversion(

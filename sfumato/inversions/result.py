@@ -23,6 +23,7 @@ from sfumato.json_input import check_fields
 from sfumato.models.base import Condition
 from sfumato.sampling.bdia import BDIA
 from sfumato.sampling.ddpm import NoiseMaps
+from sfumato.sampling.solvers import CarriedMidpoint, Solver, midpoint
 from sfumato.tensorfile import Kind, content_hash, load_tensors, save_tensors
 
 _KIND = Kind("inversion", "make one with `sfumato invert` or Inversion.save", "invert again", InversionError)
@@ -203,6 +204,12 @@ class Inversion:
         if self.unscaled_maps:
             return NoiseMaps()
         return None if self.correction is None else BDIA(self.gamma, self.correction)
+
+    @property
+    def solver(self) -> Solver | None:
+        """A solver for one replay of it; None: Euler's steps, or the stepper's."""
+        solvers: dict[str, Solver] = {"rf-solver": midpoint, "fireflow": CarriedMidpoint()}
+        return solvers.get(self.method)
 
     def check(
         self,

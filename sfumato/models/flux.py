@@ -7,6 +7,8 @@ a value like any other; schnell was distilled without guidance, for four steps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -16,6 +18,17 @@ from sfumato.models.base import GUIDANCE, POOLED, Condition
 from sfumato.models.flow_text import FluxText
 from sfumato.models.flow_transformer import FlowTransformer
 from sfumato.models.rectified_flow import TIMES, read_flow
+
+_METHOD_GUIDANCE: Mapping[str, float] = MappingProxyType(
+    {
+        "flowedit": 5.5, "flowalign": 13.5, "dnaedit": 2.5, "rf-edit": 2.0, "fireflow": 2.0, "stable-flow": 3.0,
+        "kv-edit": 5.5,
+    }
+)  # fmt: skip
+_METHOD_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"flowedit": {"strength": 0.86, "source_guidance": 1.5}, "dnaedit": {"strength": 0.86}}
+)
+"""As the authors of these methods run FLUX dev."""
 
 _DEV_LENGTH, _SCHNELL_LENGTH = 512, 256
 """Positions of T5's text."""
@@ -46,6 +59,7 @@ class Flux(FlowTransformer):
         )  # fmt: skip
         if config.guidance_embeds:
             model.guidance_scale = 3.5
+            model.method_guidance, model.method_options = _METHOD_GUIDANCE, _METHOD_OPTIONS
         else:
             model.guidance_scale, model.num_inference_steps, model.few_steps = 1.0, 4, True
             model.notes = ("a few-step model (schnell): 4 steps and guidance 1 (off) by default",)

@@ -6,6 +6,8 @@ laid as diffusers' pipeline does: over a table that is shifted already (`Rectifi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Self
 
 from torch import Tensor
@@ -23,6 +25,11 @@ class StableDiffusion3(FlowTransformer):
     """An `SD3Transformer2DModel`: of SD3, or of SD3.5 with its norms and its second attention."""
 
     guidance_scale = 7.0
+    method_guidance: Mapping[str, float] = MappingProxyType({"flowedit": 13.5, "flowalign": 13.5, "dnaedit": 3.5})
+    method_options: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+        {"flowedit": {"strength": 0.66, "source_guidance": 3.5}, "dnaedit": {"strength": 0.68}}
+    )
+    """As the authors of these methods run this model."""
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, *, name: str, revision: str) -> Self:

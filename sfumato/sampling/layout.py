@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
+from sfumato.sampling.solvers import Solver
 from sfumato.sampling.stepper import Stepper
 
 Scale = float | Callable[[Step], float]
@@ -131,6 +132,7 @@ class Replay(Protocol):
         null_extras: Extras of the condition that go with it, (image, ...); others are as they are.
         pinned: Whether branch 0 is set to known latents after every step.
         stepper: What replays it; None: any.
+        solver: Makes the velocity of each step of the replay; None: one network output does.
     """
 
     @property
@@ -147,6 +149,9 @@ class Replay(Protocol):
 
     @property
     def stepper(self) -> Stepper[Any] | None: ...
+
+    @property
+    def solver(self) -> Solver | None: ...
 
     def latents_at(self, index: int) -> Tensor:
         """Known latents before a step, (image, channels, height, width); after the last, the clean ones."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from sfumato.sampling.draws import Generators, draw_noise
 from sfumato.sampling.guidance import guidance_halves, guided_output
 from sfumato.sampling.layout import Branch, Control, Layout, Replay
 from sfumato.sampling.pin import PinSource
+from sfumato.sampling.solvers import Interval, Solver
 from sfumato.sampling.stepper import Stepper
 from sfumato.watch import Watch
 
@@ -46,6 +48,7 @@ def sample(
     before_step: Sequence[OnStep] = (),
     on_step: Sequence[OnStep] = (),
     guide: Guide | None = None,
+    solver: Solver | None = None,
     watch: Watch | None = None,
     differentiable: bool = False,
 ) -> Tensor:
@@ -68,6 +71,8 @@ def sample(
         guide: Makes the guided network output in place of `guided_output`, with the same arguments but the step for t:
             other networks or adapters for the two halves, guidance by gradients. It may return the output and the
             latents that the step starts from.
+        solver: On a rectified flow, makes the velocity of a step from guided network outputs at it and near it; None:
+            the replay's own, where it has one, else the output itself.
         watch: Progress, previews, cancellation.
         differentiable: Keep the graph through the whole run.
 
@@ -93,6 +98,7 @@ def sample(
     conditions = RunConditions(model, branches, layout, replay)
     stepper = _stepper(stepper, replay, eta)
     state = stepper.init(latents, steps[start_index])
+    solver = _solver(model, solver, replay, guide)
     if replay is not None and replay.pinned:
         on_step = [PinSource(replay.latents_at, start_index, len(steps)).after, *on_step]
     watch = watch or Watch()
@@ -109,7 +115,10 @@ def sample(
             scales = torch.tensor([branch.scale(step) for branch in branches.values()]).to(latents)
             condition = conditions.at(step)
             if guide is None:
-                model_output = guided_output(model, latents, step.time, condition, scales, layout)
+                output = partial(_output, model, condition, scales, layout)
+                model_output = (
+                    output(latents, step.time) if solver is None else solver(output, latents, Interval.down(step))
+                )
             else:
                 made = guide(model, latents, step, condition, scales, layout)
                 model_output, latents = made if isinstance(made, tuple) else (made, latents)
@@ -202,6 +211,20 @@ def _stepper(asked: Stepper[Any] | None, replay: Replay | None, eta: float) -> S
     if needed is not None and (asked is not None or eta > 0.0):
         raise UsageError("this inversion is replayed by its own stepper, without noise: give no stepper and no eta")
     return asked or needed or DDIM(eta)
+
+
+def _solver(model: Model, asked: Solver | None, replay: Replay | None, guide: Guide | None) -> Solver | None:
+    """The solver of a run: the one asked for, or the one that the replay needs."""
+    solver = asked or (None if replay is None or guide is not None else replay.solver)
+    if solver is not None and model.schedule.target != "flow":
+        raise UsageError(f"solvers look between the levels of a rectified flow, and {model.name} is none")
+    if solver is not None and guide is not None:
+        raise UsageError("a solver and a guide both make the output of a step: give one of them")
+    return solver
+
+
+def _output(model: Model, condition: Condition, scales: Tensor, layout: Layout, latents: Tensor, time: float) -> Tensor:
+    return guided_output(model, latents, time, condition, scales, layout)
 
 
 def _draw(step: Step, replay: Replay | None, generator: Generators, latents: Tensor) -> Tensor:

@@ -13,11 +13,29 @@ from sfumato.errors import InversionError, UsageError
 from sfumato.images import to_images
 from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
+from tests.toy_flow import toy_flux_pipeline
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 STEPS = 2
-PAIRS = [(method, inversion) for method in METHODS for inversion in INVERSIONS]
-FROM_THE_PICTURE = [name for name in METHODS if METHODS[name].from_image]
+# What the toy models have, a diffusion and a rectified flow, of what methods may need
+DIFFUSION = {"diffusion", "cross-attention", "decoder"}
+FLOW = {"flow", "joint-attention"}
+
+
+def on(traits: set[str], entries: Any) -> list[str]:
+    """Names of the entries that a model with these traits serves."""
+    return [name for name in entries if set(entries[name].needs) <= traits]
+
+
+PAIRS = [(method, inversion) for method in on(DIFFUSION, METHODS) for inversion in on(DIFFUSION, INVERSIONS)]
+FROM_THE_PICTURE = [name for name in on(DIFFUSION, METHODS) if METHODS[name].from_image]
+ON_A_FLOW = [
+    (method, inversion)
+    for method in on(FLOW, METHODS)
+    for inversion in on(FLOW, INVERSIONS)
+    if not (set(METHODS[method].needs) | set(INVERSIONS[inversion].needs)) <= DIFFUSION
+    and inversion in METHODS[method].starts
+]
 REFUSED = [(m, i) for m, i in PAIRS if i not in METHODS[m].inversions]
 SERVED = [(m, i) for m, i in PAIRS if i in METHODS[m].starts]
 # Where the source comes back by construction: pinned, or replayed by an exact rule
@@ -49,8 +67,13 @@ def inversions(toy_model: Any) -> dict[str, Inversion]:
             toy_model, picture(), prompt=SOURCE, method=name, num_inference_steps=STEPS,
             **QUICK_INVERSIONS.get(name, {}),
         ).inversion
-        for name in INVERSIONS
+        for name in on(DIFFUSION, INVERSIONS)
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def flow() -> Any:
+    return sfumato.load_model(toy_flux_pipeline())
 
 
 def edited(model: Any, method: str, **arguments: Any) -> Any:
@@ -63,11 +86,11 @@ def edited(model: Any, method: str, **arguments: Any) -> Any:
 
 def test_the_table_is_whole() -> None:
     """Every pair is served or refused with a reason of its own; a method without inversions takes them all."""
-    assert len(PAIRS) == len(METHODS) * len(INVERSIONS)
-    assert sorted([*SERVED, *REFUSED, *((m, i) for m in FROM_THE_PICTURE for i in INVERSIONS)]) == sorted(PAIRS)
-    without = [(m, i) for m, i in REFUSED if "not among those" in METHODS[m].why_not(i)]
+    pairs = [(m, i) for m in METHODS for i in INVERSIONS]
+    served = [(m, i) for m, i in pairs if i in METHODS[m].inversions]
+    without = [(m, i) for m, i in pairs if (m, i) not in served and "not among those" in METHODS[m].why_not(i)]
     assert without == []
-    both = [(m, i) for m, i in SERVED if i in METHODS[m].refuses]
+    both = [(m, i) for m, i in served if i in METHODS[m].refuses]
     assert both == []
 
 
@@ -80,6 +103,27 @@ def test_a_served_pair_runs_and_brings_the_source_back(
     if inversion in EXACT and method != "plug-and-play":  # which reads latents and replays nothing
         clean = to_images(toy_model.decode_latents(inversions[inversion].clean.float()))[0]
         assert np.abs(np.asarray(result.reconstruction, float) - np.asarray(clean, float)).max() <= 1.0
+
+
+@pytest.mark.parametrize(("method", "inversion"), ON_A_FLOW)
+def test_a_pair_for_flows_runs_on_one_and_is_refused_elsewhere(
+    flow: Any, toy_model: Any, method: str, inversion: str
+) -> None:
+    mask = np.full((32, 32), 255, np.uint8) if method == "kv-edit" else None
+    result = edited(flow, method, inversion=inversion, mask=mask)
+    assert np.isfinite(np.asarray(result.image)).all()
+    before = toy_model.evaluations
+    with pytest.raises(UsageError, match=r"needs .* as Stable Diffusion 3 and FLUX have, and toy has none"):
+        edited(toy_model, method, inversion=inversion, mask=mask)
+    assert toy_model.evaluations == before
+
+
+@pytest.mark.parametrize("method", ["prompt-to-prompt", "pix2pix-zero", "masactrl", "plug-and-play"])
+def test_a_method_that_a_flow_does_not_serve_is_refused_before_any_work(flow: Any, method: str) -> None:
+    before = flow.evaluations
+    with pytest.raises(UsageError, match=rf"method {method} needs .* as Stable Diffusion 1.x to XL have"):
+        edited(flow, method)
+    assert flow.evaluations == before
 
 
 @pytest.mark.parametrize(("method", "inversion"), REFUSED)

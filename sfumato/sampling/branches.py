@@ -1,0 +1,64 @@
+"""The guided output of named branches, for recipes that walk by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sfumato.models.base import Model
+from sfumato.models.schedules import Prediction, Step
+from sfumato.sampling.guidance import guidance_halves, guided_output
+from sfumato.sampling.layout import Branch, Layout
+from sfumato.sampling.loop import RunConditions
+
+
+class GuidedBranches:
+    """The guided prediction of several branches, each at latents of its own: for recipes that walk by themselves."""
+
+    def __init__(
+        self,
+        model: Model,
+        branches: Mapping[str, Branch],
+        images: int,
+        steps: Sequence[Step],
+        *,
+        classifier_free: bool = False,
+    ) -> None:
+        """Sets what will be asked.
+
+        Args:
+            model: Any model.
+            branches: Name to branch, in order.
+            images: How many each has.
+            steps: Those that will be walked.
+            classifier_free: Guide away from the negative condition by a row of its own, also where the network takes
+                the guidance scale as an input: it is told 1 then.
+        """
+        guided = {name for name, branch in branches.items() if any(branch.scale(step) != 1.0 for step in steps)}
+        halves = ("uncond", "cond") if guided and classifier_free else guidance_halves(model, bool(guided))
+        single = frozenset(branches) - guided if len(halves) == 2 else frozenset()
+        self.model, self.branches = model, branches
+        self._halves, self._single, self._images = halves, single, images
+        self._conditions: RunConditions | None = None
+
+    def output(self, latents: Tensor, step: Step, *, time: float | None = None) -> Tensor:
+        """The network's output after guidance, shaped like the latents, (branch, image, channels, height, width).
+
+        Args:
+            latents: At the level of `time`.
+            step: Sets the guidance scales.
+            time: What the network is conditioned on; None: the step's.
+        """
+        size = (latents.shape[-2], latents.shape[-1])
+        layout = Layout(self._halves, tuple(self.branches), self._images, size, self._single)
+        if self._conditions is None:
+            self._conditions = RunConditions(self.model, self.branches, layout, None)
+        scales = torch.tensor([branch.scale(step) for branch in self.branches.values()]).to(latents)
+        at = step.time if time is None else time
+        return guided_output(self.model, latents, at, self._conditions.at(step), scales, layout)
+
+    def predict(self, latents: Tensor, step: Step) -> Prediction:
+        """Clean latents and noise after guidance, for latents at the step's level."""
+        return self.model.schedule.split(self.output(latents, step), latents, step.level)
