@@ -9,7 +9,7 @@ prompt,
 No empty prompt takes part. The last term is not in proportion to the step, so its weight grows with their number.
 
 Differs from the authors' code: Stable Diffusion 3 alone there; here a network that takes the guidance scale as an input
-(FLUX) is told 1 and guided the same way.
+(FLUX) is given 1 and guided the same way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """KV-Edit (Zhu et al., 2025), https://arxiv.org/abs/2502.17363: the background's keys and values are the image's own.
 
 Inside a mask the target prompt is sampled; outside all latents are those of the inversion, and in every layer what is
-inside reads the source's keys and values of the background. The background comes back exactly.
+inside reads the source's keys and values of the background. The background is reconstructed exactly.
 
 Differs from the authors' code: keys and values are not stored by the inversion, 3 GB a step on FLUX, but computed in a
 source branch that is set to its latents at every step; tokens on the mask's border belong to its inside.

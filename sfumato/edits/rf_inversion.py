@@ -1,11 +1,11 @@
-r"""RF-Inversion (Rout et al., 2024), https://arxiv.org/abs/2410.10792: an edit led back towards the image.
+r"""RF-Inversion (Rout et al., 2024), https://arxiv.org/abs/2410.10792: an edit held to the image at first.
 
 Sampling starts from the inversion of the same name. During the first steps the velocity is mixed with the one that
-leads straight to the image,
+points straight to the image,
 
 .. math:: v' = v + \eta \left(\frac{x - x_{image}}{\sigma} - v\right)
 
-(Eq. 15, in velocities). eta 1 throughout gives the image back.
+(Eq. 15, in velocities). eta 1 throughout gives the image itself.
 
 Differs from the authors' code: none in the edit; for the inversion see `sfumato.inversions.rf_inversion`.
 """
@@ -28,7 +28,7 @@ from sfumato.sampling.solvers import Interval, Velocity
     "rf-inversion",
     title="RF-Inversion",
     paper="Rout et al., 2024, https://arxiv.org/abs/2410.10792",
-    summary="Samples the target prompt from the image's inversion, led towards the image at first.",
+    summary="Samples the target prompt from the image's inversion, held to the image at first.",
     when="One slider, eta, between the image and the prompt; no source prompt is needed.",
     cost="1 evaluation a step (2 with classifier-free guidance), plus the inversion's.",
     inversions=("rf-inversion", "ddim", "fixed-point"),
@@ -36,7 +36,7 @@ from sfumato.sampling.solvers import Interval, Velocity
     refuses={
         **dict.fromkeys(
             ("direct", "null-text", "negative-prompt", "bdia"),
-            "its controller leads back to the image by itself; use ddim",
+            "its controller keeps the image by itself; use ddim",
         ),
         **dict.fromkeys(("edit-friendly", "dpm-encoder"), "it belongs to a stochastic sampler"),
         "regularised-ddim": "it needs a diffusion's noise levels",
@@ -45,7 +45,7 @@ from sfumato.sampling.solvers import Interval, Velocity
 def rf_inversion(
     task: EditTask,
     *,
-    eta: Annotated[float, Option("how far the velocity leads to the image; higher keeps more", low=0, high=1)] = 0.9,
+    eta: Annotated[float, Option("how far the velocity points to the image; higher keeps more", low=0, high=1)] = 0.9,
     window: Annotated[
         tuple[float, float],
         Option("shares of the run between which it does; a later end keeps more of the image", low=0, high=1),

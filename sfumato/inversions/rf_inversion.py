@@ -3,11 +3,11 @@ r"""RF-Inversion (Rout et al., 2024), https://arxiv.org/abs/2410.10792: a contro
 .. math:: dy = \left[u + \gamma\left(\frac{\epsilon - y}{1 - r} - u\right)\right] dr, \qquad u = v(y, r)
 
 (Eq. 8), r the level, from 0 to 1. The network is given the empty prompt. What the inversion keeps is an image's path to
-that noise, which the edit's own controller leads back, see `sfumato.edits.rf_inversion`.
+that noise; the edit has a controller of its own, see `sfumato.edits.rf_inversion`.
 
 Differs from the authors' code (diffusers' community pipeline): the steps are those of the sampling grid, upwards, and
-FLUX is told guidance 1. Theirs, with `official_grid`, takes the lengths of the sampling steps in their order while
-telling the network i / (N + 1), and tells FLUX guidance 0; results differ by 10 to 20 % on a toy model.
+FLUX is given guidance 1. Theirs, with `official_grid`, takes the lengths of the sampling steps in their order while
+the network is given i / (N + 1) and FLUX guidance 0; results differ by 10 to 20 % on a toy model.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def rf_inversion(
     """
     clean = task.clean
     end = draw_noise(clean.shape, task.generator, clean) if noise is None else noise.to(clean)
-    told = 0.0 if official_grid and task.model.takes_guidance else 1.0
+    scale = 0.0 if official_grid and task.model.takes_guidance else 1.0
     latents = walked(
         task, _towards(end, gamma), _official(task) if official_grid else intervals_up(task),
-        condition=task.model.encode_prompt(""), guidance_scale=told,
+        condition=task.model.encode_prompt(""), guidance_scale=scale,
     )  # fmt: skip
     return task.inversion("rf-inversion", latents[-1], trajectory=torch.stack(latents))
 
@@ -81,7 +81,7 @@ def _towards(noise: Tensor, gamma: float) -> Solver:
 
 
 def _official(task: InversionTask) -> list[Interval]:
-    """Step i is told i / (N + 1), and is as long as step i of the sampling order."""
+    """Step i is conditioned on i / (N + 1), and is as long as step i of the sampling order."""
     count, found = len(task.steps), []
     for step in task.steps:
         level = step.index / (count + 1)

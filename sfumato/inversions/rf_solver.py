@@ -20,7 +20,7 @@ from sfumato.sampling.solvers import midpoint
     title="RF-Solver",
     paper="Wang et al., 2024, https://arxiv.org/abs/2411.04746",
     summary="Walks a rectified flow to noise by the midpoint rule, and back alike.",
-    when="A flow model, and the source must come back more closely than by Euler's steps.",
+    when="A flow model, and the source must be reconstructed more closely than by Euler's steps.",
     cost="2 evaluations a step, and 2 a step of the edit.",
     serves_like="ddim",
     needs=("flow",),

@@ -1,6 +1,6 @@
 """What SD3 and FLUX share: a transformer on image and text as one sequence, trained as a rectified flow.
 
-The two adapters say how latents become tokens, what the network is told besides, and where text stands among the keys.
+The two adapters say how latents become tokens, what else the network takes, and where text stands among the keys.
 """
 
 from __future__ import annotations

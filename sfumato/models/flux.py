@@ -38,8 +38,8 @@ class Flux(FlowTransformer):
     """A `FluxTransformer2DModel`.
 
     Attributes:
-        embedded_guidance: The scale to tell a network that takes one, where guidance is to be classifier-free all the
-            same, on top of it; None: the network is told the guidance scale of the run.
+        embedded_guidance: The scale to give a network that takes one, where guidance is to be classifier-free all the
+            same, on top of it; None: the network is given the guidance scale of the run.
     """
 
     embedded_guidance: float | None = None
@@ -84,7 +84,7 @@ class Flux(FlowTransformer):
         return unpacked(output, (height, width), self.patch)
 
     def _guidance(self, rows: int, condition: Condition) -> Tensor | None:
-        """The scale that each row is told, (rows,); None for a network without such an input."""
+        """The scale that each row is given, (rows,); None for a network without such an input."""
         if not self.transformer.config.guidance_embeds:
             return None
         scale = 1.0 if self.embedded_guidance is None else self.embedded_guidance

@@ -43,7 +43,7 @@ _FAMILIES = {
 _REFUSED = {
     "Flux2": "its text is hidden layers of a language model, and its latents are normalised by a batch norm",
     "QwenImage": "its text has a mask and no pooled embedding, and its autoencoder is one of videos",
-    "ZImage": "its network is told the time the other way round, and takes lists of images",
+    "ZImage": "its network takes the time the other way round, and takes lists of images",
     "Flux": "it takes images beside the text",
     "StableDiffusion3": "it takes images beside the text",
 }

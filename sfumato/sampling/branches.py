@@ -34,7 +34,7 @@ class GuidedBranches:
             images: How many each has.
             steps: Those that will be walked.
             classifier_free: Guide away from the negative condition by a row of its own, also where the network takes
-                the guidance scale as an input: it is told 1 then.
+                the guidance scale as an input: it is given 1 then.
         """
         guided = {name for name, branch in branches.items() if any(branch.scale(step) != 1.0 for step in steps)}
         halves = ("uncond", "cond") if guided and classifier_free else guidance_halves(model, bool(guided))

@@ -1,22 +1,27 @@
 """The rectified flow's schedule: its levels, and that sampling and inversion follow the exact flow at order 1."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from sfumato.errors import UsageError
+from sfumato.errors import ModelError, UsageError
 from sfumato.inversions.bdia import bdia_inversion
 from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.fireflow import fireflow_inversion
 from sfumato.inversions.fixed_point import fixed_point_inversion
 from sfumato.inversions.result import Inversion
+from sfumato.inversions.rf_solver import rf_solver_inversion
 from sfumato.inversions.task import InversionTask
+from sfumato.inversions.uni_inv import uni_inv
 from sfumato.models.rectified_flow import DynamicShift, RectifiedFlow
 from sfumato.models.schedules import Level
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
-from tests.gaussian import GaussianModel
+from sfumato.sampling.solvers import midpoint
+from tests.gaussian import GaussianModel, cosine_schedule
 from tests.sampling.test_loop import COUNTS, order_of
 
 SCHEDULES = [RectifiedFlow(), RectifiedFlow(shift=3.0, grid="table"), RectifiedFlow(dynamic=DynamicShift())]
@@ -79,6 +84,37 @@ def test_inversion_follows_the_exact_flow_at_order_one(schedule: RectifiedFlow, 
         found = ddim_inversion(inverting(model, clean, count), conditioned_on=conditioned_on)
         errors.append(float((found.noise - exact).abs().max()))
     assert order_of(errors) == pytest.approx(1.0, abs=0.15), errors
+
+
+@pytest.mark.parametrize(("invert", "order"), [(rf_solver_inversion, 2.0), (fireflow_inversion, 2.0), (uni_inv, 1.0)])
+@pytest.mark.parametrize("schedule", SCHEDULES[:2])
+def test_solvers_follow_the_exact_flow_at_their_order(schedule: RectifiedFlow, invert: Any, order: float) -> None:
+    """Or better: on Gaussian data the leading error of the midpoint rule cancels, see `test_solvers`."""
+    model, errors = GaussianModel(schedule), []
+    clean = model.mean + model.std * drawn()
+    for count in COUNTS[:4]:
+        found, half = invert(inverting(model, clean, count)), count // 2
+        exact = model.flow(clean, Level(1.0, 0.0), schedule.level(found.timesteps[half]))
+        errors.append(float((found.latents_at(half) - exact).abs().max()))
+    assert order_of(errors) > order - 0.2, errors
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:2])
+@pytest.mark.parametrize("invert", [rf_solver_inversion, fireflow_inversion])
+def test_a_replay_takes_the_solver_of_its_inversion(schedule: RectifiedFlow, invert: Any) -> None:
+    model, clean = GaussianModel(schedule), 0.7 + 0.4 * drawn()
+    found = invert(inverting(model, clean, 32))
+    euler = replace(found, method="ddim")
+    errors = [float((replayed(model, way) - clean).abs().max()) for way in (found, euler)]
+    assert errors[0] < 0.05 * errors[1]
+
+
+def test_a_solver_needs_a_flow() -> None:
+    model = GaussianModel(cosine_schedule())
+    with pytest.raises(ModelError, match="is no rectified flow"):
+        rf_solver_inversion(inverting(model, drawn(), 4))
+    with pytest.raises(UsageError, match="solvers look between the levels of a rectified flow"):
+        sample(model, drawn(), {"sample": Branch(model.encode_prompt("x"))}, num_inference_steps=4, solver=midpoint)
 
 
 @pytest.mark.parametrize(
