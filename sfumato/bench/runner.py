@@ -9,20 +9,25 @@ from __future__ import annotations
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import sfumato
 from sfumato.bench.benchmark import Benchmark, Case, Configuration, MakesFirst, NotApplicable
 from sfumato.bench.rows import ROW, read_rows, read_settings, write_parquet
+from sfumato.edits.method import METHODS
 from sfumato.errors import Cancelled, UsageError
 from sfumato.images import save_image
+from sfumato.inversions.method import INVERSIONS
 from sfumato.models.base import Model
+from sfumato.models.traits import check_needs, unmet
+from sfumato.registry import Entry
 from sfumato.run.crew import Processes
 from sfumato.run.jobs import Died, run_jobs
 from sfumato.run.rows import Row, RowFile, differences, finite, run_folder, safe_name, short
@@ -69,6 +74,8 @@ def run(
     planned = {(case.name, one.name): (case, one) for case in cases for one in configurations}
     with run_folder(out, ROW.run):
         model = load()
+        configurations = served(model, configurations)
+        planned = {job: made for job, made in planned.items() if made[1] in configurations}
         settings = {
             "benchmark": benchmark.name,
             "settings": dict(benchmark.settings),
@@ -100,6 +107,26 @@ def run(
             latest = {(row["case"], row["configuration"]): row for row in file.rows}
             write_parquet(out, list(latest.values()))
         return list(latest.values())
+
+
+def served(model: Model, configurations: Sequence[Configuration]) -> list[Configuration]:
+    """Those that the model has what they need for.
+
+    Raises:
+        UsageError: There is none; says what the first needs.
+    """
+    needed = [
+        (configuration, (*_needs(METHODS, configuration.method), *_needs(INVERSIONS, configuration.inversion)))
+        for configuration in configurations
+    ]
+    found = [configuration for configuration, needs in needed if not unmet(needs, model)]
+    if needed and not found:
+        check_needs(needed[0][0].method, needed[0][1], model)
+    return found
+
+
+def _needs(entries: Mapping[str, Entry[Any]], name: str) -> tuple[str, ...]:
+    return entries[name].needs if name in entries else ()
 
 
 def check_comparable(earlier: Path, settings: Row, planned: set[tuple[str, str]]) -> None:

@@ -25,6 +25,7 @@ from sfumato.errors import ImageError, SfumatoError, UsageError
 from sfumato.files import locked
 from sfumato.run.rows import LOCK, ROWS
 from tests.run.here import Here
+from tests.served import DIFFUSION, on
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 QUICK = {"num_inference_steps": 2, "guidance_scale": 3.0, "method": "sdedit", "options": {"strength": 0.5}}
@@ -139,7 +140,7 @@ SETS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", on(DIFFUSION, METHODS))
 def test_a_batch_gives_what_single_edits_give(runs: Runs, method: str) -> None:
     options = SETS.get(method, {})
     rows = [{"image": "a.png", "target_prompt": target} for target in ("a photo of a dog", "a photo of a red cat")]

@@ -12,6 +12,7 @@ import sfumato
 from sfumato.edits.method import METHODS
 from sfumato.errors import ImageError, UsageError
 from sfumato.images import to_pixels
+from tests.served import DIFFUSION, on
 
 pytestmark = pytest.mark.filterwarnings("ignore:the reconstruction differs from the image", "ignore::UserWarning")
 QUICK = {
@@ -43,7 +44,7 @@ def assert_as_alone(model: Any, images: list[Any], results: Any, seed: int = 0, 
         assert result.cost.evaluations == alone.cost.evaluations
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", on(DIFFUSION, METHODS))
 def test_every_method_gives_what_single_calls_give(method: str, toy_model: Any) -> None:
     images, given = [picture(0), picture(1)], QUICK.get(method, {})
     results = edit(toy_model, images, method=method, seed=3, **given)

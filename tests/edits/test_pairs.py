@@ -13,20 +13,11 @@ from sfumato.errors import InversionError, UsageError
 from sfumato.images import to_images
 from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
+from tests.served import DIFFUSION, FLOW, on
 from tests.toy_flow import toy_flux_pipeline
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 STEPS = 2
-# What the toy models have, a diffusion and a rectified flow, of what methods may need
-DIFFUSION = {"diffusion", "cross-attention", "decoder"}
-FLOW = {"flow", "joint-attention"}
-
-
-def on(traits: set[str], entries: Any) -> list[str]:
-    """Names of the entries that a model with these traits serves."""
-    return [name for name in entries if set(entries[name].needs) <= traits]
-
-
 PAIRS = [(method, inversion) for method in on(DIFFUSION, METHODS) for inversion in on(DIFFUSION, INVERSIONS)]
 FROM_THE_PICTURE = [name for name in on(DIFFUSION, METHODS) if METHODS[name].from_image]
 ON_A_FLOW = [

@@ -13,6 +13,7 @@ from sfumato.conditions.directions import direction_between, make_direction
 from sfumato.edits.method import METHODS
 from sfumato.inversions.method import INVERSIONS
 from tests.hostile.values import WHOLE, odd_value, outcome
+from tests.served import DIFFUSION, on
 
 CALLS = 2_000 if WHOLE else 100
 PROMPTS = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
@@ -56,7 +57,7 @@ def one_call(draw: random.Random, model: Any, image: Image.Image) -> tuple[str, 
     positional: list[Any] = [model]
     function: Callable[..., Any] = getattr(sfumato, verb, direction_between)
     if verb == "edit":
-        method = draw.choice([name for name in METHODS if name != "auto"])
+        method = draw.choice([name for name in on(DIFFUSION, METHODS) if name != "auto"])
         given: dict[str, Any] = {"image": image, **PROMPTS, **QUICK, "method": method}
         names = ["model", *given, *EDIT, *METHODS[method].parameters]
         if draw.random() < 0.3:

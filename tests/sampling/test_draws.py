@@ -15,6 +15,7 @@ from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.sampling.draws import draw_noise, streams
+from tests.served import DIFFUSION, on
 
 SOURCE, TARGET, STEPS = "a photo of a cat", "a photo of a dog", 3
 QUICK: dict[str, dict[str, Any]] = {
@@ -57,7 +58,11 @@ def inverted(model: Any, name: str, latents: Tensor, generators: Any) -> Inversi
 
 @pytest.mark.parametrize(
     ("method", "start"),
-    [(name, start) for name in METHODS for start in (next(iter(METHODS[name].inversions), "picture"), "drawn")],
+    [
+        (name, start)
+        for name in on(DIFFUSION, METHODS)
+        for start in (next(iter(METHODS[name].inversions), "picture"), "drawn")
+    ],
 )
 def test_a_batch_of_edits_gives_what_single_runs_give(toy_model: Any, clean: Tensor, method: str, start: str) -> None:
     def run(latents: Tensor, generators: list[torch.Generator]) -> Any:

@@ -10,6 +10,7 @@ import sfumato
 from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
 from sfumato.sampling.shares import first_step, strength_notes, window_notes
+from tests.served import DIFFUSION, on
 
 PROMPTS: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
 
@@ -49,7 +50,7 @@ def test_what_is_less_than_a_step_is_told() -> None:
     assert window_notes(1, rows=2, share=0.5) == ()
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if "strength" in METHODS[name].parameters])
+@pytest.mark.parametrize("method", [name for name in on(DIFFUSION, METHODS) if "strength" in METHODS[name].parameters])
 def test_one_step_is_an_edit_and_not_the_source(toy_model: Any, image: Image.Image, method: str) -> None:
     quick = {"langevin": {"energy": {"stay-near": -0.05}, "num_langevin_steps": 1, "keep": "last"}}.get(method, {})
     for steps, options in ((1, {}), (2, {"strength": 0.001})):
