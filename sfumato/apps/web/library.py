@@ -1,4 +1,4 @@
-"""What the page is told once: models, methods with their options, arguments, and example images."""
+"""What the page is shown once: models, methods with their options, arguments, and example images."""
 
 from __future__ import annotations
 
