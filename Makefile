@@ -4,6 +4,7 @@
 # make conformance  runs every golden case, at every size, to its end; SFUMATO_CONFORMANCE=FOLDER those of another folder
 # make test-lowest  runs what make test runs in .venv-lowest, with the lowest versions that pyproject.toml admits
 # make fuzz         feeds every hostile file, 10,000 sets of options and 2,000 calls; make test does a slice of it
+# make browser      installs what the tests of the page need (Debian's Chromium, playwright, axe-core); without it they are skipped
 # make pages        writes every page of docs/ and the README's tables from figures that are stored
 # make lint         style and types
 # make clean        removes what the other targets made, the virtual environments included
@@ -22,7 +23,7 @@ LOWEST_READY := .venv-lowest/.installed
 SETTINGS := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 RUN := -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test conformance test-lowest fuzz pages lint clean
+.PHONY: demo test conformance test-lowest fuzz browser pages lint clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -39,6 +40,11 @@ test-lowest: $(LOWEST_READY)
 
 fuzz: $(READY)
 	$(SETTINGS) SFUMATO_FUZZ=all $(BIN)/python $(RUN) tests/hostile
+
+browser: $(READY)
+	command -v $${SFUMATO_CHROMIUM:-chromium} >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; }
+	$(BIN)/python -m pip install --quiet --editable ".[browser]"
+	npm install --silent --no-fund --no-audit --no-save --prefix .browser axe-core@4
 
 pages: $(READY)
 	$(BIN)/python -m tools.pages

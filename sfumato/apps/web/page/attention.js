@@ -33,7 +33,7 @@ export function page() {
 
   function draw() {
     if (!run) {
-      put(stage, edit.image ? alone(api.shown(edit.image), "The source image") : h("div.empty", {}, h("div.mark"), h("h1", {}, "Where words look"),
+      put(stage, edit.image ? alone(api.shown(edit.image), "The source image") : h("div.empty", {}, h("div.mark"), h("h2.big", {}, "Where words look"),
         h("p.dim", {}, "While the model draws, each word of a prompt looks at a part of the image.")));
       put(panel, h("p", {}, edit.source.trim() ? "" : "Say on the page Edit what the image shows."),
         h("div.row", {}, h("button.main", { type: "button", disabled: !edit.source.trim(), onclick: look }, "Look")));
@@ -59,6 +59,6 @@ export function page() {
   }
 
   opacity.oninput = () => { if (canvas) canvas.style.opacity = opacity.value / 100; };
-  const root = h("div.two", {}, h("section", { "aria-label": "Image" }, stage), panel);
+  const root = h("div.two", {}, h("h1.hidden", {}, "Attention"), h("section", { "aria-label": "Image" }, stage), panel);
   return Object.assign(root, { refresh });
 }

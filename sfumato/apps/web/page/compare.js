@@ -82,7 +82,7 @@ export function page() {
 
   function card(title, image, text, use) {
     return h("article.card", {}, image ? h("img.pic", { src: image, alt: title }) : h("div.pic", {}, text),
-      h("div.body", {}, h("h3", {}, title), h("p.dim.small", {}, text), use ? h("div.row", {}, h("button", { type: "button", onclick: use }, "Open"),
+      h("div.body", {}, h("h2", {}, title), h("p.dim.small", {}, text), use ? h("div.row", {}, h("button", { type: "button", onclick: use }, "Open"),
         h("a.button", { href: image, download: "result.png" }, "Download")) : null));
   }
 

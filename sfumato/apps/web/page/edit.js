@@ -29,7 +29,7 @@ export function page() {
   }
 
   function empty() {
-    return h("div.empty", {}, h("div.mark"), h("h1", {}, "Give an image"),
+    return h("div.empty", {}, h("div.mark"), h("h2.big", {}, "Give an image"),
       h("p.dim", {}, "Drop it here, paste it, or choose a file. Without one, the model draws what you describe."),
       h("div.row", {}, chooseButton("Choose a file", useImage, { kind: "button.main" })),
       examples(useExample, "Or start with one of these"));
@@ -166,7 +166,7 @@ export function page() {
   if (edit.run) showRun();
   else showSource();
   showBelow();
-  const root = h("div.two", {}, h("section", { "aria-label": "Image" }, stage, below), panel);
+  const root = h("div.two", {}, h("h1.hidden", {}, "Edit"), h("section", { "aria-label": "Image" }, stage, below), panel);
   return root;
 }
 

@@ -62,7 +62,7 @@ export function page() {
   function card(one) {
     const { recipe } = one;
     return h("article.card", {}, h("img.pic", { src: URL.createObjectURL(one.result), alt: recipe.target_prompts[0], loading: "lazy" }),
-      h("div.body", {}, h("h3", {}, recipe.target_prompts[0]), h("p.dim.small", {}, `${recipe.method} · ${new Date(one.time).toLocaleString()}`),
+      h("div.body", {}, h("h2", {}, recipe.target_prompts[0]), h("p.dim.small", {}, `${recipe.method} · ${new Date(one.time).toLocaleString()}`),
         h("div.row.tight", {}, h("button", { type: "button", onclick: () => open(one) }, "Load"),
           h("button.quiet", { type: "button", "aria-label": `Delete ${recipe.target_prompts[0]}`, onclick: async () => { await store("readwrite", (runs) => runs.delete(one.id)); refresh(); } }, "Delete"))));
   }

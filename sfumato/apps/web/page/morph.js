@@ -29,7 +29,7 @@ export function page() {
           k < morph.images.length - 1 ? h("button.icon", { type: "button", "aria-label": `Image ${k + 1} later`, onclick: () => move(1) }, "→") : null,
           h("button.quiet", { type: "button", "aria-label": `Take image ${k + 1} out`, onclick: () => { morph.images.splice(k, 1); drawTiles(); } }, "Remove")));
     }), morph.images.length < most ? h("div.tile", {}, chooseButton(morph.images.length ? "Add an image" : "Choose images", add, { many: true, kind: "button.drop" })) : null);
-    if (!stage.querySelector(".board")) put(stage, h("div.empty", {}, h("div.mark"), h("h1", {}, "From image to image"), h("p.dim", {}, `Give 2 to ${most} images. Each frame between them is drawn by the model.`)));
+    if (!stage.querySelector(".board")) put(stage, h("div.empty", {}, h("div.mark"), h("h2.big", {}, "From image to image"), h("p.dim", {}, `Give 2 to ${most} images. Each frame between them is drawn by the model.`)));
   }
 
   function add(upload, prompt = "") {
@@ -78,7 +78,7 @@ export function page() {
   dropOn(tiles, add);
   drawTiles();
   drawFolded();
-  return h("div.two", {}, h("section", { "aria-label": "Frames" }, stage, below),
+  return h("div.two", {}, h("h1.hidden", {}, "Morph"), h("section", { "aria-label": "Frames" }, stage, below),
     h("form.panel", { onsubmit: start }, h("h2", {}, "Images, in order"), tiles, examples((one) => add(one, one.prompt)), choose,
       field("Frames", frames, app.library.help.num_frames), h("div.row", {}, go), h("div", {}, h("details", {}, h("summary", {}, "Settings"), folded))));
 }

@@ -17,7 +17,7 @@ export function page() {
   const frames = h("input", { type: "number", min: "3", max: String(app.library.limits.frames), value: "8" });
 
   function showSource() {
-    put(stage, edit.image ? alone(api.shown(edit.image), "The source image") : h("div.empty", {}, h("div.mark"), h("h1", {}, "How much of an edit?"),
+    put(stage, edit.image ? alone(api.shown(edit.image), "The source image") : h("div.empty", {}, h("div.mark"), h("h2.big", {}, "How much of an edit?"),
       h("p.dim", {}, "Give an image, and what it should become. The slider goes from none of it to all of it."), h("div.row", {}, chooseButton("Choose a file", use))));
     put(below, examples((one) => { Object.assign(edit, { source: one.prompt, target: one.targets[0] || one.prompt }); use(one); }));
   }
@@ -46,7 +46,7 @@ export function page() {
   });
   dropOn(stage, use);
   showSource();
-  const root = h("div.two", {}, h("section", { "aria-label": "Frames" }, stage, below),
+  const root = h("div.two", {}, h("h1.hidden", {}, "Slider"), h("section", { "aria-label": "Frames" }, stage, below),
     h("form.panel", { onsubmit: start }, ...controls.nodes, field("Frames", frames), h("div.row", {}, go), h("div", {}, ...settings.nodes)));
   return Object.assign(root, { refresh: () => { controls.update(); settings.draw(); } });
 }
