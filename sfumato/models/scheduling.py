@@ -112,14 +112,15 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
     if isinstance(model.schedule, RectifiedFlow):
         _suit_flow(model, scheduler, names)
         return
-    if scheduler not in _DDIM:
-        model.notes += (f"the model's own scheduler {scheduler} is replaced by DDIM at the same noise levels",)
     schedule = model.schedule
+    reason = _few_step_scheduler(scheduler, schedule) if isinstance(schedule, DiscreteVP) else None
+    if scheduler not in _DDIM:
+        edits = " in edits" if reason and scheduler in _OWN_SAMPLERS else ""
+        model.notes += (f"the model's own scheduler {scheduler} is replaced by DDIM{edits} at the same noise levels",)
     if model.text.length == 0 or not isinstance(schedule, DiscreteVP):  # no guidance to be distilled
         return
     named = [name for name in names if _FEW_STEPS.search(name)]
     named += [name for name in loras if _FEW_STEPS_LORA.search(name)]
-    reason = _few_step_scheduler(scheduler, schedule)
     spacing = schedule.spacing
     if model.takes_guidance:
         reason = reason or "its guidance scale is an input of the network"
