@@ -26,7 +26,6 @@ from sfumato.errors import UsageError
 from sfumato.models.schedules import add_noise
 from sfumato.options import Option
 from sfumato.sampling.draws import draw_noise
-from sfumato.sampling.predict import Predictor
 
 _SMALLEST = 1e-6
 
@@ -80,7 +79,7 @@ def chord_edit(
     draws = draw_noise(shape, task.generator, clean) if noise is None else noise.to(clean)
     if draws.shape != shape:
         raise UsageError(f"noise must be {shape}, one draw a sample, got {tuple(draws.shape)}")
-    differences = Differences(task, clean, levels=2, source_per_target=True)
+    differences = Differences(task, levels=2, source_per_target=True)
     edited = clean.expand(len(task.target_prompts), *clean.shape)
     times = torch.linspace(t_start, t_end, num_edit_steps).tolist() if num_edit_steps > 1 else [t_start]
     for index, t in enumerate(task.watch.over(times)):
@@ -93,6 +92,7 @@ def chord_edit(
     if cleanup:
         time = schedule.time_at(t_end)
         noisy = add_noise(edited, draws[0], schedule.level(time))
-        said = Predictor(task.model, task.targets, clean)(noisy, [[time] * len(clean)] * len(edited))
+        first = task.steps_from(0)[0]
+        said = task.guided(task.targets, [first]).predict_at(noisy, [[time] * len(clean)] * len(edited), first)
         edited = held(task, clean, said.x0, len(times) - 1, len(times), time)
     return task.edited(edited, source=clean)

@@ -17,7 +17,6 @@ from torch import Tensor
 from sfumato.edits.task import EditTask
 from sfumato.models.schedules import Level, Prediction, Step
 from sfumato.sampling.layout import Branch
-from sfumato.sampling.predict import Predictor
 
 Times = Sequence[float]
 """One for each image."""
@@ -48,16 +47,16 @@ class Pair:
 class Differences:
     """Predictions of source and target prompts at levels of one's own choice, all in one network call."""
 
-    def __init__(self, task: EditTask, clean: Tensor, *, levels: int = 1, source_per_target: bool = False) -> None:
+    def __init__(self, task: EditTask, *, levels: int = 1, source_per_target: bool = False) -> None:
         """Encodes the prompts.
 
         Args:
             task: Its model, prompts and guidance scales.
-            clean: Clean latents of the images, (image, channels, height, width), for their shape.
             levels: How many levels a call has.
             source_per_target: The source's latents differ from target to target, so that each has a row of its own.
         """
         self._schedule, self._targets = task.model.schedule, len(task.target_prompts)
+        self._step = task.steps_from(0)[0]
         self._sources = self._targets if source_per_target else 1
         self._levels, branches = levels, task.branches
         source = branches.pop("source")
@@ -65,7 +64,7 @@ class Differences:
         for level in range(levels):
             rows |= {f"source-{k}-{level}": source for k in range(self._sources)}
             rows |= {f"{name}-{level}": branch for name, branch in branches.items()}
-        self._predict = Predictor(task.model, rows, clean)
+        self._rows = task.guided(rows, [self._step])
 
     def __call__(self, source: Tensor, target: Tensor, noise: Tensor, times: Sequence[Times]) -> list[Pair]:
         """What the network says at each level.
@@ -78,7 +77,7 @@ class Differences:
         """
         both = torch.cat([source, target])
         noisy = torch.cat([self._noised(both, noise, time) for time in times])
-        said = self._predict(noisy, [list(time) for time in times for _ in range(len(both))])
+        said = self._rows.predict_at(noisy, [time for time in times for _ in range(len(both))], self._step)
         found = []
         for x0, eps in zip(said.x0.chunk(self._levels), said.eps.chunk(self._levels), strict=True):
             of_source = Prediction(x0[: self._sources], eps[: self._sources])
@@ -108,8 +107,6 @@ def held(task: EditTask, clean: Tensor, edited: Tensor, index: int, count: int, 
     """
     schedule = task.model.schedule
     step = Step(index, count, time, -1, schedule.level(time), schedule.level(-1))
-    latents = torch.cat([clean[None], edited])
-    for hook in task.on_step:
-        latents = hook(latents, step)
+    latents = task.after(torch.cat([clean[None], edited]), step)
     task.watch.show(index, latents)
     return latents[1:]

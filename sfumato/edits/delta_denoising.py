@@ -82,7 +82,7 @@ def delta_denoising(
     if draws.shape != shape:
         raise UsageError(f"noise must be {shape}, one draw an iteration, got {tuple(draws.shape)}")
 
-    differences = Differences(task, clean)
+    differences = Differences(task)
     edited = clean.expand(len(task.target_prompts), *clean.shape)
     for index in task.watch.over(range(count)):
         (pair,) = differences(clean[None], edited, draws[index], [drawn[index]])

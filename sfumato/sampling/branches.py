@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -43,22 +44,33 @@ class GuidedBranches:
         self._halves, self._single, self._images = halves, single, images
         self._conditions: RunConditions | None = None
 
-    def output(self, latents: Tensor, step: Step, *, time: float | None = None) -> Tensor:
+    def output(self, latents: Tensor, step: Step, *, time: float | Sequence[Sequence[float]] | None = None) -> Tensor:
         """The network's output after guidance, shaped like the latents, (branch, image, channels, height, width).
 
         Args:
             latents: At the level of `time`.
             step: Sets the guidance scales.
-            time: What the network is conditioned on; None: the step's.
+            time: What the network is conditioned on; or that of each image of each branch; None: the step's.
         """
         size = (latents.shape[-2], latents.shape[-1])
         layout = Layout(self._halves, tuple(self.branches), self._images, size, self._single)
         if self._conditions is None:
             self._conditions = RunConditions(self.model, self.branches, layout, None)
         scales = torch.tensor([branch.scale(step) for branch in self.branches.values()]).to(latents)
-        at = step.time if time is None else time
+        at: float | Sequence[float]
+        if isinstance(time, Sequence):
+            at = [one for _, name in layout.cells for one in time[layout.branches.index(name)]]
+        else:
+            at = step.time if time is None else time
         return guided_output(self.model, latents, at, self._conditions.at(step), scales, layout)
 
     def predict(self, latents: Tensor, step: Step) -> Prediction:
         """Clean latents and noise after guidance, for latents at the step's level."""
         return self.model.schedule.split(self.output(latents, step), latents, step.level)
+
+    def predict_at(self, latents: Tensor, times: Sequence[Sequence[float]], step: Step) -> Prediction:
+        """As `predict`, for latents at the levels of the times of each image of each branch."""
+        output, schedule = self.output(latents, step, time=times), self.model.schedule
+        each = zip(output.flatten(0, 1), latents.flatten(0, 1), chain.from_iterable(times), strict=True)
+        found = [schedule.split(made, given, schedule.level(time)) for made, given, time in each]
+        return Prediction(*(torch.stack([getattr(p, part) for p in found]).view_as(latents) for part in ("x0", "eps")))

@@ -146,14 +146,14 @@ def test_predictions_of_several_levels_are_those_of_single_calls(toy_model: Any)
     given = task(toy_model, of_image(latents), guidance_scale=3.0)
     edited = 1.1 * latents[None]
     times = [[899.0, 799.0], [749.0, 599.0]]
-    both = Differences(given, latents, levels=2)(latents[None], edited, noise, times)
+    both = Differences(given, levels=2)(latents[None], edited, noise, times)
     for pair, time in zip(both, times, strict=True):
-        (alone,) = Differences(given, latents)(latents[None], edited, noise, [time])
+        (alone,) = Differences(given)(latents[None], edited, noise, [time])
         torch.testing.assert_close(pair.clean, alone.clean, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(pair.noise, alone.noise, atol=1e-4, rtol=1e-4)
         for k in range(2):
             one = task(toy_model, of_image(latents[[k]]), guidance_scale=3.0)
-            (single,) = Differences(one, latents[[k]])(latents[None, [k]], edited[:, [k]], noise[[k]], [[time[k]]])
+            (single,) = Differences(one)(latents[None, [k]], edited[:, [k]], noise[[k]], [[time[k]]])
             torch.testing.assert_close(pair.clean[:, [k]], single.clean, atol=1e-4, rtol=1e-4)
 
 
