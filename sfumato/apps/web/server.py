@@ -247,7 +247,7 @@ def create_app(server: Server, *, hosts: Collection[str] = ()) -> Guard:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    """Our own errors, in their own words; a full queue says when to come back."""
+    """Our own errors, in their own words; a full queue says when to try again."""
     if isinstance(error, Busy):
         status = 429 if isinstance(error, TooMany) else 503
         headers = {"retry-after": str(error.retry_after)}
