@@ -11,7 +11,7 @@ import typer
 
 from sfumato.apps.console import print_json, stdout, table, working
 from sfumato.apps.describe import entry_fields, inversions_of
-from sfumato.apps.options import AsJson
+from sfumato.apps.options import AsJson, Device, Dtype, ModelName, load
 from sfumato.emoji.defaults import METHOD_OPTIONS
 from sfumato.errors import UsageError
 
@@ -24,9 +24,15 @@ def methods(
     name: Annotated[
         str | None, typer.Argument(help="The method, inversion, morph or spacing whose options are shown.")
     ] = None,
+    model: ModelName = None,
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: AsJson = False,
 ) -> None:
-    """List editing methods, inversions, morphs and spacings, or show one of them with all its options."""
+    """List editing methods, inversions, morphs and spacings, or show one of them with all its options.
+
+    With --model, which of them that model serves.
+    """
     with working("starting"):
         from sfumato.edits.method import METHODS
         from sfumato.inversions.method import INVERSIONS
@@ -42,16 +48,38 @@ def methods(
         if name not in names:
             raise UsageError(unknown("method, inversion, morph or spacing", name, names))
         entries = {kind: [entry for entry in found if entry.name == name] for kind, found in entries.items()}
+    lacking = _lacking(model, device, dtype, [entry for found in entries.values() for entry in found])
     if as_json:
-        print_json({kind: [entry_fields(entry) for entry in found] for kind, found in entries.items()})
+        print_json({kind: [_fields(entry, lacking) for entry in found] for kind, found in entries.items()})
     elif name is not None:
         for kind, found in entries.items():
             for entry in found:
-                _show(entry, kind)
+                _show(entry, kind, (lacking or {}).get(entry.name))
     else:
         for kind, found in entries.items():
-            _list(kind, found)
+            _list(kind, [entry for entry in found if not (lacking or {}).get(entry.name)])
+        for entry in (entry for found in entries.values() for entry in found):
+            if what := (lacking or {}).get(entry.name):
+                stdout().print(f"{model} does not serve {entry.name}: it needs {what}", soft_wrap=True)
         stdout().print("Options of a method: sfumato methods NAME", style="dim")
+
+
+def _lacking(
+    model: str | None, device: str | None, dtype: str | None, entries: list[Entry[Any]]
+) -> dict[str, str] | None:
+    """What a model lacks for each entry, "" where it serves it; None without a model."""
+    if model is None:
+        return None
+    loaded = load(model, device, dtype)
+    from sfumato.models.traits import unmet
+
+    return {entry.name: unmet(entry.needs, loaded) for entry in entries}
+
+
+def _fields(entry: Entry[Any], lacking: Mapping[str, str] | None) -> dict[str, Any]:
+    """The entry in JSON's types; with a model, what that lacks for it, "" for nothing."""
+    fields = {**entry_fields(entry), "needs": list(entry.needs)}
+    return fields if lacking is None else {**fields, "lacks": lacking[entry.name]}
 
 
 def _list(kind: str, found: list[Entry[Any]]) -> None:
@@ -65,7 +93,7 @@ def _list(kind: str, found: list[Entry[Any]]) -> None:
     stdout().print(shown)
 
 
-def _show(entry: Entry[Any], kind: str) -> None:
+def _show(entry: Entry[Any], kind: str, lacks: str | None) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -78,6 +106,8 @@ def _show(entry: Entry[Any], kind: str) -> None:
     if inversions is not None:
         itself = "the image itself; or its latents from " if getattr(entry, "from_image", False) else ""
         facts.append(("starts from", itself + ", ".join(inversions)))
+    if lacks is not None:
+        facts.append(("serves the model", f"no: it needs {lacks}" if lacks else "yes"))
     table(facts, to=console)
     if not entry.parameters:
         return

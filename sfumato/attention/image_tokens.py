@@ -47,15 +47,22 @@ class SourceImageTokens(AttentionEdit):
 
     def _shared(self, tensor: Tensor, site: AttentionSite) -> Tensor:
         """(guidance, branch, image, heads, tokens, head_dim) with the image tokens of branch 0."""
-        first, end = _ends(site.image_keys, tensor.shape[-2])
-        own = tensor[..., first:end, :]
+        own = image_tokens(tensor, site)
         source = own[:, :1].expand_as(own)
         if self.outside is not None:
             places = F.adaptive_max_pool2d(self.outside.float(), site.grid).flatten() > 0.5
             source = torch.where(places[:, None].to(own.device), source, own)
-        return torch.cat([tensor[..., :first, :], source, tensor[..., end:, :]], dim=-2)
+        return with_image_tokens(tensor, source, site)
 
 
-def _ends(place: slice | None, tokens: int) -> tuple[int, int]:
-    first, end, _ = (place or slice(0, 0)).indices(tokens)
-    return first, end
+def image_tokens(tensor: Tensor, site: AttentionSite) -> Tensor:
+    """Keys or values of the image's tokens, (..., tokens, head_dim)."""
+    assert site.image_keys is not None, f"{site.name} has no keys of the image"
+    return tensor[..., site.image_keys, :]
+
+
+def with_image_tokens(tensor: Tensor, image: Tensor, site: AttentionSite) -> Tensor:
+    """Keys or values with others in the place of the image's, both (..., tokens, head_dim)."""
+    assert site.image_keys is not None, f"{site.name} has no keys of the image"
+    first, end, _ = site.image_keys.indices(tensor.shape[-2])
+    return torch.cat([tensor[..., :first, :], image, tensor[..., end:, :]], dim=-2)

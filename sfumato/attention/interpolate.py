@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sfumato.attention.image_tokens import image_tokens, with_image_tokens
 from sfumato.attention.patch import BOTH, CONDITIONAL, Attend, AttentionEdit
 from sfumato.attention.record import Recorder, RecordKey
 from sfumato.models.attention import AttentionSite
@@ -96,26 +97,34 @@ class InterpolatedAttention(BetweenEnds):
         guidance: tuple[str, ...] = CONDITIONAL,
         kept: Recorder | None = None,
     ) -> None:
-        """Takes the form of it, and see `BetweenEnds`; it acts at all self- and cross-attention."""
+        """Takes the form of it, and see `BetweenEnds`; it acts at all attention.
+
+        Where image and text are one sequence, keys and values of image tokens are interpolated, and those of the text
+        stay the branch's own.
+        """
         super().__init__(weights, steps, kept)
         self.kind, self.guidance, self.fused = kind, guidance, kind.startswith("fused")
 
     def selects(self, site: AttentionSite) -> bool:
-        return site.kind in ("self", "cross")
+        return True
 
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, attend: Attend, site: AttentionSite, step: Step
     ) -> Tensor:
-        keys, values = self.ends("key", key, site, step), self.ends("value", value, site, step)
+        joint = site.kind == "joint"
+        own_keys, own_values = (image_tokens(key, site), image_tokens(value, site)) if joint else (key, value)
+        keys, values = self.ends("key", own_keys, site, step), self.ends("value", own_values, site, step)
 
         def read(keys: Tensor, values: Tensor) -> Tensor:
+            if joint:
+                keys, values = with_image_tokens(key, keys, site), with_image_tokens(value, values, site)
             if self.fused:
                 return attend(query, torch.cat([key, keys], dim=-2), torch.cat([value, values], dim=-2))
             return attend(query, keys, values)
 
         if self.kind.endswith("inner"):
             return read(self.mixed(*keys), self.mixed(*values))
-        first, last = (read(k.expand_as(key), v.expand_as(value)) for k, v in zip(keys, values, strict=True))
+        first, last = (read(k.expand_as(own_keys), v.expand_as(own_values)) for k, v in zip(keys, values, strict=True))
         return self.mixed(first, last)
 
 

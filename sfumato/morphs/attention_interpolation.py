@@ -76,7 +76,7 @@ def attention_interpolation(
         str | None, Option("prompt of all frames in between; none: interpolated from the prompts of both images")
     ] = None,
     inversion: Annotated[
-        Literal["ddim", "fixed-point", "regularised-ddim", "dpm-encoder", "edit-friendly"],
+        Literal["ddim", "fixed-point", "rf-solver", "fireflow", "regularised-ddim", "dpm-encoder", "edit-friendly"],
         Option("inversion of the two images"),
     ] = "ddim",
     end_guidance_scale: Annotated[

@@ -19,7 +19,16 @@ from sfumato.morphs.path import Draw
 from sfumato.morphs.slerp import slerp
 
 InversionName = Literal[
-    "ddim", "fixed-point", "regularised-ddim", "bdia", "null-text", "negative-prompt", "dpm-encoder", "edit-friendly"
+    "ddim",
+    "fixed-point",
+    "rf-solver",
+    "fireflow",
+    "regularised-ddim",
+    "bdia",
+    "null-text",
+    "negative-prompt",
+    "dpm-encoder",
+    "edit-friendly",
 ]
 """Inversions whose replay needs nothing of the image but what can be mixed."""
 

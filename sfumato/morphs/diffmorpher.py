@@ -55,6 +55,7 @@ from sfumato.watch import Watch
     summary="Fits an adapter to each image, then interpolates adapters, noise, embeddings and attention.",
     when="Two images of similar layout, and half a minute of training is acceptable.",
     cost="400 evaluations with a backward pass and 4 a step to prepare, then 1 a step and frame.",
+    needs=("decoder",),
     spacing="reschedule",
     guidance_scale=1.0,
 )

@@ -272,6 +272,18 @@ def test_methods_are_read_from_the_registry(run: Any) -> None:
     assert "did you mean" in run("methods", "prompt-to-promt", code=2).stderr
 
 
+def test_methods_that_a_model_serves(run: Any, cat: Path, toy: Path) -> None:
+    listed = run("methods", "--model", toy)
+    assert f"{toy} does not serve uniedit-flow: it needs a rectified flow's levels" in listed.stdout
+    answer = json.loads(run("methods", "--model", toy, "--json").stdout)
+    lacks = {entry["name"]: entry["lacks"] for kind in answer.values() for entry in kind}
+    assert lacks["prompt-to-prompt"] == lacks["flowedit"] == ""
+    assert lacks["kv-edit"].startswith("attention on image and text as one sequence")
+    assert "no: it needs attention" in run("methods", "kv-edit", "--model", toy).stdout
+    refused = run("edit", cat, "--source", "a", "--target", "b", "--method", "kv-edit", "--model", toy, code=2)
+    assert "method kv-edit needs attention on image and text" in refused.stderr
+
+
 def test_options_of_the_inversion(run: Any, edit: Any, cat: Path, toy: Path) -> None:
     edit("-o", "one.png", "--set-inversion", "conditioned_on=current")
     assert read_recipe("one.png")["inversion_options"] == {"conditioned_on": "current"}
