@@ -24,21 +24,26 @@ from sfumato.errors import SfumatoError, UsageError
 from sfumato.images import FITS
 from sfumato.inversions.method import INVERSIONS
 from sfumato.models.base import Model
+from sfumato.models.traits import unmet
 from sfumato.morphs.method import MORPHS
 from sfumato.morphs.spacings.base import SPACINGS
 from sfumato.registry import Entry
 
 MOST_TARGETS = 3
+REGISTRIES: Mapping[str, Mapping[str, Entry[Any]]] = {
+    "methods": METHODS,
+    "inversions": INVERSIONS,
+    "morphs": MORPHS,
+    "spacings": SPACINGS,
+}
 
 
 def library(models: Mapping[str, Model], examples: Sequence[Mapping[str, Any]], limits: Limits) -> dict[str, Any]:
     """All of it in JSON's types."""
-    registries: dict[str, Mapping[str, Entry[Any]]]
-    registries = {"methods": METHODS, "inversions": INVERSIONS, "morphs": MORPHS, "spacings": SPACINGS}
     return {
         "version": __version__,
         "models": [_model(name, model) for name, model in models.items()],
-        **{kind: [_entry(entry) for entry in registry.values()] for kind, registry in registries.items()},
+        **{kind: [_entry(entry) for entry in registry.values()] for kind, registry in REGISTRIES.items()},
         "help": argument_help(),
         "usual": {"edit": _defaults(EditRequest), "morph": _defaults(MorphRequest)},
         "fits": list(FITS),
@@ -112,12 +117,17 @@ def _model(name: str, model: Model) -> dict[str, Any]:
         "options": {method: dict(options) for method, options in model.method_options.items()},
         "guidance": dict(model.method_guidance),
         "negative": not model.takes_guidance,
+        "few_steps": model.few_steps,
+        "lacks": {
+            kind: {entry.name: lacking for entry in registry.values() if (lacking := unmet(entry.needs, model))}
+            for kind, registry in REGISTRIES.items()
+        },
     }
 
 
 def _entry(entry: Any) -> dict[str, Any]:
     fields = {**entry_fields(entry), "spacing": getattr(entry, "spacing", None)}
-    fields["mask"] = getattr(entry, "takes_mask", None)
+    fields["guidance"] = getattr(entry, "guidance_scale", None)
     fields["options"] = [
         {**option, "default": _plain(option["default"])}
         for option in fields["options"]

@@ -230,3 +230,11 @@ def test_the_page_and_its_files_are_small_and_known(client: Client) -> None:
 def test_bytes_of_a_png_go_through_the_reader(client: Client) -> None:
     upload = client.send(png_bytes(picture().convert("L")), "grey.png")
     assert upload["size"] == [128, 128]
+
+
+def test_the_library_says_what_a_model_does_not_serve(client: Client) -> None:
+    told = client.get("/api/library").json
+    lacks = told["models"][0]["lacks"]
+    assert "rectified flow" in lacks["methods"]["rf-inversion"]
+    assert "prompt-to-prompt" not in lacks["methods"]
+    assert lacks["morphs"] == {}

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { h, put } from "./dom.js";
-import { app, changed, edit } from "./state.js";
+import { app, edit, forget, served } from "./state.js";
 
 const main = document.getElementById("main");
 const PAGES = {
@@ -30,11 +30,20 @@ async function show(first = false) {
   if (!first) { scrollTo(0, 0); main.focus({ preventScroll: true }); }
 }
 
+/** All pages are made anew for a model, which has its own methods, sizes and usual settings. */
+function useModel(name) {
+  const usual = app.library.usual.edit.method;
+  edit.model = name;
+  forget();
+  for (const page of Object.keys(made)) delete made[page];
+  const methods = served("methods").map((entry) => entry.name);
+  if (!methods.includes(edit.method)) Object.assign(edit, { method: methods.includes(usual) ? usual : methods[0], inversion: "" });
+}
+
 function models() {
   const all = app.library.models;
-  edit.model = all[0].name;
   if (all.length === 1) return put(document.getElementById("model"), all[0].name);
-  const select = h("select", { "aria-label": "Model", onchange: () => { edit.model = select.value; changed("model"); } },
+  const select = h("select", { "aria-label": "Model", onchange: () => { useModel(select.value); show(true); } },
     ...all.map((one) => h("option", { value: one.name }, one.name)));
   put(document.getElementById("model"), select);
 }
@@ -45,8 +54,8 @@ async function start() {
   } catch (error) {
     return error.status === 401 ? askToken() : put(main, h("p.loading", {}, error.message));
   }
-  if (!app.library.methods.some((entry) => entry.name === edit.method)) edit.method = app.library.methods[0].name;
   models();
+  useModel(app.library.models[0].name);
   addEventListener("hashchange", () => show());
   await show(true);
 }

@@ -4,7 +4,9 @@ import * as api from "./api.js";
 import { field, h, put } from "./dom.js";
 import { alone, heatCanvas } from "./images.js";
 import { runOn } from "./running.js";
-import { edit, form } from "./state.js";
+import { edit, form, served } from "./state.js";
+
+const METHOD = "prompt-to-prompt"; // keeps the maps
 
 export function page() {
   const stage = h("div.stage");
@@ -25,7 +27,7 @@ export function page() {
   }
 
   async function look() {
-    const found = await runOn(stage, form({ method: "prompt-to-prompt", options: {}, inversion: null, inversion_options: null,
+    const found = await runOn(stage, form({ method: METHOD, options: {}, inversion: null, inversion_options: null,
       ...(edit.target.trim() ? {} : { target_prompts: [edit.source.trim()] }) }), { background: edit.image ? api.shown(edit.image) : null });
     if (found) [run, branch, word] = [found, 0, first(found)];
     draw();
@@ -35,6 +37,7 @@ export function page() {
     if (!run) {
       put(stage, edit.image ? alone(api.shown(edit.image), "The source image") : h("div.empty", {}, h("div.mark"), h("h2.big", {}, "Where words look"),
         h("p.dim", {}, "While the model draws, each word of a prompt looks at a part of the image.")));
+      if (!served("methods").some((entry) => entry.name === METHOD)) return put(panel, h("p", {}, "This model has no attention from image to words."));
       put(panel, h("p", {}, edit.source.trim() ? "" : "Say on the page Edit what the image shows."),
         h("div.row", {}, h("button.main", { type: "button", disabled: !edit.source.trim(), onclick: look }, "Look")));
       return;

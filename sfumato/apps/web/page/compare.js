@@ -3,10 +3,10 @@
 import * as api from "./api.js";
 import { h, put, svg, toast } from "./dom.js";
 import { tell } from "./running.js";
-import { app, changed, edit, form, named } from "./state.js";
+import { changed, edit, form, named, served } from "./state.js";
 
 export function page() {
-  const cards = h("div.cards.wide");
+  const cards = h("div.cards");
   const plot = h("div");
   const said = h("p.dim", { role: "status" });
   const intro = h("p");
@@ -16,7 +16,7 @@ export function page() {
   let stop = null;
 
   function refresh() {
-    const plain = app.library.methods.filter((entry) => entry.name !== "auto");
+    const plain = served("methods").filter((entry) => entry.name !== "auto");
     chosen ||= new Set(plain.slice(0, 4).map((entry) => entry.name).concat(edit.method === "auto" ? [] : edit.method));
     put(picks, ...plain.map((entry) => {
       const chip = h("button.chip", { type: "button", title: entry.when, "aria-pressed": String(chosen.has(entry.name)), onclick: () => {

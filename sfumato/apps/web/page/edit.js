@@ -153,7 +153,7 @@ export function page() {
   }
 
   onchange((what) => {
-    if (what === "method" || what === "model") settings.draw();
+    if (what === "method") settings.draw();
     if (what === "recipe") update();
     if (what === "image") { useImage(edit.image); update(); }
     if (what === "shown") { showRun(); showBelow(); update(); }

@@ -2,13 +2,13 @@
 
 import { chooser, options } from "./controls.js";
 import { field, h, put, words } from "./dom.js";
-import { app, changed, dice, edit, inversionName, method, model, named } from "./state.js";
+import { app, changed, dice, edit, inversionName, method, model, named, served, usualGuidance } from "./state.js";
 
 /** The texts and the method; `extra` comes below them. */
 export function usualControls({ many = true, without = [] } = {}) {
   const source = h("textarea", { rows: "2", value: edit.source, placeholder: "a cat on a sofa", oninput: () => { edit.source = source.value; } });
   const target = h("textarea", { rows: "2", value: edit.target, placeholder: "a dog on a sofa", oninput: () => { edit.target = target.value; } });
-  const methods = app.library.methods.filter((entry) => !without.includes(entry.name));
+  const methods = served("methods").filter((entry) => !without.includes(entry.name));
   const choose = chooser("Method", methods, edit.method, (name) => { edit.method = name; changed("method"); });
   const update = () => {
     source.value = edit.source;
@@ -40,7 +40,7 @@ export function settingsFold() {
       quality(),
       h("div.halves", {},
         fill("steps", number("steps", model().num_inference_steps, { min: "1", max: String(app.library.limits.steps) })),
-        fill("guidance", number("guidance", model().guidance[chosen.name] ?? model().guidance_scale, { min: "1", step: "any" }))),
+        fill("guidance", number("guidance", usualGuidance(chosen), { min: "1", step: "any" }))),
       seedField(),
       model().negative ? field("Not in the image", text("negative"), app.library.help.negative_prompt) : null,
       edit.image ? h("div.halves", {}, sizeField(), fitField()) : null,
@@ -50,7 +50,7 @@ export function settingsFold() {
     put(own.body, options("methods", chosen, (edit.options[chosen.name] ||= {})));
     own.box.hidden = !chosen.options.length;
     inversion.box.hidden = !chosen.inversions?.length;
-    put(inversion.body, chooser("How the image is turned into noise", (chosen.inversions || []).map((name) => named("inversions", name)), edit.inversion,
+    put(inversion.body, chooser("How the image is turned into noise", served("inversions").filter((entry) => chosen.inversions?.includes(entry.name)), edit.inversion,
       (name) => { edit.inversion = name; edit.inversionOptions = {}; draw(); }, { empty: "The method's first choice" }),
     ...(edit.inversion ? options("inversions", named("inversions", inversionName()), edit.inversionOptions) : []));
   }

@@ -1,20 +1,20 @@
 // Every method: what it does, when to use it, what it costs.
 
 import { h } from "./dom.js";
-import { app, changed, edit } from "./state.js";
+import { app, changed, edit, model } from "./state.js";
 
 export function page() {
-  const card = (entry, use) => h("article.card", {}, h("div.body", {}, h("h3", {}, entry.title), h("p", {}, entry.summary),
-    h("p.dim.small", {}, entry.when), h("p.dim.small", {}, entry.paper), use ? h("div.row", {}, h("button", { type: "button", onclick: use }, "Use it")) : null));
-  const group = (title, text, entries, use) => h("section.below", {}, h("div.intro", {}, h("h2", {}, title), h("p", {}, text)),
-    h("div.cards.wide", {}, ...entries.map((entry) => card(entry, use && (() => use(entry))))));
+  const card = (entry, use, lacks) => h("article.card", {}, h("div.body", {}, h("h3", {}, entry.title), h("p", {}, entry.summary),
+    h("p.dim.small", {}, entry.when), h("p.dim.small", {}, entry.paper), lacks ? h("p.note", {}, `Not with this model: it needs ${lacks}.`) : use ? h("div.row", {}, h("button", { type: "button", onclick: use }, "Use it")) : null));
+  const group = (title, text, kind, use) => h("section.below", {}, h("div.intro", {}, h("h2", {}, title), h("p", {}, text)),
+    h("div.cards.wide", {}, ...app.library[kind].map((entry) => card(entry, use && (() => use(entry)), model().lacks[kind][entry.name]))));
   return h("div", {}, h("div.intro", {}, h("h1", {}, "Methods"), h("p", {}, "Each is the algorithm of its paper, and agrees with its authors' code.")),
-    group("Edits", "From a source prompt to a target prompt.", app.library.methods, (entry) => {
+    group("Edits", "From a source prompt to a target prompt.", "methods", (entry) => {
       edit.method = entry.name;
       edit.inversion = "";
       changed("recipe");
       location.hash = "#/edit";
     }),
-    group("Inversions", "How an image is turned into the noise that an edit starts from.", app.library.inversions),
-    group("Morphs", "From image to image.", app.library.morphs));
+    group("Inversions", "How an image is turned into the noise that an edit starts from.", "inversions"),
+    group("Morphs", "From image to image.", "morphs"));
 }

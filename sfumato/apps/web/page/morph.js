@@ -6,7 +6,7 @@ import { field, h, put, toast } from "./dom.js";
 import { showFrames } from "./frames.js";
 import { chooseButton, dropOn, examples } from "./images.js";
 import { runOn } from "./running.js";
-import { app, model, named, setOptions, size } from "./state.js";
+import { app, model, named, served, setOptions, size } from "./state.js";
 
 const morph = { images: [], method: "", options: {}, spacing: "", spacingOptions: {}, frames: "", pace: false, steps: "", guidance: "", seed: 0, encode: "" };
 
@@ -73,7 +73,7 @@ export function page() {
     else { put(stage); drawTiles(); }
   }
 
-  const choose = chooser("Method", app.library.morphs, morph.method, (name) => { morph.method = name; drawFolded(); });
+  const choose = chooser("Method", served("morphs"), morph.method, (name) => { morph.method = name; drawFolded(); });
   dropOn(stage, add);
   dropOn(tiles, add);
   drawTiles();

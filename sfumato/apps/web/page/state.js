@@ -3,7 +3,7 @@
 export const app = { library: null };
 
 export const edit = {
-  model: "", image: null, source: "", target: "", method: "prompt-to-prompt", options: {},
+  model: "", image: null, source: "", target: "", method: "", options: {},
   inversion: "", inversionOptions: {}, steps: "", guidance: "", negative: "", seed: 0, locked: false, encode: "",
   size: "", fit: "crop",
   mask: { kind: "none", upload: null, words: [], threshold: 0.4, feather: 0, invert: false, pixels: true },
@@ -14,9 +14,13 @@ const listeners = new Set();
 /** Calls back when something of `edit` was changed by another part of the page. */
 export const onchange = (call) => listeners.add(call);
 export const changed = (what = "") => listeners.forEach((call) => call(what));
+/** Forgets all listeners, as the pages are made anew. */
+export const forget = () => listeners.clear();
 
 export const model = () => app.library.models.find((one) => one.name === edit.model) || app.library.models[0];
 export const named = (kind, name) => app.library[kind].find((entry) => entry.name === name);
+/** What the model can do of methods, inversions or morphs. */
+export const served = (kind) => app.library[kind].filter((entry) => !(entry.name in model().lacks[kind]));
 export const method = () => named("methods", edit.method);
 export const inversionName = () => edit.inversion || (method().inversions || [])[0] || "";
 
@@ -25,6 +29,9 @@ export function usual(kind, entry, option) {
   const own = kind === "methods" || kind === "morphs" ? model().options[entry.name] || {} : {};
   return option.name in own ? own[option.name] : option.default;
 }
+
+/** The guidance scale where the user sets none. */
+export const usualGuidance = (entry) => model().guidance[entry.name] ?? (model().few_steps ? null : entry.guidance) ?? model().guidance_scale;
 
 /** Only what the user set otherwise than it is anyway. */
 export function setOptions(kind, entry, values) {
@@ -79,12 +86,13 @@ export function size(image, chosen = edit.size, fit = edit.fit) {
 /** Takes over the settings of a recipe, as far as the page has them; the rest in words. */
 export function load(recipe) {
   const notes = [];
-  const has = (kind, name) => app.library[kind].some((entry) => entry.name === name);
+  const has = (kind, name) => served(kind).some((entry) => entry.name === name);
   if (!["edit", "slider"].includes(recipe.command)) return [`It was made by “${recipe.command}”, which starts from other images.`];
   edit.source = recipe.source_prompt || "";
   edit.target = (recipe.target_prompts || []).join("\n");
   if (has("methods", recipe.method)) edit.method = recipe.method;
-  edit.options[edit.method] = { ...(recipe.options || {}) };
+  else notes.push(`It was made by the method ${recipe.method}, which this model does not serve.`);
+  if (edit.method === recipe.method) edit.options[edit.method] = { ...(recipe.options || {}) };
   edit.inversion = recipe.inversion && recipe.inversion !== method().inversions?.[0] ? recipe.inversion : "";
   edit.inversionOptions = { ...(recipe.inversion_options || {}) };
   edit.steps = recipe.num_inference_steps ?? "";
