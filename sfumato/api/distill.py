@@ -189,9 +189,7 @@ def distill(
     a = {name: _CHECKS[name](name, value) for name, value in given.items()}
     entry = METHODS[a["method"]]
     checked = entry.check_options(options)
-    Arch(width=a["width"])  # raises
-    if a["student"] == ONE_STEP:
-        OneStepStudent(model, "", OneStepArch(a["rank"]))  # raises
+    _pupil(model, a, "")  # raises
     if workers > 1 and loading is None:
         raise UsageError("several workers load the model themselves: give loading, the arguments of load_model")
     limits, looking, more = _looking(model, a)
@@ -205,13 +203,7 @@ def distill(
         write_verdicts(made, verdicts, place)
         kept = made.pairs.some([row for row, one in enumerate(verdicts) if not one.reason])
         check_count(len(kept), [one.reason for one in verdicts])
-        plan = Plan(a["training_steps"], a["minutes"], seed=a["seed"], mirror=a["mirror"])
-        weights = replace(plan.weights, features=a["features"], adversarial=a["adversarial"])
-        plan = replace(plan, weights=weights)
-        pupil: Any = fresh(Arch(width=a["width"]), a["seed"]).to(model.device)
-        if a["student"] == ONE_STEP:
-            pupil = OneStepStudent(model, made.prompts[0][1], OneStepArch(a["rank"]), a["seed"])
-            plan = replace(plan, batch=BATCH, rate=RATE)
+        pupil, plan = _pupil(model, a, made.prompts[0][1])
         slot = Store(place).slot(TRAINING)
         trained = train(pupil, *kept.split(), plan, distance=perceptual, slot=slot, watch=watching, tell=tell)
     notes = [*more, *noted, *trained.notes, *_left_out(made, verdicts)]
@@ -228,6 +220,18 @@ _DEFAULTS = (
     "source_prompt", "target_prompt", "method", "inversion", "inversion_options", "num_inference_steps",
     "guidance_scale", "negative_prompt", "seed", "size", "fit",
 )  # fmt: skip
+
+
+def _pupil(model: Model, a: Mapping[str, Any], prompt: str) -> tuple[Any, Plan]:
+    """The student that was asked for, and how it is trained."""
+    if a["minutes"] is None and a["training_steps"] is None:
+        raise UsageError("give minutes or training_steps")
+    plan = Plan(a["training_steps"], a["minutes"], seed=a["seed"], mirror=a["mirror"])
+    plan = replace(plan, weights=replace(plan.weights, features=a["features"], adversarial=a["adversarial"]))
+    if a["student"] != ONE_STEP:
+        return fresh(Arch(width=a["width"]), a["seed"]).to(model.device), plan
+    student = OneStepStudent(model, prompt, OneStepArch(a["rank"]), a["seed"])
+    return student, replace(plan, batch=BATCH, rate=RATE)
 
 
 def finished(student: Any, kept: Pairs, card: Card, trained: Trained) -> Distilled:

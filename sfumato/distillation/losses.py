@@ -31,7 +31,7 @@ class Weights:
     changed: float = 2.0
     edges: float = 1.0
     features: float = 0.5
-    gate: float = 0.1
+    gate: float = 0.3
     adversarial: float = 0.02
 
 
@@ -78,7 +78,7 @@ class Critic(nn.Module):
     https://arxiv.org/abs/1802.05957.
     """
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             spectral_norm(nn.Conv2d(6, width, 4, 2, 1)),

@@ -35,6 +35,8 @@ EVALUATIONS = 20
 PATIENCE = 4
 """Evaluations in succession without a better one, in the second half, after which training ends."""
 TRIAL_STEPS = 4
+SHARE_OF_STEPS = 0.95
+"""Of the time; the rest is for evaluations and checkpoints."""
 
 
 class Pupil(Protocol):
@@ -64,7 +66,7 @@ class Plan:
 
     steps: int | None = None
     minutes: float | None = 10.0
-    batch: int = 8
+    batch: int = 4
     rate: float = 2e-3
     critic_from: float = 1 / 3
     average: int = 200
@@ -180,7 +182,7 @@ def steps_in(run: _Run, minutes: float) -> int:
         trial.advance()
     seconds = (time.perf_counter() - start) / TRIAL_STEPS
     vector_to_parameters(run.start.clone(), run.parameters)
-    steps, epoch = int(60.0 * minutes / seconds), math.ceil(len(run.training) / run.plan.batch)
+    steps, epoch = int(SHARE_OF_STEPS * 60.0 * minutes / seconds), math.ceil(len(run.training) / run.plan.batch)
     if steps < epoch:
         raise UsageError(
             f"minutes={minutes:g} is too short to see all {len(run.training)} pairs once, which takes about"

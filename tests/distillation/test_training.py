@@ -108,7 +108,7 @@ def test_a_loss_that_is_no_number_costs_half_the_rate_once(monkeypatch: pytest.M
 
 def test_minutes_become_steps_and_too_few_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(100))
-    monkeypatch.setattr(module.time, "perf_counter", lambda: 8.0 * next(ticks))  # 2 seconds a step
+    monkeypatch.setattr(module.time, "perf_counter", lambda: 7.5 * next(ticks))  # 1.9 seconds a step
     pairs = squares(24)
     told: list[Standing] = []
     trained(pairs, replace(PLAN, steps=None, minutes=0.4), tell=told.append)
@@ -119,7 +119,7 @@ def test_minutes_become_steps_and_too_few_are_refused(monkeypatch: pytest.Monkey
 
 def test_minutes_leave_no_trace_in_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(100))
-    monkeypatch.setattr(module.time, "perf_counter", lambda: 8.0 * next(ticks))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: 7.5 * next(ticks))
     timed, _ = trained(squares(24), replace(PLAN, steps=None, minutes=1.0))
     stepped, _ = trained(squares(24))
     assert torch.equal(weights_of(timed), weights_of(stepped))
