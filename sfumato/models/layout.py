@@ -50,7 +50,14 @@ def is_flow(family: str) -> bool:
 
 def classes_of(family: str, component: str) -> tuple[str, ...]:
     """The classes that are built for a part of a model of this pipeline class."""
-    return _FLOW.get(family, {}).get(component) or CLASSES.get(component, ())
+    known: Mapping[str, tuple[str, ...]] = next((parts for name, parts in _FLOW.items() if _alike(family, name)), {})
+    return known.get(component) or CLASSES.get(component, ())
+
+
+def _alike(pipeline_class: str, family: str) -> bool:
+    """Whether a class such as FluxImg2ImgPipeline has the parts of a family such as FluxPipeline."""
+    start = family.removesuffix("Pipeline")
+    return pipeline_class.startswith(start) and not pipeline_class.removeprefix(start)[:1].isdigit()
 
 
 def missing_parts(family: str) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from sfumato.errors import ModelError, UsageError
 from sfumato.models import hub
 from sfumato.models.embeddings import learned_words
 from sfumato.models.files import PICKLED, refuse_pickle, size_of
-from sfumato.models.layout import INDEX, parts_of
+from sfumato.models.folder import read_index
+from sfumato.models.layout import INDEX, is_flow, parts_of
 from sfumato.models.parts import Lora, PathLike, entries, read_parts
 from sfumato.models.pipelines import family_of, load_file, load_folder, refuse_partial
 from sfumato.models.ready import check_networks, networks, plain
@@ -64,8 +65,8 @@ def load_model(
             (`model_index.json` and its folders), then in the hub's cache, then on the hub.
         device: "cuda", "mps", "cpu" or a `torch.device`; by default the first of these that is there (for a pipeline:
             where it is). `Model.device` says which.
-        dtype: "fp16", "bf16", "fp32", "fp64" or a `torch.dtype`; by default fp32 on the processor and fp16 elsewhere
-            (for a pipeline: what it has).
+        dtype: "fp16", "bf16", "fp32", "fp64" or a `torch.dtype`; by default fp32 on the processor and fp16 elsewhere,
+            bf16 for flow models (for a pipeline: what it has).
         revision: Branch, tag or commit of a hub model.
         variant: Part of the weight files' names, such as "fp16"; None: the plain files, or the only variant there is.
         lora: Safetensors LoRA files, one or several, merged into the weights in this order: a file, "file:scale" or
@@ -106,6 +107,8 @@ def load_model(
         return adapter_for(ready, name=title, device=chosen_device, dtype=chosen_dtype)
 
     source, commit = _locate(name, revision=revision, variant=variant)
+    if dtype is None and source.is_dir():
+        chosen_dtype = suited_dtype(source, chosen_dtype)
     if source.is_dir():
         pipeline, found = load_folder(source, variant, chosen_dtype)
     else:
@@ -122,6 +125,14 @@ def load_model(
         model.distance, model.encoder = defaults.DISTANCE, defaults.ENCODER
         model.method_options, model.method_guidance = defaults.METHOD_OPTIONS, defaults.METHOD_GUIDANCE
     return model
+
+
+def suited_dtype(folder: Path, dtype: torch.dtype | None) -> torch.dtype | None:
+    """The default dtype for a model folder: bf16 in the place of fp16 for a flow model, which overflows in that."""
+    import torch
+
+    half = dtype == torch.float16 and is_flow(family_of([read_index(folder)["_class_name"]], str(folder)))
+    return torch.bfloat16 if half else dtype
 
 
 def adapter_for(

@@ -1,5 +1,6 @@
 """Methods for flows: identities, what a mask keeps, batches, and that models are left as they were."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -270,3 +271,22 @@ def test_models_bring_the_settings_of_the_methods_authors(flux: Any, sd3: Any) -
         assert set(model.method_guidance) <= set(METHODS)
     assert flux.method_guidance["flowedit"] == 5.5
     assert sd3.method_guidance["flowedit"] == 13.5
+
+
+def test_a_folder_is_edited_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    from tests.command import invoke
+
+    monkeypatch.chdir(tmp_path)
+    toy_flux_pipeline().save_pretrained("flux")
+    Image.new("RGB", (64, 48), (200, 30, 30)).save("red.png")
+    prompts = ("--source", CAT, "--target", DOG, "--steps", 4, "--model", "flux", "--device", "cpu")
+    made = invoke("edit", "red.png", *prompts, "--method", "flowedit", "-o", "edited.png")
+    assert made.exit_code == 0, made.output
+    with Image.open("edited.png") as image:
+        assert image.size == (64, 48)
+    again = invoke("edit", "--like", "edited.png", "--model", "flux", "--device", "cpu", "-o", "again.png")
+    assert again.exit_code == 0, again.output
+    with Image.open("edited.png") as one, Image.open("again.png") as other:
+        assert one.tobytes() == other.tobytes()

@@ -12,7 +12,8 @@ from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import GUIDANCE, POOLED, Condition
 from sfumato.models.flow_transformer import FlowTransformer
 from sfumato.models.flux import Flux
-from sfumato.models.loading import load_model
+from sfumato.models.folder import check_folder
+from sfumato.models.loading import load_model, suited_dtype
 from sfumato.models.sd3 import StableDiffusion3
 from tests.toy_flow import toy_flux_pipeline, toy_sd3_pipeline
 
@@ -165,6 +166,21 @@ def test_a_model_without_text_encoders_knows_the_prompts_given_to_it(tmp_path: P
     assert torch.equal(predicted(model), predicted(flux))
     with pytest.raises(UsageError, match="one row, got 2"):
         model.give_prompt("both", flux.encode_prompt(PROMPTS))
+
+
+def test_half_precision_of_a_flow_model_is_bf16_by_default(tmp_path: Path, tiny_sd: Path) -> None:
+    toy_flux_pipeline(schnell=True).save_pretrained(tmp_path)
+    assert suited_dtype(tmp_path, torch.float16) == torch.bfloat16
+    assert suited_dtype(tmp_path, torch.float32) == torch.float32
+    assert suited_dtype(tiny_sd, torch.float16) == torch.float16
+
+
+def test_a_folder_that_names_another_pipeline_of_the_family_loads(tmp_path: Path, flux: Any) -> None:
+    toy_flux_pipeline().save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "_class_name": "FluxImg2ImgPipeline"}))
+    check_folder(tmp_path)  # as the hub's files are checked
+    assert torch.equal(predicted(load_model(tmp_path, device="cpu")), predicted(flux))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from tests.conformance.runners.flow_model import (
     Kept,
     edit_task,
     grid_of,
+    honoured,
     image_of,
     inversion_task,
     steps_of,
@@ -44,12 +45,12 @@ def path_of(clean: Tensor) -> tuple[Watch, list[Tensor]]:
 @runner("flowedit", "edit")
 def run_flowedit(case: Case, model: Any) -> dict[str, Tensor]:
     parameters, count = case.parameters, steps_of(case)
-    task = edit_task(case, model, image_of(case, model), guidance_scale=parameters["target_guidance_scale"])
+    task = edit_task(case, model, image_of(case, model), parameters["target_guidance_scale"])
     (watch, shown), tail = path_of(case.tensors["source_latents"]), Kept(case.tensors["source_latents"])
     edited = flowedit(
         replace(task, watch=watch, on_step=[tail]), noise=case.tensors["noise"][:, None],
         strength=parameters["n_max"] / count, plain_end=parameters["n_min"] / count, draws=parameters["n_avg"],
-        source_guidance=parameters["source_guidance_scale"],
+        source_guidance=honoured(model, parameters["source_guidance_scale"]),
     )  # fmt: skip
     steps = parameters["n_max"] - parameters["n_min"]
     path = torch.cat([*shown[: 1 + steps], *tail.latents[1:]])
@@ -74,7 +75,7 @@ def run_flowedit_of_noise(case: Case, model: Any) -> dict[str, Tensor]:
 
 @runner("flowalign", "edit")
 def run_flowalign(case: Case, model: Any) -> dict[str, Tensor]:
-    task = edit_task(case, model, image_of(case, model), guidance_scale=case.parameters["guidance_scale"])
+    task = edit_task(case, model, image_of(case, model), case.parameters["guidance_scale"])
     watch, shown = path_of(case.tensors["source_latents"])
     edited = flowalign(replace(task, watch=watch), noise=case.tensors["noise"][:, None], hold=case.parameters["zeta"])
     return {"final_latents": edited.latents[1], "trajectory": torch.cat(shown)}
@@ -89,7 +90,7 @@ def run_rf_inversion(case: Case, model: Any) -> dict[str, Tensor]:
         official_grid=parameters["grid"] == "released",
     )  # fmt: skip
     kept = Kept(inverted.noise)
-    task = edit_task(case, model, inverted, guidance_scale=parameters["guidance_scale"])
+    task = edit_task(case, model, inverted, parameters["guidance_scale"])
     edited = rf_inversion_edit(
         replace(task, on_step=[kept]), eta=parameters["eta"], window=(parameters["start"], parameters["stop"])
     )
@@ -108,7 +109,7 @@ def run_solver(case: Case, model: Any) -> dict[str, Tensor]:
     invert = fireflow_inversion if parameters["solver"] == "fireflow" else rf_solver_inversion
     inverted = invert(inversion_task(case, model, "source"))
     kept = Kept(inverted.noise)
-    task = edit_task(case, model, inverted, guidance_scale=parameters["target_guidance_scale"])
+    task = edit_task(case, model, inverted, parameters["target_guidance_scale"])
     single = [site.name for site in model.sites(task.latent_size) if site.name.startswith("single")]
     first, last = parameters["shared_single_blocks"]
     latents = sampled_with_values(
@@ -161,7 +162,7 @@ def run_uniedit(case: Case, model: Any) -> dict[str, Tensor]:
 def run_dnaedit(case: Case, model: Any) -> dict[str, Tensor]:
     parameters, count = case.parameters, steps_of(case)
     clean, noise, start = case.tensors["source_latents"], case.tensors["noise"], parameters["start"]
-    task = edit_task(case, model, image_of(case, model), guidance_scale=parameters["target_guidance_scale"])
+    task = edit_task(case, model, image_of(case, model), parameters["target_guidance_scale"])
     steps = task.steps_from(start)
     source = task.guided({"source": Branch(task.source_branch.condition)}, steps)
     with torch.no_grad():
@@ -181,9 +182,7 @@ def run_dnaedit(case: Case, model: Any) -> dict[str, Tensor]:
 def run_stable_flow(case: Case, model: Any) -> dict[str, Tensor]:
     parameters, noise = case.parameters, case.tensors["noise"]
     kept = Kept(noise)
-    task = edit_task(
-        case, model, Inversion("drawn", noise, grid_of(case, model)), guidance_scale=parameters["guidance_scale"]
-    )
+    task = edit_task(case, model, Inversion("drawn", noise, grid_of(case, model)), parameters["guidance_scale"])
     names = [site.name for site in model.sites(task.latent_size)]
     double = sum(not name.startswith("single") for name in names)
     layers = [*parameters["double_blocks"], *(double + block for block in parameters["single_blocks"])]

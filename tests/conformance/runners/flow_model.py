@@ -12,7 +12,7 @@ from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.base import GUIDANCE, POOLED, Condition
-from sfumato.models.flux import packed, positions
+from sfumato.models.flux import Flux, packed, positions
 from sfumato.morphs.latent_slerp import latent_slerp
 from sfumato.morphs.path import Ends
 from sfumato.morphs.task import MorphTask
@@ -40,10 +40,17 @@ def stored_prompts(case: Case, model: Any) -> list[str]:
     return names
 
 
-def edit_task(case: Case, model: Any, source: Inversion, **scales: float) -> EditTask:
-    """The task of a case with a source and a target, or a target alone."""
+def honoured(model: Any, scale: float | None) -> float:
+    """A guidance scale as the model's own pipeline takes it: FLUX schnell passes over it."""
+    without = isinstance(model, Flux) and not model.transformer.config.guidance_embeds
+    return 1.0 if scale is None or without else scale
+
+
+def edit_task(case: Case, model: Any, source: Inversion, scale: float | None = 1.0) -> EditTask:
+    """The task of a case with a source and a target, or a target alone, guided at a scale."""
     names = stored_prompts(case, model)
-    return EditTask(model, source, "source" if "source" in names else EMPTY, ["target"], **scales)
+    named = "source" if "source" in names else EMPTY
+    return EditTask(model, source, named, ["target"], guidance_scale=honoured(model, scale))
 
 
 def image_of(case: Case, model: Any) -> Inversion:
@@ -116,7 +123,8 @@ def velocity(case: Case, model: Any) -> Mapping[str, Tensor]:
 @runner("flow-sampling", "sampling")
 def sampling(case: Case, model: Any) -> dict[str, Tensor]:
     stored_prompts(case, model)
-    noise, scale, true_scale = case.tensors["noise"], case.parameters["guidance_scale"], None
+    noise, true_scale = case.tensors["noise"], None
+    scale = honoured(model, case.parameters["guidance_scale"])
     if case.parameters.get("true_cfg_scale") is not None:
         true_scale = case.parameters["true_cfg_scale"]
         model.embedded_guidance = scale
@@ -135,7 +143,7 @@ def inversion(case: Case, model: Any) -> dict[str, Tensor]:
     stored_prompts(case, model)
     inverted = ddim_inversion(inversion_task(case, model, "prompt"))
     kept = Kept(inverted.noise)
-    branch = Branch(model.encode_prompt("prompt"), guidance_scale=case.parameters["guidance_scale"])
+    branch = Branch(model.encode_prompt("prompt"), guidance_scale=honoured(model, case.parameters["guidance_scale"]))
     latents = sample(model, inverted.noise, {"sample": branch}, timesteps=inverted.timesteps, on_step=[kept])
     assert inverted.trajectory is not None
     return {
@@ -148,7 +156,7 @@ def inversion(case: Case, model: Any) -> dict[str, Tensor]:
 
 @runner("flow-sampling", "sdedit")
 def sdediting(case: Case, model: Any) -> dict[str, Tensor]:
-    task = edit_task(case, model, image_of(case, model), guidance_scale=case.parameters["guidance_scale"])
+    task = edit_task(case, model, image_of(case, model), case.parameters["guidance_scale"])
     count = task.num_steps
     start = int(count - min(count * case.parameters["strength"], count))  # more steps, where a part of one is left
     level = model.schedule.steps(timesteps=task.source.timesteps)[start].level
@@ -164,7 +172,7 @@ def morph(case: Case, model: Any) -> dict[str, Tensor]:
     latents = case.tensors["source_latents"]
     ends = Ends(latents, latents, (first, second))
     task = MorphTask(
-        model, ends, None, torch.Generator(), guidance_scale=case.parameters["guidance_scale"],  # type: ignore[arg-type]
+        model, ends, None, torch.Generator(), guidance_scale=honoured(model, case.parameters["guidance_scale"]),  # type: ignore[arg-type]
         num_inference_steps=steps_of(case),
     )  # fmt: skip
     path = latent_slerp(task)
