@@ -20,7 +20,7 @@ from sfumato.apps.web.server import Server, create_app
 from sfumato.run.job_queue import JobQueue
 
 FOLDER = Path(__file__).parents[1] / "docs" / "serve"
-VIEWS = (("edit", 1280, 830, "light"), ("phone", 390, 844, "dark"))
+VIEWS: tuple[tuple[str, int, int, Any], ...] = (("edit", 1280, 830, "light"), ("phone", 390, 844, "dark"))
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 PATIENCE = 300_000
 """Milliseconds that an edit may take."""

@@ -175,6 +175,10 @@ def test_a_result_becomes_the_next_input(opened: Open, cat: Path) -> None:
 def test_methods_side_by_side(opened: Open, cat: Path) -> None:
     page = opened()
     prepare(page, cat)
+    page.get_by_label("Method", exact=True).select_option("auto")
+    page.get_by_text("Options of Automatic choice").click()
+    page.get_by_label("Tries", exact=True).fill("2")
+    page.get_by_label("Tries", exact=True).press("Tab")
     page.get_by_role("link", name="Compare").click()
     pressed = page.locator(".chip[aria-pressed=true]")
     while pressed.count():

@@ -76,8 +76,7 @@ def _edit(form: Form, model: Model, result: EditResult) -> Answer:
         f"image-{k}.png": png_bytes(image, recipe) for k, image in enumerate(result.images)
     }
     files["source.png"], files["reconstruction.png"] = as_png([result.source]), as_png([result.reconstruction])
-    if form.request.alpha and result.image.mode == "RGB":
-        files["difference.png"] = as_png([_difference(result.source, result.image)])
+    files["difference.png"] = as_png([_difference(result.source, result.image)])
     files |= {f"tried-{k}.png": as_png([tried.image]) for k, tried in enumerate(result.tried)}
     words = [] if result.maps is None else _words(result, model)
     for branch, said in enumerate(words):

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { h, put, svg, toast } from "./dom.js";
 import { tell } from "./running.js";
-import { changed, edit, form, named, served } from "./state.js";
+import { changed, edit, form, named, served, setOptions } from "./state.js";
 
 export function page() {
   const cards = h("div.cards");
@@ -47,19 +47,21 @@ export function page() {
     put(said);
   }
 
-  const ask = (changes) => form({ target_prompts: [edit.target.trim().split("\n")[0]], ...changes });
+  /** The edit by another method: with the options that the user set for it, and its own inversion. */
+  const ask = (name) => form({ target_prompts: [edit.target.trim().split("\n")[0]], method: name, inversion: null, inversion_options: null,
+    options: setOptions("methods", named("methods", name), edit.options[name] || {}) });
 
   const compare = () => work("Compare", async () => {
     const names = [...chosen];
     for (const [k, name] of names.entries()) {
-      const asked = ask({ method: name, options: {}, inversion: null, inversion_options: null });
+      const asked = ask(name);
       const box = card(named("methods", name).title, null, "Waiting", null);
       cards.append(box);
       try {
         const run = await api.run(asked, (news) => put(said, `${k + 1} of ${names.length}: ${tell(news)}`), stop.signal);
         const { result } = run;
         const psnr = result.reconstruction_psnr === null ? "" : `source ${result.reconstruction_psnr.toFixed(1)} dB · `;
-        box.replaceWith(card(named("methods", name).title, api.fileOf(run, "image-0.png"), `${psnr}${result.cost.seconds.toFixed(1)} s`, () => open(run, name, {})));
+        box.replaceWith(card(named("methods", name).title, api.fileOf(run, "image-0.png"), `${psnr}${result.cost.seconds.toFixed(1)} s`, () => open(run, name, edit.options[name] || {})));
       } catch (error) {
         if (stop.signal.aborted) { box.remove(); return; }
         box.replaceWith(card(named("methods", name).title, null, error.message, null));
@@ -68,7 +70,7 @@ export function page() {
   });
 
   const auto = () => work("Compare", async () => {
-    const run = await api.run(ask({ method: "auto", options: {}, inversion: null, inversion_options: null }), (news) => put(said, tell(news)), stop.signal);
+    const run = await api.run(ask("auto"), (news) => put(said, tell(news)), stop.signal);
     const { tried } = run.result;
     put(plot, h("h2", {}, "How well each took, and how much it changed"), tradeoff(tried));
     put(cards, tried.map((one, k) => {

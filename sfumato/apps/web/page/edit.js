@@ -104,6 +104,7 @@ export function page() {
   }
 
   function again() {
+    if (go.disabled) return;
     if (!edit.locked) edit.seed = dice();
     settings.draw();
     start();
