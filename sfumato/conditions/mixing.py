@@ -73,6 +73,18 @@ def paired_tokens(text: TextSide, source: str, target: str, length: int) -> list
         source, target: Prompts.
         length: Positions of both; prompts of several chunks are paired position by position.
     """
+    sides: Sequence[TextSide] = getattr(text, "sides", ())  # of several encoders, behind one another
+    if not sides or length != text.length:
+        return _paired(text, source, target, length)
+    places: list[int] = []
+    for side in sides:
+        first = len(places)
+        places += [first + place for place in _paired(side, source, target, side.length)]
+    return places + list(range(len(places), length))
+
+
+def _paired(text: TextSide, source: str, target: str, length: int) -> list[int]:
+    """As `paired_tokens`, of the tokens of one encoder."""
     a, b = (
         [*[-1] * text.start, *(token for token, _ in text.tokens(plain_text(prompt))), -2]
         for prompt in (source, target)

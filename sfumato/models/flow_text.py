@@ -74,6 +74,7 @@ class SD3Text:
         self.t5_length, self.width = length, width
         self.clip = self.clips[0][0]
         self.start, self.length = self.clip.start, self.clip.length + length
+        self.sides = (self.clip, *(() if self.t5 is None else (self.t5,)))
         self.encoders = (clip_l[1], clip_g[1], *(() if t5 is None else (t5[1],)))
 
     @property

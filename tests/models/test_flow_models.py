@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.conditions.mixing import paired_tokens
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import GUIDANCE, POOLED, Condition
 from sfumato.models.flow_transformer import FlowTransformer
@@ -78,6 +79,14 @@ def test_words_have_the_positions_of_all_encoders(sd3: Any, flux: Any) -> None:
     words = dict(sd3.text.words("a cat on the house"))
     assert words["cat"] == (2, 77 + 1)
     assert sd3.text.length == 77 + 256
+
+
+def test_tokens_of_two_prompts_are_paired_in_each_encoder(sd3: Any) -> None:
+    places = paired_tokens(sd3.text, "a cat on the house", "a red cat on the house", sd3.text.length)
+    for start in (1, 77):  # CLIP's "cat" is the second token of the source and the third of the target, and T5's
+        assert places[start + 2] == start + 1
+    assert all(place < 77 for place in places[:77])
+    assert all(place >= 77 for place in places[77:])
 
 
 def test_guidance_is_an_input_of_flux_dev_alone(sd3: Any, flux: Any) -> None:
