@@ -1,7 +1,7 @@
 """A queue of runs that several clients ask for at once: one run at a time on each model.
 
 No HTTP is in here. A client submits work and gets a `Job`, which says its place, its progress and what came of it. A
-run is stopped at its next step where it is cancelled, takes too long, or nobody has asked after it for a while.
+run is stopped at its next step where it is cancelled, takes too long, or no client has asked after it for a while.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class JobQueue:
         return self._closed
 
     def _sweep(self) -> None:
-        """Takes jobs out of the queues that nobody asks after any more; called with the lock held."""
+        """Takes jobs out of the queues that no client asks after any more; called with the lock held."""
         for line in self._lines.values():
             for job in [job for job in line if self._stopped(job, time.monotonic())]:
                 line.remove(job)
@@ -280,7 +280,7 @@ class JobQueue:
         if now - start > self._bounds.seconds:
             job.stop = job.stop or f"stopped after {self._bounds.seconds:g} seconds, the most that a run may take here"
         if now - job.asked_at > self._bounds.patience:
-            job.stop = job.stop or "given up, as nobody asked after it"
+            job.stop = job.stop or "given up, as no client asked after it"
         return bool(job.stop)
 
     def _report(self, job: Job, progress: Progress) -> None:

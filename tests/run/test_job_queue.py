@@ -171,7 +171,7 @@ def test_a_job_that_nobody_asks_after_is_given_up(queue: Callable[..., JobQueue]
     while not (running.over and waiting.over) and time.monotonic() < end:
         time.sleep(0.01)
     assert (running.state, waiting.state) == ("cancelled", "cancelled")
-    assert "nobody asked" in running.error
+    assert "no client asked" in running.error
 
 
 def test_a_run_that_takes_too_long_is_stopped(queue: Callable[..., JobQueue]) -> None:

@@ -50,7 +50,7 @@ class Upload:
         return len(self.data) + len(self.shown)
 
     def to_json(self) -> dict[str, Any]:
-        """What its client is told."""
+        """What its client sees."""
         return {
             "id": self.id,
             "name": self.name,

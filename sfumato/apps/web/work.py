@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 MOVIES = (".webp", ".gif", ".mp4")
 PLENTY = 1.0
-"""dB below the autoencoder's own PSNR that nobody sees."""
+"""dB below the autoencoder's own PSNR that do not show."""
 
 
 @dataclass(frozen=True)
