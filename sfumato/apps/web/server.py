@@ -47,7 +47,8 @@ KINDS = {
 }
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_BETWEEN_SIGNS = 10.0
-DECODERS = 2
+AT_ONCE = 2
+"""Uploads that are decoded, and movies that are made."""
 
 
 @dataclass
@@ -78,7 +79,7 @@ class Server:
         ]
         self._library = {**library(self.models, told, self.limits), "history": self.history}
         self._static = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in KINDS}
-        self._decoding = asyncio.Semaphore(DECODERS)
+        self._heavy = asyncio.Semaphore(AT_ONCE)
         self._sources: dict[str, Sources] = {name: SourceMemory(8) for name in self.models}
 
     def find(self, upload_id: str) -> Upload | None:
@@ -122,7 +123,7 @@ class Server:
             raise HTTPException(415, "send the bytes of an image")
         data = await read_body(request, self.limits.upload_bytes)
         name = request.query_params.get("name", "")[:1000]
-        async with self._decoding:
+        async with self._heavy:
             upload = await run_in_threadpool(Upload.read, data, name, self.limits.pixels)
         return JSONResponse(self.uploads.add(upload).to_json(), 201)
 
@@ -202,7 +203,8 @@ class Server:
         job, name = self._job(request), request.path_params["name"]
         data = job.preview if name == "preview.jpg" else None
         if data is None and isinstance(job.outcome, Answer):
-            data = await run_in_threadpool(job.outcome.file, name)
+            async with self._heavy:  # a movie is made when it is asked for
+                data = await run_in_threadpool(job.outcome.file, name)
         if data is None:
             raise HTTPException(404, "there is no such file of this run")
         return _file(data, Path(name).suffix)

@@ -17,7 +17,7 @@ const PAGES = {
 const made = {};
 
 async function show(first = false) {
-  const name = location.hash.replace(/^#\//, "") in PAGES ? location.hash.slice(2) : "edit";
+  const name = Object.hasOwn(PAGES, location.hash.slice(2)) ? location.hash.slice(2) : "edit";
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#/${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
