@@ -90,10 +90,10 @@ class EditPlan:
 def plan_edit(model: Model, request: EditRequest) -> EditPlan:
     """Decides, reads and checks all that can be before the network runs."""
     method, inverted, chosen = METHODS[request.method], opened_inversion(request.inverted), request.inversion
-    check_needs(f"method {method.name}", method.needs, model)
+    check_needs("method", method.name, METHODS, model)
     inversion = _choose_inversion(method, request.inversion, inverted)
     if inversion and inverted is None:
-        check_needs(f"inversion {inversion}", INVERSIONS[inversion].needs, model)
+        check_needs("inversion", inversion, INVERSIONS, model)
     inversion_options = INVERSIONS[inversion].check_options(request.inversion_options or {}) if inversion else {}
     negative_prompt = request.negative_prompt
     if negative_prompt is None:

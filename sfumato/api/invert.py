@@ -83,7 +83,7 @@ def invert(
 
 def run(model: Model, request: InvertRequest, watch: Watch | None = None) -> InvertResult:
     """Runs a request, see `invert`."""
-    check_needs(f"inversion {request.method}", INVERSIONS[request.method].needs, model)
+    check_needs("inversion", request.method, INVERSIONS, model)
     suits = INVERSIONS[request.method].source_guidance_scale
     guidance = request.guidance_scale
     if guidance is None:

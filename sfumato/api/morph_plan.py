@@ -59,7 +59,7 @@ class MorphPlan:
 def plan_morph(model: Model, request: MorphRequest) -> MorphPlan:
     """Decides, reads and checks all that can be before the network runs."""
     entry, count = MORPHS[request.method], len(request.images)
-    check_needs(f"morph {entry.name}", entry.needs, model)
+    check_needs("morph", entry.name, MORPHS, model)
     prompts = tuple(request.prompts or ("",))
     prompts = prompts if len(prompts) == count else prompts * count
     prompt_notes = check_prompts(prompts=prompts, negative_prompt=request.negative_prompt)

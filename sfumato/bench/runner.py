@@ -26,7 +26,7 @@ from sfumato.errors import Cancelled, UsageError
 from sfumato.images import save_image
 from sfumato.inversions.method import INVERSIONS
 from sfumato.models.base import Model
-from sfumato.models.traits import check_needs, unmet
+from sfumato.models.traits import unmet
 from sfumato.registry import Entry
 from sfumato.run.crew import Processes
 from sfumato.run.jobs import Died, run_jobs
@@ -121,7 +121,7 @@ def served(model: Model, configurations: Sequence[Configuration]) -> list[Config
     ]
     found = [configuration for configuration, needs in needed if not unmet(needs, model)]
     if needed and not found:
-        check_needs(needed[0][0].method, needed[0][1], model)
+        raise UsageError(f"{needed[0][0].name} needs {unmet(needed[0][1], model)}, and {model.name} has none")
     return found
 
 

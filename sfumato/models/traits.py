@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from sfumato.errors import UsageError
 from sfumato.models.base import Model
+from sfumato.registry import Entry
 
 TRAITS: Final[dict[str, str]] = {
     "flow": "a rectified flow's levels, as Stable Diffusion 3 and FLUX have",
@@ -31,13 +32,18 @@ def unmet(needs: Sequence[str], model: Model) -> str:
     return " and ".join(TRAITS[need] for need in needs if need not in traits_of(model))
 
 
-def check_needs(name: str, needs: Sequence[str], model: Model) -> None:
+def check_needs(kind: str, name: str, entries: Mapping[str, Entry[Any]], model: Model) -> None:
     """Refuses a method that a model cannot serve.
 
+    Args:
+        kind: What it is, for the message.
+        name: Of the entry.
+        entries: All of its kind.
+        model: Any model.
+
     Raises:
-        UsageError: Names what the model lacks.
+        UsageError: Names what the model lacks, and what it serves.
     """
-    if lacking := unmet(needs, model):
-        raise UsageError(
-            f"{name} needs {lacking}, and {model.name} has none: `sfumato methods --model` lists what serves a model"
-        )
+    if lacking := unmet(entries[name].needs, model):
+        served = ", ".join(other for other, entry in entries.items() if not unmet(entry.needs, model))
+        raise UsageError(f"{kind} {name} needs {lacking}, and {model.name} has none; it serves: {served}")

@@ -114,6 +114,8 @@ def test_a_method_that_a_flow_does_not_serve_is_refused_before_any_work(flow: An
     before = flow.evaluations
     with pytest.raises(UsageError, match=rf"method {method} needs .* as Stable Diffusion 1.x to XL have"):
         edited(flow, method)
+    with pytest.raises(UsageError, match=r"it serves: .*flowedit"):
+        edited(flow, method)
     assert flow.evaluations == before
 
 
