@@ -19,6 +19,7 @@ from sfumato.apps.slider import slider
 from sfumato.apps.web.forms import Limits
 from sfumato.apps.web.public import model_label
 from sfumato.apps.web.uploads import Upload
+from sfumato.edits.auto import TRIES
 from sfumato.edits.method import METHODS
 from sfumato.errors import SfumatoError, UsageError
 from sfumato.images import FITS
@@ -47,6 +48,7 @@ def library(models: Mapping[str, Model], examples: Sequence[Mapping[str, Any]], 
         "help": argument_help(),
         "usual": {"edit": _defaults(EditRequest), "morph": _defaults(MorphRequest)},
         "fits": list(FITS),
+        "compare": list(dict.fromkeys(attempt.method for attempt in TRIES)),  # what `auto` thinks worth a try
         "examples": list(examples),
         "limits": {name: getattr(limits, name) for name in ("upload_bytes", "steps", "frames", "images", "prompt")},
     }

@@ -182,21 +182,21 @@ class _Movie:
 
 
 def reconstruction_words(psnr: float, ceiling: float) -> str:
-    """How well the source came back, for somebody who does not know decibels."""
+    """How close the reconstruction is to the source, for somebody who does not know decibels."""
     if math.isinf(ceiling) or math.isinf(psnr):
         return "The source was drawn by the model, so it is exact."
     if math.isnan(ceiling) or math.isnan(psnr):
-        return "How well the source came back is not known."
+        return "How close the reconstruction is to the source is not known."
     numbers = f"({psnr:.1f} dB; the model's best is {ceiling:.1f})"
     if ceiling < LOW_PSNR:
         return f"The model itself shows such an image poorly {numbers}. A larger size may help."
     if psnr >= ceiling - PLENTY:
-        return f"The source came back as well as this model allows {numbers}."
+        return f"The reconstruction is as close to the source as this model allows {numbers}."
     if psnr >= ceiling - 3 * PLENTY:
-        return f"The source came back well {numbers}."
+        return f"The reconstruction is close to the source {numbers}."
     if psnr >= LOW_PSNR:
-        return f"Some of the source was lost {numbers}. More steps keep more of it."
-    return f"Much of the source was lost {numbers}. Say better what the image shows, or use more steps."
+        return f"The reconstruction lost some of the source {numbers}. More steps keep more of it."
+    return f"The reconstruction lost much of the source {numbers}. Say better what the image shows, or use more steps."
 
 
 def _words(result: EditResult, model: Model) -> list[list[str]]:

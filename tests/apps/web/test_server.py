@@ -166,6 +166,8 @@ def test_the_library_tells_all_that_the_page_shows(client: Client) -> None:
     assert told["models"][0]["size"] == [128, 128]
     for name in ("seed", "guidance_scale", "num_inference_steps", "mask_feather", "negative_prompt", "num_frames"):
         assert told["help"][name]
+    assert len(told["compare"]) >= 4
+    assert set(told["compare"]) <= set(sfumato.METHODS) - {"auto"}
     for example in told["examples"]:
         assert client.get(f"/api/images/{example['id']}.png").status == 200
         assert example["prompt"] not in example["targets"]

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { h, put, svg, toast } from "./dom.js";
 import { tell } from "./running.js";
-import { changed, edit, form, named, served, setOptions } from "./state.js";
+import { app, changed, edit, form, named, served, setOptions } from "./state.js";
 
 export function page() {
   const cards = h("div.cards");
@@ -17,7 +17,8 @@ export function page() {
 
   function refresh() {
     const plain = served("methods").filter((entry) => entry.name !== "auto");
-    chosen ||= new Set(plain.slice(0, 4).map((entry) => entry.name).concat(edit.method === "auto" ? [] : edit.method));
+    const first = app.library.compare.filter((name) => plain.some((entry) => entry.name === name)).slice(0, 4);
+    chosen ||= new Set(edit.method === "auto" ? first : [edit.method, ...first]);
     put(picks, ...plain.map((entry) => {
       const chip = h("button.chip", { type: "button", title: entry.when, "aria-pressed": String(chosen.has(entry.name)), onclick: () => {
         chosen[chosen.has(entry.name) ? "delete" : "add"](entry.name);
