@@ -22,6 +22,7 @@ from sfumato.images import load_image
 from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.models.schedules import Level, Step, add_noise
+from tests.served import DIFFUSION, on
 
 PROMPTS: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
 QUICK: dict[str, dict[str, Any]] = {
@@ -80,7 +81,7 @@ def encoding(model: Any, image: Image.Image) -> Tensor:
 # outside the mask
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", on(DIFFUSION, METHODS))
 def test_outside_the_mask_every_method_keeps_the_image(
     toy_model: Any, image: Image.Image, left: Image.Image, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,8 +41,8 @@ def test_every_inversion_that_serves_it_runs(toy_model: Any, name: str) -> None:
         assert np.abs(np.asarray(result.image, int) - np.asarray(result.reconstruction, int)).max() > 0
 
 
-def test_all_inversions_serve_it() -> None:
-    assert set(SERVING) == set(INVERSIONS)
+def test_all_inversions_serve_it_but_those_for_one_method_alone() -> None:
+    assert set(SERVING) == {name for name, entry in INVERSIONS.items() if not entry.serves_only}
 
 
 def test_a_combination_without_sense_is_refused_with_the_reason(toy_model: Any) -> None:

@@ -287,8 +287,8 @@ def _missing_shard(folder: Path) -> None:
         (lambda folder: (folder / "model_index.json").write_text("{"), "model_index.json is damaged"),
         (lambda folder: (folder / "unet" / "config.json").write_text("{"), r"unet/config\.json is damaged"),
         (
-            _index(_class_name="FluxPipeline"),
-            "FluxPipeline, which no adapter knows; supported are Stable Diffusion 1.x",
+            _index(_class_name="KolorsPipeline"),
+            "KolorsPipeline, which no adapter knows; supported are Stable Diffusion 1.x",
         ),
         (_index(_class_name=["pipeline", "Mine"]), "custom pipelines are not loaded"),
         (_index(unet=["my_unet", "UNet"]), "asks for its own code"),
