@@ -135,6 +135,7 @@ def test_targets_of_an_image_are_one_run_and_each_image_has_its_own_recipe(runs:
 
 
 SETS: dict[str, dict[str, Any]] = {
+    "delta-denoising": {"iterations": 2},
     "langevin": {"energy": {"stay-near": 1.0}, "num_langevin_steps": 2},
     "auto": {"tries": 2, "draws": 1},
 }

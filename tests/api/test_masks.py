@@ -28,6 +28,7 @@ PROMPTS: dict[str, Any] = {"source_prompt": "a photo of a cat", "target_prompt":
 QUICK: dict[str, dict[str, Any]] = {
     "auto": {"tries": 2, "draws": 1},
     "diffedit": {"contrast_draws": 1},
+    "delta-denoising": {"iterations": 2},
     "langevin": {"energy": {"stay-near": -0.05}, "num_langevin_steps": 2, "keep": "last"},  # away from the image
 }
 SIZE = (128, 96)

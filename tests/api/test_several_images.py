@@ -16,6 +16,7 @@ from tests.served import DIFFUSION, on
 
 pytestmark = pytest.mark.filterwarnings("ignore:the reconstruction differs from the image", "ignore::UserWarning")
 QUICK = {
+    "delta-denoising": {"iterations": 2},
     "langevin": {"energy": {"stay-near": 1.0}, "num_langevin_steps": 2},
     "auto": {"tries": 2, "draws": 1},
 }

@@ -33,6 +33,7 @@ SERVED = [(m, i) for m, i in PAIRS if i in METHODS[m].starts]
 EXACT = {"direct", "bdia", "edit-friendly", "dpm-encoder"}
 QUICK: dict[str, dict[str, Any]] = {
     "auto": {"tries": 2, "draws": 1},
+    "delta-denoising": {"iterations": 2},
     "langevin": {"num_langevin_steps": 1, "energy": "stay-near"},
     "diffedit": {"contrast_draws": 2},
     "pix2pix-zero": {"attention_guidance": 0.0},

@@ -23,6 +23,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "cycle-diffusion": {"trials": 2, "eta": 1.0},  # a small eta amplifies rounding
     "diffedit": {"contrast_draws": 2},
     "egsde": {"experts": {"stay-near": 0.1}},
+    "delta-denoising": {"iterations": 2},
     "langevin": {"energy": {"stay-near": -0.05}, "num_langevin_steps": 2, "start": "drawn"},
     "sdedit": {"repeats": 2},
 }
