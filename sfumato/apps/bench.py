@@ -102,7 +102,7 @@ def bench(
     with working("starting"):
         from sfumato.bench.report import write_report
         from sfumato.bench.rows import by_configuration, read_rows, read_settings
-        from sfumato.bench.runner import run, same_machine
+        from sfumato.bench.runner import run
         from sfumato.bench.statistics import compare as compare_runs
         from sfumato.bench.statistics import shared_cases, summarise
         from sfumato.models.loading import load_model
@@ -125,8 +125,7 @@ def bench(
             limit=limit, workers=workers, retry_errors=retry_errors, earlier=compare, watch=watch,
         )  # fmt: skip
     changes = [] if before is None else compare_runs(rows, before, benchmark.measures)
-    if compare is not None and not same_machine(read_settings(compare), read_settings(folder)):
-        note(f"{compare} ran on another machine or number of processes: seconds and memory do not compare")
+    _note_other_machine(compare, folder)
     totals = {key: _total(benchmark, own, folder) for key, own in by_configuration(rows)}
     page = write_report(
         folder, folder / "report.html", rows, benchmark.measures, read_settings(folder),
@@ -173,6 +172,15 @@ def _total(benchmark: Benchmark, rows: list[dict[str, Any]], folder: Path) -> di
     except SfumatoError as error:
         note(f"{rows[0]['configuration']}: no figures of all results together ({error})")
         return {}
+
+
+def _note_other_machine(compare: Path | None, folder: Path) -> None:
+    """Says where seconds of two runs cannot be compared."""
+    from sfumato.bench.rows import read_settings
+    from sfumato.bench.runner import same_machine
+
+    if compare is not None and not same_machine(read_settings(compare), read_settings(folder)):
+        note(f"{compare} ran on another machine or number of processes: seconds and memory do not compare")
 
 
 def _check_outcome(rows: list[dict[str, Any]]) -> None:

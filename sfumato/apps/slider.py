@@ -183,13 +183,9 @@ def slider(
         ),
     )
     loaded = load(
-        model or "emoji",
-        device,
-        dtype,
-        revision=revision,
-        variant=variant,
+        model or "emoji", device, dtype, revision=revision, variant=variant,
         added=parts(lora, embedding, vae, clip_skip),
-    )
+    )  # fmt: skip
     result = request.run(loaded)
     movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)
