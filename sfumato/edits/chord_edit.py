@@ -22,10 +22,9 @@ from sfumato.edits.clean_difference import Differences, held
 from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
-from sfumato.errors import UsageError
 from sfumato.models.schedules import add_noise
 from sfumato.options import Option
-from sfumato.sampling.draws import draw_noise
+from sfumato.sampling.draws import given_or_drawn
 
 _SMALLEST = 1e-6
 
@@ -76,9 +75,7 @@ def chord_edit(
     schedule = task.model.schedule
     clean = task.with_latents.clean.to(task.model.device).float()
     shape = (noise_samples, *clean.shape)
-    draws = draw_noise(shape, task.generator, clean) if noise is None else noise.to(clean)
-    if draws.shape != shape:
-        raise UsageError(f"noise must be {shape}, one draw a sample, got {tuple(draws.shape)}")
+    draws = given_or_drawn(noise, shape, task.generator, clean, each="a sample")
     differences = Differences(task, levels=2, source_per_target=True)
     edited = clean.expand(len(task.target_prompts), *clean.shape)
     times = torch.linspace(t_start, t_end, num_edit_steps).tolist() if num_edit_steps > 1 else [t_start]

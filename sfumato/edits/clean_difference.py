@@ -27,7 +27,8 @@ class Pair:
     """What the network says at one level.
 
     Attributes:
-        source, target: (target, image, channels, height, width) each.
+        source: (1 or target, image, channels, height, width).
+        target: (target, image, channels, height, width).
     """
 
     source: Prediction

@@ -26,10 +26,9 @@ from sfumato.edits.clean_difference import Differences, Times, held
 from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
-from sfumato.errors import UsageError
 from sfumato.models.schedules import Step
 from sfumato.options import Option
-from sfumato.sampling.draws import draw_noise, streams
+from sfumato.sampling.draws import given_or_drawn, streams
 
 LOWEST, HIGHEST = 0.05, 0.95
 
@@ -78,9 +77,7 @@ def delta_denoising(
     count = iterations if given is None else len(given)
     drawn = _random_times(task, len(clean), count) if given is None else [[time] * len(clean) for time in given]
     shape = (count, *clean.shape)
-    draws = draw_noise(shape, task.generator, clean) if noise is None else noise.to(clean)
-    if draws.shape != shape:
-        raise UsageError(f"noise must be {shape}, one draw an iteration, got {tuple(draws.shape)}")
+    draws = given_or_drawn(noise, shape, task.generator, clean, each="an iteration")
 
     differences = Differences(task)
     edited = clean.expand(len(task.target_prompts), *clean.shape)

@@ -17,6 +17,7 @@ from typing import Annotated
 from sfumato.attention.prompt_control import CrossReplaceSteps, SelfReplaceSize, SelfReplaceSteps
 from sfumato.edits.method import edit_method
 from sfumato.edits.noise_map_replay import (
+    WITHOUT_NOISE,
     WITHOUT_NOISE_MAPS,
     AttentionControlKind,
     DrawnEta,
@@ -43,7 +44,7 @@ from sfumato.options import Option
     inversions=("edit-friendly", "dpm-encoder"),
     refuses={
         **WITHOUT_NOISE_MAPS,
-        "ddim": "it has no noise maps: at eta 0 no step adds noise that could hold the image",
+        "ddim": WITHOUT_NOISE,
     },
 )
 def edit_friendly(

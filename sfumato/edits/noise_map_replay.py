@@ -58,6 +58,8 @@ WITHOUT_NOISE_MAPS = dict.fromkeys(
     "it draws no noise, so it has no noise maps, and these are what this method replays under the target prompt",
 )
 """Why these inversions serve none of the methods that replay noise maps."""
+WITHOUT_NOISE = "it has no noise maps: at eta 0 no step adds noise that could hold the image"
+"""Why `ddim` serves none of those that start from the image's own noisy latents."""
 
 
 @dataclass(frozen=True)

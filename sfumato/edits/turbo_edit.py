@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.method import edit_method
-from sfumato.edits.noise_map_replay import WITHOUT_NOISE_MAPS, check_origin
+from sfumato.edits.noise_map_replay import WITHOUT_NOISE, WITHOUT_NOISE_MAPS, check_origin
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask, with_source
 from sfumato.errors import InversionError, UsageError
@@ -46,7 +46,7 @@ SCALED = "its noise maps are those of latents at the levels of their own timeste
     inversions=("shifted-edit-friendly",),
     refuses={
         **WITHOUT_NOISE_MAPS,
-        "ddim": "it has no noise maps: at eta 0 no step adds noise that could hold the image",
+        "ddim": WITHOUT_NOISE,
         "edit-friendly": SCALED,
         "dpm-encoder": SCALED,
     },

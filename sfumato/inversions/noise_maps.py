@@ -33,7 +33,7 @@ from sfumato.inversions.task import InversionTask
 from sfumato.models.schedules import Step, add_noise, split
 from sfumato.options import Option
 from sfumato.sampling.ddim import ddim_std, ddim_step
-from sfumato.sampling.draws import draw_noise
+from sfumato.sampling.draws import given_or_drawn
 from sfumato.sampling.shares import first_step
 
 NoiseCoupling = Literal["posterior", "independent"]
@@ -69,7 +69,8 @@ def noise_map_inversion(
     """
     _check(eta, start_index, len(task.steps))
     clean, steps = task.clean, task.steps[start_index:]
-    levels = _draw_levels(clean, steps, coupling, eta, _draws(noise, task, len(steps)))
+    draws = given_or_drawn(noise, (len(steps), *clean.shape), task.generator, clean, each="a level")
+    levels = _draw_levels(clean, steps, coupling, eta, draws)
     source, nothing = task.source(), torch.zeros_like(clean)
 
     current, maps, trajectory = levels[0], [nothing] * start_index, [levels[0]]
@@ -170,15 +171,6 @@ def _draw_levels(
         implied = split(clean, latents[-1], step.level, "x0")
         latents.append(ddim_step(implied, step.level, step.level_prev, eta=eta, noise=draw))
     return latents
-
-
-def _draws(noise: Tensor | None, task: InversionTask, count: int) -> Tensor:
-    shape = (count, *task.clean.shape)
-    if noise is None:
-        return draw_noise(shape, task.generator, task.clean)
-    if noise.shape != shape:
-        raise UsageError(f"noise must be {shape}, one draw a level, got {tuple(noise.shape)}")
-    return noise.to(task.clean)
 
 
 def _check(eta: float, start_index: int, num_steps: int) -> None:

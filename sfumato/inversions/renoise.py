@@ -20,14 +20,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from sfumato.errors import UsageError
 from sfumato.inversions.method import inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.schedules import Prediction, Step
 from sfumato.options import Option
 from sfumato.sampling.ddim import ddim_std, ddim_step
-from sfumato.sampling.draws import draw_noise
+from sfumato.sampling.draws import given_or_drawn
 
 FEW_STEP_RENOISING, RENOISING = 9, 1
 """Guesses after the first one: of the authors' demo for few-step models, and for models of many steps."""
@@ -86,7 +85,8 @@ def renoise(
     """
     shares = _weights(task, renoising_steps, average) if weights is None else list(weights)
     steps, source, latents = task.steps, task.source(), task.clean
-    draws = _draws(noise, task) if eta > 0.0 else None
+    shape = (len(steps), *latents.shape)
+    draws = given_or_drawn(noise, shape, task.generator, latents, each="a step").clone() if eta > 0.0 else None
     trajectory = [latents]
     for step in task.over(steps[::-1]):
         known, draw = latents, None if draws is None else draws[step.index]
@@ -121,12 +121,3 @@ def _weights(task: InversionTask, renoising_steps: int | None, average: int) -> 
         again = FEW_STEP_RENOISING if task.model.few_steps else RENOISING
     taken = min(average, max(again, 1))
     return [0.0] * (again + 1 - taken) + [1.0 / taken] * taken
-
-
-def _draws(noise: Tensor | None, task: InversionTask) -> Tensor:
-    shape = (len(task.steps), *task.clean.shape)
-    if noise is None:
-        return draw_noise(shape, task.generator, task.clean)
-    if noise.shape != shape:
-        raise UsageError(f"noise must be {shape}, one draw a step, got {tuple(noise.shape)}")
-    return noise.to(task.clean).clone()

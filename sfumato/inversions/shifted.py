@@ -20,14 +20,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from sfumato.errors import UsageError
 from sfumato.inversions.method import inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.schedules import Step, add_noise
 from sfumato.options import Option
 from sfumato.sampling.ddpm import ddpm_mean
-from sfumato.sampling.draws import draw_noise
+from sfumato.sampling.draws import given_or_drawn
 from sfumato.sampling.shares import first_step
 
 
@@ -71,7 +70,8 @@ def shifted_edit_friendly(
     start = first_step(strength, len(task.steps), at_least=1)
     steps, clean = task.steps[start:], task.clean
     times = [shifted_time(step, shift) for step in steps]
-    drawn = iter(_draws(noise, task, sum(time >= 0 for time in times)))
+    shape = (sum(time >= 0 for time in times), *clean.shape)
+    drawn = iter(given_or_drawn(noise, shape, task.generator, clean, each="a level that holds noise"))
     schedule = task.model.schedule
     levels = [add_noise(clean, next(drawn), schedule.level(time)) if time >= 0 else clean for time in times]
 
@@ -93,12 +93,3 @@ def shifted_time(step: Step, shift: float) -> int:
     """The timestep whose level the latents of a step have, `shift` strides below its own; -1 for clean ones."""
     time = round(step.time - shift * (step.time - step.time_prev))
     return time if time > 0 else -1
-
-
-def _draws(noise: Tensor | None, task: InversionTask, count: int) -> Tensor:
-    shape = (count, *task.clean.shape)
-    if noise is None:
-        return draw_noise(shape, task.generator, task.clean)
-    if noise.shape != shape:
-        raise UsageError(f"noise must be {shape}, one draw a level that holds noise, got {tuple(noise.shape)}")
-    return noise.to(task.clean)

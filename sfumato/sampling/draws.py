@@ -73,3 +73,24 @@ def draw_noise(shape: Sequence[int], generator: Generators, like: Tensor) -> Ten
         for stream in streams(generator, images)
     ]
     return torch.cat(parts, dim=-4).to(like)
+
+
+def given_or_drawn(
+    noise: Tensor | None, shape: Sequence[int], generator: Generators, like: Tensor, *, each: str
+) -> Tensor:
+    """The draws that a caller gave in place of the generator's, checked; else fresh ones.
+
+    Args:
+        noise: What was given, or None.
+        shape: (draw, image, channels, height, width).
+        generator, like: See `draw_noise`.
+        each: What has a draw, for the message: "a step".
+
+    Raises:
+        UsageError: The noise has another shape.
+    """
+    if noise is None:
+        return draw_noise(shape, generator, like)
+    if tuple(noise.shape) != tuple(shape):
+        raise UsageError(f"noise must be {tuple(shape)}, one draw {each}, got {tuple(noise.shape)}")
+    return noise.to(like)

@@ -12,10 +12,12 @@ import torch
 
 from sfumato.adaptation.store import Store
 from sfumato.distillation import training as module
+from sfumato.distillation import training_state
 from sfumato.distillation.losses import Critic, Weights, changed_by, edge_difference, terms
 from sfumato.distillation.pairs import Pairs, as_pixels, moved_alike, rows_of_step
 from sfumato.distillation.student import Arch, Edited, fresh
-from sfumato.distillation.training import Plan, Standing, Trained, rate_at, train
+from sfumato.distillation.training import Plan, Standing, Trained, train
+from sfumato.distillation.training_state import rate_at
 from sfumato.errors import Cancelled, SamplingError, UsageError
 from sfumato.metrics.distance import PixelDistance
 from sfumato.watch import Watch
@@ -95,7 +97,7 @@ def test_a_loss_that_is_no_number_costs_half_the_rate_once(monkeypatch: pytest.M
             losses = terms(*args)
             return {**losses, "pixels": losses["pixels"] * math.nan} if calls in steps else losses
 
-        monkeypatch.setattr(module, "terms", found)
+        monkeypatch.setattr(training_state, "terms", found)
 
     broken_at(10)
     student, done = trained(squares(24))
@@ -126,7 +128,7 @@ def test_minutes_leave_no_trace_in_the_result(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_training_ends_when_held_out_pairs_no_longer_improve(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 1)
+    monkeypatch.setattr(training_state, "PATIENCE", 1)
     _, done = trained(squares(24), replace(PLAN, steps=60, rate=0.0))
     assert done.steps < done.planned == 60
     assert "no longer improved" in done.notes[0]
