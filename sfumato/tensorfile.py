@@ -129,6 +129,14 @@ def content_hash(tensors: Mapping[str, Tensor], fields: str) -> str:
     return digest.hexdigest()
 
 
+def content_key(image: bytes, model: str, options: Mapping[str, Any]) -> str:
+    """Hash that two inversions share exactly when image, model and options agree; 16 hexadecimal digits."""
+    digest = hashlib.sha256(image)
+    digest.update(model.encode())
+    digest.update(json.dumps(options, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
 def _is_file(path: str | os.PathLike[str]) -> bool:
     try:
         return Path(path).is_file()

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from sfumato.api.source_image import SourceImage
 from sfumato.inversions.method import INVERSIONS
-from sfumato.inversions.result import Inversion, content_key
+from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
 from sfumato.models.prompt_syntax import prompt_notes
 from sfumato.sampling.draws import draw_noise
+from sfumato.tensorfile import content_key
 from sfumato.watch import Watch
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -93,7 +92,7 @@ class Inversion:
         seed: Of the draws that it was made with, or None where that is not known.
         model_revision: Revision of the model.
         image_sha256: SHA-256 of the fitted image's pixels, or "" for latents given directly.
-        key: Content hash of image, model and options, see `content_key`.
+        key: Content hash of image, model and options, see `tensorfile.content_key`.
         start_index: First step of its replay; `noise` is at that step's level, and the trajectory ends there.
         file: Where it was loaded from, or None; not kept in files.
     """
@@ -343,11 +342,3 @@ class Inversion:
         moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in self._tensors.items() if name in _TENSORS}
         extras = {name: tensor.to(device) for name, tensor in self.null_extras.items()}
         return replace(self, **moved, null_extras=extras)
-
-
-def content_key(image: bytes, model: str, options: Mapping[str, Any]) -> str:
-    """Hash that two inversions share exactly when image, model and options agree; 16 hexadecimal digits."""
-    digest = hashlib.sha256(image)
-    digest.update(model.encode())
-    digest.update(json.dumps(options, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]

@@ -10,12 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from sfumato.errors import InversionError
 from sfumato.inversions.ddim import ddim_inversion
-from sfumato.inversions.result import Inversion, content_key
+from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.inversions.together import together
 from sfumato.models.rectified_flow import DynamicShift, RectifiedFlow
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from sfumato.tensorfile import content_key
 from tests.gaussian import GaussianModel
 
 
