@@ -13,6 +13,7 @@ import os
 import reprlib
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from sfumato.errors import UsageError
@@ -176,6 +177,17 @@ def optional(check: Check) -> Check:
 def guidance(name: str, value: Any) -> float:
     """A guidance scale, in [1, 100]."""
     return number(name, value, low=1.0, high=100.0, hint=" (1 = off)")
+
+
+def interval(name: str, value: Any) -> tuple[float, float]:
+    """(start, end) in shares of a run, 0 <= start < end <= 1."""
+    try:
+        start, end = listed(name, value, partial(number, low=0.0, high=1.0), fewest=2, most=2)
+    except UsageError:
+        start = end = 0.0
+    if not start < end:
+        raise refuse(name, "(start, end) with 0 <= start < end <= 1", value)
+    return start, end
 
 
 def seed(name: str, value: Any) -> int:

@@ -140,24 +140,30 @@ class RowAdapters:
             of_branches = [given] * len(layout.branches) if given is None or isinstance(given, Lora) else list(given)
             assert len(of_branches) == len(layout.branches), "one adapter a branch"
             of_cell |= {(half, name): adapter for name, adapter in zip(layout.branches, of_branches, strict=True)}
-        rows = [of_cell[cell] for cell in layout.cells for _ in range(layout.images)]
-        distinct = list({id(adapter): adapter for adapter in rows}.values())
+        distinct = list({id(of_cell[cell]): of_cell[cell] for cell in layout.cells}.values())
         if len(distinct) == 1:
             with adapted(model, distinct[0]):
                 yield self
             return
 
-        runs = _runs(rows)
-        if 2 * len(runs) <= len(rows):
-            change, names = _by_run(runs), {name for _, lora in runs if lora is not None for name in lora.factors}
-        else:
-            stacked = _stacked(model, rows)
-            change, names = _by_row(stacked), set(stacked)
-        with model.projection_hook(names, change):
+        changes: dict[tuple[tuple[str, str], ...], ProjectionHook] = {}  # by the rows of a step
+
+        def change(name: str, hidden_states: Tensor, output: Tensor) -> Tensor:
+            cells = layout.cells
+            if cells not in changes:
+                changes[cells] = _change(model, [of_cell[cell] for cell in cells for _ in range(layout.images)])
+            return changes[cells](name, hidden_states, output)
+
+        with model.projection_hook({name for lora in distinct if lora is not None for name in lora.factors}, change):
             yield self
 
     def at_step(self, step: Step) -> None:
         pass
+
+
+def _change(model: Model, rows: Sequence[Lora | None]) -> ProjectionHook:
+    runs = _runs(rows)
+    return _by_run(runs) if 2 * len(runs) <= len(rows) else _by_row(_stacked(model, rows))
 
 
 def _runs(rows: Sequence[Lora | None]) -> list[tuple[slice, Lora | None]]:
@@ -199,6 +205,8 @@ def _stacked(model: Model, rows: Sequence[Lora | None]) -> dict[str, tuple[Tenso
 
 def _by_row(stacked: Mapping[str, tuple[Tensor, Tensor]]) -> ProjectionHook:
     def change(name: str, hidden_states: Tensor, output: Tensor) -> Tensor:
+        if name not in stacked:
+            return output
         down, up = stacked[name]
         return output + hidden_states @ down @ up
 

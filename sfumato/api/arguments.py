@@ -122,6 +122,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "num_inference_steps": _steps,
     "encode_steps": partial(checks.whole, low=0),
     "guidance_scale": optional(checks.guidance),
+    "guidance_interval": checks.interval,
     "source_guidance_scale": optional(checks.guidance),
     "seed": checks.seed,
     "num_frames": num_frames,

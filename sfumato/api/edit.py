@@ -33,6 +33,7 @@ def edit(
     negative_prompt: str | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
     source_guidance_scale: float | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
@@ -71,6 +72,7 @@ def edit(
     negative_prompt: str | None = None,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
     source_guidance_scale: float | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
@@ -105,6 +107,9 @@ def edit(
         negative_prompt: What the result should not show; None: the inversion's, where one is given, else empty.
         num_inference_steps: None: the model's own choice (50).
         guidance_scale: How closely the result follows the target prompt, at least 1 (1 = off); None: the model's own.
+        guidance_interval: Shares of the steps, (start, end) in [0, 1] from the noisy end, where the edit is guided; in
+            the steps outside of it `guidance_scale` is 1, and each costs one evaluation less an image. Not for methods
+            that have guidance of their own (`METHODS[method].guidance_interval`).
         source_guidance_scale: Guidance scale of the source branch; None: what the inversion needs for a good
             reconstruction (1 for most), or what `inverted` was made for; for a generated image `guidance_scale`.
         seed: Of all draws; -1: a random one, which the recipe records.
@@ -138,10 +143,10 @@ def edit(
         image=None if isinstance(image, list | tuple) else image, source_prompt=source_prompt,
         target_prompt=target_prompt, method=method, inversion=inversion, inversion_options=inversion_options,
         inverted=inverted, negative_prompt=negative_prompt, num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale, source_guidance_scale=source_guidance_scale, seed=seed, size=size,
-        fit=fit, background=background, encode_steps=encode_steps, mask=mask, mask_words=mask_words,
-        mask_threshold=mask_threshold, mask_feather=mask_feather, mask_invert=mask_invert,
-        mask_pixels=mask_pixels, alpha=alpha, options=options,
+        guidance_scale=guidance_scale, guidance_interval=guidance_interval,
+        source_guidance_scale=source_guidance_scale, seed=seed, size=size, fit=fit, background=background,
+        encode_steps=encode_steps, mask=mask, mask_words=mask_words, mask_threshold=mask_threshold,
+        mask_feather=mask_feather, mask_invert=mask_invert, mask_pixels=mask_pixels, alpha=alpha, options=options,
     )  # fmt: skip
     if isinstance(image, list | tuple):
         found = dict(run_each(model, several(request, image), watch))

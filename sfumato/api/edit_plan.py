@@ -17,6 +17,7 @@ from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
 from sfumato.models.traits import check_needs
+from sfumato.sampling.shares import window_notes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -134,6 +135,7 @@ def plan_edit(model: Model, request: EditRequest) -> EditPlan:
         *prompt_notes,
         *(() if picture is None else picture.notes),
         *(masking.notes if masking else ()),
+        *window_notes(steps, guidance_interval=request.guidance_interval),
     )
     return EditPlan(request, inversion, inverted, picture, masking, drawn, suits, timesteps, chosen, notes)
 

@@ -21,6 +21,7 @@ from sfumato.inversions.result import Inversion
 from sfumato.metrics.distance import Distance
 from sfumato.models.base import Model
 from sfumato.morphs.spacings.base import SPACINGS
+from sfumato.sampling.layout import WHOLE_RUN
 from sfumato.watch import Watch
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class EditRequest(Request):
     negative_prompt: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] = WHOLE_RUN
     source_guidance_scale: float | None = None
     seed: int = 0
     size: tuple[int, int] | None = None
@@ -86,6 +88,11 @@ class EditRequest(Request):
     def _check_options(self) -> None:
         entry = METHODS[self.method]
         self._set(options=entry.check_options(self.options))
+        if self.guidance_interval != WHOLE_RUN and not entry.guidance_interval:
+            raise UsageError(
+                f"guidance_interval: {entry.title} has guidance of its own, which acts at every step: leave it out,"
+                " or take another method"
+            )
         if self.inversion and self.inversion_options:
             self._set(inversion_options=INVERSIONS[self.inversion].check_options(self.inversion_options))
 

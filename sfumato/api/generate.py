@@ -14,9 +14,10 @@ from sfumato.api.requests import GenerateRequest
 from sfumato.api.results import GenerateResult
 from sfumato.images import to_images
 from sfumato.models.base import Model
-from sfumato.sampling.layout import Branch
+from sfumato.sampling.layout import Branch, limited
 from sfumato.sampling.loop import sample
 from sfumato.sampling.samplers import DEFAULT, stepper_of
+from sfumato.sampling.shares import window_notes
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 
@@ -30,6 +31,7 @@ def generate(
     num_images: int = 1,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
     sampler: str | None = None,
     eta: float = 0.0,
     seed: int = 0,
@@ -44,6 +46,8 @@ def generate(
         negative_prompt: What the image should not show.
         num_images: How many, in one batch, at least 1.
         num_inference_steps, guidance_scale: None: the model's own choice.
+        guidance_interval: Shares of the steps, (start, end) in [0, 1] from the noisy end, where the images are guided;
+            each step outside of it costs one evaluation less an image.
         sampler: Name of the sampling rule, one of `sfumato.sampling.samplers.SAMPLERS`; None: the model's own choice.
         eta: 0 = DDIM, 1 = DDPM, in [0, 1]; of the sampler ddim alone.
         seed: Of all draws of the first image; each further image has the next seed, so that it does not depend on the
@@ -61,6 +65,7 @@ def generate(
         num_images=num_images,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
         sampler=sampler,
         eta=eta,
         seed=seed,
@@ -75,6 +80,8 @@ def run(model: Model, request: GenerateRequest, watch: Watch | None = None) -> G
     notes = [*model.notes, *check_prompts(prompt=prompt, negative_prompt=negative_prompt)]
     steps = model.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
     guidance = model.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    scale = limited(guidance, request.guidance_interval)
+    notes += window_notes(steps, guidance_interval=request.guidance_interval)
     sampler = request.sampler or (DEFAULT if request.eta else model.sampler)
     stepper = stepper_of(sampler, model.schedule, eta=request.eta)
     request = replace(request, num_inference_steps=steps, guidance_scale=guidance, sampler=sampler)
@@ -84,7 +91,7 @@ def run(model: Model, request: GenerateRequest, watch: Watch | None = None) -> G
         latents = sample(
             model,
             drawn_noise(model, generators, request.size),
-            {"sample": Branch(condition[[0]], condition[[1]], guidance)},
+            {"sample": Branch(condition[[0]], condition[[1]], scale)},
             num_inference_steps=steps,
             stepper=stepper,
             generator=generators,

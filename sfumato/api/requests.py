@@ -24,6 +24,7 @@ from sfumato.models.base import Model
 from sfumato.morphs.method import MORPHS
 from sfumato.morphs.spacings.base import SPACINGS
 from sfumato.registry import unknown
+from sfumato.sampling.layout import WHOLE_RUN
 from sfumato.sampling.samplers import SAMPLERS
 from sfumato.watch import Watch
 
@@ -133,6 +134,7 @@ class GenerateRequest(Request):
     num_images: int = 1
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] = WHOLE_RUN
     sampler: str | None = None
     eta: float = 0.0
     seed: int = 0

@@ -28,6 +28,7 @@ FLAGS: Mapping[str, str] = {
     "vary": "--vary",
     "num_inference_steps": "--steps",
     "guidance_scale": "--guidance",
+    "guidance_interval": "--guidance-interval",
     "source_guidance_scale": "--source-guidance",
     "seed": "--seed",
     "size": "--size",
@@ -98,6 +99,8 @@ def _option(name: str, value: Any) -> list[str]:
         return [flag if value else f"--no-{flag.removeprefix('--')}"]
     if name == "size":
         return [flag, "x".join(map(str, value))]
+    if name == "guidance_interval":
+        return [flag, ",".join(f"{share:g}" for share in value)]
     if name == "vary":
         return [word for key, ends in _ranges(value) for word in (flag, f"{key}={ends[0]:g}..{ends[1]:g}")]
     if isinstance(value, Mapping):

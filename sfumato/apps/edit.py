@@ -18,6 +18,7 @@ from sfumato.apps.options import (
     Embedding,
     Fit,
     Guidance,
+    GuidanceInterval,
     InversionSettings,
     Lora,
     Mask,
@@ -38,6 +39,7 @@ from sfumato.apps.options import (
     given,
     load,
     outputs,
+    parse_interval,
     parse_inversion_options,
     parse_options,
     parse_size,
@@ -88,6 +90,7 @@ def edit(
     model: ModelName = None,
     steps: Steps = None,
     guidance: Guidance = None,
+    guidance_interval: GuidanceInterval = None,
     source_guidance: Annotated[
         float | None,
         typer.Option(
@@ -166,6 +169,7 @@ def edit(
         negative_prompt=negative,
         num_inference_steps=steps,
         guidance_scale=guidance,
+        guidance_interval=parse_interval(guidance_interval),
         source_guidance_scale=source_guidance,
         seed=seed,
         size=parse_size(size),

@@ -15,6 +15,7 @@ from sfumato.apps.options import (
     Dtype,
     Embedding,
     Guidance,
+    GuidanceInterval,
     Lora,
     ModelName,
     Revision,
@@ -23,8 +24,10 @@ from sfumato.apps.options import (
     Vae,
     Variant,
     choose_output,
+    given,
     load,
     outputs,
+    parse_interval,
     parse_size,
     parts,
 )
@@ -39,6 +42,7 @@ def generate(
     model: ModelName = None,
     steps: Steps = None,
     guidance: Guidance = None,
+    guidance_interval: GuidanceInterval = None,
     negative: Annotated[str, typer.Option(help="Negative prompt: what the image should not show.")] = "",
     sampler: Annotated[
         str | None,
@@ -68,7 +72,7 @@ def generate(
 
     Example: sfumato generate "a cat face in noto style on a blue background" -o cat.png
     """
-    size_pixels = parse_size(size)
+    size_pixels, interval = parse_size(size), parse_interval(guidance_interval)
     path = choose_output(output, prompt, ".png", count=count)
     with working("starting"):
         from sfumato.api.requests import GenerateRequest
@@ -83,6 +87,7 @@ def generate(
         eta=eta,
         seed=seed,
         size=size_pixels,
+        **given(guidance_interval=interval),
     )
     loaded = load(
         model or "emoji",

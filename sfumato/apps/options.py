@@ -80,6 +80,14 @@ Guidance = Annotated[
         show_default="the model's own choice",
     ),
 ]
+GuidanceInterval = Annotated[
+    str | None,
+    typer.Option(
+        metavar="START,END",
+        help="Shares of the steps, from the noisy end, with guidance, such as 0,0.7; without it a step costs less.",
+        show_default="0,1",
+    ),
+]
 Size = Annotated[
     str | None,
     typer.Option(
@@ -208,6 +216,22 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if found is None:
         raise UsageError(f"--size must be WIDTHxHEIGHT in pixels, such as 512x512, got {text!r}")
     return int(found[1]), int(found[2])
+
+
+def parse_interval(text: str | None) -> tuple[float, float] | None:
+    """Reads START,END of --guidance-interval.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if text is None:
+        return None
+    from sfumato import checks
+
+    try:
+        return checks.interval("--guidance-interval", [float(part) for part in text.split(",")])
+    except ValueError:
+        raise checks.refuse("--guidance-interval", "START,END, such as 0,0.7", text) from None
 
 
 def parse_options(

@@ -19,6 +19,7 @@ from sfumato.apps.options import (
     EncodeSteps,
     Fit,
     Guidance,
+    GuidanceInterval,
     InversionSettings,
     Lora,
     Mask,
@@ -37,6 +38,7 @@ from sfumato.apps.options import (
     check_images,
     given,
     load,
+    parse_interval,
     parse_inversion_options,
     parse_options,
     parse_size,
@@ -90,6 +92,7 @@ def slider(
     model: ModelName = None,
     steps: Steps = None,
     guidance: Guidance = None,
+    guidance_interval: GuidanceInterval = None,
     negative: Annotated[str, typer.Option(help="Negative prompt: what the frames should not show.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of all random draws; -1 picks a random one.")] = 0,
     size: Size = None,
@@ -135,7 +138,7 @@ def slider(
         raise UsageError("--source is missing: say what the image shows, such as --source 'a cat face'")
     check_images(image, mask)
     ranges = parse_ranges(vary or [])
-    size_pixels = parse_size(size)
+    size_pixels, interval = parse_size(size), parse_interval(guidance_interval)
     path = movie.choose_movie(output, f"{image.stem if image is not None else source}-slider", inputs=(image, mask))
     movie.check_extras((strip, plot), [image] if image is not None else [])
     playing = movie.check_playing(path, fps, hold, bounce, easing, inbetweens, scale)
@@ -174,6 +177,7 @@ def slider(
         alpha=alpha,
         options=options,
         **given(
+            guidance_interval=interval,
             mask=mask,
             mask_words=mask_words or None,
             mask_threshold=mask_threshold,

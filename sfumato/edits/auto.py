@@ -78,6 +78,7 @@ TRIES = (
         "dpm-encoder",
     ),
     takes_mask=True,
+    guidance_interval=False,
 )
 def auto(
     task: EditTask,

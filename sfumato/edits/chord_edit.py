@@ -38,6 +38,7 @@ _SMALLEST = 1e-6
     cost="5 evaluations with one target (4 without cleanup), in one or two calls; twice that with guidance.",
     inversions=(),
     guidance_scale=1.0,
+    guidance_interval=False,
 )
 def chord_edit(
     task: EditTask,

@@ -41,6 +41,7 @@ LOWEST, HIGHEST = 0.05, 0.95
     when="The image should move no further than the prompts ask; or as the loss of a training.",
     cost="4 evaluations an iteration with one target (2 at guidance 1), 200 iterations by default.",
     inversions=(),
+    guidance_interval=False,
 )
 def delta_denoising(
     task: EditTask,

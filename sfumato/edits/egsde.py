@@ -54,6 +54,7 @@ from sfumato.sampling.shares import first_step, strength_notes
     when="SDEdit keeps too little: more noise can be used, since layout and colours are held.",
     cost="2 evaluations a step that is run (1 at guidance 1).",
     inversions=(),
+    guidance_interval=False,
 )
 def egsde(
     task: EditTask,

@@ -69,7 +69,7 @@ def flowalign(
         raise UsageError(f"noise must be one draw for each of {len(steps)} steps, got {len(noise)}")
     source, *targets = task.branches.values()
     away = {
-        name: Branch(target.condition, source.condition, task.guidance_scale)
+        name: Branch(target.condition, source.condition, target.guidance_scale)
         for name, target in zip(task.names[1:], targets, strict=True)
     }
     branches = task.guided({"source": Branch(source.condition)} | away, steps, classifier_free=True)

@@ -46,6 +46,7 @@ CODE_STEPS = 6
     cost="6 evaluations with a backward pass (each as long as 3) a Langevin step, 30 such steps by default; and the"
     " energy's.",
     inversions=(),
+    guidance_interval=False,
 )
 def langevin_edit(
     task: EditTask,

@@ -84,6 +84,7 @@ class _Concept:
         "negative-prompt": "LEDITS++ needs the prediction under the empty prompt, and it uses the source prompt there",
         "null-text": "LEDITS++ needs the prediction under the empty prompt, and it uses tuned embeddings there",
     },
+    guidance_interval=False,
 )
 def ledits(
     task: EditTask,

@@ -33,12 +33,14 @@ class Method(Entry[Callable[Concatenate[EditTask, ...], LatentEdit]]):
         refuses: Why each of the other inversions does not serve it, by its name; see `why_not`.
         takes_mask: Whether it has a mask of its own, which the user's mask replaces.
         guidance_scale: Where the user says nothing and the model is no few-step one; None: the model's.
+        guidance_interval: Whether its guidance can be limited to an interval of the run.
     """
 
     named: tuple[str, ...] = ()
     refuses: Mapping[str, str] = field(default_factory=dict)
     takes_mask: bool = False
     guidance_scale: float | None = None
+    guidance_interval: bool = True
 
     @property
     def from_image(self) -> bool:
@@ -79,10 +81,11 @@ def edit_method(
     refuses: Mapping[str, str] | None = None,
     takes_mask: bool = False,
     guidance_scale: float | None = None,
+    guidance_interval: bool = True,
     **description: Unpack[Description],
 ) -> Callable[[Recipe], Recipe]:
     """Registers the decorated recipe, whose type it keeps; see `Method` for the fields, `inversions` are `named`."""
     return METHODS.decorator(
         name, Method, named=inversions, refuses=refuses or {}, takes_mask=takes_mask, guidance_scale=guidance_scale,
-        **description,
+        guidance_interval=guidance_interval, **description,
     )  # fmt: skip

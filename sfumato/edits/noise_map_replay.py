@@ -121,7 +121,7 @@ def replay_edit(
     branches = (task if built is None else replace(task, target_prompts=built.prompts)).branches
     if guidance_scales is not None:
         for name, scale in zip(task.names[1:], guidance_scales, strict=True):
-            branches[name] = replace(branches[name], guidance_scale=scale)
+            branches[name] = replace(branches[name], guidance_scale=task.limited(scale))
     alone = {"source": branches.pop("source")}
     distances: list[Tensor] = []  # (edit, image) each
 

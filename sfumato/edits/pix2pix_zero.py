@@ -60,6 +60,7 @@ Given = Direction | str | Path
         ("dpm-encoder", "edit-friendly"),
         "its noise maps hold the layout by themselves, and pix2pix-zero samples without noise maps",
     ),
+    guidance_interval=False,
 )
 def pix2pix_zero(
     task: EditTask,

@@ -52,6 +52,7 @@ from sfumato.sampling.shares import window_notes
         "edit-friendly": "its latents hold fresh noise at every step, and Plug-and-Play samples deterministically",
         "dpm-encoder": "its latents hold fresh noise at every step, and Plug-and-Play samples deterministically",
     },
+    guidance_interval=False,
 )
 def plug_and_play(
     task: EditTask,

@@ -21,7 +21,7 @@ from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
 from sfumato.sampling.branches import GuidedBranches
 from sfumato.sampling.draws import Generators
-from sfumato.sampling.layout import Branch, Control
+from sfumato.sampling.layout import WHOLE_RUN, Branch, Control, Scale, limited
 from sfumato.sampling.loop import Guide, OnStep, sample
 from sfumato.sampling.solvers import Solver
 from sfumato.sampling.stepper import Stepper
@@ -40,6 +40,8 @@ class EditTask:
         target_prompts: What the results should show; one or more, in one batch.
         negative_prompt: Of all branches.
         guidance_scale: Of the edited branches, at least 1 (1 = off).
+        guidance_interval: Shares of the steps, (start, end), where the edited branches are guided; outside of it they
+            are at guidance 1.
         source_guidance_scale: Of the source branch; None: see `source_scale`.
         generator: Draws whatever a recipe draws; one for each image, or see `Generators`.
         mask: Where the edit may change the images, (1, 1, height, width) of the latents or one for each edit and image,
@@ -57,6 +59,7 @@ class EditTask:
     target_prompts: Sequence[str]
     negative_prompt: str = ""
     guidance_scale: float = 7.5
+    guidance_interval: tuple[float, float] = WHOLE_RUN
     source_guidance_scale: float | None = None
     generator: Generators = None
     mask: Tensor | None = None
@@ -89,6 +92,10 @@ class EditTask:
             return self.source_guidance_scale
         return self.guidance_scale if self.source.trajectory is None else self.source.guidance_scale
 
+    def limited(self, guidance_scale: float) -> Scale:
+        """A guidance scale of edited branches in the interval where they are guided."""
+        return limited(guidance_scale, self.guidance_interval)
+
     @cached_property
     def condition(self) -> Condition:
         """The prompts: the source's row, one for each target, and that of the negative prompt."""
@@ -98,7 +105,8 @@ class EditTask:
     @property
     def branches(self) -> dict[str, Branch]:
         """All branches by name, the source first."""
-        scales = [self.source_scale] + [self.guidance_scale] * len(self.target_prompts)
+        target: Scale = self.limited(self.guidance_scale)
+        scales = [self.source_scale, *[target] * len(self.target_prompts)]
         rows = enumerate(zip(self.names, scales, strict=True))
         return {name: Branch(self.condition[[k]], self.condition[[-1]], scale) for k, (name, scale) in rows}
 
@@ -108,7 +116,7 @@ class EditTask:
         encoded = self.model.encode_prompt([*self.target_prompts, self.negative_prompt])
         condition, negative = self._mixed(encoded[slice(0, -1)]), encoded[[-1]]
         rows = enumerate(self.names[1:])
-        return {name: Branch(condition[[k]], negative, self.guidance_scale) for k, name in rows}
+        return {name: Branch(condition[[k]], negative, self.limited(self.guidance_scale)) for k, name in rows}
 
     def _mixed(self, targets: Condition) -> Condition:
         """What the target branches see, for the rows of their prompts."""

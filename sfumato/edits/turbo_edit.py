@@ -50,6 +50,7 @@ SCALED = "its noise maps are those of latents at the levels of their own timeste
         "edit-friendly": SCALED,
         "dpm-encoder": SCALED,
     },
+    guidance_interval=False,
 )
 def turbo_edit(
     task: EditTask,

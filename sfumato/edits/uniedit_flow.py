@@ -40,6 +40,7 @@ from sfumato.sampling.shares import first_step, strength_notes
         **dict.fromkeys(("edit-friendly", "dpm-encoder"), "it belongs to a stochastic sampler"),
         "regularised-ddim": "it needs a diffusion's noise levels",
     },
+    guidance_interval=False,
 )
 def uniedit_flow(
     task: EditTask,

@@ -12,7 +12,7 @@ from sfumato.models.base import Model
 from sfumato.models.schedules import Prediction, Step
 from sfumato.sampling.guidance import guidance_halves, guided_output
 from sfumato.sampling.layout import Branch, Layout
-from sfumato.sampling.loop import RunConditions
+from sfumato.sampling.loop import RunConditions, unneeded
 
 
 class GuidedBranches:
@@ -37,12 +37,11 @@ class GuidedBranches:
             classifier_free: Guide away from the negative condition by a row of its own, also where the network takes
                 the guidance scale as an input: it is given 1 then.
         """
-        guided = {name for name, branch in branches.items() if any(branch.scale(step) != 1.0 for step in steps)}
-        halves = ("uncond", "cond") if guided and classifier_free else guidance_halves(model, bool(guided))
-        single = frozenset(branches) - guided if len(halves) == 2 else frozenset()
+        guided = any(branch.scale(step) != 1.0 for branch in branches.values() for step in steps)
         self.model, self.branches = model, branches
-        self._halves, self._single, self._images = halves, single, images
-        self._conditions: RunConditions | None = None
+        self._halves = ("uncond", "cond") if guided and classifier_free else guidance_halves(model, guided)
+        self._images = images
+        self._rows: tuple[Layout, RunConditions] | None = None
 
     def output(self, latents: Tensor, step: Step, *, time: float | Sequence[Sequence[float]] | None = None) -> Tensor:
         """The network's output after guidance, shaped like the latents, (branch, image, channels, height, width).
@@ -52,17 +51,19 @@ class GuidedBranches:
             step: Sets the guidance scales.
             time: What the network is conditioned on; or that of each image of each branch; None: the step's.
         """
-        size = (latents.shape[-2], latents.shape[-1])
-        layout = Layout(self._halves, tuple(self.branches), self._images, size, self._single)
-        if self._conditions is None:
-            self._conditions = RunConditions(self.model, self.branches, layout, None)
+        if self._rows is None:
+            layout = Layout(self._halves, tuple(self.branches), self._images, (latents.shape[-2], latents.shape[-1]))
+            self._rows = layout, RunConditions(self.model, self.branches, layout, None)
+        layout, conditions = self._rows
+        if len(self._halves) == 2:
+            layout.drop(unneeded(self.branches, step))
         scales = torch.tensor([branch.scale(step) for branch in self.branches.values()]).to(latents)
         at: float | Sequence[float]
         if isinstance(time, Sequence):
             at = [one for _, name in layout.cells for one in time[layout.branches.index(name)]]
         else:
             at = step.time if time is None else time
-        return guided_output(self.model, latents, at, self._conditions.at(step), scales, layout)
+        return guided_output(self.model, latents, at, conditions.at(step), scales, layout)
 
     def predict(self, latents: Tensor, step: Step) -> Prediction:
         """Clean latents and noise after guidance, for latents at the step's level."""

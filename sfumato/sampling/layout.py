@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -12,10 +12,35 @@ from torch import Tensor
 
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
+from sfumato.sampling.shares import whole_steps
 from sfumato.sampling.solvers import Solver
 from sfumato.sampling.stepper import Stepper
 
 Scale = float | Callable[[Step], float]
+
+WHOLE_RUN = (0.0, 1.0)
+"""All steps, as (start, end) in shares of them."""
+
+
+def limited(scale: float, interval: tuple[float, float]) -> Scale:
+    """A guidance scale in an interval of the run, and 1 (off) outside of it.
+
+    Reference: Kynkaanniemi et al., 2024, https://arxiv.org/abs/2404.07724.
+
+    Args:
+        scale: w, at least 1.
+        interval: (start, end) in shares of all steps of the grid, from the noisy end: of N steps those from
+            int(N start) to before int(N end).
+    """
+    if interval == WHOLE_RUN or scale == 1.0:
+        return scale
+    start, end = interval
+
+    def at(step: Step) -> float:
+        inside = whole_steps(start, step.num_steps) <= step.index < whole_steps(end, step.num_steps)
+        return scale if inside else 1.0
+
+    return at
 
 
 @dataclass(frozen=True)
@@ -36,19 +61,21 @@ class Branch:
         return self.guidance_scale(step) if callable(self.guidance_scale) else self.guidance_scale
 
 
-@dataclass(frozen=True)
+@dataclass
 class Layout:
     """The rows of a run's network calls, and the axes under which controls see them.
 
     A network call has rows in the order (guidance, branch, image), without the unconditional rows that nothing needs. A
-    view has all of (guidance, branch, image): the one row of such a branch stands in both halves.
+    view has all of (guidance, branch, image): the one row of such a branch stands in both halves. So the axes of a view
+    are the same in all steps of a run, whichever rows a step needs.
 
     Attributes:
         guidance: ("uncond", "cond"), or ("cond",) where no branch is guided.
         branches: Names, in order.
         images: Images in the batch.
         latent_size: (height, width) of the latents.
-        single: Branches without an unconditional row, where others have one.
+        single: Branches without an unconditional row; the loop sets them for each step, see `drop`.
+        cells: (guidance, branch) of each row of one image.
     """
 
     guidance: tuple[str, ...]
@@ -56,21 +83,23 @@ class Layout:
     images: int
     latent_size: tuple[int, int]
     single: frozenset[str] = frozenset()
+    cells: tuple[tuple[str, str], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.drop(self.single)
+
+    def drop(self, single: frozenset[str]) -> None:
+        """Leaves the unconditional rows of these branches out of the network calls from now on, and of no others."""
+        every = [(half, name) for half in self.guidance for name in self.branches]
+        self.single = single
+        self.cells = tuple((half, name) for half, name in every if half == "cond" or name not in single)
+        self._row_of_cell = [self.cells.index(cell if cell in self.cells else ("cond", cell[1])) for cell in every]
+        self._cell_of_row = [every.index(cell) for cell in self.cells]
 
     @property
     def axes(self) -> tuple[int, int, int]:
         """Of a view: guidance halves, branches, images."""
         return len(self.guidance), len(self.branches), self.images
-
-    @cached_property
-    def cells(self) -> tuple[tuple[str, str], ...]:
-        """(guidance, branch) of each row of one image."""
-        return tuple(
-            (half, name)
-            for half in self.guidance
-            for name in self.branches
-            if half == "cond" or name not in self.single
-        )
 
     @cached_property
     def conditional(self) -> Layout:
@@ -90,19 +119,6 @@ class Layout:
             return view.flatten(0, 2)
         by_image = view.flatten(0, 1)[self._cell_of_row]
         return by_image.flatten(0, 1)
-
-    @cached_property
-    def _row_of_cell(self) -> list[int]:
-        return [
-            self.cells.index((half if (half, name) in self.cells else "cond", name))
-            for half in self.guidance
-            for name in self.branches
-        ]
-
-    @cached_property
-    def _cell_of_row(self) -> list[int]:
-        count = len(self.branches)
-        return [self.guidance.index(half) * count + self.branches.index(name) for half, name in self.cells]
 
 
 class Control(Protocol):

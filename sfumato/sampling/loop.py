@@ -95,6 +95,7 @@ def sample(
     latents = _spread(noise, len(branches)).to(model.device)
     latents = latents if latents.dtype == torch.float64 else latents.float()
     layout = layout_of(model, branches, steps[start_index:], latents, guide, replay, controls)
+    never, read = layout.single, any(control.reads_unconditional for control in controls)
     conditions = RunConditions(model, branches, layout, replay)
     stepper = _stepper(stepper, replay, eta)
     state = stepper.init(latents, steps[start_index])
@@ -113,6 +114,8 @@ def sample(
             for hook in before_step:
                 latents = hook(latents, step)
             scales = torch.tensor([branch.scale(step) for branch in branches.values()]).to(latents)
+            if guide is None and len(layout.guidance) == 2:
+                layout.drop(unneeded(branches, step, never, read=read))
             condition = conditions.at(step)
             if guide is None:
                 output = partial(_output, model, condition, scales, layout)
@@ -160,37 +163,48 @@ def layout_of(
     return Layout(halves, tuple(branches), latents.shape[1], size, single)
 
 
+def unneeded(
+    branches: Mapping[str, Branch], step: Step, never: frozenset[str] = frozenset(), *, read: bool = False
+) -> frozenset[str]:
+    """Branches without an unconditional row at a step: those that are not guided at it.
+
+    Args:
+        branches, step: Of the run.
+        never: Branches that have none at any step.
+        read: Controls see such rows of other branches, so that all the others have one where one is guided.
+    """
+    off = frozenset(name for name, branch in branches.items() if branch.scale(step) == 1.0)
+    return never if read and len(off) < len(branches) else off
+
+
 class RunConditions:
-    """The condition of each row of the layout at each step; only null embeddings change between steps."""
+    """The condition of each row of the layout at each step."""
 
     def __init__(self, model: Model, branches: Mapping[str, Branch], layout: Layout, replay: Replay | None) -> None:
         self._empty = model.encode_prompt("")
         given = [branch.condition for branch in branches.values()]
         negatives = [branch.negative or self._empty for branch in branches.values()]
         rows = [row.expand(layout.images) for row in Condition.equally_long([*given, *negatives], self._empty)]
-        self._cond, negative_rows = (
-            Condition.cat(rows[: len(given)]),
-            dict(zip(branches, rows[len(given) :], strict=True)),
-        )
-        guided = [negative_rows[name] for half, name in layout.cells if half == "uncond"]
-        self._uncond, self._guided = Condition.cat(guided) if guided else None, len(guided)
+        self._layout, self._cond = layout, Condition.cat(rows[: len(given)])
+        self._negatives = dict(zip(branches, rows[len(given) :], strict=True))
         self._null_embeds = None if replay is None else replay.null_embeds
-        if self._uncond is not None and replay is not None:
-            extras = {name: self._each_branch(tensor) for name, tensor in replay.null_extras.items()}
-            self._uncond = self._uncond.with_extras(extras)
+        self._null_extras = {} if replay is None else replay.null_extras
 
     def at(self, step: Step) -> Condition:
-        if self._uncond is None:
+        """Of the rows that the layout has just now."""
+        guided = [self._negatives[name] for half, name in self._layout.cells if half == "uncond"]
+        if not guided:
             return self._cond
-        uncond = self._uncond
+
+        def each_branch(of_images: Tensor) -> Tensor:
+            return torch.cat([of_images.to(self._cond.text)] * len(guided))
+
+        extras = {name: each_branch(tensor) for name, tensor in self._null_extras.items()}
+        uncond = Condition.cat(guided).with_extras(extras)
         if self._null_embeds is not None:
-            embeds = self._each_branch(self._null_embeds[step.index])  # (row, tokens, dim)
+            embeds = each_branch(self._null_embeds[step.index])  # (row, tokens, dim)
             uncond = uncond.with_text(embeds).padded(self._cond.tokens, self._empty)
         return Condition.cat([uncond, self._cond])
-
-    def _each_branch(self, tensor: Tensor) -> Tensor:
-        """Rows of all guided branches, of rows of the images."""
-        return torch.cat([tensor.to(self._cond.text)] * self._guided)
 
 
 def _spread(noise: Tensor, branches: int) -> Tensor:

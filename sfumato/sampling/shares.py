@@ -25,7 +25,7 @@ def first_step(strength: float, num_inference_steps: int, *, at_least: int = 0) 
     """
     if not 0.0 <= strength <= 1.0:
         raise UsageError(f"strength must be in [0, 1], got {strength:g}")
-    executed = max(_whole(strength, num_inference_steps), 1 if strength > 0.0 else 0)
+    executed = max(whole_steps(strength, num_inference_steps), 1 if strength > 0.0 else 0)
     if executed < at_least:
         raise UsageError(f"strength={strength:g} leaves none of {_steps(num_inference_steps)}: use more than 0")
     return num_inference_steps - executed
@@ -33,7 +33,7 @@ def first_step(strength: float, num_inference_steps: int, *, at_least: int = 0) 
 
 def strength_notes(strength: float, num_inference_steps: int, *, name: str = "strength") -> tuple[str, ...]:
     """What there is to say where `first_step` rounds up to one step."""
-    if strength == 0.0 or _whole(strength, num_inference_steps) > 0:
+    if strength == 0.0 or whole_steps(strength, num_inference_steps) > 0:
         return ()
     return (f"{name}={strength:g} of {_steps(num_inference_steps)} is less than one step: one is run",)
 
@@ -59,7 +59,8 @@ def window_notes(num_inference_steps: int, *, rows: int = 0, **windows: Window) 
     return tuple(notes)
 
 
-def _whole(share: float, steps: int) -> int:
+def whole_steps(share: float, steps: int) -> int:
+    """How many of the steps a share of them is, rounded down."""
     return int(steps * share + 1e-6)  # 0.57 * 100 is 56.99...
 
 

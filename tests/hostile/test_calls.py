@@ -20,8 +20,8 @@ PROMPTS = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a d
 QUICK = {"num_inference_steps": 2, "guidance_scale": 2.0}
 EDIT = (
     "method", "inversion", "inversion_options", "inverted", "negative_prompt", "num_inference_steps", "guidance_scale",
-    "source_guidance_scale", "seed", "size", "fit", "background", "encode_steps", "mask", "mask_words",
-    "mask_threshold", "mask_feather", "mask_invert", "mask_pixels", "alpha", "watch", "no_such_argument",
+    "guidance_interval", "source_guidance_scale", "seed", "size", "fit", "background", "encode_steps", "mask",
+    "mask_words", "mask_threshold", "mask_feather", "mask_invert", "mask_pixels", "alpha", "watch", "no_such_argument",
 )  # fmt: skip
 MORPH = (
     "prompts", "method", "num_frames", "one_pace", "spacing", "spacing_options", "distance", "negative_prompt", "seed",
@@ -39,13 +39,14 @@ GENERATE = (
     "num_images",
     "num_inference_steps",
     "guidance_scale",
+    "guidance_interval",
     "sampler",
     "eta",
     "seed",
     "size",
     "watch",
 )
-INVERT = ("image", "prompt", "method", *EDIT[4:13], "watch")
+INVERT = ("image", "prompt", "method", *EDIT[4:7], *EDIT[8:14], "watch")
 LOAD = ("name", "device", "dtype", "revision", "variant", "lora", "embeddings", "vae", "loras")
 
 
