@@ -160,6 +160,9 @@ class RowAdapters:
     def at_step(self, step: Step) -> None:
         pass
 
+    def acts(self, step: Step) -> bool:
+        return False  # an adapter is part of the network, in whichever step its features were computed
+
 
 def _change(model: Model, rows: Sequence[Lora | None]) -> ProjectionHook:
     runs = _runs(rows)

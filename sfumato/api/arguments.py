@@ -123,6 +123,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "encode_steps": partial(checks.whole, low=0),
     "guidance_scale": optional(checks.guidance),
     "guidance_interval": checks.interval,
+    "cache_interval": partial(checks.whole, low=1, high=100),
     "source_guidance_scale": optional(checks.guidance),
     "seed": checks.seed,
     "num_frames": num_frames,

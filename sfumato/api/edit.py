@@ -34,6 +34,7 @@ def edit(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
+    cache_interval: int = 1,
     source_guidance_scale: float | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
@@ -73,6 +74,7 @@ def edit(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
+    cache_interval: int = 1,
     source_guidance_scale: float | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
@@ -110,6 +112,10 @@ def edit(
         guidance_interval: Shares of the steps, (start, end) in [0, 1] from the noisy end, where the edit is guided; in
             the steps outside of it `guidance_scale` is 1, and each costs one evaluation less an image. Not for methods
             that have guidance of their own (`METHODS[method].guidance_interval`).
+        cache_interval: The deep stages of the network are computed at every so many steps of the edit, and at each at
+            which attention or features are read or exchanged; in between their features are used again: faster, and a
+            little different. 1 = off, 2 to 5 are usual. Not for methods that read or change the network at every step
+            (`METHODS[method].cache_interval`).
         source_guidance_scale: Guidance scale of the source branch; None: what the inversion needs for a good
             reconstruction (1 for most), or what `inverted` was made for; for a generated image `guidance_scale`.
         seed: Of all draws; -1: a random one, which the recipe records.
@@ -144,9 +150,10 @@ def edit(
         target_prompt=target_prompt, method=method, inversion=inversion, inversion_options=inversion_options,
         inverted=inverted, negative_prompt=negative_prompt, num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale, guidance_interval=guidance_interval,
-        source_guidance_scale=source_guidance_scale, seed=seed, size=size, fit=fit, background=background,
-        encode_steps=encode_steps, mask=mask, mask_words=mask_words, mask_threshold=mask_threshold,
-        mask_feather=mask_feather, mask_invert=mask_invert, mask_pixels=mask_pixels, alpha=alpha, options=options,
+        cache_interval=cache_interval, source_guidance_scale=source_guidance_scale, seed=seed, size=size, fit=fit,
+        background=background, encode_steps=encode_steps, mask=mask, mask_words=mask_words,
+        mask_threshold=mask_threshold, mask_feather=mask_feather, mask_invert=mask_invert, mask_pixels=mask_pixels,
+        alpha=alpha, options=options,
     )  # fmt: skip
     if isinstance(image, list | tuple):
         found = dict(run_each(model, several(request, image), watch))

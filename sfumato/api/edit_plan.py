@@ -16,7 +16,7 @@ from sfumato.images import ImageSource, as_transparent
 from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.models.traits import check_needs
+from sfumato.models.traits import check_cache, check_needs
 from sfumato.sampling.shares import window_notes
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def plan_edit(model: Model, request: EditRequest) -> EditPlan:
     """Decides, reads and checks all that can be before the network runs."""
     method, inverted, chosen = METHODS[request.method], opened_inversion(request.inverted), request.inversion
     check_needs("method", method.name, METHODS, model)
+    check_cache(model, request.cache_interval)
     inversion = _choose_inversion(method, request.inversion, inverted)
     if inversion and inverted is None:
         check_needs("inversion", inversion, INVERSIONS, model)

@@ -58,6 +58,7 @@ class EditRequest(Request):
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] = WHOLE_RUN
+    cache_interval: int = 1
     source_guidance_scale: float | None = None
     seed: int = 0
     size: tuple[int, int] | None = None
@@ -92,6 +93,11 @@ class EditRequest(Request):
             raise UsageError(
                 f"guidance_interval: {entry.title} has guidance of its own, which acts at every step: leave it out,"
                 " or take another method"
+            )
+        if self.cache_interval > 1 and not entry.cache_interval:
+            raise UsageError(
+                f"cache_interval: {entry.title} reads or changes the network at every step, or has steps of its own:"
+                " leave it out, or take another method"
             )
         if self.inversion and self.inversion_options:
             self._set(inversion_options=INVERSIONS[self.inversion].check_options(self.inversion_options))

@@ -180,6 +180,7 @@ def _edited(
         request.negative_prompt or "",
         guidance_scale=request.guidance_scale or model.guidance_scale,
         guidance_interval=request.guidance_interval,
+        cache_interval=request.cache_interval,
         source_guidance_scale=request.source_guidance_scale,
         generator=generator,
         mask=None if masked is None else masked.hook.inside,

@@ -14,6 +14,7 @@ from sfumato.api.requests import GenerateRequest
 from sfumato.api.results import GenerateResult
 from sfumato.images import to_images
 from sfumato.models.base import Model
+from sfumato.models.traits import check_cache
 from sfumato.sampling.layout import Branch, limited
 from sfumato.sampling.loop import sample
 from sfumato.sampling.samplers import DEFAULT, stepper_of
@@ -32,6 +33,7 @@ def generate(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
+    cache_interval: int = 1,
     sampler: str | None = None,
     eta: float = 0.0,
     seed: int = 0,
@@ -48,6 +50,7 @@ def generate(
         num_inference_steps, guidance_scale: None: the model's own choice.
         guidance_interval: Shares of the steps, (start, end) in [0, 1] from the noisy end, where the images are guided;
             each step outside of it costs one evaluation less an image.
+        cache_interval: As for `edit`.
         sampler: Name of the sampling rule, one of `sfumato.sampling.samplers.SAMPLERS`; None: the model's own choice.
         eta: 0 = DDIM, 1 = DDPM, in [0, 1]; of the sampler ddim alone.
         seed: Of all draws of the first image; each further image has the next seed, so that it does not depend on the
@@ -66,6 +69,7 @@ def generate(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
+        cache_interval=cache_interval,
         sampler=sampler,
         eta=eta,
         seed=seed,
@@ -80,6 +84,7 @@ def run(model: Model, request: GenerateRequest, watch: Watch | None = None) -> G
     notes = [*model.notes, *check_prompts(prompt=prompt, negative_prompt=negative_prompt)]
     steps = model.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
     guidance = model.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    check_cache(model, request.cache_interval)
     scale = limited(guidance, request.guidance_interval)
     notes += window_notes(steps, guidance_interval=request.guidance_interval)
     sampler = request.sampler or (DEFAULT if request.eta else model.sampler)
@@ -95,6 +100,7 @@ def run(model: Model, request: GenerateRequest, watch: Watch | None = None) -> G
             num_inference_steps=steps,
             stepper=stepper,
             generator=generators,
+            cache_interval=request.cache_interval,
             watch=watching.during("drawing"),
         )
         with torch.no_grad():

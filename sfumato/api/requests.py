@@ -135,6 +135,7 @@ class GenerateRequest(Request):
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] = WHOLE_RUN
+    cache_interval: int = 1
     sampler: str | None = None
     eta: float = 0.0
     seed: int = 0

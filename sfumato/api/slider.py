@@ -57,6 +57,7 @@ def slider(
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
+    cache_interval: int = 1,
     source_guidance_scale: float | None = None,
     seed: int = 0,
     size: tuple[int, int] | None = None,
@@ -90,8 +91,8 @@ def slider(
         num_frames: The first and the last included, at least 3.
         spacing, spacing_options, distance, watch: As for `morph`.
         inversion, inversion_options, inverted, negative_prompt, num_inference_steps, guidance_scale,
-            guidance_interval, source_guidance_scale, seed, size, fit, background, encode_steps, mask, mask_words,
-            mask_threshold, mask_feather, mask_invert, mask_pixels, alpha, options: As for `edit`.
+            guidance_interval, cache_interval, source_guidance_scale, seed, size, fit, background, encode_steps, mask,
+            mask_words, mask_threshold, mask_feather, mask_invert, mask_pixels, alpha, options: As for `edit`.
 
     Returns:
         Frames; weight 0 is the source (or the low end of `vary`), 1 the full edit. `sources` is the one source image,
@@ -106,10 +107,10 @@ def slider(
         method=method, vary=vary, num_frames=num_frames, spacing=spacing, spacing_options=spacing_options,
         distance=distance, inversion=inversion, inversion_options=inversion_options, inverted=inverted,
         negative_prompt=negative_prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-        guidance_interval=guidance_interval, source_guidance_scale=source_guidance_scale, seed=seed, size=size, fit=fit,
-        background=background, encode_steps=encode_steps, mask=mask, mask_words=mask_words,
-        mask_threshold=mask_threshold, mask_feather=mask_feather, mask_invert=mask_invert, mask_pixels=mask_pixels,
-        alpha=alpha, options=options,
+        guidance_interval=guidance_interval, cache_interval=cache_interval,
+        source_guidance_scale=source_guidance_scale, seed=seed, size=size, fit=fit, background=background,
+        encode_steps=encode_steps, mask=mask, mask_words=mask_words, mask_threshold=mask_threshold,
+        mask_feather=mask_feather, mask_invert=mask_invert, mask_pixels=mask_pixels, alpha=alpha, options=options,
     )  # fmt: skip
     return request.run(model, watch=watch)
 

@@ -29,6 +29,7 @@ FLAGS: Mapping[str, str] = {
     "num_inference_steps": "--steps",
     "guidance_scale": "--guidance",
     "guidance_interval": "--guidance-interval",
+    "cache_interval": "--cache-interval",
     "source_guidance_scale": "--source-guidance",
     "seed": "--seed",
     "size": "--size",

@@ -12,6 +12,7 @@ from sfumato.apps.console import note, working
 from sfumato.apps.edit_report import report, save_tried
 from sfumato.apps.options import (
     AsJson,
+    CacheInterval,
     ClipSkip,
     Device,
     Dtype,
@@ -91,6 +92,7 @@ def edit(
     steps: Steps = None,
     guidance: Guidance = None,
     guidance_interval: GuidanceInterval = None,
+    cache_interval: CacheInterval = None,
     source_guidance: Annotated[
         float | None,
         typer.Option(
@@ -170,6 +172,7 @@ def edit(
         num_inference_steps=steps,
         guidance_scale=guidance,
         guidance_interval=parse_interval(guidance_interval),
+        cache_interval=cache_interval,
         source_guidance_scale=source_guidance,
         seed=seed,
         size=parse_size(size),

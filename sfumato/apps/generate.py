@@ -10,6 +10,7 @@ import typer
 from sfumato.apps.console import cost_fields, print_json, table, working
 from sfumato.apps.options import (
     AsJson,
+    CacheInterval,
     ClipSkip,
     Device,
     Dtype,
@@ -43,6 +44,7 @@ def generate(
     steps: Steps = None,
     guidance: Guidance = None,
     guidance_interval: GuidanceInterval = None,
+    cache_interval: CacheInterval = None,
     negative: Annotated[str, typer.Option(help="Negative prompt: what the image should not show.")] = "",
     sampler: Annotated[
         str | None,
@@ -87,7 +89,7 @@ def generate(
         eta=eta,
         seed=seed,
         size=size_pixels,
-        **given(guidance_interval=interval),
+        **given(guidance_interval=interval, cache_interval=cache_interval),
     )
     loaded = load(
         model or "emoji",

@@ -88,6 +88,15 @@ GuidanceInterval = Annotated[
         show_default="0,1",
     ),
 ]
+CacheInterval = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Compute the deep stages of the network at every so many steps only, and use their features again between:"
+        " faster, and a little different; 2 to 5 are usual.",
+        show_default="1, off",
+    ),
+]
 Size = Annotated[
     str | None,
     typer.Option(

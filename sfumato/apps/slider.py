@@ -12,6 +12,7 @@ from sfumato.apps import movie
 from sfumato.apps.console import working
 from sfumato.apps.options import (
     AsJson,
+    CacheInterval,
     ClipSkip,
     Device,
     Dtype,
@@ -93,6 +94,7 @@ def slider(
     steps: Steps = None,
     guidance: Guidance = None,
     guidance_interval: GuidanceInterval = None,
+    cache_interval: CacheInterval = None,
     negative: Annotated[str, typer.Option(help="Negative prompt: what the frames should not show.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of all random draws; -1 picks a random one.")] = 0,
     size: Size = None,
@@ -178,6 +180,7 @@ def slider(
         options=options,
         **given(
             guidance_interval=interval,
+            cache_interval=cache_interval,
             mask=mask,
             mask_words=mask_words or None,
             mask_threshold=mask_threshold,

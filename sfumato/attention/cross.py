@@ -127,9 +127,11 @@ class CrossAttentionMaps(AttentionEdit):
     Attributes:
         total: Sum over steps and layers of the mean over heads, (branch, image, height, width, token), or None before.
         count: Network calls added up (steps x layers), a tensor without axes.
+        observes: False where later steps go by the maps.
     """
 
     needs_map = True
+    observes = True
 
     def __init__(self) -> None:
         self.total: Tensor | None = None

@@ -40,7 +40,7 @@ class InjectFeatures:
 
         def inject(layer_name: str, features: Tensor) -> Tensor:
             assert self._step is not None, "at_step must be called before the network is"
-            if not self.start <= self._step.index < self.end:
+            if not self.acts(self._step):
                 return features
             view = layout.view(features)  # (guidance, branch, image, channels, height, width)
             return layout.rows(view[:, :1].expand_as(view))
@@ -53,6 +53,9 @@ class InjectFeatures:
 
     def at_step(self, step: Step) -> None:
         self._step = step
+
+    def acts(self, step: Step) -> bool:
+        return self.start <= step.index < self.end
 
 
 def decoder_layers(model: Model, latent_size: tuple[int, int]) -> tuple[str, tuple[AttentionSite, ...]]:

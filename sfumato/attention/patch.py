@@ -39,6 +39,7 @@ class AttentionEdit:
         needs_map: Whether it wants the softmax map.
         mixes_outputs: Whether `attention` takes over what attends to what.
         sets_source: Whether it exchanges what keys and values are projected from, and nothing else.
+        observes: Whether it only looks, and may miss steps whose features are those of an earlier one.
         on: Whether it acts at all just now; may be switched between two network calls of a step.
     """
 
@@ -46,6 +47,7 @@ class AttentionEdit:
     needs_map = False
     mixes_outputs = False
     sets_source = False
+    observes = False
     on = True
 
     def begin(self, layout: Layout, sites: Sequence[AttentionSite]) -> None:
@@ -139,6 +141,9 @@ class AttentionControl:
                 yield self
         finally:
             self._step, self._layout, self._conditional, self._at, self._acting = None, None, None, {}, {}
+
+    def acts(self, step: Step) -> bool:
+        return any(edit.active(step) and not edit.observes for edit in self.edits)
 
     def at_step(self, step: Step) -> None:
         self._step = step

@@ -247,6 +247,7 @@ def _local_blend(
             [align.indicator(text, p, [w], released=released) for p, w in zip(prompts, one_each, strict=True)]
         )
 
+    maps.observes = False
     return LocalBlend(
         maps,
         rows(words, "blend_words"),

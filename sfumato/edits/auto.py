@@ -79,6 +79,7 @@ TRIES = (
     ),
     takes_mask=True,
     guidance_interval=False,
+    cache_interval=False,
 )
 def auto(
     task: EditTask,

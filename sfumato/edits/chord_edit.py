@@ -39,6 +39,7 @@ _SMALLEST = 1e-6
     inversions=(),
     guidance_scale=1.0,
     guidance_interval=False,
+    cache_interval=False,
 )
 def chord_edit(
     task: EditTask,

@@ -42,6 +42,7 @@ LOWEST, HIGHEST = 0.05, 0.95
     cost="4 evaluations an iteration with one target (2 at guidance 1), 200 iterations by default.",
     inversions=(),
     guidance_interval=False,
+    cache_interval=False,
 )
 def delta_denoising(
     task: EditTask,

@@ -42,6 +42,7 @@ from sfumato.sampling.shares import first_step, strength_notes
     cost="4 evaluations a step that is run (2 where the network takes the guidance scale as an input), times draws.",
     inversions=(),
     takes_mask=True,
+    cache_interval=False,
 )
 def flowedit(
     task: EditTask,

@@ -47,6 +47,7 @@ CODE_STEPS = 6
     " energy's.",
     inversions=(),
     guidance_interval=False,
+    cache_interval=False,
 )
 def langevin_edit(
     task: EditTask,

@@ -85,6 +85,7 @@ class _Concept:
         "null-text": "LEDITS++ needs the prediction under the empty prompt, and it uses tuned embeddings there",
     },
     guidance_interval=False,
+    cache_interval=False,
 )
 def ledits(
     task: EditTask,

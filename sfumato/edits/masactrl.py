@@ -57,6 +57,7 @@ NO_LAYOUT = (
         "bdia",
     ),
     takes_mask=True,
+    cache_interval=False,
 )
 def masactrl(
     task: EditTask,

@@ -34,6 +34,8 @@ class Method(Entry[Callable[Concatenate[EditTask, ...], LatentEdit]]):
         takes_mask: Whether it has a mask of its own, which the user's mask replaces.
         guidance_scale: Where the user says nothing and the model is no few-step one; None: the model's.
         guidance_interval: Whether its guidance can be limited to an interval of the run.
+        cache_interval: Whether some steps can use features of earlier ones: its run is the sampling loop's, and not at
+            each step something reads or changes the network.
     """
 
     named: tuple[str, ...] = ()
@@ -41,6 +43,7 @@ class Method(Entry[Callable[Concatenate[EditTask, ...], LatentEdit]]):
     takes_mask: bool = False
     guidance_scale: float | None = None
     guidance_interval: bool = True
+    cache_interval: bool = True
 
     @property
     def from_image(self) -> bool:
@@ -82,10 +85,11 @@ def edit_method(
     takes_mask: bool = False,
     guidance_scale: float | None = None,
     guidance_interval: bool = True,
+    cache_interval: bool = True,
     **description: Unpack[Description],
 ) -> Callable[[Recipe], Recipe]:
     """Registers the decorated recipe, whose type it keeps; see `Method` for the fields, `inversions` are `named`."""
     return METHODS.decorator(
         name, Method, named=inversions, refuses=refuses or {}, takes_mask=takes_mask, guidance_scale=guidance_scale,
-        guidance_interval=guidance_interval, **description,
+        guidance_interval=guidance_interval, cache_interval=cache_interval, **description,
     )  # fmt: skip

@@ -61,6 +61,7 @@ Given = Direction | str | Path
         "its noise maps hold the layout by themselves, and pix2pix-zero samples without noise maps",
     ),
     guidance_interval=False,
+    cache_interval=False,
 )
 def pix2pix_zero(
     task: EditTask,

@@ -42,6 +42,7 @@ class EditTask:
         guidance_scale: Of the edited branches, at least 1 (1 = off).
         guidance_interval: Shares of the steps, (start, end), where the edited branches are guided; outside of it they
             are at guidance 1.
+        cache_interval: Of the loop, see `sampling.loop.sample`.
         source_guidance_scale: Of the source branch; None: see `source_scale`.
         generator: Draws whatever a recipe draws; one for each image, or see `Generators`.
         mask: Where the edit may change the images, (1, 1, height, width) of the latents or one for each edit and image,
@@ -60,6 +61,7 @@ class EditTask:
     negative_prompt: str = ""
     guidance_scale: float = 7.5
     guidance_interval: tuple[float, float] = WHOLE_RUN
+    cache_interval: int = 1
     source_guidance_scale: float | None = None
     generator: Generators = None
     mask: Tensor | None = None
@@ -185,6 +187,7 @@ class EditTask:
             on_step=[*on_step, *self.on_step],
             guide=guide,
             solver=solver,
+            cache_interval=self.cache_interval,
             watch=self.watch,
         )
 

@@ -92,6 +92,9 @@ class CrossAttentionGuidance:
         for control in self._controls:
             control.at_step(step)
 
+    def acts(self, step: Step) -> bool:
+        return True
+
     @property
     def average(self) -> Tensor:
         """Mean conditional map so far, of what the step was made from, (branch, image, height, width, token)."""

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sfumato.errors import UsageError
+from sfumato.errors import ModelError, UsageError
 from sfumato.models.attention import AttentionSite, DecoderBlock, FeatureHook, KernelHook, ProjectionHook, SourceHook
+from sfumato.models.feature_cache import FeatureCache
 from sfumato.models.schedules import Level, Schedule
 
 GUIDANCE = "guidance"
@@ -163,6 +164,7 @@ class Model(ABC):
             paper says.
         takes_guidance: Whether the network takes the guidance scale as an input (`with_guidance`) and needs no
             unconditional row.
+        caches_features: Whether deep features can be used again in later steps, see `cached_features`.
         notes: What was decided when it was loaded, in words for the user.
         parts: Files that were added to it (LoRAs, embeddings, a VAE), as they stand in a recipe.
         evaluations: Single-sample network evaluations so far, over the model's life; read differences.
@@ -186,6 +188,7 @@ class Model(ABC):
     sampler: str = "ddim"
     few_steps: bool = False
     takes_guidance: bool = False
+    caches_features: bool = False
     notes: tuple[str, ...] = ()
     parts: Mapping[str, Any] = MappingProxyType({})
     evaluations: int = 0
@@ -280,6 +283,14 @@ class Model(ABC):
         Raises:
             ModelError: The network has no such projection.
         """
+
+    def cached_features(self) -> AbstractContextManager[FeatureCache]:
+        """Lets deep features be used again in later steps inside the block and leaves the model as found.
+
+        Raises:
+            ModelError: The network has no deep stages that could be skipped.
+        """
+        raise ModelError(f"{self.name!r} has no deep stages to use features of again: leave out cache_interval")
 
     @property
     def networks(self) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ from sfumato.models.attention import AttentionSite, DecoderBlock, FeatureHook, K
 from sfumato.models.autoencoder import LatentModel
 from sfumato.models.base import GUIDANCE, Condition
 from sfumato.models.discrete_vp import DiscreteVP
+from sfumato.models.feature_cache import FeatureCache, deep_features_kept, has_deep_stages
 from sfumato.models.hooks import feature_hooked, kernel_hooked, projection_hooked, projections, source_hooked
 from sfumato.models.scheduling import schedule_of
 from sfumato.models.sites import attention_layers, decoder_blocks_of, sites_of
@@ -51,6 +52,7 @@ class StableDiffusion(LatentModel):
         side = unet.config.sample_size or self.usual_side
         height, width = (side, side) if isinstance(side, int) else side
         self.takes_guidance = bool(getattr(unet.config, "time_cond_proj_dim", None))
+        self.caches_features = has_deep_stages(unet)
         for network in (unet, vae, *self.text_encoders):
             network.eval().requires_grad_(False)
         self.take_autoencoder(vae)
@@ -155,6 +157,9 @@ class StableDiffusion(LatentModel):
 
     def feature_hook(self, layer_names: Sequence[str], hook: FeatureHook) -> AbstractContextManager[None]:
         return feature_hooked(self.unet, layer_names, hook)
+
+    def cached_features(self) -> AbstractContextManager[FeatureCache]:
+        return deep_features_kept(self.unet) if self.caches_features else super().cached_features()
 
     def attention_projections(self) -> dict[str, tuple[int, int]]:
         found = projections(attention_layers(self.unet))

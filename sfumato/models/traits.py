@@ -47,3 +47,16 @@ def check_needs(kind: str, name: str, entries: Mapping[str, Entry[Any]], model: 
     if lacking := unmet(entries[name].needs, model):
         served = ", ".join(other for other, entry in entries.items() if not unmet(entry.needs, model))
         raise UsageError(f"{kind} {name} needs {lacking}, and {model.name} has none; it serves: {served}")
+
+
+def check_cache(model: Model, cache_interval: int) -> None:
+    """Refuses to use features again where a model has none that could be.
+
+    Raises:
+        UsageError: It is no UNet, or one of a single stage.
+    """
+    if cache_interval > 1 and not model.caches_features:
+        raise UsageError(
+            f"cache_interval={cache_interval} needs a UNet of several stages, as Stable Diffusion 1.x to XL have, and"
+            f" {model.name} has none: leave it out"
+        )

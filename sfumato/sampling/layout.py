@@ -138,6 +138,9 @@ class Control(Protocol):
     def at_step(self, step: Step) -> None:
         """Called before the network call of each step."""
 
+    def acts(self, step: Step) -> bool:
+        """Whether it reads or changes something in the network at this step, so that all of it must be computed."""
+
 
 class Replay(Protocol):
     """What a run may take from an inversion.

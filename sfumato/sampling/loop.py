@@ -20,6 +20,7 @@ from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Neighbour, Step
 from sfumato.sampling.ddim import DDIM
 from sfumato.sampling.draws import Generators, draw_noise
+from sfumato.sampling.feature_reuse import FeatureReuse
 from sfumato.sampling.guidance import guidance_halves, guided_output
 from sfumato.sampling.layout import Branch, Control, Layout, Replay
 from sfumato.sampling.pin import PinSource
@@ -49,6 +50,7 @@ def sample(
     on_step: Sequence[OnStep] = (),
     guide: Guide | None = None,
     solver: Solver | None = None,
+    cache_interval: int = 1,
     watch: Watch | None = None,
     differentiable: bool = False,
 ) -> Tensor:
@@ -73,6 +75,8 @@ def sample(
             latents that the step starts from.
         solver: On a rectified flow, makes the velocity of a step from guided network outputs at it and near it; None:
             the replay's own, where it has one, else the output itself.
+        cache_interval: The deep stages of the network are computed at every so many steps, and at each at which a
+            control acts; in between their features are used again. 1: at all steps.
         watch: Progress, previews, cancellation.
         differentiable: Keep the graph through the whole run.
 
@@ -81,6 +85,7 @@ def sample(
 
     Raises:
         UsageError: Arguments that do not fit one another.
+        ModelError: The model has no features to use again.
         SamplingError: Latents became NaN or infinite; names the step and the likely cause.
         Cancelled: The watch asked to stop.
     """
@@ -108,6 +113,8 @@ def sample(
         stack.enter_context(torch.set_grad_enabled(differentiable))
         for control in controls:
             stack.enter_context(control.installed(model, layout))
+        cache = stack.enter_context(model.cached_features()) if cache_interval > 1 else None
+        reuse = FeatureReuse(cache, cache_interval, controls, layout)
         for step in watch.over(steps[start_index:]):
             for control in controls:
                 control.at_step(step)
@@ -117,6 +124,7 @@ def sample(
             if guide is None and len(layout.guidance) == 2:
                 layout.drop(unneeded(branches, step, never, read=read))
             condition = conditions.at(step)
+            reuse.at_step(step)
             if guide is None:
                 output = partial(_output, model, condition, scales, layout)
                 model_output = (

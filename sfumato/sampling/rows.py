@@ -79,3 +79,6 @@ class _Under:
 
     def at_step(self, step: Step) -> None:
         self.control.at_step(step)
+
+    def acts(self, step: Step) -> bool:
+        return self.control.acts(step)

@@ -20,8 +20,9 @@ PROMPTS = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a d
 QUICK = {"num_inference_steps": 2, "guidance_scale": 2.0}
 EDIT = (
     "method", "inversion", "inversion_options", "inverted", "negative_prompt", "num_inference_steps", "guidance_scale",
-    "guidance_interval", "source_guidance_scale", "seed", "size", "fit", "background", "encode_steps", "mask",
-    "mask_words", "mask_threshold", "mask_feather", "mask_invert", "mask_pixels", "alpha", "watch", "no_such_argument",
+    "guidance_interval", "cache_interval", "source_guidance_scale", "seed", "size", "fit", "background", "encode_steps",
+    "mask", "mask_words", "mask_threshold", "mask_feather", "mask_invert", "mask_pixels", "alpha", "watch",
+    "no_such_argument",
 )  # fmt: skip
 MORPH = (
     "prompts", "method", "num_frames", "one_pace", "spacing", "spacing_options", "distance", "negative_prompt", "seed",
@@ -40,13 +41,14 @@ GENERATE = (
     "num_inference_steps",
     "guidance_scale",
     "guidance_interval",
+    "cache_interval",
     "sampler",
     "eta",
     "seed",
     "size",
     "watch",
 )
-INVERT = ("image", "prompt", "method", *EDIT[4:7], *EDIT[8:14], "watch")
+INVERT = ("image", "prompt", "method", *EDIT[4:7], *EDIT[9:15], "watch")
 LOAD = ("name", "device", "dtype", "revision", "variant", "lora", "embeddings", "vae", "loras")
 
 
@@ -104,7 +106,7 @@ def one_call(draw: random.Random, model: Any, image: Image.Image) -> tuple[str, 
 def test_calls_give_our_errors_alone(toy_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
-    draw, image = random.Random(0), Image.radial_gradient("L").resize((16, 16)).convert("RGB")
+    draw, image = random.Random(2), Image.radial_gradient("L").resize((16, 16)).convert("RGB")
     found: dict[str, list[str]] = {"worked": [], "refused": [], "raw": []}
     for number in range(CALLS):
         name, call = one_call(draw, toy_model, image)

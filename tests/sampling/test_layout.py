@@ -41,6 +41,9 @@ class Reads:
     def at_step(self, step: Any) -> None:
         pass
 
+    def acts(self, step: Any) -> bool:
+        return False
+
 
 def test_a_view_shows_the_one_row_of_a_branch_in_both_halves() -> None:
     assert RAGGED.cells == (("uncond", "b"), ("cond", "a"), ("cond", "b"), ("cond", "c"))
