@@ -22,7 +22,7 @@ from sfumato.api.manifest import COMMANDS, Line
 from sfumato.api.origin import Origin
 from sfumato.api.recipe import FILES, NETWORKS
 from sfumato.api.request import Request
-from sfumato.edits.method import METHODS
+from sfumato.edits.method import METHODS, default_method
 from sfumato.errors import ImageError, SfumatoError, UsageError
 from sfumato.images.reading import existing_file
 from sfumato.inversions.method import INVERSIONS
@@ -58,6 +58,13 @@ class Settings:
     def root(self) -> str:
         """The folder, all links followed."""
         return os.path.realpath(self.folder)
+
+    @cached_property
+    def usual_method(self) -> str:
+        """The method of edits that name none."""
+        return default_method(
+            self.model["name"], revision=self.model.get("revision"), variant=self.model.get("variant")
+        )
 
 
 @dataclass(frozen=True)
@@ -220,9 +227,9 @@ def _arguments(
     for chooser, options in (("method", "options"), ("inversion", "inversion_options")):
         if values.get(chooser, found.get(chooser)) != found.get(chooser):
             found.pop(options, None)
-    if command == "edit":
-        found.setdefault("method", "prompt-to-prompt")
     found |= {name: value for name, value in values.items() if "." not in name}
+    if command == "edit" and "method" not in found:
+        found["method"] = settings.usual_method
     if isinstance(size := found.get("size"), str):
         found["size"] = _size(size)
     for prefix, name in (("option.", "options"), ("inversion_option.", "inversion_options")):

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sfumato.api.arguments import check_model
 from sfumato.api.source_image import SourceImage
+from sfumato.edits.method import default_method
 from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
@@ -41,6 +43,15 @@ def check_prompts(**prompts: str | Sequence[str] | None) -> list[str]:
     for note in notes:
         warn(note)
     return notes
+
+
+def method_for(model: Model, method: str | None) -> str:
+    """The method that was named, or the one that suits the model.
+
+    Raises:
+        UsageError: The model is none.
+    """
+    return default_method(check_model("model", model)) if method is None else method
 
 
 def warn(text: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, overload
 
 from sfumato.api.arguments import boundary
+from sfumato.api.common import method_for
 from sfumato.api.masks import MaskSource
 from sfumato.api.requests import EditRequest
 from sfumato.api.results import EditResult
@@ -26,7 +27,7 @@ def edit(
     *,
     source_prompt: str,
     target_prompt: str | Sequence[str],
-    method: str = "prompt-to-prompt",
+    method: str | None = None,
     inversion: str | None = None,
     inversion_options: Mapping[str, Any] | None = None,
     inverted: Inversion | None = None,
@@ -66,7 +67,7 @@ def edit(
     *,
     source_prompt: str,
     target_prompt: str | Sequence[str],
-    method: str = "prompt-to-prompt",
+    method: str | None = None,
     inversion: str | None = None,
     inversion_options: Mapping[str, Any] | None = None,
     inverted: Inversion | None = None,
@@ -101,7 +102,8 @@ def edit(
             edited in batches.
         source_prompt: What the image shows.
         target_prompt: What the result should show; several give one image each, in one batch.
-        method: A name in `METHODS`.
+        method: A name in `METHODS`; None: what suits the model, FlowEdit on flow models and Prompt-to-Prompt on
+            others, see `sfumato.edits.method.default_method`.
         inversion: A name in `INVERSIONS`; None: the method's first choice.
         inversion_options: The inversion's own, see `INVERSIONS[inversion].parameters`.
         inverted: An earlier inversion of the same image, with the same model and number of steps. It holds its image,
@@ -145,6 +147,7 @@ def edit(
         ModelError: The model cannot honour the edit.
         SamplingError: The run broke down.
     """
+    method = method_for(model, method)
     request = EditRequest(
         image=None if isinstance(image, list | tuple) else image, source_prompt=source_prompt,
         target_prompt=target_prompt, method=method, inversion=inversion, inversion_options=inversion_options,

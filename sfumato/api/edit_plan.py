@@ -55,7 +55,7 @@ class EditPlan:
 
     @property
     def method(self) -> Method:
-        return METHODS[self.request.method]
+        return self.request.entry
 
     @property
     def shared_size(self) -> tuple[int, int] | None:
@@ -90,7 +90,8 @@ class EditPlan:
 
 def plan_edit(model: Model, request: EditRequest) -> EditPlan:
     """Decides, reads and checks all that can be before the network runs."""
-    method, inverted, chosen = METHODS[request.method], opened_inversion(request.inverted), request.inversion
+    request = request.suited(model)
+    method, inverted, chosen = request.entry, opened_inversion(request.inverted), request.inversion
     check_needs("method", method.name, METHODS, model)
     check_cache(model, request.cache_interval)
     inversion = _choose_inversion(method, request.inversion, inverted)
@@ -173,8 +174,8 @@ def _guidance(
     model: Model, request: EditRequest, inversion: str, inverted: Inversion | None
 ) -> tuple[float, float, float | None]:
     """Guidance of the edited branches and of the source's, and what the inversion is made for; None: any."""
-    of_method = None if model.few_steps else METHODS[request.method].guidance_scale
-    suited = model.method_guidance.get(request.method, of_method or model.guidance_scale)
+    of_method = None if model.few_steps else request.entry.guidance_scale
+    suited = model.method_guidance.get(request.entry.name, of_method or model.guidance_scale)
     guidance = suited if request.guidance_scale is None else request.guidance_scale
     suits = INVERSIONS[inversion].source_guidance_scale if inversion else None
     if inversion and inverted is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sfumato import checks
 from sfumato.api.arguments import ARGUMENTS
@@ -13,7 +13,7 @@ from sfumato.api.origin import Origin
 from sfumato.api.request import WHITE, Request
 from sfumato.api.vary import Vary, check_vary
 from sfumato.checks import Check, optional
-from sfumato.edits.method import METHODS
+from sfumato.edits.method import METHODS, Method, default_method
 from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource
 from sfumato.inversions.method import INVERSIONS
@@ -44,13 +44,15 @@ class EditRequest(Request):
     """
 
     command = "edit"
-    own_checks: ClassVar[Mapping[str, Check]] = {"negative_prompt": optional(checks.text)}
+    own_checks: ClassVar[Mapping[str, Check]] = {
+        "method": optional(ARGUMENTS["method"]), "negative_prompt": optional(checks.text),
+    }  # fmt: skip
     json_names: ClassVar[Mapping[str, str]] = {"target_prompt": "target_prompts"}
 
     image: ImageSource | Origin | None = None
     source_prompt: str
     target_prompt: str | Sequence[str]
-    method: str = "prompt-to-prompt"
+    method: str | None = None
     inversion: str | None = None
     inversion_options: Mapping[str, Any] | None = None
     inverted: Inversion | Origin | None = None
@@ -86,8 +88,24 @@ class EditRequest(Request):
         self.check_models(watch, model=model)
         return run(model, self, watch)
 
+    @property
+    def entry(self) -> Method:
+        """The method that is named."""
+        assert self.method is not None, "`suited` names one"
+        return METHODS[self.method]
+
+    def suited(self, model: Model) -> Self:
+        """The same with the method that suits the model, where none is named, and its options checked."""
+        return self if self.method is not None else replace(self, method=default_method(model))
+
     def _check_options(self) -> None:
-        entry = METHODS[self.method]
+        if self.method is not None:
+            self._check_method(self.entry)
+        if self.inversion and self.inversion_options:
+            self._set(inversion_options=INVERSIONS[self.inversion].check_options(self.inversion_options))
+
+    def _check_method(self, entry: Method) -> None:
+        """Checks what depends on the method."""
         self._set(options=entry.check_options(self.options))
         if self.guidance_interval != WHOLE_RUN and not entry.guidance_interval:
             raise UsageError(
@@ -99,8 +117,6 @@ class EditRequest(Request):
                 f"cache_interval: {entry.title} reads or changes the network at every step, or has steps of its own:"
                 " leave it out, or take another method"
             )
-        if self.inversion and self.inversion_options:
-            self._set(inversion_options=INVERSIONS[self.inversion].check_options(self.inversion_options))
 
     def to_json(self) -> dict[str, Any]:
         values = super().to_json()
@@ -176,5 +192,5 @@ class SliderRequest(EditRequest):
         if self.method == "auto":
             raise UsageError("auto chooses anew for every frame: take one method, such as the one that it chose")
         if self.vary is not None:
-            self._set(vary=check_vary(self.vary, METHODS[self.method]))
+            self._set(vary=check_vary(self.vary, None if self.method is None else self.entry))
         self._set(spacing_options=SPACINGS[self.spacing].check_options(self.spacing_options or {}))

@@ -28,7 +28,6 @@ from sfumato.api.requests import (
     TranslateRequest,
 )
 from sfumato.checks import leaves, shown
-from sfumato.edits.method import METHODS
 from sfumato.errors import ImageError, SfumatoError, UsageError
 from sfumato.files import at_home
 from sfumato.images import read_recipe
@@ -65,7 +64,8 @@ MOST_AREA = 4
 """Likewise how many times the pixels that the model was trained at, in --size."""
 
 REMEDY = "give the options by hand"
-EARLIER: Mapping[str, Mapping[str, Any]] = {"edit": {"alpha": False}, "slider": {"alpha": False}}
+_EARLIER_EDIT = {"alpha": False, "method": "prompt-to-prompt"}
+EARLIER: Mapping[str, Mapping[str, Any]] = {"edit": _EARLIER_EDIT, "slider": _EARLIER_EDIT}
 """What recipes without an entry mean, which did not have it yet."""
 
 Parts = Mapping[str, Any]
@@ -113,6 +113,8 @@ class Recipe:
         )
         wanted = {**EARLIER.get(kind.command, {}), **{name: values[name] for name in asked if name in values}}
         request = kind.from_json(wanted, what=what, remedy=REMEDY, error=ImageError)
+        if isinstance(request, EditRequest) and request.method is None:
+            raise ImageError(f"{what} is damaged (it names no method): {REMEDY}")
         return cls(file, request, facts, tuple(name for name in values if name not in {*known, *asked}))
 
     def opened(self, request: EditRequest, given: Collection[str]) -> EditRequest:
@@ -203,7 +205,7 @@ class Recipe:
             if amount > most or longest > MOST_TEXT:
                 called = request.json_names.get(name, name)
                 self._too_much(f"{called} of {max(amount, longest)}", option)
-        method = METHODS[request.method]
+        method = request.entry
         inversion = request.inversion or method.default_inversion
         self._check_options(method, "options", request.options, given, "--set")
         if inversion and request.inversion_options:

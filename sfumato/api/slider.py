@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sfumato.api import edit_run
 from sfumato.api.arguments import boundary
+from sfumato.api.common import method_for
 from sfumato.api.cost import measured
 from sfumato.api.edit_plan import plan_edit
 from sfumato.api.masks import MaskSource
@@ -22,7 +23,6 @@ from sfumato.api.requests import EditRequest, SliderRequest
 from sfumato.api.results import EditResult, MorphResult
 from sfumato.api.vary import GUIDANCE, Vary, options_at
 from sfumato.conditions.mixing import PromptMix
-from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource, to_images, to_pixels
 from sfumato.inversions.result import Inversion
@@ -44,7 +44,7 @@ def slider(
     *,
     source_prompt: str,
     target_prompt: str | None = None,
-    method: str = "prompt-to-prompt",
+    method: str | None = None,
     vary: Vary | None = None,
     num_frames: int = 8,
     spacing: str = "uniform",
@@ -85,7 +85,7 @@ def slider(
         image: As for `edit`.
         source_prompt: What the image shows.
         target_prompt: What the last frame should show; None: the source prompt, where an option alone makes the edit.
-        method: A name in `METHODS`, but not "auto".
+        method: A name in `METHODS`, but not "auto"; None: as for `edit`.
         vary: First and last value of options of the method: `{"direction_scale": (0, 1.5)}`, of a word's weight
             `{"weights": {"red": (0, 3)}}`, `{"guidance_scale": (1, 6)}`. Several change together.
         num_frames: The first and the last included, at least 3.
@@ -102,6 +102,7 @@ def slider(
         UsageError: An argument is wrong, or the method cannot be varied so.
         SfumatoError: What `edit` raises.
     """
+    method = method_for(model, method)
     request = SliderRequest(
         image=image, source_prompt=source_prompt, target_prompt=() if target_prompt is None else target_prompt,
         method=method, vary=vary, num_frames=num_frames, spacing=spacing, spacing_options=spacing_options,
@@ -117,7 +118,7 @@ def slider(
 
 def run(model: Model, request: SliderRequest, watch: Watch | None = None) -> MorphResult:
     """Runs a request, see `slider`."""
-    request = _ranged(request)
+    request = _ranged(request.suited(model))
     measure = load_distance(request.distance, model)
     plan = plan_edit(model, _edit_at(request, 1.0))
     with progress_bar(watch=watch) as watching, taking_turns(model, watch=watching), measured(model) as cost:
@@ -155,7 +156,7 @@ def _ranged(request: SliderRequest) -> SliderRequest:
     Raises:
         UsageError: Nothing would change.
     """
-    scale = METHODS[request.method].parameters.get("direction_scale")
+    scale = request.entry.parameters.get("direction_scale")
     if request.vary is None and scale is not None:
         full = request.options.get("direction_scale", scale.default)
         return replace(request, vary={"direction_scale": (0.0, full)})
@@ -211,7 +212,7 @@ class _Drawing:
 
     def _edited(self, weight: float) -> EditResult:
         changes: dict[str, Any] = {"source_guidance_scale": self._source_guidance}
-        if self._full.inversion.method in (*METHODS[self._request.method].inversions, "drawn"):
+        if self._full.inversion.method in (*self._request.entry.inversions, "drawn"):
             changes |= {"inverted": self._full.inversion, "encode_steps": 0}  # the inversion has them
         mix = None
         if self._request.vary is None:

@@ -14,8 +14,8 @@ Vary = Mapping[str, Range | Mapping[str, Range]]
 GUIDANCE = "guidance_scale"
 
 
-def check_vary(vary: Any, entry: Method) -> dict[str, Any]:
-    """The ranges as tuples, each end of which the option allows.
+def check_vary(vary: Any, entry: Method | None) -> dict[str, Any]:
+    """The ranges as tuples, each end of which the option allows; of a method that is not known yet, the tuples.
 
     Raises:
         UsageError: An option is unknown or takes no such numbers, or a range is not two numbers.
@@ -32,7 +32,8 @@ def check_vary(vary: Any, entry: Method) -> dict[str, Any]:
         values = options_at(found, weight, {})
         if GUIDANCE in values:
             checks.guidance(GUIDANCE, values.pop(GUIDANCE))
-        entry.check_options(values)
+        if entry is not None:
+            entry.check_options(values)
     return found
 
 

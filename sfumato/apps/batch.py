@@ -63,7 +63,7 @@ def batch(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="Method of rows that name none; see: sfumato methods.", show_default="prompt-to-prompt"),
+        typer.Option(help="Method of rows that name none; see: sfumato methods.", show_default="what suits the model"),
     ] = None,
     inversion: Annotated[
         str | None, typer.Option(help="Inversion of rows that name none.", show_default="the method's first choice")
@@ -174,7 +174,6 @@ def batch(
     )  # fmt: skip
     if seed == -1:
         raise UsageError("--seed -1 is another one each time, so that a batch could not go on: give a number")
-    defaults |= _method_options(method, settings, inversion, inversion_settings)
     rows = read_inputs(inputs, out, recursive=recursive)
     loading = {"device": device, "dtype": dtype, "revision": revision, "variant": variant}
     shared = Settings(
@@ -182,6 +181,7 @@ def batch(
         rows.folder, allow_outside or not rows.manifest, name, movie,
     )  # fmt: skip
     check_settings(shared)
+    defaults |= _method_options(method or shared.usual_method, settings, inversion, inversion_settings)
     if ray is not None and gpus is not None:
         raise UsageError("--ray puts a worker on each GPU of the cluster: leave out --gpus")
     if ray is not None:
@@ -211,12 +211,11 @@ def batch(
 
 
 def _method_options(
-    method: str | None, settings: list[str] | None, inversion: str | None, inversion_settings: list[str] | None
+    method: str, settings: list[str] | None, inversion: str | None, inversion_settings: list[str] | None
 ) -> dict[str, Any]:
     """Options of all rows, checked."""
     from sfumato.edits.method import METHODS
 
-    method = method or "prompt-to-prompt"
     of_inversion = parse_inversion_options(inversion_settings, inversion, method)
     return {
         **({"options": parse_options(METHODS[method], settings)} if settings else {}),

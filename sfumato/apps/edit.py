@@ -79,7 +79,7 @@ def edit(
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="Editing method; see: sfumato methods.", show_default="prompt-to-prompt")
+        str | None, typer.Option(help="Editing method; see: sfumato methods.", show_default="what suits the model")
     ] = None,
     inversion: Annotated[
         str | None,
@@ -189,12 +189,17 @@ def edit(
     with working("starting"):
         from sfumato.api.recipe import Recipe
         from sfumato.api.several_edits import run_each, several
+        from sfumato.edits.method import default_method
         from sfumato.inversions.result import Inversion
 
     recipe = Recipe.read(like) if like is not None else None
     asked |= given(inverted=None if inverted is None else Inversion.load(inverted))
     texts = _Settings(settings or [], weight or [], inversion_settings or [])
-    request = _new(asked, texts) if recipe is None else _again(recipe, asked, texts)
+    if recipe is None:
+        asked["method"] = method or default_method(model or "emoji", revision=revision, variant=variant)
+        request = _new(asked, texts)
+    else:
+        request = _again(recipe, asked, texts)
     stems = [image.stem for image in images] or [_stem(request)]
     count, inputs = len(request.targets), [*images, *_inputs(request, like)]
     paths = choose_outputs(output, stems, "edit", count=count, inputs=inputs)
@@ -236,7 +241,7 @@ def _new(asked: dict[str, Any], texts: _Settings) -> EditRequest:
     """The request that the options make."""
     from sfumato.api.requests import EditRequest
 
-    start, method = asked.get("inverted"), asked.get("method", "prompt-to-prompt")
+    start, method = asked.get("inverted"), asked["method"]
     if start is not None and start.source_image is None and "image" not in asked:
         raise UsageError("--inverted needs IMAGE, the image that was inverted: this file does not hold it")
     source = asked.get("source_prompt", None if start is None else start.prompt)
@@ -258,7 +263,7 @@ def _again(recipe: Recipe, asked: dict[str, Any], texts: _Settings) -> EditReque
         raise UsageError(f"{recipe.file} was made by `sfumato {then.command}`; --like repeats edits only")
     for name in recipe.unknown[:5]:
         note(f"the recipe in {recipe.file} says {shown(name)}, which this version does not know")
-    method = asked.get("method", then.method)
+    method = asked.get("method", then.entry.name)
     options = texts.of_method(method)
     own = {*asked, *(f"options.{name}" for name in options)}
     if method == then.method:

@@ -31,7 +31,7 @@ def methods(
 ) -> None:
     """List editing methods, inversions, morphs and spacings, or show one of them with all its options.
 
-    With --model, which of them that model serves.
+    With --model, which of them that model serves, and the method that its edits take where none is named.
     """
     with working("starting"):
         from sfumato.edits.method import METHODS
@@ -48,9 +48,10 @@ def methods(
         if name not in names:
             raise UsageError(unknown("method, inversion, morph or spacing", name, names))
         entries = {kind: [entry for entry in found if entry.name == name] for kind, found in entries.items()}
-    lacking = _lacking(model, device, dtype, [entry for found in entries.values() for entry in found])
+    lacking, default = _lacking(model, device, dtype, [entry for found in entries.values() for entry in found])
     if as_json:
-        print_json({kind: [_fields(entry, lacking) for entry in found] for kind, found in entries.items()})
+        listed = {kind: [_fields(entry, lacking) for entry in found] for kind, found in entries.items()}
+        print_json(listed if model is None else {**listed, "default_method": default})
     elif name is not None:
         for kind, found in entries.items():
             for entry in found:
@@ -61,19 +62,22 @@ def methods(
         for entry in (entry for found in entries.values() for entry in found):
             if what := (lacking or {}).get(entry.name):
                 stdout().print(f"{model} does not serve {entry.name}: it needs {what}", soft_wrap=True)
+        if model is not None:
+            stdout().print(f"Edits with {model} that name no method take {default}", soft_wrap=True)
         stdout().print("Options of a method: sfumato methods NAME", style="dim")
 
 
 def _lacking(
     model: str | None, device: str | None, dtype: str | None, entries: list[Entry[Any]]
-) -> dict[str, str] | None:
-    """What a model lacks for each entry, "" where it serves it; None without a model."""
+) -> tuple[dict[str, str] | None, str]:
+    """What a model lacks for each entry, "" where it serves it, and its default method; None and "" without a model."""
     if model is None:
-        return None
+        return None, ""
     loaded = load(model, device, dtype)
+    from sfumato.edits.method import default_method
     from sfumato.models.traits import unmet
 
-    return {entry.name: unmet(entry.needs, loaded) for entry in entries}
+    return {entry.name: unmet(entry.needs, loaded) for entry in entries}, default_method(loaded)
 
 
 def _fields(entry: Entry[Any], lacking: Mapping[str, str] | None) -> dict[str, Any]:

@@ -77,7 +77,9 @@ def slider(
         ),
     ] = None,
     output: movie.Output = None,
-    method: Annotated[str, typer.Option(help="Editing method; see: sfumato methods.")] = "prompt-to-prompt",
+    method: Annotated[
+        str | None, typer.Option(help="Editing method; see: sfumato methods.", show_default="what suits the model")
+    ] = None,
     inversion: Annotated[
         str | None,
         typer.Option(
@@ -148,9 +150,10 @@ def slider(
     with working("starting"):
         from sfumato.api.arguments import num_frames
         from sfumato.api.requests import SliderRequest
-        from sfumato.edits.method import METHODS
+        from sfumato.edits.method import METHODS, default_method
         from sfumato.morphs.spacings.base import SPACINGS
 
+    method = method or default_method(model or "emoji", revision=revision, variant=variant)
     options = parse_options(METHODS[method], settings)
     movie.check_distance(distance)
     spacing_name = spacing or "uniform"

@@ -14,11 +14,11 @@ from sfumato import checks
 from sfumato.errors import ModelError, UsageError
 from sfumato.models import hub
 from sfumato.models.embeddings import learned_words
-from sfumato.models.files import PICKLED, refuse_pickle, size_of
+from sfumato.models.files import PICKLED, read_header, refuse_pickle, size_of
 from sfumato.models.folder import read_index
 from sfumato.models.layout import INDEX, is_flow, parts_of
 from sfumato.models.parts import Lora, PathLike, entries, read_parts
-from sfumato.models.pipelines import family_of, load_file, load_folder, refuse_partial
+from sfumato.models.pipelines import family_of, family_of_checkpoint, load_file, load_folder, refuse_partial
 from sfumato.models.ready import check_networks, networks, plain
 from sfumato.models.scheduling import scheduler_class, suit
 from sfumato.models.silence import quiet
@@ -133,6 +133,18 @@ def suited_dtype(folder: Path, dtype: torch.dtype | None) -> torch.dtype | None:
 
     half = dtype == torch.float16 and is_flow(family_of([read_index(folder)["_class_name"]], str(folder)))
     return torch.bfloat16 if half else dtype
+
+
+def family_named(name: str | os.PathLike[str], *, revision: str | None = None, variant: str | None = None) -> str:
+    """The pipeline class of a model by its name, before it is loaded; a hub model is downloaded where it is not here.
+
+    Raises:
+        ModelError: The model is missing, of an unsupported family, or out of reach.
+    """
+    source, _ = _locate(name, revision=revision, variant=variant)
+    if source.is_dir():
+        return family_of([read_index(source)["_class_name"]], str(source))
+    return family_of_checkpoint(read_header(source))
 
 
 def adapter_for(

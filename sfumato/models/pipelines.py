@@ -114,7 +114,7 @@ def load_file(file: Path, dtype: torch.dtype | None, *, needs_vae: bool = True) 
         ModelError: The file is incomplete, damaged, of an unsupported family, or its configuration cannot be had.
     """
     header = read_header(file)
-    family = _family_of_checkpoint(header)
+    family = family_of_checkpoint(header)
     header.check_floats()
     beside = _folder_beside(file, header)
     has_vae = any(key.startswith("first_stage_model.") for key in header.shapes)
@@ -178,7 +178,12 @@ def _folder_beside(file: Path, header: Header) -> Path | None:
     return None
 
 
-def _family_of_checkpoint(header: Header) -> str:
+def family_of_checkpoint(header: Header) -> str:
+    """Gives the pipeline class that serves a single file.
+
+    Raises:
+        ModelError: None does, or it is no whole model.
+    """
     refuse_foreign(header)
     if any(key.startswith("conditioner.embedders.1.") for key in header.shapes):
         return "StableDiffusionXLPipeline"

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sfumato.errors import UsageError
 from sfumato.models.base import Model
+from sfumato.models.layout import is_flow
 from sfumato.registry import Entry
 
 TRAITS: Final[dict[str, str]] = {
@@ -23,6 +24,13 @@ def traits_of(model: Model) -> frozenset[str]:
     kinds = {site.kind for site in model.sites(model.latent_shape()[1:])}
     found = {f"{kind}-attention" for kind in kinds} | ({"decoder"} if model.decoder_blocks() else set())
     return frozenset({*found, "flow" if model.schedule.target == "flow" else "diffusion"}) & TRAITS.keys()
+
+
+def traits_of_family(family: str) -> frozenset[str]:
+    """Names of the traits that models of a pipeline class have, see `pipelines.family_of`."""
+    if is_flow(family):
+        return frozenset({"flow", "joint-attention"})
+    return frozenset({"diffusion"} if family == "DDPMPipeline" else {"diffusion", "cross-attention", "decoder"})
 
 
 def unmet(needs: Sequence[str], model: Model) -> str:

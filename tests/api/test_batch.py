@@ -342,7 +342,8 @@ def test_names_stay_in_the_folder_and_differ_on_any_system(runs: Runs) -> None:
 def test_morphs_are_items_too(runs: Runs) -> None:
     row = {"command": "morph", "images": ["a.png", "b.png"], "prompts": ["a cat", "a dog"], "method": "crossfade"}
     progress = runs(
-        [{**row, "num_frames": 3}, {**row, "num_frames": 3, "images": ["a.png"]}, GOOD[0]], defaults={**TEXTS}
+        [{**row, "num_frames": 3}, {**row, "num_frames": 3, "images": ["a.png"]}, GOOD[0]],
+        defaults={**TEXTS, "method": "prompt-to-prompt"},
     ).progress
     assert (progress.done, progress.failed) == (2, 1), runs.rows()
     assert Recipe.read(runs.out / "images" / "a-to-b.webp").request.command == "morph"

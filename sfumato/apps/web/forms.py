@@ -10,7 +10,6 @@ from sfumato import checks
 from sfumato.api.recipe import FILES, MOST_AREA, NETWORKS, is_too_much
 from sfumato.api.requests import EditRequest, MorphRequest, SliderRequest
 from sfumato.apps.web.uploads import Upload
-from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
 from sfumato.inversions.method import INVERSIONS
 from sfumato.json_input import check_fields
@@ -93,6 +92,8 @@ def read_form(values: Any, model: Model, find: Callable[[str], Upload | None], l
         if given.get(name)
     }
     request, words = _request(given["request"], found)
+    if isinstance(request, EditRequest):
+        request = request.suited(model)
     _check_limits(request, model, limits)
     pixels = _pixels(request, found, model)
     names = {key: [one.name for one in part] if key == "images" else part.name for key, part in found.items()}
@@ -172,8 +173,8 @@ def _entries(request: EditRequest | MorphRequest) -> list[tuple[Entry[Any], Mapp
     if isinstance(request, MorphRequest):
         method: Entry[Any] = MORPHS[request.method]
         return [(method, request.options), (SPACINGS[request.spacing or "uniform"], request.spacing_options or {})]
-    found: list[tuple[Entry[Any], Mapping[str, Any]]] = [(METHODS[request.method], request.options)]
-    inversion = request.inversion or METHODS[request.method].default_inversion
+    found: list[tuple[Entry[Any], Mapping[str, Any]]] = [(request.entry, request.options)]
+    inversion = request.inversion or request.entry.default_inversion
     if inversion and request.inversion_options:
         found.append((INVERSIONS[inversion], request.inversion_options))
     if isinstance(request, SliderRequest):

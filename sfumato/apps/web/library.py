@@ -20,7 +20,7 @@ from sfumato.apps.web.forms import Limits
 from sfumato.apps.web.public import model_label
 from sfumato.apps.web.uploads import Upload
 from sfumato.edits.auto import TRIES
-from sfumato.edits.method import METHODS
+from sfumato.edits.method import METHODS, default_method
 from sfumato.errors import SfumatoError, UsageError
 from sfumato.images import FITS
 from sfumato.inversions.method import INVERSIONS
@@ -116,6 +116,7 @@ def _model(name: str, model: Model) -> dict[str, Any]:
         "multiple": model.size_multiple,
         "guidance_scale": model.guidance_scale,
         "num_inference_steps": model.num_inference_steps,
+        "method": default_method(model),
         "options": {method: dict(options) for method, options in model.method_options.items()},
         "guidance": dict(model.method_guidance),
         "negative": not model.takes_guidance,

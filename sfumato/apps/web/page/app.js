@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { h, put } from "./dom.js";
-import { app, edit, forget, served } from "./state.js";
+import { app, edit, forget, model, served } from "./state.js";
 
 const main = document.getElementById("main");
 const PAGES = {
@@ -32,12 +32,11 @@ async function show(first = false) {
 
 /** All pages are made anew for a model, which has its own methods, sizes and usual settings. */
 function useModel(name) {
-  const usual = app.library.usual.edit.method;
   edit.model = name;
   forget();
   for (const page of Object.keys(made)) delete made[page];
   const methods = served("methods").map((entry) => entry.name);
-  if (!methods.includes(edit.method)) Object.assign(edit, { method: methods.includes(usual) ? usual : methods[0], inversion: "" });
+  if (!methods.includes(edit.method)) Object.assign(edit, { method: model().method, inversion: "" });
 }
 
 function models() {
