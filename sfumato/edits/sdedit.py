@@ -4,11 +4,13 @@ The model changes what is unlikely under it; a text-to-image model, what does no
 noise is the one trade-off: little keeps the image, much allows a larger edit.
 
 Differs from the paper: a text-to-image model with guidance; any number of steps. `eta` 1 is the paper's stochastic
-sampler (its Alg. 4, the variance-preserving SDE); 0 is the deterministic one of most "image to image" pipelines.
+sampler (its Alg. 4, the variance-preserving SDE); 0 is the deterministic one of most "image to image" pipelines. A
+latent consistency model runs all its steps below the noise that was added, by its own sampler, as in diffusers.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -19,11 +21,13 @@ from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
 from sfumato.inversions.result import Inversion
+from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.schedules import add_noise
 from sfumato.options import Option
 from sfumato.sampling.draws import draw_noise
+from sfumato.sampling.lcm import LCM
 from sfumato.sampling.loop import Guide
-from sfumato.sampling.shares import first_step, strength_notes
+from sfumato.sampling.shares import first_step, strength_notes, whole_steps
 
 
 @edit_method(
@@ -66,12 +70,37 @@ def sdedit(
         UsageError: An option out of range, or noise of another shape.
     """
     start, source = first_step(strength, task.num_steps), task.with_latents
-    clean = source.clean.to(task.model.device)
-    edited = clean.expand(len(task.targets), *clean.shape)
-    if start < task.num_steps:
-        first = source.noise if task.source is source else None
-        edited = renoised(task, edited, start_index=start, eta=eta, repeats=repeats, first_noise=first, noise=noise)
-    return task.edited(edited, source=clean, notes=strength_notes(strength, task.num_steps))
+    clean, notes = source.clean.to(task.model.device), strength_notes(strength, task.num_steps)
+    edited, stepper = clean.expand(len(task.targets), *clean.shape), None
+    if start == task.num_steps:
+        return task.edited(edited, source=clean, notes=notes)
+    first = source.noise if task.source is source else None
+    if below := _distilled_below(task, strength):
+        start, notes = 0, _fewer(len(below), task.num_steps, strength)
+        stepper = LCM() if eta == 1.0 else None
+        task = replace(task, source=Inversion("picture", source.noise, below, trajectory=clean[None]))
+    edited = renoised(
+        task, edited, start_index=start, eta=eta, repeats=repeats, first_noise=first, noise=noise, stepper=stepper
+    )
+    return task.edited(edited, source=clean, notes=notes)
+
+
+def _distilled_below(task: EditTask, strength: float) -> tuple[int, ...]:
+    """Times of a run of a latent consistency model that starts at a strength; none for any other model.
+
+    All its steps are run, at timesteps of its distillation below that noise: as many as there are.
+    """
+    schedule = task.model.schedule
+    if not isinstance(schedule, DiscreteVP) or schedule.spacing != "lcm":
+        return ()
+    share = max(strength, 1.0 / schedule.original_inference_steps)
+    there = whole_steps(share, schedule.original_inference_steps)
+    return tuple(schedule.timesteps(min(task.num_steps, there), strength=share))
+
+
+def _fewer(count: int, asked: int, strength: float) -> tuple[str, ...]:
+    few = f"the model was distilled at {count} timesteps below strength={strength:g}: {count} of {asked} steps are run"
+    return () if count == asked else (few,)
 
 
 def renoised(
@@ -84,13 +113,14 @@ def renoised(
     first_noise: Tensor | None = None,
     noise: Tensor | None = None,
     guide: Guide | None = None,
+    stepper: LCM | None = None,
 ) -> Tensor:
     """Adds noise up to the level of step `start_index`, and samples the targets from there; `repeats` times.
 
     Args:
         task: Its model, target prompts, steps, generator, hooks and watch.
         latents: Clean latents, (target, image, channels, height, width).
-        start_index, eta, guide: See the sampling loop.
+        start_index, eta, guide, stepper: See the sampling loop; a stepper takes no eta.
         repeats: At least 1.
         first_noise: First noise of the first repeat, (image, channels, height, width); None: drawn.
         noise: All draws, see `sdedit`.
@@ -119,5 +149,8 @@ def renoised(
         else:
             first = draw_noise(shape, task.generator, latents)
         noisy = add_noise(latents, first, level)
-        latents = task.sample(noisy, task.targets, start_index=start_index, replay=replay, eta=eta, guide=guide)
+        latents = task.sample(
+            noisy, task.targets, start_index=start_index, replay=replay, eta=eta if stepper is None else 0.0,
+            stepper=stepper, guide=guide,
+        )  # fmt: skip
     return latents

@@ -1,7 +1,10 @@
 """Edits and inversions for few steps: what they leave alone, how they are one another's cases, and what they cost."""
 
+import copy
+from dataclasses import replace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from sfumato.edits.clean_difference import Differences
 from sfumato.edits.delta_denoising import delta_denoising
 from sfumato.edits.edit_friendly import edit_friendly
 from sfumato.edits.keep_outside import KeepOutside
+from sfumato.edits.sdedit import sdedit
 from sfumato.edits.task import EditTask
 from sfumato.edits.turbo_edit import turbo_edit
 from sfumato.edits.virtual_inversion import virtual_inversion
@@ -246,3 +250,38 @@ def test_draws_of_another_shape_are_refused(toy_model: Any) -> None:
         shifted_edit_friendly(inverting(toy_model, latents), noise=wrong)
     with pytest.raises(UsageError, match="one draw a step"):
         renoise(inverting(toy_model, latents), noise=wrong, eta=1.0)
+
+
+def consistency_model(model: Any, distilled: int) -> Any:
+    """The model with the schedule of a latent consistency model, its networks shared."""
+    few = copy.copy(model)
+    few.schedule = replace(
+        model.schedule, spacing="lcm", original_inference_steps=distilled, final_alpha_bar=1.0, clip_sample_range=None
+    )
+    return few
+
+
+def test_sdedit_runs_a_consistency_model_as_diffusers_does(toy_model: Any) -> None:
+    few, draws = consistency_model(toy_model, 50), drawn(5, 1, 4, 16, 16)
+    source = Inversion("picture", drawn(1, 4, 16, 16), tuple(few.schedule.timesteps(4)), trajectory=clean()[None])
+    edited = sdedit(task(few, source), strength=0.5, noise=draws).latents[1]
+    scheduler = diffusers.LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    scheduler.set_timesteps(4, original_inference_steps=50, strength=0.5)
+    latents, condition = scheduler.add_noise(clean(), draws[0], scheduler.timesteps[:1]), few.encode_prompt(TARGET)
+    for k, t in enumerate(scheduler.timesteps):
+        output = few.predict(latents, float(t), condition)
+        _, denoised = scheduler.step(output, t, latents, generator=torch.Generator(), return_dict=False)
+        last = k + 1 == len(scheduler.timesteps)
+        latents = denoised if last else scheduler.add_noise(denoised, draws[k + 1], scheduler.timesteps[[k + 1]])
+    assert [int(t) for t in scheduler.timesteps] == [499, 379, 259, 139]
+    torch.testing.assert_close(edited, latents, rtol=0.0, atol=1e-4)
+
+
+def test_sdedit_runs_no_more_steps_than_a_model_was_distilled_at(toy_model: Any) -> None:
+    few = consistency_model(toy_model, 8)
+    source = Inversion("picture", drawn(1, 4, 16, 16), tuple(few.schedule.timesteps(4)), trajectory=clean()[None])
+    before = few.evaluations
+    done = sdedit(task(few, source), strength=0.3)
+    assert few.evaluations - before == 2
+    assert done.notes == ("the model was distilled at 2 timesteps below strength=0.3: 2 of 4 steps are run",)
+    assert torch.equal(sdedit(task(few, source), strength=0.0).latents[1], clean())
