@@ -49,9 +49,13 @@ def embedded_is_here() -> bool:
 def _known() -> list[dict[str, Any]]:
     from huggingface_hub import try_to_load_from_cache
 
+    from sfumato.emoji.turbo_defaults import STUDENT
     from sfumato.models.hub import SHORT_NAMES
 
-    found: list[dict[str, Any]] = [{"name": "emoji", "source": "embedded", "here": embedded_is_here()}]
+    found: list[dict[str, Any]] = [
+        {"name": "emoji", "source": "embedded", "here": embedded_is_here()},
+        {"name": "emoji-turbo", "source": "embedded", "here": embedded_is_here() and STUDENT.is_dir()},
+    ]
     for name, repo in SHORT_NAMES.items():
         here = isinstance(try_to_load_from_cache(repo, "model_index.json"), str)
         found.append({"name": name, "source": repo, "here": here})

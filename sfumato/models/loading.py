@@ -22,13 +22,14 @@ from sfumato.models.pipelines import family_of, family_of_checkpoint, load_file,
 from sfumato.models.ready import check_networks, networks, plain
 from sfumato.models.scheduling import scheduler_class, suit
 from sfumato.models.silence import quiet
+from sfumato.models.student import put_student
 
 if TYPE_CHECKING:
     import torch
 
     from sfumato.models.base import Model
 
-BUNDLED: Final = {"emoji": "sfumato.emoji.defaults"}
+BUNDLED: Final = {"emoji": "sfumato.emoji.defaults", "emoji-turbo": "sfumato.emoji.turbo_defaults"}
 """Models that come with the package, and the module that says where each lies and what suits it."""
 
 _word = checks.optional(partial(checks.text, most=200, empty="leave it out, or name one"))
@@ -59,10 +60,11 @@ def load_model(
     Only safetensors files are read, and no code that comes with a model is run.
 
     Args:
-        name: "emoji" (embedded, needs no network); a short name from `hub.SHORT_NAMES`, such as "sd15"; a hub id; the
-            path of a diffusers folder or of one `.safetensors` checkpoint; or a diffusers pipeline that is already
-            there, whose networks are then shared. A checkpoint's configuration is looked for beside it
-            (`model_index.json` and its folders), then in the hub's cache, then on the hub.
+        name: "emoji" (embedded, needs no network), or "emoji-turbo", its student for four steps; a short name from
+            `hub.SHORT_NAMES`, such as "sd15"; a hub id; the path of a diffusers folder or of one `.safetensors`
+            checkpoint; or a diffusers pipeline that is already there, whose networks are then shared. A checkpoint's
+            configuration is looked for beside it (`model_index.json` and its folders), then in the hub's cache, then on
+            the hub.
         device: "cuda", "mps", "cpu" or a `torch.device`; by default the first of these that is there (for a pipeline:
             where it is). `Model.device` says which.
         dtype: "fp16", "bf16", "fp32", "fp64" or a `torch.dtype`; by default fp32 on the processor and fp16 elsewhere,
@@ -113,14 +115,16 @@ def load_model(
         pipeline, found = load_folder(source, variant, chosen_dtype)
     else:
         pipeline, found = load_file(source, chosen_dtype, needs_vae=parts.vae is None)
+    defaults = import_module(BUNDLED[name]) if name in BUNDLED else None
+    if (student := getattr(defaults, "STUDENT", None)) is not None:
+        found += f"-{put_student(pipeline, student)}"
     notes = parts.apply(pipeline, str(name))
     model = adapter_for(
         pipeline, name=str(name), revision=(commit or found) + parts.revision(), device=chosen_device,
         dtype=chosen_dtype, loras=[file.path.stem for file in parts.loras], clip_skip=parts.clip_skip,
     )  # fmt: skip
     model.notes, model.parts = (*model.notes, *notes), parts.recipe()
-    if name in BUNDLED:
-        defaults = import_module(BUNDLED[name])
+    if defaults is not None:
         model.guidance_scale = defaults.GUIDANCE_SCALE
         model.distance, model.encoder = defaults.DISTANCE, defaults.ENCODER
         model.method_options, model.method_guidance = defaults.METHOD_OPTIONS, defaults.METHOD_GUIDANCE
@@ -269,9 +273,16 @@ def _locate(name: str | os.PathLike[str], *, revision: str | None, variant: str 
     """Gives the folder or file, and the commit where it came from the hub."""
     bundled = isinstance(name, str) and name in BUNDLED
     if bundled:
-        path: Path = import_module(BUNDLED[str(name)]).WEIGHTS
+        defaults = import_module(BUNDLED[str(name)])
+        path: Path = defaults.WEIGHTS
         if not (path / INDEX).is_file():
             raise ModelError(f"this installation of sfumato lacks the model {name} ({path}); install it again")
+        student: Path | None = getattr(defaults, "STUDENT", None)
+        if student is not None and not student.is_dir():
+            raise ModelError(
+                f"this installation of sfumato lacks the model {name} ({student}): take emoji, or train it with"
+                " python -m sfumato.emoji.training.turbo MINUTES"
+            )
     else:
         path = _path(name)
     if isinstance(name, str) and not bundled and (name in hub.SHORT_NAMES or not path.exists()):
