@@ -112,6 +112,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "negative_prompt": checks.text,
     # what runs, and how long
     "method": _name,
+    "fast": checks.flag,
     "options": checks.table,
     "inversion": optional(_name),
     "inversion_options": optional(checks.table),

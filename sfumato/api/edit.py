@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, overload
 
+from sfumato import checks
 from sfumato.api.arguments import boundary
 from sfumato.api.common import method_for
 from sfumato.api.masks import MaskSource
@@ -28,6 +29,7 @@ def edit(
     source_prompt: str,
     target_prompt: str | Sequence[str],
     method: str | None = None,
+    fast: bool = False,
     inversion: str | None = None,
     inversion_options: Mapping[str, Any] | None = None,
     inverted: Inversion | None = None,
@@ -68,6 +70,7 @@ def edit(
     source_prompt: str,
     target_prompt: str | Sequence[str],
     method: str | None = None,
+    fast: bool = False,
     inversion: str | None = None,
     inversion_options: Mapping[str, Any] | None = None,
     inverted: Inversion | None = None,
@@ -104,6 +107,8 @@ def edit(
         target_prompt: What the result should show; several give one image each, in one batch.
         method: A name in `METHODS`; None: what suits the model, FlowEdit on flow models and Prompt-to-Prompt on
             others, see `sfumato.edits.method.default_method`.
+        fast: Edit in 2 steps (4 evaluations with one target): by the model that was distilled from this one for few
+            steps, where it has one ("emoji-turbo" for "emoji"), and by the method for such models. Give no method.
         inversion: A name in `INVERSIONS`; None: the method's first choice.
         inversion_options: The inversion's own, see `INVERSIONS[inversion].parameters`.
         inverted: An earlier inversion of the same image, with the same model and number of steps. It holds its image,
@@ -147,12 +152,12 @@ def edit(
         ModelError: The model cannot honour the edit.
         SamplingError: The run broke down.
     """
-    method = method_for(model, method)
+    method = method if checks.flag("fast", fast) else method_for(model, method)
     request = EditRequest(
         image=None if isinstance(image, list | tuple) else image, source_prompt=source_prompt,
-        target_prompt=target_prompt, method=method, inversion=inversion, inversion_options=inversion_options,
-        inverted=inverted, negative_prompt=negative_prompt, num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale, guidance_interval=guidance_interval,
+        target_prompt=target_prompt, method=method, fast=fast, inversion=inversion,
+        inversion_options=inversion_options, inverted=inverted, negative_prompt=negative_prompt,
+        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, guidance_interval=guidance_interval,
         cache_interval=cache_interval, source_guidance_scale=source_guidance_scale, seed=seed, size=size, fit=fit,
         background=background, encode_steps=encode_steps, mask=mask, mask_words=mask_words,
         mask_threshold=mask_threshold, mask_feather=mask_feather, mask_invert=mask_invert, mask_pixels=mask_pixels,

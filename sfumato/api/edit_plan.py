@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sfumato.api.common import check_inverted, check_prompts, other_negative_note
+from sfumato.api.fast import chosen as chosen_model
 from sfumato.api.masks import Masking
 from sfumato.api.origin import Origin, opened_inversion
 from sfumato.api.requests import EditRequest
@@ -31,6 +32,7 @@ class EditPlan:
     """An edit with everything decided, read and checked.
 
     Attributes:
+        model: To run it with.
         request: Nothing is left open in it: steps, guidance, options, what was read.
         inversion: To run, or that `inverted` is; "" where none is needed.
         inverted: That was given.
@@ -42,6 +44,7 @@ class EditPlan:
         notes: What there is to say so far.
     """
 
+    model: Model
     request: EditRequest
     inversion: str
     inverted: Inversion | None
@@ -90,6 +93,7 @@ class EditPlan:
 
 def plan_edit(model: Model, request: EditRequest) -> EditPlan:
     """Decides, reads and checks all that can be before the network runs."""
+    model, request = chosen_model(model, request)
     request = request.suited(model)
     method, inverted, chosen = request.entry, opened_inversion(request.inverted), request.inversion
     check_needs("method", method.name, METHODS, model)
@@ -139,7 +143,7 @@ def plan_edit(model: Model, request: EditRequest) -> EditPlan:
         *(masking.notes if masking else ()),
         *window_notes(steps, guidance_interval=request.guidance_interval),
     )
-    return EditPlan(request, inversion, inverted, picture, masking, drawn, suits, timesteps, chosen, notes)
+    return EditPlan(model, request, inversion, inverted, picture, masking, drawn, suits, timesteps, chosen, notes)
 
 
 def _latent_size(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sfumato import checks
 from sfumato.api.arguments import ARGUMENTS
+from sfumato.api.fast import METHOD
 from sfumato.api.masks import MaskSource, mask_origin
 from sfumato.api.origin import Origin
 from sfumato.api.request import WHITE, Request
@@ -53,6 +54,7 @@ class EditRequest(Request):
     source_prompt: str
     target_prompt: str | Sequence[str]
     method: str | None = None
+    fast: bool = False
     inversion: str | None = None
     inversion_options: Mapping[str, Any] | None = None
     inverted: Inversion | Origin | None = None
@@ -99,6 +101,10 @@ class EditRequest(Request):
         return self if self.method is not None else replace(self, method=default_method(model))
 
     def _check_options(self) -> None:
+        if self.fast and self.method not in (None, METHOD):
+            raise UsageError(f"fast edits by {METHOD}, not by {self.method}: leave out fast, or the method")
+        if self.fast:
+            self._set(method=METHOD)
         if self.method is not None:
             self._check_method(self.entry)
         if self.inversion and self.inversion_options:

@@ -80,7 +80,8 @@ def run(
         mix: The target branches see a text between the two prompts.
         sources: Kept from edits before with the same model: an image that they inverted alike is not inverted again.
     """
-    (result,) = run_together(model, [plan_edit(model, request)], watch, mix, sources)
+    plan = plan_edit(model, request)
+    (result,) = run_together(plan.model, [plan], watch, mix, sources)
     return result
 
 

@@ -66,7 +66,7 @@ def run_each(
             where = f"image {k + 1} of {len(requests)}" + (f" ({path})" if path else "")
             raise ImageError(f"{where}: {error}") from error
     for batch in _batches(plans):
-        yield from zip(batch, _run_batch(model, [plans[k] for k in batch], watch), strict=True)
+        yield from zip(batch, _run_batch([plans[k] for k in batch], watch), strict=True)
 
 
 def edit_many(
@@ -97,20 +97,20 @@ def edit_many(
             found[k] = error
     numbers = list(plans)
     for batch in _batches(list(plans.values())):
-        found |= _tried(model, {numbers[k]: plans[numbers[k]] for k in batch}, watch)
+        found |= _tried({numbers[k]: plans[numbers[k]] for k in batch}, watch)
     return [found[k] for k in range(len(requests))]
 
 
-def _tried(model: Model, plans: Mapping[int, EditPlan], watch: Watch | None) -> dict[int, EditResult | SfumatoError]:
+def _tried(plans: Mapping[int, EditPlan], watch: Watch | None) -> dict[int, EditResult | SfumatoError]:
     """Runs plans together, or one by one where that raises."""
     try:
-        return dict(zip(plans, _run_batch(model, list(plans.values()), watch), strict=True))
+        return dict(zip(plans, _run_batch(list(plans.values()), watch), strict=True))
     except Cancelled:
         raise
     except SfumatoError as error:
         if len(plans) == 1:
             return dict.fromkeys(plans, error)
-    return {k: found for k, plan in plans.items() for found in _tried(model, {k: plan}, watch).values()}
+    return {k: found for k, plan in plans.items() for found in _tried({k: plan}, watch).values()}
 
 
 def _batches(plans: Sequence[EditPlan]) -> list[list[int]]:
@@ -126,11 +126,12 @@ def _shape(plan: EditPlan) -> tuple[Any, ...] | None:
     if plan.shared_size is None:
         return None
     said = replace(plan.request, image=None, seed=0).to_json()
-    return (*plan.shared_size, plan.inversion, json.dumps(said, sort_keys=True))
+    return (id(plan.model), *plan.shared_size, plan.inversion, json.dumps(said, sort_keys=True))
 
 
-def _run_batch(model: Model, plans: Sequence[EditPlan], watch: Watch | None) -> list[EditResult]:
+def _run_batch(plans: Sequence[EditPlan], watch: Watch | None) -> list[EditResult]:
     """Runs plans together, or one by one where the device has not the memory for all of them."""
+    model = plans[0].model
     try:
         return run_together(model, plans, watch)
     except torch.OutOfMemoryError:

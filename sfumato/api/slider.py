@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato import checks
 from sfumato.api import edit_run
 from sfumato.api.arguments import boundary
 from sfumato.api.common import method_for
 from sfumato.api.cost import measured
 from sfumato.api.edit_plan import plan_edit
+from sfumato.api.fast import chosen
 from sfumato.api.masks import MaskSource
 from sfumato.api.morph_plan import distance_notes
 from sfumato.api.request import recipe_of
@@ -45,6 +47,7 @@ def slider(
     source_prompt: str,
     target_prompt: str | None = None,
     method: str | None = None,
+    fast: bool = False,
     vary: Vary | None = None,
     num_frames: int = 8,
     spacing: str = "uniform",
@@ -85,6 +88,7 @@ def slider(
         image: As for `edit`.
         source_prompt: What the image shows.
         target_prompt: What the last frame should show; None: the source prompt, where an option alone makes the edit.
+        fast: As for `edit`.
         method: A name in `METHODS`, but not "auto"; None: as for `edit`.
         vary: First and last value of options of the method: `{"direction_scale": (0, 1.5)}`, of a word's weight
             `{"weights": {"red": (0, 3)}}`, `{"guidance_scale": (1, 6)}`. Several change together.
@@ -102,10 +106,10 @@ def slider(
         UsageError: An argument is wrong, or the method cannot be varied so.
         SfumatoError: What `edit` raises.
     """
-    method = method_for(model, method)
+    method = method if checks.flag("fast", fast) else method_for(model, method)
     request = SliderRequest(
         image=image, source_prompt=source_prompt, target_prompt=() if target_prompt is None else target_prompt,
-        method=method, vary=vary, num_frames=num_frames, spacing=spacing, spacing_options=spacing_options,
+        method=method, fast=fast, vary=vary, num_frames=num_frames, spacing=spacing, spacing_options=spacing_options,
         distance=distance, inversion=inversion, inversion_options=inversion_options, inverted=inverted,
         negative_prompt=negative_prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
         guidance_interval=guidance_interval, cache_interval=cache_interval,
@@ -118,6 +122,7 @@ def slider(
 
 def run(model: Model, request: SliderRequest, watch: Watch | None = None) -> MorphResult:
     """Runs a request, see `slider`."""
+    model, request = chosen(model, request)
     request = _ranged(request.suited(model))
     measure = load_distance(request.distance, model)
     plan = plan_edit(model, _edit_at(request, 1.0))

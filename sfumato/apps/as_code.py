@@ -17,6 +17,7 @@ FLAGS: Mapping[str, str] = {
     "prompts": "--prompt",
     "negative_prompt": "--negative",
     "method": "--method",
+    "fast": "--fast",
     "options": "--set",
     "inversion": "--inversion",
     "inversion_options": "--set-inversion",

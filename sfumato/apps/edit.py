@@ -17,6 +17,7 @@ from sfumato.apps.options import (
     Device,
     Dtype,
     Embedding,
+    Fast,
     Fit,
     Guidance,
     GuidanceInterval,
@@ -81,6 +82,7 @@ def edit(
     method: Annotated[
         str | None, typer.Option(help="Editing method; see: sfumato methods.", show_default="what suits the model")
     ] = None,
+    fast: Fast = False,
     inversion: Annotated[
         str | None,
         typer.Option(
@@ -167,6 +169,7 @@ def edit(
         source_prompt=source,
         target_prompt=target or None,
         method=method,
+        fast=fast or None,
         inversion=inversion,
         negative_prompt=negative,
         num_inference_steps=steps,
@@ -187,23 +190,27 @@ def edit(
         alpha=alpha,
     )
     with working("starting"):
+        from sfumato.api.fast import METHOD, few_step_name
         from sfumato.api.recipe import Recipe
         from sfumato.api.several_edits import run_each, several
         from sfumato.edits.method import default_method
         from sfumato.inversions.result import Inversion
 
+    if fast and like is not None:
+        raise UsageError("--like repeats an edit by its own method and model: leave out --fast")
+    name = few_step_name(model or "emoji") if fast else model or "emoji"
     recipe = Recipe.read(like) if like is not None else None
     asked |= given(inverted=None if inverted is None else Inversion.load(inverted))
     texts = _Settings(settings or [], weight or [], inversion_settings or [])
     if recipe is None:
-        asked["method"] = method or default_method(model or "emoji", revision=revision, variant=variant)
+        asked["method"] = method or (METHOD if fast else default_method(name, revision=revision, variant=variant))
         request = _new(asked, texts)
     else:
         request = _again(recipe, asked, texts)
     stems = [image.stem for image in images] or [_stem(request)]
     count, inputs = len(request.targets), [*images, *_inputs(request, like)]
     paths = choose_outputs(output, stems, "edit", count=count, inputs=inputs)
-    name, revision = (model or "emoji", revision) if recipe is None else recipe.model(model, revision, variant)
+    name, revision = (name, revision) if recipe is None else recipe.model(model, revision, variant)
     added = parts(lora, embedding, vae, clip_skip) if recipe is None else recipe.parts(lora, embedding, vae, clip_skip)
     loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
     if recipe is not None:

@@ -103,6 +103,13 @@ Size = Annotated[
         metavar="WxH", help="Width and height in pixels, such as 512x512.", show_default="the image's, or the model's"
     ),
 ]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="Edit in 2 steps: with the model distilled from this one (emoji has one), or with a few-step model.",
+    ),
+]
 Fit = Annotated[
     Fitting | None,
     typer.Option(

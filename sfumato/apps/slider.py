@@ -18,6 +18,7 @@ from sfumato.apps.options import (
     Dtype,
     Embedding,
     EncodeSteps,
+    Fast,
     Fit,
     Guidance,
     GuidanceInterval,
@@ -80,6 +81,7 @@ def slider(
     method: Annotated[
         str | None, typer.Option(help="Editing method; see: sfumato methods.", show_default="what suits the model")
     ] = None,
+    fast: Fast = False,
     inversion: Annotated[
         str | None,
         typer.Option(
@@ -149,11 +151,13 @@ def slider(
 
     with working("starting"):
         from sfumato.api.arguments import num_frames
+        from sfumato.api.fast import METHOD, few_step_name
         from sfumato.api.requests import SliderRequest
         from sfumato.edits.method import METHODS, default_method
         from sfumato.morphs.spacings.base import SPACINGS
 
-    method = method or default_method(model or "emoji", revision=revision, variant=variant)
+    name = few_step_name(model or "emoji") if fast else model or "emoji"
+    method = method or (METHOD if fast else default_method(name, revision=revision, variant=variant))
     options = parse_options(METHODS[method], settings)
     movie.check_distance(distance)
     spacing_name = spacing or "uniform"
@@ -164,6 +168,7 @@ def slider(
         source_prompt=source,
         target_prompt=() if target is None else target,
         method=method,
+        fast=fast,
         vary=ranges or None,
         num_frames=frames,
         spacing=spacing_name,
@@ -193,7 +198,7 @@ def slider(
         ),
     )
     loaded = load(
-        model or "emoji", device, dtype, revision=revision, variant=variant,
+        name, device, dtype, revision=revision, variant=variant,
         added=parts(lora, embedding, vae, clip_skip),
     )  # fmt: skip
     result = request.run(loaded)

@@ -22,7 +22,7 @@ EDIT = (
     "method", "inversion", "inversion_options", "inverted", "negative_prompt", "num_inference_steps", "guidance_scale",
     "guidance_interval", "cache_interval", "source_guidance_scale", "seed", "size", "fit", "background", "encode_steps",
     "mask", "mask_words", "mask_threshold", "mask_feather", "mask_invert", "mask_pixels", "alpha", "watch",
-    "no_such_argument",
+    "fast", "no_such_argument",
 )  # fmt: skip
 MORPH = (
     "prompts", "method", "num_frames", "one_pace", "spacing", "spacing_options", "distance", "negative_prompt", "seed",

@@ -1,0 +1,66 @@
+"""Fast edits: a model of few steps in the place of one that has one, and the method that suits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from sfumato.errors import UsageError
+from sfumato.models.base import Model
+from sfumato.models.loading import load_model
+
+if TYPE_CHECKING:
+    import torch
+
+    from sfumato.api.edit_request import EditRequest
+
+    Request = TypeVar("Request", bound=EditRequest)
+
+FEW_STEP_MODELS: Final[Mapping[str, str]] = {"emoji": "emoji-turbo"}
+"""Names of models, and of those that were distilled from them for few steps."""
+METHOD: Final = "virtual-inversion"
+STEPS: Final = 2
+"""With one target 4 evaluations on a model without guidance: source and target at each step."""
+REMEDY: Final = "take one such as emoji-turbo, sd-turbo or sdxl-turbo, or leave out fast"
+
+
+def few_step_name(name: str) -> str:
+    """The model to load for a fast edit with a model of this name."""
+    return FEW_STEP_MODELS.get(name, name)
+
+
+def chosen(model: Model, request: Request) -> tuple[Model, Request]:
+    """What a fast request is run with, and the same request with all of that said in it; any other as it is.
+
+    Raises:
+        UsageError: The model is none of few steps, and has none.
+        ModelError: Its model of few steps cannot be loaded.
+    """
+    if not request.fast:
+        return model, request
+    steps = STEPS if request.num_inference_steps is None else request.num_inference_steps
+    return few_step_model(model), replace(request, fast=False, method=METHOD, num_inference_steps=steps)
+
+
+def few_step_model(model: Model) -> Model:
+    """The model itself where it was distilled for few steps, else the one that was distilled from it.
+
+    Raises:
+        UsageError: There is none, or files were added to the model, which that one has not.
+        ModelError: It cannot be loaded.
+    """
+    if model.few_steps:
+        return model
+    name = FEW_STEP_MODELS.get(model.name)
+    if name is None:
+        raise UsageError(f"fast needs a model that was distilled for few steps, and {model.name} is none: {REMEDY}")
+    if model.parts:
+        raise UsageError(f"fast takes {name}, without the files that were added to {model.name}: add them to {name}")
+    return _loaded(name, str(model.device), model.dtype)
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, device: str, dtype: torch.dtype) -> Model:
+    return load_model(name, device=device, dtype=dtype)
