@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-DIFFUSION = frozenset({"diffusion", "cross-attention", "decoder"})
+DIFFUSION = frozenset({"diffusion", "text-maps", "cross-attention", "decoder"})
 """What `toy_model` and its kin have of what a method may need, see `sfumato.models.traits`."""
-FLOW = frozenset({"flow", "joint-attention"})
+FLOW = frozenset({"flow", "text-maps", "joint-attention"})
 """What the models of `tests.toy_flow` have."""
 
 

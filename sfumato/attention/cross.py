@@ -83,7 +83,11 @@ class Reweight:
 
 
 class CrossAttentionEdit(AttentionEdit):
-    """alpha M_new + (1 - alpha) M* in the edited branches, wherever the image looks at text, conditional rows only."""
+    """alpha M_new + (1 - alpha) M* in the edited branches, wherever the image looks at text, conditional rows only.
+
+    Where image and text are one sequence, M is the part of its map that is of image positions and tokens. The rest of
+    a row stays the branch's own, and rows are not re-normalised.
+    """
 
     needs_map = True
 
@@ -103,8 +107,8 @@ class CrossAttentionEdit(AttentionEdit):
     def at_step(self, step: Step) -> None:
         self._alpha, self._whole = self.alpha[step.index], self._all[step.index]
 
-    def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
-        maps = site.layout_map(attention_probs[0])
+    def edit_maps(self, maps: Tensor, site: AttentionSite, step: Step) -> Tensor:
+        maps = maps[0]
         tokens = self.alpha.shape[-1]  # later chunks of a long prompt stay as they are
         first, later = maps[..., :tokens], maps[..., tokens:]
         source, own = first[:1], first[1:]
@@ -114,7 +118,7 @@ class CrossAttentionEdit(AttentionEdit):
         maps = torch.cat([source, edited])
         if later.shape[-1]:
             maps = torch.cat([maps, later], dim=-1)
-        return _with_layout_map(attention_probs[0], site, maps)[None]
+        return maps[None]
 
 
 class CrossAttentionMaps(AttentionEdit):
@@ -149,25 +153,14 @@ class CrossAttentionMaps(AttentionEdit):
     def selects(self, site: AttentionSite) -> bool:
         return site.text_keys is not None and site.grid == self._grid
 
-    def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
-        maps = site.layout_map(attention_probs[0]).detach()
-        mean = maps.mean(dim=2).unflatten(2, site.grid)  # (branch, image, height, width, token)
+    def edit_maps(self, maps: Tensor, site: AttentionSite, step: Step) -> Tensor:
+        mean = maps[0].detach().mean(dim=2).unflatten(2, site.grid)  # (branch, image, height, width, token)
         self.total = mean if self.total is None else self.total + mean
         self.count = self.count + 1  # a number would have a compiled network compiled anew at each step
-        return attention_probs
+        return maps
 
     @property
     def average(self) -> Tensor:
         """Mean map so far, (branch, image, height, width, token)."""
         assert self.total is not None, "no step was taken yet"
         return self.total / self.count
-
-
-def _with_layout_map(attention_probs: Tensor, site: AttentionSite, maps: Tensor) -> Tensor:
-    """The softmax map with another layout map in it."""
-    if maps.shape == attention_probs.shape:
-        return maps
-    assert site.text_keys is not None, "no token is looked at here"
-    changed = attention_probs.clone()
-    changed[..., site.image_queries, site.text_keys] = maps
-    return changed

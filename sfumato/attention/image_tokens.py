@@ -47,22 +47,9 @@ class SourceImageTokens(AttentionEdit):
 
     def _shared(self, tensor: Tensor, site: AttentionSite) -> Tensor:
         """(guidance, branch, image, heads, tokens, head_dim) with the image tokens of branch 0."""
-        own = image_tokens(tensor, site)
+        own = site.image_tokens(tensor)
         source = own[:, :1].expand_as(own)
         if self.outside is not None:
             places = F.adaptive_max_pool2d(self.outside.float(), site.grid).flatten() > 0.5
             source = torch.where(places[:, None].to(own.device), source, own)
-        return with_image_tokens(tensor, source, site)
-
-
-def image_tokens(tensor: Tensor, site: AttentionSite) -> Tensor:
-    """Keys or values of the image's tokens, (..., tokens, head_dim)."""
-    assert site.image_keys is not None, f"{site.name} has no keys of the image"
-    return tensor[..., site.image_keys, :]
-
-
-def with_image_tokens(tensor: Tensor, image: Tensor, site: AttentionSite) -> Tensor:
-    """Keys or values with others in the place of the image's, both (..., tokens, head_dim)."""
-    assert site.image_keys is not None, f"{site.name} has no keys of the image"
-    first, end, _ = site.image_keys.indices(tensor.shape[-2])
-    return torch.cat([tensor[..., :first, :], image, tensor[..., end:, :]], dim=-2)
+        return site.with_image_tokens(tensor, source)

@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sfumato.attention.image_tokens import image_tokens, with_image_tokens
 from sfumato.attention.patch import BOTH, CONDITIONAL, Attend, AttentionEdit
 from sfumato.attention.record import Recorder, RecordKey
 from sfumato.models.attention import AttentionSite
@@ -112,12 +111,12 @@ class InterpolatedAttention(BetweenEnds):
         self, query: Tensor, key: Tensor, value: Tensor, attend: Attend, site: AttentionSite, step: Step
     ) -> Tensor:
         joint = site.kind == "joint"
-        own_keys, own_values = (image_tokens(key, site), image_tokens(value, site)) if joint else (key, value)
+        own_keys, own_values = (site.image_tokens(key), site.image_tokens(value)) if joint else (key, value)
         keys, values = self.ends("key", own_keys, site, step), self.ends("value", own_values, site, step)
 
         def read(keys: Tensor, values: Tensor) -> Tensor:
             if joint:
-                keys, values = with_image_tokens(key, keys, site), with_image_tokens(value, values, site)
+                keys, values = site.with_image_tokens(key, keys), site.with_image_tokens(value, values)
             if self.fused:
                 return attend(query, torch.cat([key, keys], dim=-2), torch.cat([value, values], dim=-2))
             return attend(query, keys, values)

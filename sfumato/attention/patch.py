@@ -1,8 +1,8 @@
 """Attention control: edits that see named rows at named sites, and cost nothing where they do not act.
 
 An edit says which sites and which steps it wants. Every other attention call keeps the network's own fused kernel.
-Only an edit that reads or writes the softmax map (`needs_map`) pays for materialising it, and only for the guidance
-rows it acts on.
+Only an edit that reads or writes the layout map (`needs_map`) pays for materialising it, and only for the guidance
+rows it acts on. Where image and text are one sequence, the kernel does the rest of the map, which is never made.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfumato.attention.layout_maps import attended, layout_map, with_layout_map
 from sfumato.errors import ModelError
 from sfumato.models.attention import AttentionSite, KernelCall
 from sfumato.models.base import Model
@@ -36,7 +37,7 @@ class AttentionEdit:
 
     Attributes:
         guidance: The guidance rows it acts on.
-        needs_map: Whether it wants the softmax map.
+        needs_map: Whether it wants the layout map, of sites that look at text.
         mixes_outputs: Whether `attention` takes over what attends to what.
         sets_source: Whether it exchanges what keys and values are projected from, and nothing else.
         observes: Whether it only looks, and may miss steps whose features are those of an earlier one.
@@ -94,9 +95,13 @@ class AttentionEdit:
         """
         return None
 
-    def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
-        """The softmax map, (guidance, branch, image, heads, query, key); asked only when `needs_map`."""
-        return attention_probs
+    def edit_maps(self, maps: Tensor, site: AttentionSite, step: Step) -> Tensor:
+        """Which image position looks at which token, (guidance, branch, image, heads, image position, token).
+
+        Softmax is over all keys, so that rows sum to less than 1 where there are others than those of the text. Asked
+        only when `needs_map`.
+        """
+        return maps
 
 
 class AttentionControl:
@@ -205,16 +210,18 @@ class AttentionControl:
                 continue
             given, part_mask = _parts((query, key, value), rows), None if mask is None else mask[rows]
             if of == names:
-                probs = _softmax_map(*given[:2], part_mask, call.scale)
+                before = maps = layout_map(*given[:2], part_mask, call.scale, site)
                 for edit in mapped:
                     within = _rows(edit.guidance, names)
-                    probs = _put(probs, within, edit.edit_probs(probs[within], site, step))
-                parts[rows.start] = probs.to(value.dtype) @ given[2]
+                    part = maps if within == slice(0, len(maps)) else maps[within]
+                    edited = edit.edit_maps(part, site, step)
+                    maps = maps if edited is part else _put(maps, within, edited)
+                parts[rows.start] = with_layout_map(before, maps, given, part_mask, call.scale, site)
             elif of == mixed:
-                attend = partial(_fused, mask=part_mask, scale=call.scale)
+                attend = partial(attended, mask=part_mask, scale=call.scale)
                 parts[rows.start] = mixing[0].attention(*given, attend, site, step)
             else:
-                parts[rows.start] = _fused(*given, part_mask, call.scale)
+                parts[rows.start] = attended(*given, part_mask, call.scale)
         return torch.cat([parts[start] for start in sorted(parts)]) if len(parts) > 1 else parts[0]
 
     def _edited(
@@ -269,18 +276,3 @@ def _put(whole: Tensor, rows: slice, part: Tensor) -> Tensor:
     if rows.start == 0 and rows.stop == len(whole):
         return part
     return torch.cat([whole[: rows.start], part, whole[rows.stop :]])
-
-
-def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    flat_mask = None if mask is None else mask.flatten(0, 2)
-    output = F.scaled_dot_product_attention(
-        query.flatten(0, 2), key.flatten(0, 2), value.flatten(0, 2), attn_mask=flat_mask, scale=scale
-    )
-    split: Tensor = output.unflatten(0, query.shape[:3])
-    return split
-
-
-def _softmax_map(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    scores = (query * scale) @ key.transpose(-1, -2)
-    probs: Tensor = (scores if mask is None else scores + mask).softmax(dim=-1)
-    return probs

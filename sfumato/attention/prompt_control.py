@@ -50,7 +50,7 @@ SelfReplaceSize = Annotated[
     int,
     Option(
         "largest width and height, in positions, of the layers whose self-attention maps are replaced; higher keeps"
-        " finer shapes",
+        " finer shapes. All layers of models of one grid (Stable Diffusion 3, FLUX)",
         low=1,
     ),
 ]
@@ -125,7 +125,7 @@ def prompt_control(
     )
     if start < end:
         limit = self_replace_size**2
-        edits.append(InjectSelfAttention(lambda site: site.positions <= limit, start, end))
+        edits.append(InjectSelfAttention(lambda site: site.stage is None or site.positions <= limit, start, end))
     maps = CrossAttentionMaps()
     edits.append(maps)  # last: it sees the edited maps
 
@@ -258,11 +258,13 @@ def _local_blend(
 
 
 def _warn_long_prompts(text: TextSide, prompts: Sequence[str]) -> None:
-    limit = align.room(text)
-    for prompt in prompts:
-        count = align.words_end(text, prompt) - text.start
-        if count > limit:
-            warnings.warn(
-                f"the prompt has {count} tokens; attention is edited for its first {limit} only: {prompt[:60]!r}...",
-                stacklevel=4,
-            )
+    for side in align.encoders_of(text):
+        limit = align.room(side)
+        for prompt in prompts:
+            count = align.words_end(side, prompt) - side.start
+            if count > limit:
+                warnings.warn(
+                    f"the prompt has {count} tokens; attention is edited for its first {limit} only:"
+                    f" {prompt[:60]!r}...",
+                    stacklevel=4,
+                )

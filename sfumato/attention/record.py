@@ -102,9 +102,9 @@ class RecordMaps(AttentionEdit):
         finally:
             self.on = False
 
-    def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
+    def edit_maps(self, maps: Tensor, site: AttentionSite, step: Step) -> Tensor:
         assert self._layout is not None, "the edit must be installed"
-        for guidance, of_guidance in zip(self._layout.guidance, site.layout_map(attention_probs), strict=True):
-            for branch, maps in zip(self._layout.branches, of_guidance, strict=True):
-                self.recorder.put(step.index, site.name, RecordKey(guidance, branch), maps)
-        return attention_probs
+        for guidance, of_guidance in zip(self._layout.guidance, maps, strict=True):
+            for branch, of_branch in zip(self._layout.branches, of_guidance, strict=True):
+                self.recorder.put(step.index, site.name, RecordKey(guidance, branch), of_branch)
+        return maps

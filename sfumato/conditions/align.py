@@ -1,7 +1,8 @@
 """Aligns the tokens of two prompts, and finds the tokens of a word.
 
 Used by Prompt-to-Prompt (Hertz et al., 2022, https://arxiv.org/abs/2208.01626). Positions stay within one chunk of the
-text, `TextSide.length`, and before its last, which is an end or padding.
+text, `TextSide.length`, and before its last, which is an end or padding. Where several encoders read a prompt, their
+tokens stand behind one another, and the tokens of each are aligned with its own.
 
 Differs from the authors' code, whose behaviour `released=True` gives: a word is looked up without regard to case and
 punctuation around it, phrases are allowed, and a word that is not there is an error instead of an edit that does
@@ -28,6 +29,12 @@ Bounds = float | tuple[float, float]
 DEFAULT = "default_"
 _START, _END = -1, -2
 """Stand for the tokens around a prompt."""
+
+
+def encoders_of(text: TextSide) -> Sequence[TextSide]:
+    """The text sides whose positions follow one another; the text itself where it is one. Padding may follow them."""
+    sides: Sequence[TextSide] = getattr(text, "sides", ())
+    return sides or (text,)
 
 
 def room(text: TextSide) -> int:
@@ -121,6 +128,10 @@ def replace_mapper(text: TextSide, source: str, target: str, *, released: bool =
     """
     if released:
         return _released_replace_mapper(text, source, target)
+    if (sides := encoders_of(text)) != (text,):
+        each = [replace_mapper(side, source, target) for side in sides]
+        whole: Tensor = torch.block_diag(*each, torch.eye(text.length - sum(map(len, each))))
+        return whole
     old, new = edited_pieces(text, source), edited_pieces(text, target)
     found = pairing(old, new)
     counts = len(words_of(source)), len(words_of(target))
@@ -163,6 +174,8 @@ def refine_mapper(text: TextSide, source: str, target: str, *, released: bool = 
     aligned whatever words they are of, in order, see `pairing.aligned`.
     """
     length = text.length
+    if not released and (sides := encoders_of(text)) != (text,):
+        return _of_each(text, [refine_mapper(side, source, target) for side in sides])
     if released:
         framed = [
             [*[_START] * text.start, *(token for token, _ in text.tokens(prompt)), _END] for prompt in (source, target)
@@ -182,6 +195,17 @@ def refine_mapper(text: TextSide, source: str, target: str, *, released: bool = 
     tail = torch.arange(j + 1, length)
     mapper[tail] = tail if released else (tail - j + i).clamp(max=length - 1)
     known[tail] = 1.0
+    return mapper, known
+
+
+def _of_each(text: TextSide, each: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The refinement of a text from those of its encoders; what follows these is aligned with itself."""
+    mapper, known = torch.arange(text.length), torch.ones(text.length)
+    first = 0
+    for own, own_known in each:
+        end = first + len(own)
+        mapper[first:end], known[first:end] = torch.where(own < 0, own, own + first), own_known
+        first = end
     return mapper, known
 
 

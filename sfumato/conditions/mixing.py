@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sfumato.conditions.align import encoders_of
 from sfumato.models.base import Condition, Model, TextSide
 from sfumato.models.prompt_syntax import plain_text
 
@@ -73,8 +74,8 @@ def paired_tokens(text: TextSide, source: str, target: str, length: int) -> list
         source, target: Prompts.
         length: Positions of both; prompts of several chunks are paired position by position.
     """
-    sides: Sequence[TextSide] = getattr(text, "sides", ())  # of several encoders, behind one another
-    if not sides or length != text.length:
+    sides = encoders_of(text)
+    if sides == (text,) or length != text.length:
         return _paired(text, source, target, length)
     places: list[int] = []
     for side in sides:

@@ -26,7 +26,7 @@ from sfumato.errors import InversionError, ModelError, SfumatoError, UsageError
 from sfumato.guidance.prompt_gain import PromptGain
 from sfumato.inversions.result import Inversion
 from sfumato.models.base import Model
-from sfumato.models.traits import unmet
+from sfumato.models.traits import traits_of, unmet
 from sfumato.options import Option
 
 
@@ -57,6 +57,8 @@ TRIES = (
     Try("flowedit", {}),
     Try("flowedit", {"strength": 0.5}),
 )
+OF_FLOWS = ("stable-flow", "flowalign", "flowedit")
+"""Methods that are tried first on a flow."""
 
 
 @edit_method(
@@ -112,7 +114,10 @@ def auto(
     tried: list[_Tried] = []
     refused: SfumatoError | None = None
     energy = PromptGain(task.model, task.source_prompt, task.target_prompts[0], draws=draws, generator=task.generator)
-    planned = [attempt for attempt in TRIES if _serves(attempt, task.source, task.model)][:tries]
+    served = [attempt for attempt in TRIES if _serves(attempt, task.source, task.model)]
+    if "flow" in traits_of(task.model):
+        served.sort(key=lambda attempt: attempt.method not in OF_FLOWS)
+    planned = served[:tries]
     for number, attempt in enumerate(planned, start=1):
         if seconds is not None and len(tried) >= 2 and time.monotonic() - begun > seconds:
             break

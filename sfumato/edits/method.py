@@ -80,7 +80,7 @@ class Method(Entry[Callable[Concatenate[EditTask, ...], LatentEdit]]):
 METHODS: Registry[Method] = Registry("method", "sfumato.edits")
 DEFAULTS: Final[Mapping[str, str]] = {
     "flow": "flowedit",
-    "cross-attention": "prompt-to-prompt",
+    "text-maps": "prompt-to-prompt",
     "diffusion": "sdedit",
 }
 """The method to take where none is named, by trait (`models.traits`): the first here that the model has."""

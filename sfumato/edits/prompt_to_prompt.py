@@ -8,6 +8,8 @@ Differs from the authors' code (github.com/google/prompt-to-prompt, whose number
 changed word of another length are aligned with their own source tokens; words are found without regard to case and
 punctuation, and a missing one is an error; the source branch of a real image is set to the latents of its inversion
 (`inversion="direct"`, the default), so that it is reconstructed and the maps are the image's own.
+Where image and text are one sequence (Stable Diffusion 3, FLUX), the maps are those parts of its map that are of image
+to text, and of image to image; what the text attends to, and the values, stay the branch's own.
 As there: the cross-attention schedule has N + 1 rows, chained re-weighting uses the outer schedule, re-weighting alone
 scales the source's map, and maps are not re-normalised.
 """
@@ -39,7 +41,7 @@ from sfumato.options import Option
     summary="Swaps, adds or re-weights words of the prompt while the image's attention maps hold the layout.",
     when="The edit is a change of a few words of the prompt, and the shapes of things should stay.",
     cost="3 evaluations a step with one target (4 with a guided source, 2 at guidance 1), plus the inversion's.",
-    needs=("cross-attention",),
+    needs=("text-maps",),
     inversions=(
         "direct",
         "ddim",
@@ -105,8 +107,7 @@ def prompt_to_prompt(
     source at guidance 1.
 
     Args:
-        task: From any inversion, or drawn noise; the model has cross-attention on text. Its hooks come after local
-            blend.
+        task: From any inversion, or drawn noise; the model's images look at text. Its hooks come after local blend.
         edit, cross_replace_steps, self_replace_steps, self_replace_size, weights, blend_words, blend_threshold,
             blend_subtract_words, blend_start, released: See their `Option`.
 

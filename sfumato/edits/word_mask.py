@@ -59,7 +59,7 @@ def heat_of_words(
     4 evaluations a draw.
 
     Args:
-        model: Any model with cross-attention on text.
+        model: Any model whose images look at text.
         clean: Latents of the image, (1, channels, height, width).
         prompt: What the image shows.
         words: Words or phrases of the prompt.

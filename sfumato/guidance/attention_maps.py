@@ -164,14 +164,12 @@ class _MatchMaps(RecordMaps):
         with super().switched_on():
             yield
 
-    def edit_probs(self, attention_probs: Tensor, site: AttentionSite, step: Step) -> Tensor:
+    def edit_maps(self, maps: Tensor, site: AttentionSite, step: Step) -> Tensor:
         assert self._layout is not None, "the edit must be installed"
         halves = [
             RecordKey(self._layout.guidance[-1] if self.shared else name, "source") for name in self._layout.guidance
         ]
         reference = torch.stack([self.recorder.get(step.index, site.name, row) for row in halves])
-        difference = (
-            site.layout_map(attention_probs).float() - reference[:, None].float()
-        )  # (guidance, branch, image, heads, ...)
+        difference = maps.float() - reference[:, None].float()  # (guidance, branch, image, heads, ...)
         self.loss = self.loss.to(difference.device) + difference.square().sum(dim=(-2, -1)).mean(dim=(0, 3))
-        return super().edit_probs(attention_probs, site, step) if self.keep else attention_probs
+        return super().edit_maps(maps, site, step) if self.keep else maps

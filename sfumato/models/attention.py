@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 SiteKind = Literal["self", "cross", "joint"]
@@ -41,10 +42,16 @@ class AttentionSite:
         """Image positions among the queries."""
         return self.grid[0] * self.grid[1]
 
-    def layout_map(self, attention_probs: Tensor) -> Tensor:
-        """Which image position looks at which token, (..., image position, token), of (..., query, key)."""
-        assert self.text_keys is not None, f"{self.name} looks at no text"
-        return attention_probs[..., self.image_queries, self.text_keys]
+    def image_tokens(self, tensor: Tensor) -> Tensor:
+        """Of what has the axes (..., token, dim), queries, keys, values or outputs, the image's part."""
+        assert self.image_keys is not None, f"{self.name} has no keys of the image"
+        return tensor[..., self.image_keys, :]
+
+    def with_image_tokens(self, tensor: Tensor, image: Tensor) -> Tensor:
+        """The same with another part of the image."""
+        assert self.image_keys is not None, f"{self.name} has no keys of the image"
+        first, end, _ = self.image_keys.indices(tensor.shape[-2])
+        return torch.cat([tensor[..., :first, :], image, tensor[..., end:, :]], dim=-2)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sfumato.registry import Entry
 TRAITS: Final[dict[str, str]] = {
     "flow": "a rectified flow's levels, as Stable Diffusion 3 and FLUX have",
     "diffusion": "a diffusion's noise levels, which a rectified flow has not",
+    "text-maps": "attention from image to text, as models that read text have",
     "cross-attention": "cross-attention from image to text, as Stable Diffusion 1.x to XL have",
     "joint-attention": "attention on image and text as one sequence, as Stable Diffusion 3 and FLUX have",
     "decoder": "a network with a decoder of growing grids, as Stable Diffusion 1.x to XL have",
@@ -23,14 +24,17 @@ def traits_of(model: Model) -> frozenset[str]:
     """Names of the traits that a model has."""
     kinds = {site.kind for site in model.sites(model.latent_shape()[1:])}
     found = {f"{kind}-attention" for kind in kinds} | ({"decoder"} if model.decoder_blocks() else set())
+    found |= {"text-maps"} if kinds & {"cross", "joint"} else set()
     return frozenset({*found, "flow" if model.schedule.target == "flow" else "diffusion"}) & TRAITS.keys()
 
 
 def traits_of_family(family: str) -> frozenset[str]:
     """Names of the traits that models of a pipeline class have, see `pipelines.family_of`."""
     if is_flow(family):
-        return frozenset({"flow", "joint-attention"})
-    return frozenset({"diffusion"} if family == "DDPMPipeline" else {"diffusion", "cross-attention", "decoder"})
+        return frozenset({"flow", "text-maps", "joint-attention"})
+    if family == "DDPMPipeline":
+        return frozenset({"diffusion"})
+    return frozenset({"diffusion", "text-maps", "cross-attention", "decoder"})
 
 
 def unmet(needs: Sequence[str], model: Model) -> str:

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, Replace
+from sfumato.attention.inject import InjectSelfAttention
+from sfumato.attention.layout_maps import layout_map, with_layout_map
 from sfumato.models.attention import AttentionSite
 from sfumato.models.schedules import Level, Step
 from sfumato.sampling.loop import Layout
@@ -18,28 +20,42 @@ SITES = {
         "b", "joint", 0.0, (8, 8), None, slice(-IMAGE, None), slice(-IMAGE, None), slice(-IMAGE)
     ),
 }
-CORNERS = {"cross": (0, 0), "a": (0, IMAGE), "b": (TEXT, 0)}
-"""Where the layout map begins, query and key."""
 
 
-def probs_of(site: AttentionSite) -> Tensor:
-    """Of two branches, (guidance, branch, image, head, query, key)."""
-    shape = (IMAGE, TEXT) if site.kind == "cross" else (IMAGE + TEXT, IMAGE + TEXT)
-    return torch.rand(1, 2, 1, 2, *shape, generator=torch.Generator().manual_seed(0))
+def given(site: AttentionSite) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of two branches, (guidance, branch, image, head, token, head_dim)."""
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = (IMAGE, TEXT) if site.kind == "cross" else (IMAGE + TEXT, IMAGE + TEXT)
+    query, key, value = (torch.randn(1, 2, 1, 2, count, 5, generator=generator) for count in (queries, keys, keys))
+    return query, key, value
 
 
 @pytest.mark.parametrize("site", SITES.values(), ids=SITES)
-def test_a_swap_moves_image_to_text_alone(site: AttentionSite) -> None:
-    probs, swapped = probs_of(site), torch.eye(TEXT)[[1, 0, 2]][None]
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_layout_map_is_a_part_of_the_softmax_map(site: AttentionSite, masked: bool) -> None:
+    query, key, value = given(site)
+    mask = torch.linspace(-1, 1, key.shape[-2]).expand(1, 2, 1, 1, 1, -1) if masked else None
+    whole = (query @ key.transpose(-1, -2) + (0 if mask is None else mask)).softmax(dim=-1)
+    maps = layout_map(query, key, mask, 1.0, site)
+    torch.testing.assert_close(maps, whole[..., site.image_queries, site.text_keys])
+
+    own = with_layout_map(maps, maps, (query, key, value), mask, 1.0, site)
+    torch.testing.assert_close(own, whole @ value)
+    doubled = whole.clone()
+    doubled[..., site.image_queries, site.text_keys] *= 2.0
+    changed = with_layout_map(maps, 2.0 * maps, (query, key, value), mask, 1.0, site)
+    torch.testing.assert_close(changed, doubled @ value)
+
+
+@pytest.mark.parametrize("site", SITES.values(), ids=SITES)
+def test_a_swap_moves_the_tokens_of_the_sources_maps(site: AttentionSite) -> None:
+    maps, swapped = layout_map(*given(site)[:2], None, 1.0, site), torch.eye(TEXT)[[1, 0, 2]][None]
+    before = maps.clone()
     edit = CrossAttentionEdit(Replace(swapped), torch.ones(2, 1, TEXT))
     assert edit.selects(site)
-    edited = edit.edit_probs(probs, site, STEP)
-
-    row, column = CORNERS[site.name]
-    image, text, expected = slice(row, row + IMAGE), slice(column, column + TEXT), probs.clone()
-    expected[:, 1:, ..., image, text] = probs[:, :1, ..., image, text] @ swapped[0]
-    torch.testing.assert_close(edited, expected)
-    assert torch.equal(probs, probs_of(site)), "what is handed over is not written to"
+    edited = edit.edit_maps(maps, site, STEP)
+    torch.testing.assert_close(edited, torch.cat([maps[:, :1], maps[:, :1] @ swapped[0]], dim=1))
+    assert torch.equal(maps, before), "what is handed over is not written to"
 
 
 @pytest.mark.parametrize("site", SITES.values(), ids=SITES)
@@ -47,12 +63,24 @@ def test_maps_are_of_image_positions_and_tokens(site: AttentionSite) -> None:
     maps = CrossAttentionMaps()
     maps.begin(Layout(("cond",), ("source", "target"), 1, (32, 32)), [site])
     assert maps.selects(site)
-    probs = probs_of(site)
-    assert maps.edit_probs(probs, site, STEP) is probs
+    seen = layout_map(*given(site)[:2], None, 1.0, site)
+    assert maps.edit_maps(seen, site, STEP) is seen
     assert maps.average.shape == (2, 1, 8, 8, TEXT)
-    row, column = CORNERS[site.name]
-    block = probs[0, ..., row : row + IMAGE, column : column + TEXT]
-    torch.testing.assert_close(maps.average, block.mean(dim=2).unflatten(2, (8, 8)))
+    torch.testing.assert_close(maps.average, seen[0].mean(dim=2).unflatten(2, (8, 8)))
+
+
+@pytest.mark.parametrize("name", ["image first", "text first"])
+def test_image_to_image_is_the_sources_where_text_stands_beside_it(name: str) -> None:
+    site, (query, key, value) = SITES[name], given(SITES[name])
+    edit = InjectSelfAttention(lambda _: True, 0, 1)
+    assert edit.selects(site)
+    new_query, new_key, new_value = edit.edit_qkv(query, key, value, site, STEP)
+    assert new_value is value
+    scores, own = new_query @ new_key.transpose(-1, -2), query @ key.transpose(-1, -2)
+    image, text = site.image_queries, site.text_keys
+    torch.testing.assert_close(scores[:, 1, ..., image, image], own[:, 0, ..., image, image])
+    torch.testing.assert_close(scores[:, 1, ..., text, text], own[:, 1, ..., text, text])
+    assert not torch.allclose(own[:, 1, ..., image, image], own[:, 0, ..., image, image])
 
 
 def test_maps_are_of_a_quarter_of_the_latents_and_of_16x16_at_least() -> None:

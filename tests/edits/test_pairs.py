@@ -110,7 +110,7 @@ def test_a_pair_for_flows_runs_on_one_and_is_refused_elsewhere(
     assert toy_model.evaluations == before
 
 
-@pytest.mark.parametrize("method", ["prompt-to-prompt", "pix2pix-zero", "masactrl", "plug-and-play"])
+@pytest.mark.parametrize("method", ["pix2pix-zero", "masactrl", "plug-and-play"])
 def test_a_method_that_a_flow_does_not_serve_is_refused_before_any_work(flow: Any, method: str) -> None:
     before = flow.evaluations
     with pytest.raises(UsageError, match=rf"method {method} needs .* as Stable Diffusion 1.x to XL have"):

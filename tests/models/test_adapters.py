@@ -111,7 +111,7 @@ def test_sites_tell_the_grids_that_the_network_runs(name: str, size: tuple[int, 
             seen.append(call.site.name)
             probs = (call.query * call.scale @ call.key.transpose(-1, -2)).softmax(-1)
             if call.site.text_keys is not None:
-                assert call.site.layout_map(probs).shape[-2:] == (call.site.positions, 77)
+                assert probs[..., call.site.text_keys].shape[-2:] == (call.site.positions, 77)
             return probs @ call.value
 
     latents = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(0))
