@@ -3,8 +3,9 @@ r"""Merges LoRA files into a pipeline's weights (Hu et al., 2021, https://arxiv.
 .. math:: W' = W + s\,\frac{\alpha}{r}\,B A
 
 Every naming in use is read: kohya's (`lora_unet_down_blocks_0_...lora_down.weight`, in SDXL with the names of the
-original code), diffusers' old and new ones, and PEFT's own (`base_model.model....lora_A.weight`). A tensor that has no
-place in the model is an error: what fits in part only was made for another model.
+original code), diffusers' old and new ones, and PEFT's own (`base_model.model....lora_A.weight`). LoRAs of flow models
+in the names of their original code (kohya's, XLabs') are converted as diffusers does. A tensor that has no place in the
+model is an error: what fits in part only was made for another model.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sfumato.errors import ModelError
 from sfumato.models.files import Header, read_header
 from sfumato.models.lora import PEFT, lora_files, peft_scale
+from sfumato.models.silence import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,11 +37,12 @@ _UNSUPPORTED: Final = {
 }
 _KOHYA: Final = {
     "lora_unet_": "unet",
+    "lora_transformer_": "transformer",
     "lora_te_": "text_encoder",
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
 }
-_NETWORKS: Final = ("unet", "text_encoder_2", "text_encoder")
+_NETWORKS: Final = ("unet", "transformer", "text_encoder_3", "text_encoder_2", "text_encoder")
 
 
 @dataclass
@@ -64,22 +67,10 @@ def merge_lora(pipeline: Any, file: Path, scale: float) -> None:
     for mark, kind in _UNSUPPORTED.items():
         if any(mark in key for key in header.shapes):
             raise ModelError(f"{file} is {kind}, which is not supported; merge it with the tool that made it")
-    layers = _Layers(pipeline)
-    found: dict[tuple[str, str], _Factors] = {}
-    lost = []
-    for key, tensor in load_file(file).items():
-        role = _ROLES.fullmatch(key)
-        place = None if role is None else layers.place(role["stem"] or role["scaled"])
-        if role is None or place is None:
-            lost.append(key)
-            continue
-        factors = found.setdefault(place, _Factors())
-        if role["scaled"]:
-            factors.alpha = float(tensor)
-        elif role["down"]:
-            factors.down = tensor.float()
-        else:
-            factors.up = tensor.float()
+    layers, tensors = _Layers(pipeline), load_file(file)
+    found, lost = _factors(tensors, layers)
+    if lost and "transformer" in layers.modules:
+        found, lost = _factors(_converted(pipeline, tensors), layers)
     misfit = f"LoRA {file} does not fit this model; it was made for another family or size"
     if lost or not found:
         raise ModelError(
@@ -100,6 +91,43 @@ def merge_lora(pipeline: Any, file: Path, scale: float) -> None:
     with torch.no_grad():  # only now, so that a misfit leaves the weights as they are
         for weight, change in changes:
             weight.copy_((weight.float() + change.to(weight.device)).to(weight.dtype))
+
+
+def _factors(tensors: Mapping[str, Any], layers: _Layers) -> tuple[dict[tuple[str, str], _Factors], list[str]]:
+    """The factors of each layer by network and path, and the names of the tensors that have no place."""
+    found: dict[tuple[str, str], _Factors] = {}
+    lost = []
+    for key, tensor in tensors.items():
+        role = _ROLES.fullmatch(key)
+        place = None if role is None else layers.place(role["stem"] or role["scaled"])
+        if role is None or place is None:
+            lost.append(key)
+            continue
+        factors = found.setdefault(place, _Factors())
+        if role["scaled"]:
+            factors.alpha = float(tensor)
+        elif role["down"]:
+            factors.down = tensor.float()
+        else:
+            factors.up = tensor.float()
+    return found, lost
+
+
+def _converted(pipeline: Any, tensors: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    """The tensors of a flow model's LoRA by the names of diffusers; as they are where diffusers does not know them."""
+    try:
+        with quiet():
+            converted, alphas = pipeline.lora_state_dict(dict(tensors), return_alphas=True)[:2]
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):  # of what it cannot read
+        return tensors
+    return {**converted, **(alphas or {})}
 
 
 def _product(up: Tensor, down: Tensor, shape: tuple[int, ...]) -> Tensor | None:
@@ -144,7 +172,7 @@ class _Layers:
         for network in self.modules:
             if stem.startswith(f"{network}."):
                 return self._inside(network, stem.removeprefix(f"{network}."))
-        for network in ("unet", "text_encoder"):
+        for network in ("unet", "transformer", "text_encoder"):
             if network in self.modules and (found := self._inside(network, stem)) is not None:
                 return found
         return None

@@ -84,12 +84,13 @@ class Parts:
         Raises:
             ModelError: A file was made for another family or size of model.
         """
-        if self and getattr(pipeline, "transformer", None) is not None:
+        is_flow = getattr(pipeline, "transformer", None) is not None
+        if is_flow and (self.embeddings or self.vae is not None or self.clip_skip):
             raise ModelError(
-                f"{name} is a flow model, which takes no LoRA, embedding, other VAE or clip skip here; put them into a"
-                " diffusers pipeline (load_lora_weights, then fuse_lora), and load that"
+                f"{name} is a flow model, which takes LoRAs, but no embedding, other VAE or clip skip here; put them"
+                " into a diffusers pipeline, and load that"
             )
-        if self and getattr(pipeline, "text_encoder", None) is None:
+        if self and not is_flow and getattr(pipeline, "text_encoder", None) is None:
             raise ModelError(
                 f"{name} is an unconditional model: it takes no LoRA, no embedding, no other VAE and no clip skip"
             )
