@@ -19,7 +19,7 @@ from sfumato.models.folder import read_index
 from sfumato.models.layout import INDEX, is_flow, parts_of
 from sfumato.models.parts import Lora, PathLike, entries, read_parts
 from sfumato.models.pipelines import family_of, family_of_checkpoint, load_file, load_folder, refuse_partial
-from sfumato.models.ready import check_networks, networks, plain
+from sfumato.models.ready import check_networks, is_offloaded, is_quantised, networks, plain
 from sfumato.models.scheduling import scheduler_class, suit
 from sfumato.models.silence import quiet
 from sfumato.models.student import put_student
@@ -190,6 +190,8 @@ def adapter_for(
     refuse_partial(name, family, [part for part in parts_of(family) if getattr(pipeline, part, None) is not None])
     check_networks(pipeline, family, name)
     revision = revision or _pipeline_fingerprint(pipeline)
+    if (device or dtype) and any(is_offloaded(network) or is_quantised(network) for _, network in networks(pipeline)):
+        raise UsageError(f"{name} is offloaded or quantised, so that it has its device and dtype: leave them out")
     wanted = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
     try:
         with quiet():

@@ -1,13 +1,14 @@
 """The networks of a pipeline that is already loaded: which they are, and whether they can be used.
 
-Their weights must lie where they are computed with, as plain floats. What torch.compile made of a network is left
-aside, because it takes no part in what methods do inside a network.
+Their weights must lie where they are computed with, as plain floats. Those of flow models, which are large, may also be
+quantised, cast or brought to the device by diffusers, as long as layers can be called as they are. What torch.compile
+made of a network is left aside, because it takes no part in what methods do inside a network.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,20 +34,22 @@ def check_networks(pipeline: Any, family: str, name: str) -> None:
     """Refuses a pipeline whose networks cannot be used as they are.
 
     Raises:
-        ModelError: A network is of another class, quantised, or offloaded; or the denoising network takes more than
-            latents, timestep and text.
+        ModelError: A network is of another class, quantised or offloaded in a way that cannot be served; or the
+            denoising network takes more than latents, timestep and text.
     """
     for part, network in networks(pipeline):
         classes = [base.__name__ for base in type(network).__mro__]
         if not set(classes) & set(classes_of(family, part)):
             raise ModelError(f"{name} has a {classes[0]} as {part}, which is not supported; {SUPPORTED}")
-        if any(_is_offloaded(module) for module in network.modules()) or any(p.is_meta for p in network.parameters()):
+        missing, flow = any(p.is_meta for p in network.parameters()), is_flow(family)
+        if missing or (not flow and is_offloaded(network)):
+            remedy = "use pipeline.enable_model_cpu_offload() or enable_group_offload(...), or " if flow else ""
             raise ModelError(
-                f"{name} is offloaded ({part}): its weights are elsewhere between the calls of the pipeline; call "
-                "pipeline.remove_all_hooks(), or load the pipeline without offloading (dtype fp16 halves its size)"
+                f"{name} is offloaded ({part}): its weights are elsewhere between the calls of the pipeline; {remedy}"
+                "call pipeline.remove_all_hooks(), or load the pipeline without offloading (dtype fp16 halves its size)"
             )
         strange = next((p.dtype for p in network.parameters() if p.dtype not in _dtypes()), None)
-        if strange is not None:
+        if strange is not None and not (flow and is_quantised(network)):
             raise ModelError(f"{name} is quantised ({part} is {strange}); load it in fp16, bf16 or fp32")
     if family == "DDPMPipeline" or is_flow(family):  # a flow's adapter checks its own channels
         return
@@ -79,9 +82,23 @@ def _eager(network: Module) -> Module:
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})  # a copy of a module is not compiled
 
 
-def _is_offloaded(module: Module) -> bool:
-    hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
-    return hasattr(module, "_hf_hook") or any("offload" in name for name in hooks)
+def is_offloaded(network: Module) -> bool:
+    """Whether weights are brought to the device by hooks of accelerate or diffusers."""
+    return any(
+        hasattr(module, "_hf_hook") or any("offload" in name for name in _hooks(module)) for module in network.modules()
+    )
+
+
+def is_quantised(network: Module) -> bool:
+    """Whether layers make floats of what they store, themselves: a quantiser of diffusers, or its layerwise casting."""
+    by_quantiser = getattr(network, "is_quantized", False) or getattr(network, "hf_quantizer", None) is not None
+    return by_quantiser or any("layerwise_casting" in _hooks(module) for module in network.modules())
+
+
+def _hooks(module: Module) -> Collection[str]:
+    """Names of the hooks of diffusers."""
+    hooks: Collection[str] = getattr(getattr(module, "_diffusers_hook", None), "hooks", ())
+    return hooks
 
 
 def _dtypes() -> tuple[Any, ...]:
