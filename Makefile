@@ -1,5 +1,5 @@
 # make demo         edits bundled images by text, offline, and says where the results are
-# make test         runs every test, of the golden cases the smallest of each kind (at latents of 32x32 or more its first steps);
+# make test         runs every test, of the golden cases the quickest of each kind (at latents of 32x32 or more its first steps);
 #                   PYTEST="-k align" hands options to pytest
 # make conformance  runs every golden case, at every size, to its end; SFUMATO_CONFORMANCE=FOLDER those of another folder
 # make test-lowest  runs what make test runs in .venv-lowest, with the lowest versions that pyproject.toml admits

@@ -1,10 +1,10 @@
 """The first steps of a case: what `make test` runs of the kinds whose smallest case takes a minute or more.
 
 A step at latents of 64x64, or a gradient at 32x32, takes seconds on a processor, and some kinds have no smaller cases.
-Of their smallest one sampling and optimising stop after a few steps. So does the inversion where nothing but its own
-steps is compared; elsewhere it is run to its end, as the edit starts there. What the case stores step by step is
-compared as far as the run came, at the case's own tolerance. `make conformance` runs every case to its end, these
-included.
+Of the one with the fewest steps to run, sampling and optimising stop after these. So does the inversion where nothing
+but its own steps is compared, or the edit can start where the stored inversion ends; elsewhere it is run to its end, as
+the edit starts there. What the case stores step by step is compared as far as the run came, at the case's own
+tolerance. `make conformance` runs every case to its end, these included.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +29,11 @@ def by_step(case: Case, name: str) -> bool:
     """Whether the first axis of a stored tensor is the steps of a run, with or without where the run starts."""
     shape = case.tensors.shape(name)
     return bool(shape) and case.num_steps > 0 and shape[0] - case.num_steps in (0, 1)
+
+
+def cost(case: Case) -> tuple[int, int]:
+    """What of the cases of a kind `make test` runs the least: steps of one that takes long, then numbers."""
+    return (steps_to_run(case) if takes_long(case) else 0, case.size)
 
 
 def steps_to_run(case: Case) -> int:

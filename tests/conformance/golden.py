@@ -7,7 +7,7 @@ A case is a folder `SYSTEM/CASE/` with `case.json` (what was computed, from what
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -250,12 +250,12 @@ def discover(root: Path) -> list[Case]:
     return cases
 
 
-def smallest_of_each_kind(cases: Iterable[Case]) -> list[Case]:
-    """One case of each kind, the one with the fewest numbers."""
-    smallest: dict[tuple[str, str], Case] = {}
-    for case in sorted(cases, key=lambda case: case.size):
-        smallest.setdefault((case.system, case.kind), case)
-    return list(smallest.values())
+def least_of_each_kind(cases: Iterable[Case], cost: Callable[[Case], Any]) -> list[Case]:
+    """One case of each kind, the one that costs least."""
+    least: dict[tuple[str, str], Case] = {}
+    for case in sorted(cases, key=cost):
+        least.setdefault((case.system, case.kind), case)
+    return list(least.values())
 
 
 def compare(case: Case, results: Mapping[str, Any]) -> list[Comparison]:

@@ -19,7 +19,7 @@ class Runner:
     """What `runner` registers; called as the function itself."""
 
     run: Run
-    inversion_only: bool
+    short_inversion: bool
 
     def __call__(self, case: Case, model: Any) -> Mapping[str, Result]:
         return self.run(case, model)
@@ -28,22 +28,22 @@ class Runner:
 _RUNNERS: dict[tuple[str, str], Runner] = {}
 
 
-def runner(system: str, kind: str, *, inversion_only: bool = False) -> Callable[[Run], Run]:
+def runner(system: str, kind: str, *, short_inversion: bool = False) -> Callable[[Run], Run]:
     """Registers `run(case, model) -> {output name: tensor}` for every case of this system and kind.
 
     The runner reads prompts, parameters, inputs and random draws from the case, nothing from elsewhere, so that other
     cases of the kind run unchanged. It returns at least each output that the case gives a tolerance. An output that
     takes a run of its own may be a function that makes it: the run is spared where it is not compared.
 
-    `inversion_only`: what the cases store step by step is of their inversion alone, so its first steps are enough where
-    `make test` runs no more (`first_steps.py`).
+    `short_inversion`: where `make test` runs the first steps alone (`first_steps.py`), those of the inversion are
+    enough: the cases store no other steps, or the runner starts the edit where the stored inversion ends.
     """
 
     def register(run: Run) -> Run:
         if (system, kind) in _RUNNERS:
             modules = _RUNNERS[system, kind].run.__module__, run.__module__
             raise ValueError(f"two runners for {system}, {kind}: {', '.join(modules)}")
-        _RUNNERS[system, kind] = Runner(run, inversion_only)
+        _RUNNERS[system, kind] = Runner(run, short_inversion)
         return run
 
     return register

@@ -1,6 +1,6 @@
 """Every golden case, against the authors' numbers. `SFUMATO_CONFORMANCE=FOLDER` runs other cases of the same kinds.
 
-`make conformance` runs all of them to their end. `make test` runs the smallest committed case of each kind: to its end,
+`make conformance` runs all of them to their end. `make test` runs the quickest committed case of each kind: to its end,
 or its first steps where a step takes seconds (`first_steps.py`). Of a folder that you name, both run every case to its
 end.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.first_steps import compare_first_steps, steps_to_run, stopped_early, takes_long
+from tests.conformance.first_steps import compare_first_steps, cost, steps_to_run, stopped_early, takes_long
 from tests.conformance.golden import (
     COMMITTED,
     Case,
@@ -17,7 +17,7 @@ from tests.conformance.golden import (
     cases_folder,
     compare,
     discover,
-    smallest_of_each_kind,
+    least_of_each_kind,
 )
 from tests.conformance.registry import find_runner
 
@@ -30,8 +30,8 @@ def chosen() -> tuple[list[Case], list[Case]]:
     cases = discover(cases_folder())
     if cases_folder() != COMMITTED:
         return cases, []
-    smallest = smallest_of_each_kind(cases)
-    return [case for case in smallest if not takes_long(case)], [case for case in smallest if takes_long(case)]
+    quickest = least_of_each_kind(cases, cost)
+    return [case for case in quickest if not takes_long(case)], [case for case in quickest if takes_long(case)]
 
 
 def parameters() -> list[Any]:
@@ -58,7 +58,7 @@ def test_first_steps(case: Case, conformance_model: Any) -> None:
     run = find_runner(case.system, case.kind)
     assert run is not None, f"no runner for {case.system}, {case.kind}"
     steps = steps_to_run(case)
-    with stopped_early(steps, inversions=run.inversion_only):
+    with stopped_early(steps, inversions=run.short_inversion):
         judge(case, compare_first_steps(case, run(case, conformance_model(case.model)), steps))
 
 

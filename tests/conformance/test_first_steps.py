@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from sfumato.watch import Watch
-from tests.conformance.first_steps import compare_first_steps, steps_of_run, steps_to_run, stopped_early, takes_long
+from tests.conformance.first_steps import (
+    compare_first_steps,
+    cost,
+    steps_of_run,
+    steps_to_run,
+    stopped_early,
+    takes_long,
+)
 from tests.conformance.golden import Case
 from tests.conformance.test_golden import make_case
 
@@ -41,6 +48,13 @@ def test_a_control_that_starts_later_acts_once_and_steps_of_inner_steps_are_fewe
     assert (steps_to_run(case), steps_to_run(late)) == (2, 5)
     tuned = replace(case, description={**case.description, "parameters": {"num_inner_steps": 3}})
     assert steps_to_run(tuned) == 1
+
+
+def test_of_long_cases_the_one_with_the_fewest_steps_to_run_costs_least(tmp_path: Path) -> None:
+    short, long = case_of(tmp_path, 16), case_of(tmp_path, 64)
+    late = replace(long, description={**long.description, "parameters": {"start_step": 4}})
+    more = case_of(tmp_path / "more", 64, steps=9)
+    assert cost(short) < cost(long) < cost(more) < cost(late)
 
 
 def test_first_steps_are_compared_and_the_end_of_the_run_is_not(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.conformance.registry import Result, runner
 from tests.conformance.runners.control import control_kind, control_outputs, pairs, step_outputs
 
 
-@runner("cycle-diffusion", "dpm-encoder", inversion_only=True)
+@runner("cycle-diffusion", "dpm-encoder", short_inversion=True)
 def encoder(case: Case, model: Model) -> dict[str, Result]:
     found = encode(case, model, case.parameters["encoder_guidance_scale"])
 
@@ -41,7 +41,7 @@ def encoder(case: Case, model: Model) -> dict[str, Result]:
     return {"z": code(found), "x_0_decoded": decoded}
 
 
-@runner("cycle-diffusion", "zero-shot-edit", inversion_only=True)
+@runner("cycle-diffusion", "zero-shot-edit", short_inversion=True)
 def zero_shot_edit(case: Case, model: Model) -> dict[str, Result]:
     found = encode(case, model, case.parameters["encoder_guidance_scale"])
     return {"z": code(found), "edited": lambda: edited(case, model, found, case.parameters["decoder_guidance_scale"])}

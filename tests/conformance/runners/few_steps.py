@@ -84,7 +84,7 @@ def turbo(case: Case, model: Any) -> dict[str, Result]:
     return {"levels_latents": found.trajectory.flip(0), "noise_maps": found.noise_maps, "steps": kept.steps}
 
 
-@runner("renoise", "inversion", inversion_only=True)
+@runner("renoise", "inversion", short_inversion=True)
 def renoised(case: Case, model: Any) -> dict[str, Result]:
     parameters, clean = case.parameters, case.tensors["source_latents"]
     eta = 1.0 if parameters["stochastic"] else 0.0

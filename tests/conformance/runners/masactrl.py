@@ -1,5 +1,6 @@
 """MasaCtrl: synthesis from given noises, and edits of an inverted image."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,14 +26,17 @@ def synthesis(case: Case, model: Model) -> dict[str, Result]:
     return _edit(case, model, start)
 
 
-@runner("masactrl", "real")
+@runner("masactrl", "real", short_inversion=True)
 def real(case: Case, model: Model) -> dict[str, Result]:
     condition = model.encode_prompt(case.prompts[0])
     start = ddim_inversion(InversionTask(model, case.tensors["source_latent"], condition, timesteps=_timesteps(case)))
     assert start.trajectory is not None
+    inverted, stored = start.trajectory[:, 0], case.tensors["inversion_latents"]
+    if len(inverted) < len(stored):  # it was stopped after its first steps
+        start = replace(start, noise=stored[[-1]], trajectory=stored[:, None])
     return {
         **_edit(case, model, start),
-        "inversion_latents": start.trajectory[:, 0],
+        "inversion_latents": inverted,
         "final_latents_with_reference_replay": lambda: _run(case, model, start, pin_source=True).latents[:, 0],
     }
 

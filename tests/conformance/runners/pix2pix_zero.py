@@ -45,7 +45,7 @@ def noise_regularisation(case: Case, model: Model | None) -> dict[str, Tensor]:
     }
 
 
-@runner(SYSTEM, "regularised-inversion", inversion_only=True)
+@runner(SYSTEM, "regularised-inversion", short_inversion=True)
 def regularised_inversion(case: Case, model: Model) -> dict[str, Result]:
     grid = model.schedule.timesteps(case.parameters["num_inversion_steps"])
     moves = released_moves(model.schedule, grid)
@@ -61,7 +61,7 @@ def regularised_inversion(case: Case, model: Model) -> dict[str, Result]:
     }
 
 
-@runner(SYSTEM, "regularised-inversion-full-grid", inversion_only=True)
+@runner(SYSTEM, "regularised-inversion-full-grid", short_inversion=True)
 def regularised_inversion_full_grid(case: Case, model: Model) -> dict[str, Result]:
     steps = model.schedule.steps(case.parameters["num_inversion_steps"])
     walk = _walk(case, model, [Move(step.time, step.level_prev, step.level) for step in reversed(steps)])

@@ -18,7 +18,7 @@ from tests.conformance.golden import Case
 from tests.conformance.registry import Result, runner
 
 
-@runner("plug-and-play", "inversion", inversion_only=True)
+@runner("plug-and-play", "inversion", short_inversion=True)
 def inversion(case: Case, model: Model) -> dict[str, Result]:
     condition = model.encode_prompt(case.prompts["source_prompt"])
     timesteps = sorted(case.parameters["timesteps"], reverse=True)
