@@ -19,7 +19,7 @@ WEIGHTS = (0.0, 0.3, 0.5, 1.0)
 
 def toy_ends(*, equal: bool = False) -> Ends:
     generator = torch.Generator().manual_seed(3)
-    pixels, latents = torch.rand(2, 3, 128, 128, generator=generator) * 2 - 1, torch.zeros(2, 4, 16, 16)
+    pixels, latents = torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1, torch.zeros(2, 4, 8, 8)
     latents = 0.5 * torch.randn(latents.shape, generator=generator)
     if equal:
         return Ends(pixels[:1].repeat(2, 1, 1, 1), latents[:1].repeat(2, 1, 1, 1), (PROMPTS[0], PROMPTS[0]))
