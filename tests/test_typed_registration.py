@@ -3,6 +3,8 @@ give, as functions and as entries of their registries. Edits: `tests/edits/test_
 
 from pathlib import Path
 
+import pytest
+
 from tests.type_checks import check_types
 
 SNIPPET = """
@@ -82,5 +84,6 @@ def use(task: InversionTask, morph: MorphTask, frames: Frames, distance: Distanc
 """
 
 
+@pytest.mark.long
 def test_the_type_checker_finds_wrong_functions_and_wrong_calls(tmp_path: Path) -> None:
     check_types(SNIPPET, tmp_path)

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from sfumato.api.batch_work import Begin
 from sfumato.errors import UsageError
 from sfumato.run.rows import ROWS
+from tests.run.here import Here
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = """image,source_prompt,target_prompt,option.strength
@@ -68,18 +70,29 @@ def children(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for workers in /proc")
-def test_workers_and_driver_that_are_killed_change_nothing(run: Any, manifest: Path, toy: Path, folder: Path) -> None:
+def test_workers_and_driver_that_are_killed_change_nothing(
+    run: Any, manifest: Path, toy: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = folder / "killed"
     driver = start(manifest, *options(toy, "killed"))
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and not (out.is_dir() and (early := files(out))):
-        time.sleep(0.01)
+        time.sleep(0.05)
     for worker in children(driver.pid):
         os.kill(worker, signal.SIGKILL)
     driver.kill()
     driver.communicate()
     assert len(rows(out)) < 6
+
+    crews: list[Here] = []
+
+    def hired(begin: Begin, environments: object) -> Here:
+        crews.append(Here(begin))
+        return crews[-1]
+
+    monkeypatch.setattr("sfumato.api.batch.Processes", hired)
     result = run("batch", manifest, *options(toy, "killed"), "--workers", 2, "--report", code=1)
     assert "4 of 6 done, 2 failed, 0 left" in result.stdout
     assert "a red dog" in (out / "report.html").read_text()
@@ -88,8 +101,9 @@ def test_workers_and_driver_that_are_killed_change_nothing(run: Any, manifest: P
     items = [row["item"] for row in rows(out)]
     assert len(items) == len(set(items)) == 6
 
-    answer = run("batch", manifest, *options(toy, "killed"), code=1).stdout  # starts no worker
+    answer = run("batch", manifest, *options(toy, "killed"), code=1).stdout
     assert "nothing to do: 4 of 6 done" in answer
+    assert [crew.workers for crew in crews] == [2]  # none for the run that had nothing to do
     assert "4 of 6 done" in run("batch", "--status", "killed").stdout
 
 
@@ -115,6 +129,7 @@ def test_a_batch_on_ray_is_made_by_actors(
     assert "actors at host:6379" in run("batch", manifest, *options(toy, "out"), "--ray", "host:6379", code=2).stderr
 
 
+@pytest.mark.long
 def test_the_first_signal_finishes_what_runs(manifest: Path, toy: Path, folder: Path, run: Any) -> None:
     driver = start(manifest, *options(toy, "out"), "--set", "strength=1.0", "--steps", "100", "--json")
     settings, deadline = folder / "out" / "run.json", time.monotonic() + 600

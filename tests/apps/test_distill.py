@@ -17,20 +17,34 @@ from PIL import Image
 
 from sfumato.images import read_recipe
 from sfumato.images.video import save_frames
+from tests.command import invoke
 from tests.distillation.test_distilled import made
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def images(folder: Path) -> Path:
+def write_images(place: Path) -> Path:
     """A folder of 33 images."""
-    place = folder / "images"
     place.mkdir()
     for seed in range(33):
         values = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(values).resize((16, 16), Image.Resampling.BICUBIC).save(place / f"{seed:02d}.png")
     return place
+
+
+@pytest.fixture
+def images(folder: Path) -> Path:
+    return write_images(folder / "images")
+
+
+@pytest.fixture(scope="module")
+def whole(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the command says of an edit that it distilled without being disturbed."""
+    place = tmp_path_factory.mktemp("whole")
+    result = invoke(*command(toy, write_images(place / "images"), "-o", place / "dog.safetensors", "--json"))
+    assert result.exit_code == 0, result.output
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
 
 
 def command(toy: Path, *more: Any) -> list[str]:
@@ -42,32 +56,34 @@ def command(toy: Path, *more: Any) -> list[str]:
     return [str(one) for one in given]
 
 
-def test_an_edit_is_distilled_and_applied(run: Any, toy: Path, images: Path, folder: Path) -> None:
-    result = run(*command(toy, images, "-o", "dog.safetensors", "--json"))
-    answer = json.loads(result.stdout)
-    assert (answer["distilled"], answer["sheet"]) == ("dog.safetensors", "dog.png")
-    assert (answer["card"]["pairs_kept"], answer["card"]["options"]) == (33, {"strength": 0.5})
-    with Image.open("dog.png") as sheet:
+def test_an_edit_is_distilled_and_applied(run: Any, whole: dict[str, Any], images: Path) -> None:
+    dog = Path(whole["distilled"])
+    assert (dog.name, Path(whole["sheet"])) == ("dog.safetensors", dog.with_name("dog.png"))
+    assert (whole["card"]["pairs_kept"], whole["card"]["options"]) == (33, {"strength": 0.5})
+    with Image.open(whole["sheet"]) as sheet:
         assert sheet.width > 4 * 100
-    assert len(list((folder / "dog.distill" / "pairs" / "images").glob("*.png"))) == 33
+    assert len(list((dog.parent / "dog.distill" / "pairs" / "images").glob("*.png"))) == 33
 
     cat = images / "00.png"
-    run("apply", "dog.safetensors", cat, "-o", "out.png", "--strength", 0)
+    run("apply", dog, cat, "-o", "out.png", "--strength", 0)
     with Image.open("out.png") as after, Image.open(cat) as before:
         assert after.convert("RGB").tobytes() == before.convert("RGB").tobytes()
-    run("apply", "dog.safetensors", cat)
+    run("apply", dog, cat)
     assert read_recipe("00-dog.png")["command"] == "apply"
-    answer = json.loads(run("apply", "dog.safetensors", images, "-o", "many", "--json").stdout)
+    answer = json.loads(run("apply", dog, images, "-o", "many", "--json").stdout)
     assert [Path(one["output"]).name for one in answer["results"]] == [f"{n:02d}.png" for n in range(33)]
     with Image.open("many/00.png") as one, Image.open("00-dog.png") as other:
         assert one.tobytes() == other.tobytes()
     movie = save_frames((Image.new("RGB", (32, 32), (20 * n, 0, 90)) for n in range(6)), "in.mp4", size=(32, 32), fps=6)
-    run("apply", "dog.safetensors", movie, "-o", "out.mp4")
+    run("apply", dog, movie, "-o", "out.mp4")
     assert Path("out.mp4").stat().st_size > 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills a process")
-def test_a_distillation_that_is_killed_comes_to_the_same(run: Any, toy: Path, images: Path, folder: Path) -> None:
+def test_a_distillation_that_is_killed_comes_to_the_same(
+    run: Any, toy: Path, whole: dict[str, Any], images: Path, folder: Path
+) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "sfumato", *command(toy, images, "-o", "killed.safetensors")]
     process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -75,16 +91,16 @@ def test_a_distillation_that_is_killed_comes_to_the_same(run: Any, toy: Path, im
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and not (made_pairs.is_dir() and len(list(made_pairs.glob("[!.]*"))) >= 5):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+        time.sleep(0.05)
     process.kill()
     process.communicate()
     early = {path.name: path.stat().st_mtime_ns for path in made_pairs.glob("[!.]*")}
     assert 5 <= len(early) < 33
     run(*command(toy, images, "-o", "killed.safetensors"))
-    run(*command(toy, images, "-o", "whole.safetensors"))
     assert {name: (made_pairs / name).stat().st_mtime_ns for name in early} == early
-    run("apply", "killed.safetensors", images, "-o", "one")
-    run("apply", "whole.safetensors", images, "-o", "other")
+    some = [images / "00.png", images / "32.png"]
+    run("apply", "killed.safetensors", *some, "-o", "one")
+    run("apply", whole["distilled"], *some, "-o", "other")
     for path in Path("one").iterdir():
         with Image.open(path) as one, Image.open(Path("other") / path.name) as other:
             assert one.tobytes() == other.tobytes()

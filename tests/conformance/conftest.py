@@ -58,18 +58,20 @@ def wide_heads() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets every process begin with its share of the golden cases, of which some take minutes.
+    """Lets every process begin with its share of the golden cases, of which some take minutes, and of other long tests.
 
     One that is left to the end is waited for. pytest-xdist hands each process an equally long stretch of the list.
     """
     cases = [item for item in items if item.path.name == "test_conformance.py"]
-    others = [item for item in items if item.path.name != "test_conformance.py"]
     cases.sort(key=lambda item: getattr(item, "callspec").params["case"].size, reverse=True)  # noqa: B009  # undeclared
+    first = cases + [item for item in items if item.get_closest_marker("long") is not None]
+    chosen = set(first)
+    others = [item for item in items if item not in chosen]
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     arranged: list[pytest.Item] = []
     for process in range(processes):
         stretch = len(items) * (process + 1) // processes - len(arranged)
-        own = cases[process::processes]
+        own = first[process::processes]
         taken = max(stretch - len(own), 0) if process < processes - 1 else len(others)
         arranged += own + others[:taken]
         others = others[taken:]
