@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from tests.toy import WORDS, text_config, toy_tokenizer
 
@@ -73,6 +74,22 @@ def toy_flux_pipeline(*, schnell: bool = False) -> Any:
         tokenizer_2=tokenizer_2,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0 if schnell else 3.0, use_dynamic_shifting=not schnell),
     )  # fmt: skip
+
+
+def short_flux() -> Any:
+    """`toy_flux_pipeline`, loaded, with 64 positions of T5's text, not 512: most of what an evaluation takes."""
+    import sfumato
+
+    with patch("sfumato.models.flux._DEV_LENGTH", 64):
+        return sfumato.load_model(toy_flux_pipeline())
+
+
+def short_sd3() -> Any:
+    """The newer `toy_sd3_pipeline`, loaded, with 64 positions of T5's text, not 256."""
+    import sfumato
+
+    with patch("sfumato.models.sd3.T5_LENGTH", 64):
+        return sfumato.load_model(toy_sd3_pipeline(newer=True))
 
 
 def _t5() -> tuple[Any, Any]:

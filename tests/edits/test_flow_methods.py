@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import sfumato
 from sfumato.edits.dnaedit import dnaedit
 from sfumato.edits.flowalign import flowalign
 from sfumato.edits.flowedit import flowedit
@@ -26,7 +25,7 @@ from sfumato.inversions.rf_inversion import rf_inversion
 from sfumato.inversions.rf_solver import rf_solver_inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.inversions.uni_inv import uni_inv
-from tests.toy_flow import toy_flux_pipeline, toy_sd3_pipeline
+from tests.toy_flow import short_flux, short_sd3, toy_flux_pipeline
 
 STEPS = 4
 CAT, DOG = "a photo of a cat", "a photo of a dog"
@@ -34,12 +33,12 @@ CAT, DOG = "a photo of a cat", "a photo of a dog"
 
 @pytest.fixture(scope="module")
 def flux() -> Any:
-    return sfumato.load_model(toy_flux_pipeline())
+    return short_flux()
 
 
 @pytest.fixture(scope="module")
 def sd3() -> Any:
-    return sfumato.load_model(toy_sd3_pipeline(newer=True))
+    return short_sd3()
 
 
 @pytest.fixture(params=["flux", "sd3"])

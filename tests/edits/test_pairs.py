@@ -14,7 +14,7 @@ from sfumato.images import to_images
 from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from tests.served import DIFFUSION, FLOW, on
-from tests.toy_flow import toy_flux_pipeline
+from tests.toy_flow import short_flux
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 STEPS = 2
@@ -65,7 +65,7 @@ def inversions(toy_model: Any) -> dict[str, Inversion]:
 
 @pytest.fixture(scope="module")
 def flow() -> Any:
-    return sfumato.load_model(toy_flux_pipeline())
+    return short_flux()
 
 
 def edited(model: Any, method: str, **arguments: Any) -> Any:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import sfumato
 from sfumato.attention.interpolate import InterpolationForm
 from sfumato.morphs.attention_interpolation import attention_interpolation
 from sfumato.morphs.latent_slerp import latent_slerp
@@ -14,15 +13,15 @@ from sfumato.morphs.method import MORPHS
 from sfumato.morphs.path import Ends
 from sfumato.morphs.task import MorphTask
 from tests.served import FLOW, on
-from tests.toy_flow import toy_flux_pipeline, toy_sd3_pipeline
+from tests.toy_flow import short_flux, short_sd3
 
 
 @pytest.fixture(scope="module", params=["flux", "sd3"])
 def task(request: pytest.FixtureRequest) -> MorphTask:
-    pipeline = toy_flux_pipeline() if request.param == "flux" else toy_sd3_pipeline(newer=True)
+    model = short_flux() if request.param == "flux" else short_sd3()
     latents = torch.randn(2, 16, 4, 6, generator=torch.Generator().manual_seed(3))
     ends = Ends(latents, latents, ("a photo of a cat", "a photo of a dog"))
-    return MorphTask(sfumato.load_model(pipeline), ends, None, torch.Generator(), num_inference_steps=3)  # type: ignore[arg-type]
+    return MorphTask(model, ends, None, torch.Generator(), num_inference_steps=3)  # type: ignore[arg-type]
 
 
 def close(one: Tensor, other: Tensor) -> None:
