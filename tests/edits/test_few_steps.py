@@ -33,7 +33,7 @@ GRID = (799, 599, 399, 199)
 
 
 def clean(images: int = 1) -> Tensor:
-    return torch.randn(images, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    return torch.randn(images, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def drawn(*shape: int, seed: int = 1) -> Tensor:
@@ -85,7 +85,7 @@ def test_turbo_edit_with_equal_prompts_gives_the_image_whatever_w_is(toy_model: 
 
 
 def test_turbo_edit_without_shift_and_w_is_edit_friendly(toy_model: Any) -> None:
-    latents, noise = clean(), drawn(4, 1, 4, 16, 16)
+    latents, noise = clean(), drawn(4, 1, 4, 8, 8)
     maps = shifted_edit_friendly(inverting(toy_model, latents), noise=noise, strength=1.0, shift=0.0)
     ours = turbo_edit(task(toy_model, maps), w=1.0, max_rms=None)
     scaled = edit_friendly_inversion(inverting(toy_model, latents), noise=noise)
@@ -96,7 +96,7 @@ def test_turbo_edit_without_shift_and_w_is_edit_friendly(toy_model: Any) -> None
 def test_the_bound_of_the_last_map_holds_for_each_image(toy_model: Any) -> None:
     """A batch is bounded as its images are alone."""
     latents = torch.cat([clean(), 5.0 * clean()])
-    noise = drawn(3, 2, 4, 16, 16)
+    noise = drawn(3, 2, 4, 8, 8)
     found = shifted_edit_friendly(inverting(toy_model, latents), noise=noise, strength=1.0)
     together = turbo_edit(task(toy_model, found), max_rms=0.05).latents[1]
     unbounded = turbo_edit(task(toy_model, found), max_rms=None).latents[1]
@@ -108,7 +108,7 @@ def test_the_bound_of_the_last_map_holds_for_each_image(toy_model: Any) -> None:
 
 
 def test_turbo_edit_refuses_maps_of_other_levels(toy_model: Any) -> None:
-    found = edit_friendly_inversion(inverting(toy_model, clean()), noise=drawn(4, 1, 4, 16, 16))
+    found = edit_friendly_inversion(inverting(toy_model, clean()), noise=drawn(4, 1, 4, 8, 8))
     with pytest.raises(InversionError, match="has no maps of shifted latents: invert with shifted-edit-friendly"):
         turbo_edit(task(toy_model, found))
 
@@ -124,7 +124,7 @@ def test_shifted_inversions_are_kept_in_files(toy_model: Any, tmp_path: Any) -> 
 
 def test_one_step_of_virtual_inversion_is_a_move_by_delta_denoising(toy_model: Any) -> None:
     """Virtual inversion is Delta Denoising Score at the rate n / s."""
-    latents, noise = clean(), drawn(1, 1, 4, 16, 16)
+    latents, noise = clean(), drawn(1, 1, 4, 8, 8)
     source = Inversion("picture", noise[0], (599,), trajectory=latents[None])
     level = toy_model.schedule.level(599)
     one = virtual_inversion(task(toy_model, source), noise=noise).latents[1]
@@ -136,17 +136,17 @@ def test_one_step_of_virtual_inversion_is_a_move_by_delta_denoising(toy_model: A
 @pytest.mark.parametrize("name", list(WITHOUT_INVERSION))
 def test_outside_a_mask_the_image_stays(toy_model: Any, name: str) -> None:
     edit, options = WITHOUT_INVERSION[name]
-    latents, weight = clean(), torch.zeros(1, 1, 16, 16)
-    weight[..., :8] = 1.0
+    latents, weight = clean(), torch.zeros(1, 1, 8, 8)
+    weight[..., :4] = 1.0
     source = of_image(latents)
     hook = KeepOutside(weight, latents, source, 1)
     result = edit(task(toy_model, source, mask=hook.inside, on_step=[hook]), **options).latents[1]
-    torch.testing.assert_close(result[..., 8:], latents[..., 8:], atol=0.0, rtol=0.0)
-    assert float((result[..., :8] - latents[..., :8]).abs().max()) > 1e-3
+    torch.testing.assert_close(result[..., 4:], latents[..., 4:], atol=0.0, rtol=0.0)
+    assert float((result[..., :4] - latents[..., :4]).abs().max()) > 1e-3
 
 
 def test_predictions_of_several_levels_are_those_of_single_calls(toy_model: Any) -> None:
-    latents, noise = clean(2), drawn(2, 4, 16, 16)
+    latents, noise = clean(2), drawn(2, 4, 8, 8)
     given = task(toy_model, of_image(latents), guidance_scale=3.0)
     edited = 1.1 * latents[None]
     times = [[899.0, 799.0], [749.0, 599.0]]
@@ -214,7 +214,7 @@ def back(model: Any, found: Inversion) -> Tensor:
 def test_renoising_brings_the_image_back_more_closely(toy_model: Any) -> None:
     """In short steps, where the iteration settles, each further one helps; DDIM inversion is the first result alone."""
     latents = clean()
-    short = InversionTask(toy_model, latents, toy_model.encode_prompt(SOURCE), timesteps=range(401, 1, -20))
+    short = InversionTask(toy_model, latents, toy_model.encode_prompt(SOURCE), timesteps=range(201, 1, -20))
     errors = [float((back(toy_model, ddim_inversion(short)) - latents).norm())]
     for again in (1, 4):
         found = renoise(short, renoising_steps=again, average=1)
@@ -223,7 +223,7 @@ def test_renoising_brings_the_image_back_more_closely(toy_model: Any) -> None:
 
 
 def test_corrected_draws_follow_the_inverted_path(toy_model: Any) -> None:
-    latents, noise = clean(), drawn(4, 1, 4, 16, 16)
+    latents, noise = clean(), drawn(4, 1, 4, 8, 8)
     found = renoise(inverting(toy_model, latents), noise=noise, eta=1.0)
     assert found.trajectory is not None
     path = list(found.trajectory.flip(0)[1:])
@@ -241,8 +241,8 @@ def test_corrected_draws_follow_the_inverted_path(toy_model: Any) -> None:
 
 
 def test_draws_of_another_shape_are_refused(toy_model: Any) -> None:
-    latents, wrong = clean(), drawn(9, 1, 4, 16, 16)
-    with pytest.raises(UsageError, match=r"one draw a sample, got \(9, 1, 4, 16, 16\)"):
+    latents, wrong = clean(), drawn(9, 1, 4, 8, 8)
+    with pytest.raises(UsageError, match=r"one draw a sample, got \(9, 1, 4, 8, 8\)"):
         chord_edit(task(toy_model, of_image(latents)), noise=wrong)
     with pytest.raises(UsageError, match="one draw an iteration"):
         delta_denoising(task(toy_model, of_image(latents)), noise=wrong, iterations=3)

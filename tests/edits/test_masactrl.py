@@ -32,7 +32,7 @@ def model(request: Any) -> Any:
 
 
 def noise(images: int = 1) -> Tensor:
-    return torch.randn(images, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    return torch.randn(images, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def drawn(model: Any, images: int = 1, steps: int = 4) -> Inversion:
@@ -70,10 +70,10 @@ def test_control_off_is_plain_sampling(model: Any) -> None:
 
 
 def test_a_mask_is_the_foreground_when_told_so(toy_model: Any) -> None:
-    start, mask = drawn(toy_model, images=2), torch.zeros(1, 1, 16, 16)
-    mask[..., 4:12] = 1.0
+    start, mask = drawn(toy_model, images=2), torch.zeros(1, 1, 8, 8)
+    mask[..., 2:6] = 1.0
     told, plain = (run(toy_model, start, mask=mask, foreground_mask=told).latents for told in (True, False))
-    assert torch.equal(told, run(toy_model, start, masks=mask.expand(2, 2, 16, 16)).latents)
+    assert torch.equal(told, run(toy_model, start, masks=mask.expand(2, 2, 8, 8)).latents)
     assert torch.equal(plain, run(toy_model, start).latents)
     assert far(told[1], plain[1]) > 1e-6
 

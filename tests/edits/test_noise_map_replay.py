@@ -28,11 +28,11 @@ BOTH = pytest.mark.parametrize(
 
 
 def clean(images: int = 1) -> Tensor:
-    return 0.5 * torch.randn(images, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    return 0.5 * torch.randn(images, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def invert(model: Any, encode: Any, *, images: int = 1, guidance_scale: float = 1.0, **options: Any) -> Inversion:
-    noise = torch.randn(STEPS, images, 4, 16, 16, generator=torch.Generator().manual_seed(2))
+    noise = torch.randn(STEPS, images, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     noise = noise[-int(STEPS * options.get("strength", 1.0) + 1e-6) :]
     condition = model.encode_prompt(SOURCE)
     task = InversionTask(model, clean(images), condition, None, guidance_scale, num_inference_steps=STEPS)
@@ -150,14 +150,14 @@ def test_hooks_see_the_source_as_its_inversion_has_it(recipe: Any, encode: Any, 
     def keep_half(latents: Tensor, step: Any) -> Tensor:
         seen.append((step.index, latents[0]))
         kept = latents[1:].clone()
-        kept[..., :8] = latents[:1, ..., :8]
+        kept[..., :4] = latents[:1, ..., :4]
         return torch.cat([latents[:1], kept])
 
     result = run(toy_model, recipe, source, TARGET, on_step=[keep_half])
     for index, latents in seen:
         assert far(latents, source.latents_at(index + 1)) < 1e-5
-    assert far(result.latents[1, ..., :8], clean()[..., :8]) < 1e-5
-    assert far(result.latents[1, ..., 8:], clean()[..., 8:]) > 1e-2
+    assert far(result.latents[1, ..., :4], clean()[..., :4]) < 1e-5
+    assert far(result.latents[1, ..., 4:], clean()[..., 4:]) > 1e-2
 
 
 @BOTH
@@ -185,7 +185,7 @@ def test_shares_of_the_control_count_from_the_first_executed_step(recipe: Any, e
 
 @BOTH
 def test_drawn_pictures_are_edited_under_their_own_draws(recipe: Any, encode: Any, toy_model: Any) -> None:
-    drawn = Inversion("drawn", torch.randn(1, 4, 16, 16), tuple(toy_model.schedule.timesteps(STEPS)))
+    drawn = Inversion("drawn", torch.randn(1, 4, 8, 8), tuple(toy_model.schedule.timesteps(STEPS)))
     options: dict[str, Any] = {"eta": 0.5, "strength": 0.7}
     before = toy_model.evaluations
     same = run(toy_model, recipe, drawn, SOURCE, generator=torch.Generator().manual_seed(3), **options)
@@ -200,7 +200,7 @@ def test_drawn_pictures_are_edited_under_their_own_draws(recipe: Any, encode: An
 
 @BOTH
 def test_nothing_leaks_also_when_a_run_breaks(recipe: Any, encode: Any, toy_model: Any) -> None:
-    condition, latents = toy_model.encode_prompt("a cat"), torch.randn(1, 4, 16, 16)
+    condition, latents = toy_model.encode_prompt("a cat"), torch.randn(1, 4, 8, 8)
     source = invert(toy_model, encode)
 
     def explode(latents: Tensor, step: Any) -> Tensor:

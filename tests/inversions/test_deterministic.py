@@ -47,7 +47,7 @@ def model(request: Any) -> Any:
 
 
 def clean(images: int = 1) -> Tensor:
-    return torch.randn(images, 4, 16, 16, generator=torch.Generator().manual_seed(2)) * 0.5
+    return torch.randn(images, 4, 8, 8, generator=torch.Generator().manual_seed(2)) * 0.5
 
 
 def invert(model: Any, name: str, latents: Tensor, **options: Any) -> Inversion:

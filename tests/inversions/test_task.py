@@ -12,7 +12,7 @@ SOURCE = "a photo of a cat"
 
 
 def task(model: Any, images: int = 1, **fields: Any) -> InversionTask:
-    latents = 0.5 * torch.randn(images, 4, 16, 16, generator=torch.Generator().manual_seed(2))
+    latents = 0.5 * torch.randn(images, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     return InversionTask(model, latents, model.encode_prompt(SOURCE), **({"num_inference_steps": 4} | fields))
 
 
@@ -36,7 +36,7 @@ def test_the_grid_is_that_of_sampling(toy_model: Any) -> None:
     ("given", "kept"), [(torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
 )
 def test_latents_keep_float64_and_nothing_below_float32(toy_model: Any, given: torch.dtype, kept: torch.dtype) -> None:
-    latents = torch.zeros(1, 4, 16, 16, dtype=given)
+    latents = torch.zeros(1, 4, 8, 8, dtype=given)
     assert InversionTask(toy_model, latents, toy_model.encode_prompt("")).clean.dtype == kept
 
 
@@ -58,7 +58,7 @@ def test_equal_prompts_predict_what_no_guidance_does(toy_model: Any) -> None:
 
 def test_a_single_image_takes_its_own_rows_and_generator(toy_model: Any) -> None:
     prompts, generators = toy_model.encode_prompt(["a cat", "a dog"]), [torch.Generator(), torch.Generator()]
-    whole = InversionTask(toy_model, torch.randn(2, 4, 16, 16), prompts, prompts[[0]], generator=generators)
+    whole = InversionTask(toy_model, torch.randn(2, 4, 8, 8), prompts, prompts[[0]], generator=generators)
     one = whole.image(1)
     assert torch.equal(one.latents, whole.latents[[1]])
     assert torch.equal(one.condition.text, prompts.text[[1]])
