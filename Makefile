@@ -20,7 +20,8 @@ LOWEST_READY := .venv-lowest/.installed
 
 # One thread a process: at the sizes of the tests this is much faster than processes that share their cores. And memory of
 # tensors up to 1 GiB is kept for the next ones: to get it from the system anew, page by page, takes 9 % of the time.
-SETTINGS := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
+# What Python compiles is kept, too: tests start some thirty processes.
+SETTINGS := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 PYTHONDONTWRITEBYTECODE=
 RUN := -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test conformance test-lowest fuzz browser pages lint clean

@@ -121,7 +121,7 @@ PROGRAM = """
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_goes_on(tmp_path: Path, workers: int) -> None:
+def test_a_run_is_one_processs_own_until_it_is_killed_and_then_goes_on(tmp_path: Path, workers: int) -> None:
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -130,6 +130,15 @@ def test_a_killed_run_goes_on(tmp_path: Path, workers: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not ((out / ROWS).is_file() and (out / ROWS).read_bytes().count(b"\n") >= 3):
         time.sleep(0.02)
+    loaded: list[bool] = []
+
+    def loading() -> RevisedGaussian:
+        loaded.append(True)
+        return load()
+
+    with pytest.raises(UsageError, match=r"another process is running a benchmark in .*run: wait for it to end"):
+        run(Small(), Small().configurations([], []), out, loading)
+    assert not loaded  # refused before anything heavy
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     killed = len(read_rows(out))
@@ -138,8 +147,10 @@ def test_a_killed_run_goes_on(tmp_path: Path, workers: int) -> None:
     benchmark = Small()
     configurations = benchmark.configurations([], [])
     rows = run(benchmark, configurations, out, load)
-    assert len(read_rows(out)) == len(rows) == 16
+    kept = [(row["case"], row["configuration"]) for row in read_rows(out)]
+    assert len(kept) == len(set(kept)) == len(rows) == 16
     assert plain(rows) == plain(run(benchmark, configurations, tmp_path / "whole", load))
+    assert not (out / LOCK).exists()  # it went with the process, and that of this one with the run
 
 
 def test_cancelling_keeps_what_is_done(tmp_path: Path) -> None:
@@ -189,35 +200,6 @@ def start(program: str, *arguments: object, **environment: str) -> subprocess.Po
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(textwrap.dedent(PROGRAM))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    out = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, program, out, "1"], env=environment)
-    try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (out / ROWS).is_file():
-            time.sleep(0.02)
-        loaded: list[bool] = []
-
-        def loading() -> RevisedGaussian:
-            loaded.append(True)
-            return load()
-
-        with pytest.raises(UsageError, match=r"another process is running a benchmark in .*run: wait for it to end"):
-            run(Small(), Small().configurations([], []), out, loading)
-        assert not loaded  # refused before anything heavy
-        assert process.wait(60) == 0
-    finally:
-        process.kill()
-        process.wait()
-    kept = [(row["case"], row["configuration"]) for row in read_rows(out)]
-    assert len(kept) == len(set(kept)) == 16
-    assert len(run(Small(), Small().configurations([], []), out, load)) == 16  # the lock went with the process
-    assert not (out / LOCK).exists()
 
 
 def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
