@@ -54,10 +54,10 @@ def test_every_method_gives_what_single_calls_give(method: str, toy_model: Any) 
 
 @pytest.mark.parametrize("inversion", ["bdia", "null-text", "negative-prompt", "dpm-encoder"])
 def test_all_that_inversions_hold_is_joined(inversion: str, toy_model: Any) -> None:
-    method = "prompt-to-prompt"
-    images = [picture(0), picture(1)]
-    results = edit(toy_model, images, method=method, inversion=inversion, seed=3)
-    assert_as_alone(toy_model, images, results, seed=3, method=method, inversion=inversion)
+    images, given = [picture(0), picture(1)], {"method": "prompt-to-prompt", "inversion": inversion, "seed": 3}
+    if inversion == "null-text":
+        given["inversion_options"] = {"inner_steps": 2}
+    assert_as_alone(toy_model, images, edit(toy_model, images, **given), **given)
 
 
 def test_results_come_in_the_order_of_the_images(toy_model: Any) -> None:
