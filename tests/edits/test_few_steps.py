@@ -262,8 +262,8 @@ def consistency_model(model: Any, distilled: int) -> Any:
 
 
 def test_sdedit_runs_a_consistency_model_as_diffusers_does(toy_model: Any) -> None:
-    few, draws = consistency_model(toy_model, 50), drawn(5, 1, 4, 16, 16)
-    source = Inversion("picture", drawn(1, 4, 16, 16), tuple(few.schedule.timesteps(4)), trajectory=clean()[None])
+    few, draws = consistency_model(toy_model, 50), drawn(5, 1, 4, 8, 8)
+    source = Inversion("picture", drawn(1, 4, 8, 8), tuple(few.schedule.timesteps(4)), trajectory=clean()[None])
     edited = sdedit(task(few, source), strength=0.5, noise=draws).latents[1]
     scheduler = diffusers.LCMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     scheduler.set_timesteps(4, original_inference_steps=50, strength=0.5)
@@ -279,7 +279,7 @@ def test_sdedit_runs_a_consistency_model_as_diffusers_does(toy_model: Any) -> No
 
 def test_sdedit_runs_no_more_steps_than_a_model_was_distilled_at(toy_model: Any) -> None:
     few = consistency_model(toy_model, 8)
-    source = Inversion("picture", drawn(1, 4, 16, 16), tuple(few.schedule.timesteps(4)), trajectory=clean()[None])
+    source = Inversion("picture", drawn(1, 4, 8, 8), tuple(few.schedule.timesteps(4)), trajectory=clean()[None])
     before = few.evaluations
     done = sdedit(task(few, source), strength=0.3)
     assert few.evaluations - before == 2

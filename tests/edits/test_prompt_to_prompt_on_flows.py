@@ -16,7 +16,7 @@ from sfumato.inversions.result import Inversion
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.edits.tasks import edit_by
-from tests.toy_flow import toy_flux_pipeline, toy_sd3_pipeline
+from tests.toy_flow import short_flux, toy_sd3_pipeline
 
 SOURCE, TARGET = "a photo of a cat on the house", "a photo of a dog on the house"
 LONGER = "a photo of a red cat on the house"
@@ -25,7 +25,7 @@ SIZE = (8, 12)
 
 @pytest.fixture(scope="module")
 def flux() -> Any:
-    return sfumato.load_model(toy_flux_pipeline())
+    return short_flux()
 
 
 @pytest.fixture(scope="module")
