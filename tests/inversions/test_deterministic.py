@@ -47,6 +47,11 @@ def model(request: Any) -> Any:
 
 
 def clean(images: int = 1) -> Tensor:
+    return torch.randn(images, 4, 16, 16, generator=torch.Generator().manual_seed(2)) * 0.5
+
+
+def small(images: int = 1) -> Tensor:
+    """For promises that hold at any size."""
     return torch.randn(images, 4, 8, 8, generator=torch.Generator().manual_seed(2)) * 0.5
 
 
@@ -64,17 +69,17 @@ def replay(model: Any, inversion: Inversion, guidance_scale: float = 3.0) -> Ten
 @pytest.mark.parametrize("name", OPTIONS)
 def test_evaluations_are_those_of_the_docstring(model: Any, name: str) -> None:
     before = model.evaluations
-    found = invert(model, name, clean())
+    found = invert(model, name, small())
     assert model.evaluations - before == EVALUATIONS[name]
     assert found.method == name
     assert found.trajectory is not None
-    assert torch.equal(found.clean, clean())
+    assert torch.equal(found.clean, small())
     assert torch.equal(found.latents_at(0), found.noise)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_batch_equals_single_runs(toy_model: Any, name: str) -> None:
-    whole = clean(2)
+    whole = small(2)
     batch = invert(toy_model, name, whole)
     back = replay(toy_model, batch)
     for image in range(2):
@@ -90,14 +95,14 @@ def test_a_batch_equals_single_runs(toy_model: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_file_replays_as_the_inversion(toy_model: Any, name: str, tmp_path: Path) -> None:
-    found = invert(toy_model, name, clean())
+    found = invert(toy_model, name, small())
     loaded = Inversion.load(found.save(tmp_path / "cat.safetensors"))
     assert torch.equal(replay(toy_model, loaded), replay(toy_model, found))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_nothing_leaks_also_when_an_inversion_breaks(model: Any, name: str) -> None:
-    condition, latents, calls = model.encode_prompt("a cat"), clean(), 0
+    condition, latents, calls = model.encode_prompt("a cat"), small(), 0
     predict = type(model).predict
 
     def breaking(*args: Any) -> Tensor:
@@ -130,7 +135,7 @@ def test_prompts_that_do_not_fit_the_batch_are_refused(toy_model: Any, name: str
     before = toy_model.evaluations
     with pytest.raises(UsageError, match="2 rows does not fit a batch of 3"):
         INVERSIONS[name].function(
-            InversionTask(toy_model, clean(3), toy_model.encode_prompt(["a", "b"]), num_inference_steps=4)
+            InversionTask(toy_model, small(3), toy_model.encode_prompt(["a", "b"]), num_inference_steps=4)
         )
     assert toy_model.evaluations == before
 
@@ -140,7 +145,7 @@ def test_the_negative_prompt_of_another_length_fits(toy_model: Any, name: str) -
     """A prompt of two chunks beside an empty one, both ways."""
     long = toy_model.encode_prompt(" ".join(["cat"] * 80))
     for condition, negative in ((long, None), (toy_model.encode_prompt("a cat"), long)):
-        task = InversionTask(toy_model, clean(), condition, negative, 3.0, num_inference_steps=2)
+        task = InversionTask(toy_model, small(), condition, negative, 3.0, num_inference_steps=2)
         found = INVERSIONS[name].function(task, **OPTIONS[name])
         branch = Branch(condition, negative, 3.0)
         back = sample(toy_model, found.noise, {"source": branch}, timesteps=found.timesteps, replay=found)
