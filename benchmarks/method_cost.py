@@ -4,11 +4,14 @@
         [--set METHOD.NAME=VALUE ...] [--out docs]
 
 Each method edits the same latents with its default options, from its first inversion (made beforehand, not counted), in
-a process of its own; bare network calls on four rows run before and after it. Measures processor seconds, network
-evaluations, the seconds that as many bare evaluations take, their ratio, and the process's peak memory, libraries and
-weights included. A ratio well above 1 has a reason of its own: pix2pix-zero differentiates through the network. MODEL
-is whatever `sfumato.load_model` takes; the published figures are from `tests/conformance/cases/tiny-sd`. With --out,
-writes method-cost.json after each method; what is written is not run again.
+a process of its own; bare network calls on four rows (of flow models, on as many as the method's have, and prompts are
+read beforehand) run before and after it. Measures processor seconds, network evaluations, the seconds that as many bare
+evaluations take, their ratio, and the process's peak memory, libraries and weights included. A ratio well above 1 has a
+reason of its own: pix2pix-zero differentiates through the network. MODEL is whatever `sfumato.load_model` takes, or
+`toy-sd3` or `toy-flux`: the pipelines of `tests/toy_flow.py` at a width of 256 (with `PYTHONPATH=.`). The published
+figures are from `tests/conformance/cases/tiny-sd`. With --out, writes method-cost.json, or method-cost-MODEL.json for a
+toy, after each method; what is written is not run again. With --together all methods run in one process, whose memory
+is not measured.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
+from sfumato.models.flow_transformer import FlowTransformer
 
+TOYS = ("toy-sd3", "toy-flux")
 SOURCE, TARGET = "a cat on a mat", "a dog on a mat"
 GUIDANCE = 7.5
 
@@ -54,6 +59,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--set", nargs="*", default=[], metavar="METHOD.NAME=VALUE", help="options of a method")
+    parser.add_argument("--together", action="store_true", help="in one process")
     parser.add_argument("--out", type=Path, help="folder of the two files")
     args = parser.parse_args()
 
@@ -66,7 +72,7 @@ def main() -> None:
         "processor": processor(),
         "torch": torch.__version__,
     }
-    file = args.out and args.out / "method-cost.json"
+    file = args.out and args.out / (f"method-cost-{args.model}.json" if args.model in TOYS else "method-cost.json")
     report = json.loads(file.read_text("utf-8")) if file and file.is_file() else {}
     if {name: report.get(name) for name in settings} != settings:
         report = {**settings, "methods": {}}
@@ -76,8 +82,11 @@ def main() -> None:
         if name in report["methods"]:
             continue
         run = partial(_measure, model, name, options.get(name, {}), args.latents, args.steps, args.rounds)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            report["methods"][name] = pool.submit(run).result()
+        if args.together:
+            report["methods"][name] = {**run(), "peak_memory_gb": None}
+        else:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                report["methods"][name] = pool.submit(run).result()
         print(name, json.dumps(report["methods"][name]), flush=True)
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -106,13 +115,18 @@ def _measure(
     """One method, as a row of the report."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # random weights bring nothing back
-    model = sfumato.load_model(model_name, device="cpu")
+    model = sfumato.load_model(_toy(model_name) if model_name in TOYS else model_name, device="cpu")
     shape = (1, model.latent_channels, latents, latents)
     clean = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     start = start_of(model, clean, name, steps)
-    bare = [bare_evaluation(model, clean)]
+    rows = 4
+    if isinstance(model, FlowTransformer):
+        for prompt in (SOURCE, TARGET, ""):  # in a model this small, reading them would count
+            model.give_prompt(prompt, model.encode_prompt(prompt))
+        rows = _rows_of_a_call(model, lambda: run_method(model, name, start, options))
+    bare = [bare_evaluation(model, clean, rows=rows)]
     costs = [run_method(model, name, start, options) for _ in range(rounds)]
-    bare.append(bare_evaluation(model, clean))
+    bare.append(bare_evaluation(model, clean, rows=rows))
     seconds, evaluations = min(seconds for seconds, _ in costs), costs[0][1].evaluations
     return {
         "options": dict(options),
@@ -122,6 +136,31 @@ def _measure(
         "ratio": round(seconds / (min(bare) * evaluations), 3),
         "peak_memory_gb": round(max(cost.peak_memory for _, cost in costs) / 2**30, 2),
     }
+
+
+def _toy(name: str) -> Any:
+    """A pipeline of random weights that is wide enough for the network to take most of the time."""
+    from tests.toy_flow import toy_flux_pipeline, toy_sd3_pipeline
+
+    return toy_flux_pipeline(head_dim=64) if name == "toy-flux" else toy_sd3_pipeline(newer=True, head_dim=64)
+
+
+def _rows_of_a_call(model: Model, run: Callable[[], Any]) -> int:
+    """How many rows a network call of a run has on average."""
+    calls, predict = 0, model.predict
+
+    def counted(*args: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return predict(*args)
+
+    before = model.evaluations
+    model.predict = counted  # type: ignore[method-assign]
+    try:
+        run()
+    finally:
+        del model.predict
+    return max(1, round((model.evaluations - before) / calls))
 
 
 def processor() -> str:
@@ -137,7 +176,7 @@ def start_of(model: Model, clean: Tensor, name: str, steps: int) -> Inversion:
     """What the method starts from: its first inversion of the latents, or the latents themselves."""
     method, generator = METHODS[name], torch.Generator().manual_seed(0)
     if method.from_image:
-        timesteps = tuple(model.schedule.timesteps(steps))
+        timesteps = tuple(model.schedule.timesteps(steps, latent_size=(clean.shape[-2], clean.shape[-1])))
         return Inversion("picture", torch.randn(clean.shape, generator=generator), timesteps, trajectory=clean[None])
     entry = INVERSIONS[method.default_inversion]
     scale = GUIDANCE if entry.source_guidance_scale is None else entry.source_guidance_scale
@@ -166,9 +205,17 @@ def run_method(
             guidance_scale=GUIDANCE,
             source_guidance_scale=start.guidance_scale,
             generator=torch.Generator().manual_seed(0),
+            mask=_half(start.noise) if name == "kv-edit" else None,  # which edits the inside of a mask alone
         )
         METHODS[name].function(task, **options)
     return clock() - begun, cost
+
+
+def _half(latents: Tensor) -> Tensor:
+    """A mask of the left half."""
+    mask = torch.zeros(1, 1, *latents.shape[-2:])
+    mask[..., : latents.shape[-1] // 2] = 1.0
+    return mask
 
 
 @torch.no_grad()

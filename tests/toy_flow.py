@@ -24,7 +24,7 @@ def toy_t5_tokenizer() -> T5Tokenizer:
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
 
 
-def toy_sd3_pipeline(*, t5: bool = True, newer: bool = False) -> Any:
+def toy_sd3_pipeline(*, t5: bool = True, newer: bool = False, head_dim: int = 8) -> Any:
     """Builds a `StableDiffusion3Pipeline`; `newer`: SD3.5's norms and a second attention in its first block."""
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -40,8 +40,8 @@ def toy_sd3_pipeline(*, t5: bool = True, newer: bool = False) -> Any:
             ),
         ]
         transformer = SD3Transformer2DModel(
-            sample_size=16, num_layers=2, attention_head_dim=8, num_attention_heads=4, joint_attention_dim=WIDTH,
-            caption_projection_dim=32, pooled_projection_dim=72, pos_embed_max_size=16,
+            sample_size=16, num_layers=2, attention_head_dim=head_dim, num_attention_heads=4, joint_attention_dim=WIDTH,
+            caption_projection_dim=4 * head_dim, pooled_projection_dim=72, pos_embed_max_size=16,
             dual_attention_layers=(0,) if newer else (), qk_norm="rms_norm" if newer else None,
         )  # fmt: skip
         tokenizer_3, encoder_3 = _t5() if t5 else (None, None)
@@ -53,7 +53,7 @@ def toy_sd3_pipeline(*, t5: bool = True, newer: bool = False) -> Any:
     )  # fmt: skip
 
 
-def toy_flux_pipeline(*, schnell: bool = False) -> Any:
+def toy_flux_pipeline(*, schnell: bool = False, head_dim: int = 8) -> Any:
     """Builds a `FluxPipeline`; `schnell`: one without an input for guidance, and levels that are not shifted."""
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
@@ -64,8 +64,9 @@ def toy_flux_pipeline(*, schnell: bool = False) -> Any:
         clip = toy_tokenizer()
         encoder = CLIPTextModel(text_config(clip, hidden_act="quick_gelu")).eval()
         transformer = FluxTransformer2DModel(
-            in_channels=64, num_layers=1, num_single_layers=2, attention_head_dim=8, num_attention_heads=4,
-            joint_attention_dim=WIDTH, pooled_projection_dim=32, axes_dims_rope=(2, 2, 4), guidance_embeds=not schnell,
+            in_channels=64, num_layers=1, num_single_layers=2, attention_head_dim=head_dim, num_attention_heads=4,
+            joint_attention_dim=WIDTH, pooled_projection_dim=32, guidance_embeds=not schnell,
+            axes_dims_rope=(head_dim // 4, head_dim // 4, head_dim // 2),
         )  # fmt: skip
         tokenizer_2, encoder_2 = _t5()
         vae = _autoencoder(0.3611, 0.1159)

@@ -3,41 +3,66 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tools.pages import DOCS
 
 PAGE = DOCS / "method-cost.md"
+FLOWS = {
+    "toy-sd3": "Stable Diffusion 3.5 at toy size: 2 blocks, one of them with a second attention, width 256",
+    "toy-flux": "FLUX.1 dev at toy size: 1 double and 2 single blocks, width 256",
+}
+
+TWICE = (
+    "`prompt-to-prompt` calls the attention kernel twice at each layer of a flow model, and makes the maps of image to"
+    " text ([flow models](flow.md))."
+)
 
 
 def written(_: str) -> str:
     """The page, of the stored figures."""
-    return page(json.loads((DOCS / "method-cost.json").read_text(encoding="utf-8")))
+    flows = {name: DOCS / f"method-cost-{name}.json" for name in FLOWS}
+    return page(
+        json.loads((DOCS / "method-cost.json").read_text(encoding="utf-8")),
+        {name: json.loads(file.read_text(encoding="utf-8")) for name, file in flows.items() if file.is_file()},
+    )
 
 
-def page(report: Mapping[str, Any]) -> str:
-    """The report as Markdown."""
-    size = report["latents"]
+def page(report: Mapping[str, Any], flows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The reports as Markdown: of a diffusion, and of flow models by name."""
     lines = [
         "# Cost of each method, beside the bare network",
         "",
-        (
-            f"Written by `python benchmarks/method_cost.py`: `{report['model']}`, {size}×{size}"
-            f" latents, {report['steps']} steps, one image, one target, default options unless said; one thread of an"
-            f" {report['processor']}, torch {report['torch']}; least of {report['rounds']} runs, processor time."
-        ),
+        f"Written by `python benchmarks/method_cost.py`: `{report['model']}`, {_run(report)}.",
         "",
-        "| method | evaluations | seconds | as many bare evaluations | ratio | peak memory, GB |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row in report["methods"].items():
-        label = f"`{name}`" + "".join(f", {key} {value}" for key, value in row["options"].items())
-        figures = (row[key] for key in ("evaluations", "seconds", "bare_seconds", "ratio", "peak_memory_gb"))
-        lines.append("| " + " | ".join([label, *map(str, figures)]) + " |")
-    lines += [
+        *_table(report, memory=True),
         "",
         "- The inversion is made beforehand and is not included. Memory is that of the whole process.",
         "- `pix2pix-zero` and `langevin` differentiate through the network, so that their evaluations cost more.",
     ]
+    for name, own in flows.items():
+        lines += ["", f"## {FLOWS[name]}", "", f"`{name}`, {_run(own)}, on a loaded machine.", ""]
+        lines += _table(own, memory=False)
+    if flows:
+        lines += ["", f"- {TWICE}"]
     return "\n".join(lines) + "\n"
+
+
+def _run(report: Mapping[str, Any]) -> str:
+    """What was run, in words."""
+    size = report["latents"]
+    asked = f"{size}×{size} latents, {report['steps']} steps, one image, one target, default options unless said"
+    where = f"one thread of an {report['processor']}, torch {report['torch']}"
+    return f"{asked}; {where}; least of {report['rounds']} runs, processor time"
+
+
+def _table(report: Mapping[str, Any], *, memory: bool) -> Iterator[str]:
+    last = ["peak memory, GB"] if memory else []
+    columns = ["method", "evaluations", "seconds", "as many bare evaluations", "ratio", *last]
+    yield "| " + " | ".join(columns) + " |"
+    yield "|---" * len(columns) + "|"
+    for name, row in report["methods"].items():
+        label = f"`{name}`" + "".join(f", {key} {value}" for key, value in row["options"].items())
+        keys = ("evaluations", "seconds", "bare_seconds", "ratio", *(("peak_memory_gb",) if memory else ()))
+        yield "| " + " | ".join([label, *(str(row[key]) for key in keys)]) + " |"
