@@ -50,8 +50,7 @@ def methods(
         entries = {kind: [entry for entry in found if entry.name == name] for kind, found in entries.items()}
     lacking, default = _lacking(model, device, dtype, [entry for found in entries.values() for entry in found])
     if as_json:
-        listed = {kind: [_fields(entry, lacking) for entry in found] for kind, found in entries.items()}
-        print_json(listed if model is None else {**listed, "default_method": default})
+        print_json({kind: [_fields(entry, lacking, default) for entry in found] for kind, found in entries.items()})
     elif name is not None:
         for kind, found in entries.items():
             for entry in found:
@@ -80,10 +79,12 @@ def _lacking(
     return {entry.name: unmet(entry.needs, loaded) for entry in entries}, default_method(loaded)
 
 
-def _fields(entry: Entry[Any], lacking: Mapping[str, str] | None) -> dict[str, Any]:
-    """The entry in JSON's types; with a model, what that lacks for it, "" for nothing."""
+def _fields(entry: Entry[Any], lacking: Mapping[str, str] | None, default: str) -> dict[str, Any]:
+    """The entry in JSON's types; with a model, what that lacks for it ("": nothing), and whether it is the default."""
     fields = {**entry_fields(entry), "needs": list(entry.needs)}
-    return fields if lacking is None else {**fields, "lacks": lacking[entry.name]}
+    if lacking is None:
+        return fields
+    return {**fields, "lacks": lacking[entry.name], "default": entry.name == default}
 
 
 def _list(kind: str, found: list[Entry[Any]]) -> None:

@@ -96,7 +96,7 @@ def test_the_command_edits_a_flow_without_a_method(
     refused = invoke("edit", "red.png", *prompts, *where, "--weight", "dog=2")
     assert "the method flowedit has no word weights" in refused.output
     listed = invoke("methods", *where, "--json")
-    assert json.loads(listed.stdout)["default_method"] == "flowedit"
+    assert [entry["name"] for entry in json.loads(listed.stdout)["methods"] if entry["default"]] == ["flowedit"]
     assert "that name no method take flowedit" in " ".join(invoke("methods", *where).output.split())
 
 
