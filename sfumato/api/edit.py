@@ -107,8 +107,8 @@ def edit(
         target_prompt: What the result should show; several give one image each, in one batch.
         method: A name in `METHODS`; None: what suits the model, FlowEdit on flow models and Prompt-to-Prompt on
             others, see `sfumato.edits.method.default_method`.
-        fast: Edit in 2 steps (4 evaluations with one target): by the model that was distilled from this one for few
-            steps, where it has one ("emoji-turbo" for "emoji"), and by the method for such models. Give no method.
+        fast: Edit in one network call (4 evaluations a target): by the model that was distilled from this one for few
+            steps, where it has one ("emoji-turbo" for "emoji"), and by ChordEdit without its cleanup. Give no method.
         inversion: A name in `INVERSIONS`; None: the method's first choice.
         inversion_options: The inversion's own, see `INVERSIONS[inversion].parameters`.
         inverted: An earlier inversion of the same image, with the same model and number of steps. It holds its image,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sfumato.errors import UsageError
 from sfumato.models.base import Model
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 FEW_STEP_MODELS: Final[Mapping[str, str]] = {"emoji": "emoji-turbo"}
 """Names of models, and of those that were distilled from them for few steps."""
-METHOD: Final = "virtual-inversion"
-STEPS: Final = 2
-"""With one target 4 evaluations on a model without guidance: source and target at each step."""
+METHOD: Final = "chord-edit"
+OPTIONS: Final[Mapping[str, Any]] = {"cleanup": False}
+"""One network call: without guidance 4 evaluations a target, source and target at two levels."""
 REMEDY: Final = "take one such as emoji-turbo, sd-turbo or sdxl-turbo, or leave out fast"
 
 
@@ -40,8 +40,8 @@ def chosen(model: Model, request: Request) -> tuple[Model, Request]:
     """
     if not request.fast:
         return model, request
-    steps = STEPS if request.num_inference_steps is None else request.num_inference_steps
-    return few_step_model(model), replace(request, fast=False, method=METHOD, num_inference_steps=steps)
+    options = {**OPTIONS, **request.options}
+    return few_step_model(model), replace(request, fast=False, method=METHOD, options=options)
 
 
 def few_step_model(model: Model) -> Model:

@@ -107,7 +107,7 @@ Fast = Annotated[
     bool,
     typer.Option(
         "--fast",
-        help="Edit in 2 steps: with the model distilled from this one (emoji has one), or with a few-step model.",
+        help="Edit in one network call, with the model distilled from this one (emoji has one) or a few-step model.",
     ),
 ]
 Fit = Annotated[

@@ -55,14 +55,15 @@ def test_a_fast_edit_costs_four_evaluations_and_its_recipe_says_how_it_was_made(
     quick = sfumato.edit(few, picture(), fast=True, **PROMPTS, **QUIET)
     assert quick.cost.evaluations == 4
     said = quick.recipe
-    assert (said["method"], said["num_inference_steps"], said["fast"]) == ("virtual-inversion", 2, False)
+    assert (said["method"], said["options"], said["fast"]) == ("chord-edit", {"cleanup": False}, False)
     again = EditRequest.from_json({name: said[name] for name in EditRequest.json_fields() if name != "image"})
     assert replace(again, image=picture()).run(few, **QUIET).images[0].tobytes() == quick.images[0].tobytes()
 
 
-def test_what_the_user_says_of_steps_and_options_stands(few: Any) -> None:
-    said = sfumato.edit(few, picture(), fast=True, num_inference_steps=3, start="noise", **PROMPTS, **QUIET).recipe
-    assert (said["num_inference_steps"], said["options"]["start"]) == (3, "noise")
+def test_options_that_the_user_gives_stand(few: Any) -> None:
+    said = sfumato.edit(few, picture(), fast=True, cleanup=True, t_start=0.7, **PROMPTS, **QUIET)
+    assert said.recipe["options"] == {"cleanup": True, "t_start": 0.7}
+    assert said.cost.evaluations == 5
 
 
 def test_a_model_that_another_was_distilled_from_is_exchanged_for_it_once(
@@ -78,7 +79,7 @@ def test_a_model_that_another_was_distilled_from_is_exchanged_for_it_once(
 
 
 def test_fast_and_other_edits_run_side_by_side(many: Any, few: Any, loaded: list[str]) -> None:
-    asked = [EditRequest(image=picture(), method="virtual-inversion", num_inference_steps=2, **PROMPTS)]
+    asked = [EditRequest(image=picture(), method="chord-edit", **PROMPTS)]
     asked.append(replace(asked[0], fast=True))
     plain, quick = sfumato.edit_many(many, asked, **QUIET)
     assert isinstance(plain, sfumato.EditResult)
@@ -107,7 +108,7 @@ def test_files_that_were_added_to_a_model_are_not_lost_in_silence(many: Any, loa
 
 
 def test_another_method_and_fast_do_not_go_together(few: Any) -> None:
-    with pytest.raises(UsageError, match="fast edits by virtual-inversion, not by sdedit: leave out fast"):
+    with pytest.raises(UsageError, match="fast edits by chord-edit, not by sdedit: leave out fast"):
         sfumato.edit(few, picture(), fast=True, method="sdedit", **PROMPTS, **QUIET)
 
 
