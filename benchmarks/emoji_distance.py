@@ -6,8 +6,7 @@ Renders trained scenes, distorts each by rising amounts of blur, noise, shift, c
 reports Spearman's rank correlation of amount and distance: of the mean distance at each amount, and the mean over
 images. The distance is `sfumato.emoji.perceptual.EmojiDistance`; beside it stand its two halves by themselves: the
 layers of the trunk compared place by place, and 1 - cosine of the embeddings. Concept change goes by steps: the same
-drawing, another drawing style of the same concept, another concept of the same subgroup, a concept of another group.
-Needs the emoji drawings (`python -m sfumato.emoji.training.data`).
+scene, one thing of it replaced by a near concept, by a far one, all of its things replaced by far ones.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import argparse
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +25,12 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from sfumato.emoji.perceptual import EmojiDistance
-from sfumato.emoji.training.data import Renderer
+from sfumato.emoji.render import render, shipped_atlas
+from sfumato.emoji.scene_sampling import sample_scene
+from sfumato.emoji.scenes import Scene, World, moved
 from sfumato.emoji.training.sheets import to_images, to_pixels
-from sfumato.emoji.world import STYLES, Concept, Scene, load_concepts, relatives
 
 Distort = Callable[[Tensor, float], Tensor]
-BACKGROUNDS = ["white", "blue", "yellow", "pink"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Series:
 
     Attributes:
         amounts: What was done, from nothing up.
-        pixels: One (images, 3, 64, 64) an amount, in [-1, 1]; the first is the originals.
+        pixels: One (images, 3, 128, 128) an amount, in [-1, 1]; the first is the originals.
         scenes: What the last amount shows, where another thing is shown than in the originals.
     """
 
@@ -76,11 +75,9 @@ def main() -> None:
 
 def distorted(count: int, seed: int = 0) -> tuple[list[Scene], dict[str, Series]]:
     """Renders scenes and changes them: (scenes, name of the change to what came of it)."""
-    draw, concepts, renderer = random.Random(seed), load_concepts(), Renderer()
-    scenes = [
-        Scene(draw.choice(concepts).name, draw.choice(list(STYLES)), draw.choice(BACKGROUNDS)) for _ in range(count)
-    ]
-    pixels = rendered(renderer, scenes)
+    draw, world = random.Random(seed), shipped_atlas().world
+    scenes = [sample_scene(world, draw) for _ in range(count)]
+    pixels = rendered(scenes)
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
 
     def blur(pixels: Tensor, radius: float) -> Tensor:
@@ -100,15 +97,15 @@ def distorted(count: int, seed: int = 0) -> tuple[list[Scene], dict[str, Series]
         name: Series(amounts, [distort(pixels, amount) for amount in amounts])
         for name, (amounts, distort) in distortions.items()
     }
-    levels = [[_changed(scene, level, concepts, draw) for scene in scenes] for level in range(4)]
-    changed = [rendered(renderer, level) for level in levels]
+    levels = [[_changed(scene, level, world, draw) for scene in scenes] for level in range(4)]
+    changed = [rendered(level) for level in levels]
     series["concept (level)"] = Series([0, 1, 2, 3], changed, levels[-1])
     return scenes, series
 
 
-def rendered(renderer: Renderer, scenes: Sequence[Scene]) -> Tensor:
-    """The scenes' images, (scenes, 3, 64, 64), in [-1, 1]."""
-    return to_pixels(np.stack([np.asarray(renderer.render(scene).convert("RGB")) for scene in scenes]))
+def rendered(scenes: Sequence[Scene]) -> Tensor:
+    """The scenes' images, (scenes, 3, 128, 128), in [-1, 1]."""
+    return render(scenes, shipped_atlas())[0]
 
 
 def summary(amounts: list[float], distances: np.ndarray) -> dict[str, object]:
@@ -140,14 +137,13 @@ def _shifted(pixels: Tensor, by: float) -> Tensor:
     return pixels[..., columns]
 
 
-def _changed(scene: Scene, level: int, concepts: list[Concept], draw: random.Random) -> Scene:
-    if level == 0:
-        return scene
-    if level == 1:
-        return replace(scene, style=draw.choice([style for style in STYLES if style != scene.style]))
-    concept = next(concept for concept in concepts if concept.name == scene.concept)
-    strangers = [other for other in concepts if other.group != concept.group]
-    return replace(scene, concept=draw.choice(relatives(concept, concepts) if level == 2 else strangers).name)
+def _changed(scene: Scene, level: int, world: World, draw: random.Random) -> Scene:
+    """Replaces nothing, the first thing by a near concept or by a far one, all things by far ones."""
+    for index in range(min(level, 1) if level < 3 else len(scene.things)):
+        thing = scene.things[index]
+        others = world.near(thing.concept) if level == 1 else world.far(thing.concept)
+        scene = moved(scene, index, concept=draw.choice(others), tint=None)
+    return scene
 
 
 if __name__ == "__main__":

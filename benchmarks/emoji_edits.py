@@ -7,10 +7,9 @@
 
 A variant is a method and what differs from the model's defaults: options, `inversion`, `guidance_scale`,
 `source_guidance_scale`, and `negative_prompt`, of which `{source}` is the source's own. Scenes are drawn as for
-EmojiEdit, from another seed; images of the gallery are left out. `re-weight` is for methods with word weights.
-Columns: PSNR to the exact target; perceptual distance to it; PSNR to the source where the exact edit changes nothing
-(kept); PSNR to the target by kind of edit; network evaluations and seconds, the inversion's included. Needs the emoji
-drawings (`python -m sfumato.emoji.training.data`).
+EmojiEdit, from another seed. Columns: PSNR to the exact target; perceptual distance to it, and of what the exact edit
+changes alone; PSNR to the source where it changes nothing (kept); perceptual distance to the target by kind of edit;
+network evaluations and seconds, the inversion's included.
 """
 
 from __future__ import annotations
@@ -28,14 +27,16 @@ from PIL import Image
 import sfumato
 from sfumato.apps.contact_sheet import Cell, Row, Words, draw_sheet
 from sfumato.bench.editing import QUIET, price
-from sfumato.bench.emoji_edit import Judges
-from sfumato.bench.emoji_scenes import KINDS, TEST_SEED, EditCase, draw_cases
+from sfumato.bench.emoji_edit import Judge
+from sfumato.bench.scenes import TEST_SEED
 from sfumato.edits.method import METHODS
-from sfumato.emoji import EXAMPLES
-from sfumato.emoji.training.data import Renderer
+from sfumato.emoji import WEIGHTS
+from sfumato.emoji.render import render, shipped_atlas
+from sfumato.emoji.scene_edits import KINDS, SceneEdit, draw_edits
+from sfumato.images import to_images
 from sfumato.models.base import Model
 
-TUNED_ON = "concept-near,concept-far,style,background,two-edits"
+TUNED_ON = "swap-near,swap-far,recolour,style,background,two-edits"
 DRIVER = {"inversion": str, "guidance_scale": float, "source_guidance_scale": float, "negative_prompt": str}
 Figures = Mapping[str, Any]
 
@@ -57,21 +58,24 @@ def main() -> None:
         parser.error(f"unknown kind {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     variants = {text: read_variant(text) for text in args.variants}
 
-    model, judges, renderer = sfumato.load_model("emoji"), Judges(), Renderer()
-    cases = tuning_cases(args.seed, args.per_kind, args.kinds.split(","))
-    pairs = [tuple(renderer.render(scene).convert("RGB") for scene in (case.source, case.target)) for case in cases]
+    model, judge, atlas = sfumato.load_model("emoji"), Judge(WEIGHTS), shipped_atlas()
+    cases = draw_edits(atlas.world, args.seed, args.per_kind, args.kinds.split(","))
+    drawn = []
+    for case in cases:
+        pixels, masks = render([case.source, case.target], atlas)
+        drawn.append((*to_images(pixels), masks[0]))
     images: dict[str, list[Image.Image]] = {"source": [], "exact target": []}
     figures: dict[str, list[Figures]] = {"(unedited)": []}
-    for case, (source, truth) in zip(cases, pairs, strict=True):
+    for case, (source, truth, masks) in zip(cases, drawn, strict=True):
         images["source"].append(source)
         images["exact target"].append(truth)
-        figures["(unedited)"].append(judges.figures(source, truth, source, case))
+        figures["(unedited)"].append(judge.figures(case, source, truth, source, masks))
     for text, (method, options) in variants.items():
         images[text], figures[text] = [], []
-        for case, (source, truth) in zip(cases, pairs, strict=True):
+        for case, (source, truth, masks) in zip(cases, drawn, strict=True):
             result = edit(model, source, case, method, options, args.steps)
             images[text].append(result.image)
-            figures[text].append({**judges.figures(source, truth, result.image, case), **price(result)})
+            figures[text].append({**judge.figures(case, source, truth, result.image, masks), **price(result)})
         reached = mean(figures[text], "target_psnr", 2), mean(figures[text], "target_distance", 3)
         print(f"{text}: {reached[0]} dB, perceptual {reached[1]}", flush=True)
     print(table(figures, [case.kind for case in cases]))
@@ -82,14 +86,6 @@ def main() -> None:
     if args.sheet:
         rows = [Row(name, [[Words("")]], [Cell(image) for image in strip]) for name, strip in images.items()]
         draw_sheet(rows, [case.kind for case in cases], heading="EmojiEdit, tuning", tile=96).save(args.sheet)
-
-
-def tuning_cases(seed: int, per_kind: int, kinds: Sequence[str]) -> list[EditCase]:
-    """Cases of these kinds whose source is none of the images that the gallery edits."""
-    examples = json.loads((EXAMPLES / "examples.json").read_text("utf-8"))
-    shown = {(entry["concept"], entry["style"], entry["background"]) for entry in examples}
-    drawn = [case for case in draw_cases(seed, per_kind) if case.kind in kinds]
-    return [case for case in drawn if (case.source.concept, case.source.style, case.source.background) not in shown]
 
 
 def read_variant(text: str) -> tuple[str, dict[str, Any]]:
@@ -109,12 +105,10 @@ def read_variant(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def edit(
-    model: Model, source: Image.Image, case: EditCase, method: str, options: Mapping[str, Any], steps: int
+    model: Model, source: Image.Image, case: SceneEdit, method: str, options: Mapping[str, Any], steps: int
 ) -> sfumato.EditResult:
     """One edit by the captions of its scenes."""
     options = dict(options)
-    if case.weights:
-        options["weights"] = dict(case.weights)
     if "negative_prompt" in options:
         options["negative_prompt"] = options["negative_prompt"].replace("{source}", case.source_prompt)
     with warnings.catch_warnings():
@@ -134,15 +128,16 @@ def edit(
 def table(figures: Mapping[str, Sequence[Figures]], kinds: Sequence[str]) -> str:
     """Means over the edits of each variant as Markdown."""
     shown = list(dict.fromkeys(kinds))
-    heads = ["variant", "PSNR", "perceptual", "kept", *shown, "evaluations", "seconds"]
+    heads = ["variant", "PSNR", "perceptual", "inside", "kept", *shown, "evaluations", "seconds"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for variant, rows in figures.items():
         by_kind = [[row for row, kind in zip(rows, kinds, strict=True) if kind == one] for one in shown]
         cells = [
             mean(rows, "target_psnr", 2),
             mean(rows, "target_distance", 3),
+            mean(rows, "inside_distance", 3),
             mean(rows, "kept_psnr", 1),
-            *(mean(part, "target_psnr", 2) for part in by_kind),
+            *(mean(part, "target_distance", 3) for part in by_kind),
             mean(rows, "evaluations", 0),
             mean(rows, "seconds", 1),
         ]

@@ -1,267 +1,298 @@
 """Measures the embedded model: `python benchmarks/emoji_quality.py --json docs/emoji/quality.json`.
 
-Figures, and the bars they are held against:
+Figures of what it draws, on captions of scenes that were never trained on, sampled by DDIM:
 
-- `autoencoder_psnr`: mean PSNR in dB of renderings that no stage has seen (other placements and colours, held-out pairs
-  too).
-- `concept_top1`, `style_top1`: share of generated images in which the independent classifier sees what the caption
-  says.
-- `background_within`: share whose border colour (median) lies within Delta E 15 (CIE76) of the named colour.
-- `heldout_concept_top1`: as `concept_top1`, on the (concept, style) pairs that were never trained on.
-- `short_concept_top1`: as `concept_top1`, of captions that name the concept and nothing else, one image a concept.
-- `small_...`: of captions of small drawings, one a concept, each at another place. `small_size` is the share that turns
-  out small, `small_position` the share whose middle is nearest to the named place; both by the box of all that differs
-  from the border's colour. The same figures of renderings are beside, as the ceiling.
+- `autoencoder_psnr`: dB, of renderings, combinations that are held out too.
+- `pair_concepts`: share of images of two things in which the independent judge finds these two and nothing else;
+  `concept_top1`: the same of one thing.
+- `tint`: share of told tints that the judge confirms; `relation`: share of told relations that hold between centres.
+- `style_top1`: share of told styles; `background_within`: share of plain backgrounds whose border colour (median) lies
+  within Delta E 15 (CIE76) of the named colour.
+- `heldout_pair`, `heldout_tint`: as `pair_concepts` and `tint`, of combinations that were held out.
+- `judge_on_renderings`: the judge's own accuracy, as the ceiling.
 
-All but the short captions name concept, style and background. The classifier's own accuracy on unseen renderings is
-given beside, as the ceiling. Images are sampled by DDIM in fp32 weights under bf16 autocast.
+Of its attention, on scenes of two things: `attention_auc`, `attention_auc_other`, `attention_auc_tint`, see
+`sfumato.emoji.training.diffusion.measure_attention`.
+
+Of edits (`--edits N`): `redraw_ratio`, the best method's mean distance to the exact answer over that of drawing the
+target caption anew, on swaps, recolouring and backgrounds; `kept_psnr` of each method, dB, outside of what the edit
+changes. `reweight_rank` (`--reweight N`): rank correlation of a word's factor (-1, 0, 1, 2, 3) with the measured amount
+of snow or size, in the mean over N scenes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
-import subprocess
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
+from scipy.stats import spearmanr
 from skimage.color import rgb2lab
 
 import sfumato
+from sfumato.bench.emoji_edit import REDRAWN, EmojiEdit, redraw_ratio, share
 from sfumato.emoji import WEIGHTS
-from sfumato.emoji.autoencoder import psnr, reconstruct
-from sfumato.emoji.defaults import GUIDANCE_SCALE
-from sfumato.emoji.judges import load_classifier
-from sfumato.emoji.pool import build_pool
-from sfumato.emoji.training.data import Renderer
+from sfumato.emoji.render import ATLAS, Atlas, render
+from sfumato.emoji.scene_captions import Telling, caption
+from sfumato.emoji.scene_judge import SceneJudge, Seen, load_scene_judge, relation_holds
+from sfumato.emoji.scene_sampling import sample_scene
+from sfumato.emoji.scenes import COLOURS, Background, Scene, Thing, held_out
+from sfumato.emoji.training.attention import record_maps
+from sfumato.emoji.training.autoencoder import psnr, reconstruct
+from sfumato.emoji.training.diffusion import Denoiser, measure_attention
+from sfumato.emoji.training.judge import judged_rightly
 from sfumato.emoji.training.sampling import generate
-from sfumato.emoji.training.sheets import save_sheet, to_images, to_pixels
-from sfumato.emoji.world import (
-    BACKGROUNDS,
-    POSITIONS,
-    SMALL_SCALE,
-    STYLES,
-    Concept,
-    Scene,
-    caption,
-    held_out_pairs,
-    load_concepts,
-)
+from sfumato.emoji.training.sheets import save_sheet, to_images
+from sfumato.emoji.training.tokenizer import Encoder
+from sfumato.images import to_pixels
+
+METHODS = ("prompt-to-prompt", "ledits", "edit-friendly", "diffedit", "plug-and-play", "masactrl", "ddib")
+FACTORS = (-1.0, 0.0, 1.0, 2.0, 3.0)
 
 
-def border_distance(images: np.ndarray, scenes: list[Scene]) -> np.ndarray:
-    """Delta E (CIE76) between the colour of the border and the named colour, (count,)."""
-    named = np.array([BACKGROUNDS[scene.background] for scene in scenes]) / 255
-    return np.linalg.norm(border_colours(images) - rgb2lab(named), axis=-1)
+def drawn_scenes(atlas: Atlas, count: int, seed: int) -> dict[str, list[Scene]]:
+    """The scenes whose captions are drawn, by set: pairs, single things, held-out pairs and held-out tints."""
+    world, draw = atlas.world, random.Random(seed)
+    kept = held_out(world)
+    sets: dict[str, list[Scene]] = {
+        "pairs": [sample_scene(world, draw, things=2) for _ in range(count)],
+        "singles": [sample_scene(world, draw, things=1) for _ in range(count)],
+    }
+    plain = Background()
+    pairs, tints = sorted(kept.pairs), sorted(kept.tints)
+    places = (Thing("", 0.3, 0.5, 0.4), Thing("", 0.7, 0.5, 0.4))
+    sets["heldout pairs"] = [
+        Scene(tuple(replace(t, concept=name) for t, name in zip(places, pairs[n % len(pairs)], strict=True)), plain)
+        for n in range(count // 2)
+    ]
+    sets["heldout tints"] = [
+        Scene((Thing(tints[n % len(tints)][0], tint=tints[n % len(tints)][1]),), plain)
+        for n in range(count // 2 if tints else 0)
+    ]
+    sets["plain"] = [
+        replace(scene, background=Background(list(COLOURS)[number % len(COLOURS)]))
+        for number, scene in enumerate(sample_scene(world, draw) for _ in range(count // 2))
+    ]
+    return sets
 
 
-def border_colours(images: np.ndarray) -> np.ndarray:
-    """Median colour of the two outermost pixels, CIELAB, (count, 3)."""
+def told(scene: Scene) -> str:
+    """The caption that is drawn: things, tints, relation, style, colour, and a pattern that is not plain."""
+    plain = scene.background.pattern == "plain"
+    indices = tuple(range(len(scene.things)))
+    return caption(scene, Telling(indices, relation=scene.relation, style=True, pattern=not plain))
+
+
+def concepts_right(seen: Sequence[Seen], scenes: Sequence[Scene]) -> list[bool]:
+    """Whether exactly the told things are found."""
+    pairs = zip(seen, scenes, strict=True)
+    return [sorted(t.concept for t in one.things) == sorted(t.concept for t in scene.things) for one, scene in pairs]
+
+
+def tints_right(seen: Sequence[Seen], scenes: Sequence[Scene]) -> list[bool]:
+    """Whether told tints are seen; a thing that is not found is wrong."""
+    rights = []
+    for one, scene in zip(seen, scenes, strict=True):
+        for thing in scene.things:
+            if thing.tint is not None:
+                there = one.thing(thing.concept)
+                rights.append(there is not None and there.tint == thing.tint)
+    return rights
+
+
+def relations_right(seen: Sequence[Seen], scenes: Sequence[Scene]) -> list[bool]:
+    """Whether told relations hold between the centres of the things."""
+    return [relation_holds(one, scene) for one, scene in zip(seen, scenes, strict=True) if scene.relation]
+
+
+def border_distances(images: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
+    """Delta E (CIE76) between the median colour of the two outermost pixels and the named colour, (count,)."""
     ring = np.ones(images.shape[1:3], bool)
     ring[2:-2, 2:-2] = False
-    return np.asarray(rgb2lab(np.median(images[:, ring], axis=1) / 255))
+    named = np.array([COLOURS[scene.background.colour] for scene in scenes]) / 255
+    return np.linalg.norm(rgb2lab(np.median(images[:, ring], axis=1) / 255) - rgb2lab(named), axis=-1)
 
 
-def placed_as_told(images: np.ndarray, scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
-    """Whether drawings are small, and whether they stand at the named place: two boolean arrays, (count,)."""
-    small, there = [], []
-    for image, border, scene in zip(images, border_colours(images), scenes, strict=True):
-        drawn = np.linalg.norm(rgb2lab(image / 255) - border, axis=-1) > 15
-        rows, columns = np.flatnonzero(drawn.sum(1) > 1), np.flatnonzero(drawn.sum(0) > 1)  # specks do not count
-        if not len(rows) or not len(columns):
-            small.append(False)
-            there.append(False)
-            continue
-        (top, bottom), (left, right) = (np.array([line[0], line[-1] + 1]) / len(drawn) for line in (rows, columns))
-        box = Scene(
-            scene.concept, position=((left + right) / 2, (top + bottom) / 2), scale=max(bottom - top, right - left)
+def measure_drawing(
+    parts: dict[str, Any], atlas: Atlas, judge: SceneJudge, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Draws all sets, judges them, writes their sheets."""
+    sets = drawn_scenes(atlas, arguments.count, arguments.seed)
+    seen, images = {}, {}
+    for number, (name, scenes) in enumerate(sets.items()):
+        texts = [told(scene) for scene in scenes]
+        pixels = generate(
+            texts,
+            **parts,
+            num_inference_steps=arguments.steps,
+            guidance_scale=arguments.guidance,
+            seed=arguments.seed + number,
+            device=arguments.device,
         )
-        small.append(box.is_small)
-        there.append(box.position_word == scene.position_word)
-    return np.array(small), np.array(there)
-
-
-@torch.no_grad()
-def judge(
-    classifier: Any, names: list[str], pixels: torch.Tensor, scenes: list[Scene]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the classifier sees the right concept and the right style: two boolean arrays, (count,)."""
-    logits = [classifier(batch) for batch in pixels.split(64)]
-    concept = torch.cat([one for one, _ in logits]).argmax(1).tolist()
-    style = torch.cat([two for _, two in logits]).argmax(1).tolist()
-    styles = list(STYLES)
-    return (
-        np.array([names[row] == scene.concept for row, scene in zip(concept, scenes, strict=True)]),
-        np.array([styles[row] == scene.style for row, scene in zip(style, scenes, strict=True)]),
-    )
-
-
-def mark(image: np.ndarray) -> np.ndarray:
-    """Puts a red frame round the image of a held-out pair, (height, width, 3)."""
-    framed = image.copy()
-    framed[:2] = framed[-2:] = framed[:, :2] = framed[:, -2:] = (255, 0, 0)
-    return framed
-
-
-def order(concepts: list[Concept]) -> Callable[[tuple[str, str]], tuple[int, int]]:
-    """The place of a (concept, style) pair in a sheet."""
-    names, styles = [concept.name for concept in concepts], list(STYLES)
-    return lambda pair: (names.index(pair[0]), styles.index(pair[1]))
-
-
-def main() -> None:
-    """Parses the command line, measures, and writes the figures."""
-    parser = argparse.ArgumentParser(description="Measure the embedded model.")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--sheets", type=Path, help="folder for sample sheets")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=GUIDANCE_SCALE)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=int, default=300, help="the most concepts to draw, each in all styles")
-    parser.add_argument("--per-held-out", type=int, default=4, help="images of each held-out pair")
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-
-    begin = time.time()
-    concepts = load_concepts()
-    held_out = set(held_out_pairs(concepts))
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        arguments.weights, use_safetensors=True, torch_dtype=torch.float32
-    )
-    pipeline = pipeline.to(arguments.device)
-    for part in (pipeline.unet, pipeline.vae):
-        part.to(memory_format=torch.channels_last)
-    classifier, names = load_classifier(arguments.weights / "classifier.safetensors")
-
-    unseen = build_pool(concepts, 2, seed=31415, pairs="all")
-    truth = to_pixels(unseen.images())
-    output = reconstruct(pipeline.vae, truth, arguments.device)
-    figures: dict[str, Any] = {"autoencoder_psnr": float(psnr(output, truth).mean())}
-    right_concept, right_style = judge(classifier, names, truth, unseen.scenes)
-    figures["classifier_on_renderings"] = {"concept_top1": right_concept.mean(), "style_top1": right_style.mean()}
-
-    generator = random.Random(arguments.seed)
-    chosen = concepts if len(concepts) <= arguments.limit else generator.sample(concepts, arguments.limit)
-    backgrounds = list(BACKGROUNDS)
-    trained = [
-        Scene(concept.name, style, generator.choice(backgrounds))
-        for concept in chosen
-        for style in STYLES
-        if (concept.name, style) not in held_out
-    ]
-    withheld = [
-        Scene(name, style, generator.choice(backgrounds))
-        for name, style in sorted(held_out)
-        for _ in range(arguments.per_held_out)
-    ]
-    short = [Scene(concept.name) for concept in chosen]
-    styles, places = list(STYLES), list(POSITIONS)
-    small = [
-        Scene(concept.name, styles[k % len(styles)], backgrounds[k % len(backgrounds)],
-              POSITIONS[places[k % len(places)]], SMALL_SCALE)
-        for k, concept in enumerate(chosen)
-    ]  # fmt: skip
-    scenes = trained + withheld + short + small
-    plain = [caption(scene, style=False, background=False) for scene in short]
-    pixels = generate(
-        [caption(scene) for scene in trained + withheld] + plain + [caption(scene) for scene in small],
-        tokenizer=pipeline.tokenizer,
-        text_encoder=pipeline.text_encoder,
-        unet=pipeline.unet,
-        autoencoder=pipeline.vae,
-        scheduler=pipeline.scheduler,
-        num_inference_steps=arguments.steps,
-        guidance_scale=arguments.guidance,
-        seed=arguments.seed,
-        device=arguments.device,
-    )
-    images = to_images(pixels)
-    right_concept, right_style = judge(classifier, names, pixels.clamp(-1, 1), scenes)
-    within = border_distance(images, scenes) < 15
-    count, known = len(trained), len(trained) + len(withheld)
-    brief, little = slice(known, known + len(short)), slice(known + len(short), None)
-    small_size, small_position = placed_as_told(images[little], small)
-    renderer = Renderer()
-    rendered = np.stack([np.asarray(renderer.render(scene).convert("RGB")) for scene in small])
-    figures |= {
-        "concept_top1": right_concept[:count].mean(),
-        "style_top1": right_style[:count].mean(),
-        "background_within": within[:count].mean(),
-        "heldout_concept_top1": right_concept[count:known].mean(),
-        "heldout_style_top1": right_style[count:known].mean(),
-        "short_concept_top1": right_concept[brief].mean(),
-        "small_concept_top1": right_concept[little].mean(),
-        "small_style_top1": right_style[little].mean(),
-        "small_background_within": within[little].mean(),
-        "small_size": small_size.mean(),
-        "small_position": small_position.mean(),
-        "small_on_renderings": {
-            name: values.mean()
-            for name, values in zip(("size", "position"), placed_as_told(rendered, small), strict=True)
-        },
+        seen[name], images[name] = judge.look(pixels.clamp(-1, 1)), to_images(pixels)
+        if arguments.sheets and len(scenes):
+            save_sheet(images[name][:64], arguments.sheets / f"{name.replace(' ', '-')}.png", columns=8, colours=256)
+    both = [name for name in ("pairs", "singles") if sets[name]]
+    styles = [one.style == scene.style for name in both for one, scene in zip(seen[name], sets[name], strict=True)]
+    return {
+        "pair_concepts": share(concepts_right(seen["pairs"], sets["pairs"])),
+        "concept_top1": share(concepts_right(seen["singles"], sets["singles"])),
+        "tint": share([right for name in both for right in tints_right(seen[name], sets[name])]),
+        "relation": share(relations_right(seen["pairs"], sets["pairs"])),
+        "style_top1": share(styles),
+        "background_within": float((border_distances(images["plain"], sets["plain"]) < 15).mean()),
+        "heldout_pair": share(concepts_right(seen["heldout pairs"], sets["heldout pairs"])),
+        "heldout_tint": share(tints_right(seen["heldout tints"], sets["heldout tints"])),
+        "counts": {name: len(scenes) for name, scenes in sets.items()},
     }
+
+
+def measure_edits(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Edits by every method, against the exact answer and against drawing anew: a part of the benchmark emoji-edit."""
+    model = sfumato.load_model(str(folder))
+    benchmark = EmojiEdit(arguments.steps, arguments.seed, str(folder), str(arguments.atlas))
+    cases = {kind: [case for case in benchmark.cases() if case.kind == kind] for kind in REDRAWN}
+    rows, sheet = [], []
+    for case in (case for kind in REDRAWN for case in cases[kind][: arguments.edits]):
+        images: dict[str, Any] = {}
+        for configuration in benchmark.configurations(("unedited", "drawn-anew", *arguments.methods), ()):
+            outcome = benchmark.attempt(model, case, configuration)
+            images |= {role: outcome.pictures[role] for role in ("source", "truth")}
+            images[configuration.name] = outcome.pictures["result"]
+            rows.append(
+                {"status": "done", "kind": case.kind, "configuration": configuration.name, "figures": outcome.figures}
+            )
+        sheet += [to_pixels(image)[0] for image in images.values()]
     if arguments.sheets:
-        whole = list(zip(scenes, images, strict=True))[:known]
-        drawn = {(scene.concept, scene.style): image for scene, image in whole[::-1]}
-        cells = [mark(drawn[pair]) if pair in held_out else drawn[pair] for pair in sorted(drawn, key=order(concepts))]
-        save_sheet(cells, arguments.sheets / "samples.png", columns=5 * len(STYLES), colours=256)
-        save_sheet(
-            images[count:known], arguments.sheets / "held-out.png", columns=3 * arguments.per_held_out, colours=256
-        )
-        save_sheet(images[brief], arguments.sheets / "short.png", columns=10, colours=256)
-        save_sheet(images[little], arguments.sheets / "small.png", columns=10, colours=256)
-        some = slice(None, None, max(1, len(truth) // 16))
-        rows = np.concatenate([to_images(truth[some][:16]), to_images(output[some][:16])])
-        save_sheet(rows, arguments.sheets / "autoencoder.png", columns=16, colours=256)
-    figures = {
-        key: round(float(value), 4)
-        if not isinstance(value, dict)
-        else {k: round(float(v), 4) for k, v in value.items()}
-        for key, value in figures.items()
+        columns = 4 + len(arguments.methods)
+        save_sheet(to_images(torch.stack(sheet)), arguments.sheets / "edits.png", columns=columns, colours=256)
+    best, ratio = redraw_ratio(rows)
+    return {
+        "redraw_ratio": ratio,
+        "best_method": best,
+        "distance": means_of(rows, "target_distance"),
+        "inside_distance": means_of(rows, "inside_distance"),
+        "kept_psnr": means_of(rows, "kept_psnr"),
+        "edits": sum(len(cases[kind][: arguments.edits]) for kind in REDRAWN),
     }
+
+
+def means_of(rows: Sequence[dict[str, Any]], name: str) -> dict[str, float]:
+    """The mean of a figure by configuration, where there is one."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if row["figures"][name] is not None:
+            values.setdefault(row["configuration"], []).append(row["figures"][name])
+    return {configuration: float(np.mean(own)) for configuration, own in values.items()}
+
+
+def measure_reweighting(
+    folder: Path, atlas: Atlas, judge: SceneJudge, arguments: argparse.Namespace
+) -> dict[str, float]:
+    """Rank correlation of a word's factor with what the judge measures, in the mean over scenes."""
+    model, draw, world = sfumato.load_model(str(folder)), random.Random(arguments.seed + 2), atlas.world
+    ranks = []
+    for number in range(arguments.reweight):
+        scene = sample_scene(world, draw, things=1)
+        snow = number % 2 == 0
+        ground = Background("blue", pattern="snow" if snow else "plain", amount=0.5 if snow else 0.0, seed=number)
+        name = scene.things[0].concept
+        scene = Scene((replace(scene.things[0], tint=None, size=0.5 if snow else 0.72),), ground, scene.style)
+        word = "snowflakes" if snow else "big"
+        prompt = caption(scene, Telling((0,), sizes=not snow, pattern=snow))
+        (source,), _ = render([scene], atlas)
+        measured = []
+        for factor in FACTORS:
+            result = sfumato.edit(
+                model,
+                source,
+                source_prompt=prompt,
+                target_prompt=prompt,
+                method="prompt-to-prompt",
+                num_inference_steps=arguments.steps,
+                weights={word: factor},
+            )
+            (seen,) = judge.look(to_pixels(result.image))
+            thing = seen.thing(name)
+            measured.append(seen.amount if snow else 0.0 if thing is None else thing.area)
+        rank = spearmanr(FACTORS, measured).statistic
+        ranks.append(0.0 if np.isnan(rank) else float(rank))
+    return {"reweight_rank": float(np.mean(ranks))}
+
+
+def rounded(value: Any) -> Any:
+    """Figures to four digits, in dictionaries too."""
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def main(words: list[str] | None = None) -> dict[str, Any]:
+    """The command; returns the figures."""
+    parser = argparse.ArgumentParser(description="Measure the embedded model, or another model of scenes.")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=WEIGHTS,
+        help="the model, with judge.safetensors and emoji-clip.safetensors",
+    )
+    parser.add_argument("--atlas", type=Path, default=ATLAS)
+    parser.add_argument("--count", type=int, default=120, help="captions of each set; half as many that are held out")
+    parser.add_argument("--scenes", type=int, default=200, help="scenes for attention and the autoencoder")
+    parser.add_argument("--edits", type=int, default=0, help="edits of each kind")
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--reweight", type=int, default=0, help="scenes for re-weighting")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sheets", type=Path, help="folder of sheets")
+    arguments = parser.parse_args(words)
+    begin = time.time()
+    pipeline = StableDiffusionPipeline.from_pretrained(arguments.folder, torch_dtype=torch.float32, safety_checker=None)
+    pipeline.to(arguments.device)
+    names = ("tokenizer", "text_encoder", "unet", "scheduler")
+    parts = {"autoencoder": pipeline.vae, **{name: getattr(pipeline, name) for name in names}}
+    atlas, judge = Atlas(arguments.atlas), load_scene_judge(arguments.folder / "judge.safetensors")
+    draw = random.Random(arguments.seed + 3)
+    unseen = [sample_scene(atlas.world, draw, may=True) for _ in range(arguments.scenes)]
+    truth = torch.cat([render(unseen[start : start + 32], atlas)[0] for start in range(0, len(unseen), 32)])
+    figures: dict[str, Any] = {
+        "autoencoder_psnr": float(psnr(reconstruct(pipeline.vae, truth), truth).mean()),
+        "judge_on_renderings": judged_rightly(judge.look(truth), unseen),
+        **measure_drawing(parts, atlas, judge, arguments),
+    }
+    if arguments.edits:
+        figures |= measure_edits(arguments.folder, arguments)
+    if arguments.reweight:
+        figures |= measure_reweighting(arguments.folder, atlas, judge, arguments)
+    record_maps(pipeline.unet)
+    denoiser, encoder = Denoiser(pipeline.unet, pipeline.text_encoder), Encoder(pipeline.tokenizer)
+    areas = measure_attention(denoiser, encoder, atlas, pipeline.vae, count=arguments.scenes)
+    figures |= {name.replace("auc_own", "auc").replace("auc", "attention_auc", 1): areas[name] for name in areas}
     figures |= {
-        "counts": {
-            "concepts": len(chosen),
-            "trained": count,
-            "held_out": len(withheld),
-            "short": len(short),
-            "small": len(small),
-            "autoencoder": len(unseen),
-        },
         "sampling": {"sampler": "DDIM", "steps": arguments.steps, "guidance_scale": arguments.guidance},
         "seed": arguments.seed,
-        "model": sfumato.load_model(arguments.weights).revision,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers")}
-        | {"python": platform.python_version()},
-        "commit": commit(),
-        "seconds": round(time.time() - begin, 1),
+        "model": sfumato.load_model(str(arguments.folder)).revision,
+        "seconds": time.time() - begin,
     }
+    figures = rounded(figures)
     text = json.dumps(figures, indent=1) + "\n"
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(text, encoding="utf-8")
     print(text, end="")
-
-
-def commit() -> str | None:
-    """The checkout's commit, with `-dirty` where files differ from it, or None outside one."""
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
-    return run.stdout.strip() or None if run.returncode == 0 else None
+    return figures
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Builds the gallery: every method on the same six edits of real emoji images, beside the exact ground truth.
+"""Builds the gallery: every method on the same seven edits of the bundled images, beside the exact ground truth.
 
     python benchmarks/gallery.py [--methods a,b] [--steps 50] [--out docs/gallery]
 
 Writes `gallery.png` (one row a method) and `gallery.json` (every figure). A method that is not run
-keeps its figures and images of an earlier run. Needs the emoji drawings (`python -m sfumato.emoji.training.data`) for
-the ground truth.
+keeps its figures and images of an earlier run.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import argparse
 import json
 import platform
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,31 +23,52 @@ from PIL import Image
 
 import sfumato
 from sfumato.apps.contact_sheet import Cell, Row, Words, draw_sheet
+from sfumato.bench.scenes import rendered
 from sfumato.edits.method import METHODS
-from sfumato.emoji import EXAMPLES, WEIGHTS
-from sfumato.emoji.training.data import Renderer
-from sfumato.emoji.world import Scene
+from sfumato.emoji import EXAMPLES
+from sfumato.emoji.perceptual import EmojiDistance
+from sfumato.emoji.render import shipped_atlas
+from sfumato.emoji.scene_captions import Telling, caption
+from sfumato.emoji.scenes import Scene, moved, read_scene
+from sfumato.images import to_pixels
 from sfumato.metrics.psnr import psnr
 
 
 @dataclass(frozen=True)
 class GalleryEdit:
-    """An edit of a bundled image: words of its caption that change, and what changes in its scene."""
+    """An edit of a bundled image.
+
+    Attributes:
+        name: Of the edit.
+        file: The image.
+        change: What changes in its scene.
+        style: Whether the prompts name the drawing style.
+    """
 
     name: str
     file: str
-    old: str
-    new: str
-    change: dict[str, Any]
+    change: Callable[[Scene], Scene]
+    style: bool = False
+
+    def prompt(self, scene: Scene) -> str:
+        """What is said of a scene."""
+        plain = scene.background.pattern == "plain"
+        return caption(scene, Telling(tuple(range(len(scene.things))), style=self.style, pattern=not plain))
+
+
+def behind(scene: Scene, **changes: Any) -> Scene:
+    """The scene with another background."""
+    return replace(scene, background=replace(scene.background, **changes))
 
 
 EDITS = (
-    GalleryEdit("near concept", "cat-face.png", "cat face", "dog face", {"concept": "dog face"}),
-    GalleryEdit("far concept", "strawberry.png", "strawberry", "pizza", {"concept": "pizza"}),
-    GalleryEdit("style", "fox.png", "flat style", "noto style", {"style": "noto"}),
-    GalleryEdit("background", "panda.png", "purple background", "yellow background", {"background": "yellow"}),
-    GalleryEdit("colour of the thing", "red-apple.png", "red apple", "green apple", {"concept": "green apple"}),
-    GalleryEdit("two at once", "lion.png", "", "", {"concept": "bear", "background": "blue"}),
+    GalleryEdit("swap, near", "fox-and-pizza.png", lambda scene: moved(scene, 0, concept="dog")),
+    GalleryEdit("swap, far", "lion-and-sunflower.png", lambda scene: moved(scene, 1, concept="cupcake")),
+    GalleryEdit("recolour", "apple-and-cat.png", lambda scene: moved(scene, 0, tint="green")),
+    GalleryEdit("background", "panda-and-cupcake.png", lambda scene: behind(scene, colour="purple")),
+    GalleryEdit("style", "star-and-heart.png", lambda scene: replace(scene, style="noto"), style=True),
+    GalleryEdit("amount", "rabbit-and-tree.png", lambda scene: behind(scene, amount=0.85)),
+    GalleryEdit("two at once", "car-and-balloon.png", lambda scene: behind(moved(scene, 0, tint="red"), colour="pink")),
 )
 
 
@@ -65,33 +86,19 @@ class Task:
 def tasks() -> list[Task]:
     """All edits, their targets rendered."""
     entries = {entry["file"]: entry for entry in json.loads((EXAMPLES / "examples.json").read_text("utf-8"))}
-    renderer, found = Renderer(), []
+    found = []
     for edit in EDITS:
-        entry = entries[edit.file]
-        scene = Scene(entry["concept"], entry["style"], entry["background"], tuple(entry["position"]), entry["scale"])
-        prompt = entry["prompt"]
-        target = prompt.replace(edit.old, edit.new) if edit.old else prompt
-        if not edit.old:
-            for name, value in edit.change.items():
-                target = target.replace(str(getattr(scene, name)), value)
-        assert target != prompt, (edit, prompt)
-        with Image.open(EXAMPLES / edit.file) as source:
-            truth = renderer.render(replace(scene, **edit.change), size=source.width)
-            found.append(Task(edit, source.convert("RGB"), truth.convert("RGB"), prompt, target))
+        scene = read_scene(entries[edit.file]["scene"])
+        target = edit.change(scene)
+        source, truth = rendered([scene, target], shipped_atlas())
+        found.append(Task(edit, source, truth, edit.prompt(scene), edit.prompt(target)))
     return found
 
 
-def perceptual_distance(image: Image.Image, reference: Image.Image) -> float | None:
-    """1 - cosine of the embeddings of `emoji-clip`, in [0, 2]; None where it is not shipped."""
-    path = WEIGHTS / "emoji-clip.safetensors"
-    if not path.is_file():
-        return None
-    from sfumato.emoji.dual_encoder import load_dual_encoder
-
-    pixels = torch.stack([_pixels(image), _pixels(reference)])
-    with torch.no_grad():
-        one, other = load_dual_encoder(path).encode_image(pixels)
-    return float(1 - one @ other)
+@torch.no_grad()
+def perceptual_distance(image: Image.Image, reference: Image.Image) -> float:
+    """`EmojiDistance`, in [0, 2]."""
+    return float(EmojiDistance()(to_pixels(image), to_pixels(reference)))
 
 
 def run(name: str, model: Any, task: Task, steps: int) -> tuple[Image.Image, dict[str, Any]]:
@@ -175,22 +182,17 @@ def draw(jobs: list[Task], record: dict[str, Any], images: Path) -> Image.Image:
             shown = [strip.convert("RGB").crop((k * side, 0, (k + 1) * side, side)) for k in range(len(jobs))]
         cells = [Cell(image, _caption(figure)) for image, figure in zip(shown, figures, strict=True)]
         rows.append(Row(name, [[Words(METHODS[name].summary)]], cells))
-    return draw_sheet(rows, [job.edit.name for job in jobs], heading="sfumato: every method on six edits", tile=128)
+    return draw_sheet(rows, [job.edit.name for job in jobs], heading="sfumato: every method on seven edits", tile=128)
 
 
 def _caption(figure: dict[str, Any]) -> str:
     if "refused" in figure:
         return "refused"
-    distance = "" if figure["perceptual"] is None else f", {figure['perceptual']:.2f}"
-    return f"{figure['psnr']:.1f} dB{distance}"
+    return f"{figure['psnr']:.1f} dB, {figure['perceptual']:.2f}"
 
 
 def _psnr(image: Image.Image, reference: Image.Image) -> float:
     return round(psnr(np.asarray(image), np.asarray(reference), data_range=255), 2)
-
-
-def _pixels(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 
 Every registered inversion, with its default options, at guidance 1 and 7.5, on the embedded example images, one
 image at a time: the inversion is timed, then replayed at the guidance it was made for and decoded. With --edits:
-what starting from `direct` in place of `ddim` does to the gallery's six edits, by every method that takes both
-(needs the emoji drawings, `python -m sfumato.emoji.training.data`). What is not run keeps the numbers of the last run.
+what starting from `direct` in place of `ddim` does to the gallery's edits, by every method that takes both.
+What is not run keeps the numbers of the last run.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@
 
 Images and changes are those of `benchmarks/emoji_distance.py`: scenes of the emoji world under rising amounts of
 blur, noise, shift, colour change and concept change. A metric whose network is not on this computer is a gap in the
-table. Sets of images are compared with the originals; morphs are made up, with a known fault. Needs the emoji
-drawings (`python -m sfumato.emoji.training.data`).
+table. Sets of images are compared with the originals; morphs are made up, with a known fault.
 """
 
 from __future__ import annotations
@@ -22,11 +21,10 @@ from emoji_distance import Series, distorted
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from sfumato.emoji import WEIGHTS
-from sfumato.emoji.dual_encoder import load_dual_encoder
+from sfumato.emoji.judge import EmojiClip
 from sfumato.emoji.perceptual import EfficientNetDistance, EfficientNetFeatures, EmojiDistance, EmojiFeatures
-from sfumato.emoji.training.sampling import tokenize
-from sfumato.emoji.world import Scene, caption
+from sfumato.emoji.scene_captions import caption
+from sfumato.emoji.scenes import Scene
 from sfumato.errors import ModelError
 from sfumato.judges.clip import load_clip, load_dino
 from sfumato.metrics import (
@@ -86,8 +84,8 @@ def main() -> None:
 
 def pair_metrics(scenes: list[Scene]) -> dict[str, Callable[[], Compare]]:
     """Every metric of two images: name to what builds it, which raises where its network is missing."""
-    mask = torch.zeros(64, 64)
-    mask[20:44, 20:44] = 1  # the middle may change; what happens outside is measured
+    mask = torch.zeros(128, 128)
+    mask[40:88, 40:88] = 1  # the middle may change; what happens outside is measured
     metrics: dict[str, Callable[[], Compare]] = {
         "MSE": lambda: lambda a, b: (a - b).square().mean(dim=(1, 2, 3)),
         "PSNR": lambda: lambda a, b: (a - b).square().mean(dim=(1, 2, 3)),  # falls as MSE grows, strictly
@@ -231,17 +229,14 @@ def _structure() -> Compare:
 
 def _emoji_agreement(scenes: list[Scene]) -> Compare:
     """How far the agreement with the original's caption has fallen."""
-    from transformers import CLIPTokenizer
-
-    encoder = load_dual_encoder(WEIGHTS / "emoji-clip.safetensors")
-    tokenizer = CLIPTokenizer.from_pretrained(str(WEIGHTS / "tokenizer"))
-    texts = encoder.encode_ids(tokenize(tokenizer, [caption(scene) for scene in scenes]))
+    encoder = EmojiClip()
+    texts = encoder.encode_text([caption(scene) for scene in scenes])
     return lambda a, b: -text_agreement(encoder.encode_image(b), texts)
 
 
 def _clip_agreement(scenes: list[Scene]) -> Compare:
     judge = load_clip()
-    texts = judge.text_features([caption(scene, opening="a drawing of") for scene in scenes])
+    texts = judge.text_features([f"a drawing of {caption(scene)}" for scene in scenes])
     return lambda a, b: -text_agreement(judge.image_features(b), texts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-CHOSEN_ON = ("cat-dog", "fox-styles", "lion-bear", "panda-pizza")
+CHOSEN_ON = ("cat-dog", "fox-styles", "lion-panda", "panda-pizza")
 """Pairs that options were chosen on; nothing ever was on the others."""
 
 REAL, DECODED = "real images", ", through the autoencoder"

@@ -2,7 +2,7 @@
 
     python benchmarks/morph_strips.py [--method impus] [--out docs]
 
-The pairs are those of benchmarks/morphs.py. Needs the emoji drawings (`python -m sfumato.emoji.training.data`).
+The pairs are those of benchmarks/morphs.py.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from morphs import PAIRS
+from morphs import PAIRS, prompt
 from PIL import Image
 
 import sfumato
-from sfumato.emoji.training.data import Renderer
-from sfumato.emoji.world import caption
+from sfumato.bench.scenes import rendered
+from sfumato.emoji.render import shipped_atlas
 
 SHOWN = 4
 
@@ -26,11 +26,11 @@ def main() -> None:
     parser.add_argument("--method", default="impus")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
-    model, renderer, parts = sfumato.load_model("emoji"), Renderer(), []
+    model, parts = sfumato.load_model("emoji"), []
     for number, pair in enumerate(PAIRS[:SHOWN]):
         scenes = (pair.first, pair.second)
-        images = [renderer.render(scene).convert("RGB") for scene in scenes]
-        found = sfumato.morph(model, *images, prompts=[caption(scene) for scene in scenes], method=args.method)
+        images = rendered(list(scenes), shipped_atlas())
+        found = sfumato.morph(model, *images, prompts=[prompt(scene) for scene in scenes], method=args.method)
         print(f"{pair.name}: largest step over mean {found.spread:.2f}, ends {found.endpoint_psnr}, {found.cost}")
         parts.append(found.film_strip())
         if number == 0:

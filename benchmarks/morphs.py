@@ -7,9 +7,8 @@ Takes pairs of four kinds in turn: one drawing style; two styles of one concept;
 else different; two groups. Options were chosen on the first four pairs and never on the others, so the page
 reports the two apart. Each (pair, method) is prepared once and its frames drawn once, whichever spacing asks for them.
 Results are written after each, and what is written is not run again: a run that was stopped goes
-on, `--anew` starts over. The frames are kept, too, for what is measured over many morphs at once. Needs the emoji
-drawings (`python -m sfumato.emoji.training.data`); realism by the features of a network of photographs needs
-`sfumato[metrics]`.
+on, `--anew` starts over. The frames are kept, too, for what is measured over many morphs at once; realism by the
+features of a network of photographs needs `sfumato[metrics]`.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ import argparse
 import json
 import math
 import os
+import random
 import time
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,10 @@ from sfumato.api.encoding import encoded
 from sfumato.api.morph_plan import suited_guidance
 from sfumato.api.requests import ENCODE_STEPS
 from sfumato.bench.sets import feature_networks
-from sfumato.emoji.training.data import Renderer
-from sfumato.emoji.world import BACKGROUNDS, STYLES, Scene, caption, load_concepts
+from sfumato.emoji.render import render, shipped_atlas
+from sfumato.emoji.scene_captions import Telling, caption
+from sfumato.emoji.scene_sampling import sample_scene
+from sfumato.emoji.scenes import Background, Scene, Thing
 from sfumato.files import write_whole
 from sfumato.images import to_images, to_pixels
 from sfumato.judges.distances import load_distance
@@ -65,17 +67,33 @@ class Pair:
     second: Scene
 
 
+def portrait(concept: str, style: str, colour: str, tint: str | None = None) -> Scene:
+    """One large thing on a plain background."""
+    return Scene((Thing(concept, size=0.72, tint=tint),), Background(colour), style)
+
+
+def prompt(scene: Scene) -> str:
+    """The caption, drawing style included."""
+    plain = scene.background.pattern == "plain"
+    return caption(scene, Telling(tuple(range(len(scene.things))), style=True, pattern=not plain))
+
+
+BURGER, BALL = Thing("burger", 0.3, 0.35, 0.46, -10), Thing("ball", 0.7, 0.68, 0.4)
+
 PAIRS = (
-    Pair("cat-dog", "same style", Scene("cat face", "noto", "blue"), Scene("dog face", "noto", "blue")),
-    Pair("fox-styles", "two styles", Scene("fox", "flat", "green"), Scene("fox", "noto", "green")),
-    Pair("lion-bear", "same class", Scene("lion", "twemoji", "white"), Scene("bear", "glossy", "pink")),
-    Pair("panda-pizza", "far classes", Scene("panda", "noto", "purple"), Scene("pizza", "twemoji", "yellow")),
+    Pair("cat-dog", "same style", portrait("cat", "noto", "blue"), portrait("dog", "noto", "blue")),
+    Pair("fox-styles", "two styles", portrait("fox", "flat", "green"), portrait("fox", "noto", "green")),
+    Pair("lion-panda", "same class", portrait("lion", "noto", "white"), portrait("panda", "flat", "pink")),
+    Pair("panda-pizza", "far classes", portrait("panda", "noto", "purple"), portrait("pizza", "flat", "yellow")),
     # Nothing was ever chosen on these
-    Pair("apples", "same style", Scene("red apple", "noto", "white"), Scene("green apple", "noto", "white")),
-    Pair("star-styles", "two styles", Scene("star", "twemoji", "blue"), Scene("star", "glossy", "blue")),
-    Pair("apple-berry", "same class", Scene("red apple", "flat", "gray"), Scene("strawberry", "noto", "yellow")),
-    Pair("frog-heart", "far classes", Scene("frog", "noto", "pink"), Scene("red heart", "glossy", "white")),
-)
+    Pair("apples", "same style", *(portrait("apple", "noto", "white", tint) for tint in ("red", "green"))),
+    Pair("star-styles", "two styles", portrait("star", "noto", "blue"), portrait("star", "flat", "blue")),
+    Pair("apple-berry", "same class", portrait("apple", "flat", "gray"), portrait("strawberry", "noto", "yellow")),
+    Pair(
+        "one-of-two", "far classes",
+        *(Scene((BURGER, replace(BALL, concept=concept)), Background("green")) for concept in ("ball", "heart")),
+    ),
+)  # fmt: skip
 
 
 def main() -> None:
@@ -155,7 +173,7 @@ def measure(
 ) -> dict[str, Any]:
     """One pair by one method: prepared once, spaced several ways; the frames between the ends go to `kept`."""
     entry = MORPHS[method]
-    pictures, prompts = realism.rendered([pair.first, pair.second]), (caption(pair.first), caption(pair.second))
+    pictures, prompts = realism.rendered([pair.first, pair.second]), (prompt(pair.first), prompt(pair.second))
     steps = settings["steps"] or entry.num_inference_steps or model.num_inference_steps
     distance, begun, before = load_distance("emoji", model), time.process_time(), model.evaluations
     clean = encoded(model, pictures, encode_steps=settings["encode_steps"])
@@ -265,24 +283,15 @@ class Realism:
     """
 
     def __init__(self, count: int) -> None:
-        draw, concepts = np.random.default_rng(0), load_concepts()
-        scenes = [
-            Scene(
-                concept.name,
-                style,
-                str(draw.choice(list(BACKGROUNDS))),
-            )
-            for _ in range(1 + 2 * count // (len(concepts) * len(STYLES)))
-            for concept in concepts
-            for style in STYLES
-        ]
-        self.renderer, self.networks = Renderer(), feature_networks()
-        self.pixels = self.rendered([scenes[k] for k in draw.permutation(len(scenes))[: 2 * count]])
+        draw, world = random.Random(0), shipped_atlas().world
+        self.networks = feature_networks()
+        self.pixels = self.rendered([sample_scene(world, draw, may=True) for _ in range(2 * count)])
         self._features: dict[str, Tensor] = {}
 
-    def rendered(self, scenes: Iterable[Scene]) -> Tensor:
+    def rendered(self, scenes: Sequence[Scene]) -> Tensor:
         """Pixels, (scene, 3, H, W) in [-1, 1]."""
-        return torch.cat([to_pixels(self.renderer.render(scene).convert("RGB")) for scene in scenes])
+        batches = [scenes[start : start + 32] for start in range(0, len(scenes), 32)]
+        return torch.cat([render(batch, shipped_atlas())[0] for batch in batches])
 
     def __call__(self, pixels: Tensor) -> dict[str, float]:
         """Of one morph, by the emoji world's own encoder."""

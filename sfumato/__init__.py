@@ -1,7 +1,7 @@
 """sfumato: edit and morph images with pretrained diffusion models, and keep everything else as it was.
 
 >>> model = sfumato.load_model("emoji")
->>> result = sfumato.edit(model, "cat.png", source_prompt="a cat face", target_prompt="a dog face")
+>>> result = sfumato.edit(model, "cat.png", source_prompt="a cat", target_prompt="a dog")
 >>> result.save("dog.png")
 
 Nothing heavy is imported until it is used.

@@ -36,8 +36,8 @@ FEWEST_FRAMES = 3
 
 _name = partial(checks.text, most=200)
 _steps = optional(partial(checks.whole, low=1))
-_source = partial(checks.text, empty="say what the image shows, such as 'a cat face'")
-_target = partial(checks.text, empty="say what the result should show, such as 'a dog face'")
+_source = partial(checks.text, empty="say what the image shows, such as 'a cat'")
+_target = partial(checks.text, empty="say what the result should show, such as 'a dog'")
 
 
 def one_or_several(check: Check, *, empty: str = "give at least one", most: int = checks.MAX_LIST) -> Check:
@@ -107,7 +107,7 @@ ARGUMENTS: Mapping[str, Check] = {
     "prompts": optional(one_or_several(checks.text)),
     "source_prompt": _source,
     "target_prompt": one_or_several(
-        _target, empty="say what the result should show, such as 'a dog face'", most=MAX_TARGETS
+        _target, empty="say what the result should show, such as 'a dog'", most=MAX_TARGETS
     ),
     "negative_prompt": checks.text,
     # what runs, and how long

@@ -67,13 +67,13 @@ class DemoEdit:
 
 
 EDITS = (
-    DemoEdit("word swap", "cat-face.png", "cat face", "dog face", "dog"),
-    DemoEdit("style", "fox.png", "flat style", "noto style", "noto"),
-    DemoEdit("background", "panda.png", "purple background", "yellow background", "yellow"),
-    DemoEdit("re-weight", "lion.png", "white", "pink", "pink", {"weights": {"pink": 2.0}}),
-    DemoEdit("refine", "star.png", "on a", "in glossy style on a", "glossy", said="a star on a blue background"),
-    DemoEdit("local edit", "lion.png", "lion", "bear", "bear", {"blend_words": ["lion", "bear"]}),
-    DemoEdit("word swap", "strawberry.png", "strawberry", "pizza", "pizza"),
+    DemoEdit("swap one of two", "fox-and-pizza.png", "fox", "dog", "dog"),
+    DemoEdit("recolour", "apple-and-cat.png", "red apple", "green apple", "green"),
+    DemoEdit("background", "panda-and-cupcake.png", "green background", "purple background", "purple"),
+    DemoEdit("style", "owl.png", "flat", "noto", "noto", said="an owl in flat style on a red background"),
+    DemoEdit("re-weight", "rabbit-and-tree.png", "some", "some", "some", {"weights": {"snowflakes": 3.0}}),
+    DemoEdit("refine", "star-and-heart.png", "a red heart", "a big red heart", "big"),
+    DemoEdit("local edit", "lion-and-sunflower.png", "lion", "panda", "panda", {"blend_words": ["lion", "panda"]}),
 )
 
 

@@ -156,10 +156,10 @@ def edit(
 ) -> None:
     """Edit an image by text; everything else stays. Several images are edited alike, each with the next seed.
 
-    Example: sfumato edit cat.png --source "a cat face" --target "a dog face" -o dog.png
+    Example: sfumato edit cat.png --source "a cat" --target "a dog" -o dog.png
     """
     if like is None and not target:
-        raise UsageError("--target is missing: say what the result should show, such as --target 'a dog face'")
+        raise UsageError("--target is missing: say what the result should show, such as --target 'a dog'")
     images = images or []
     check_images(*images)
     if inverted is not None and len(images) > 1:
@@ -253,7 +253,7 @@ def _new(asked: dict[str, Any], texts: _Settings) -> EditRequest:
         raise UsageError("--inverted needs IMAGE, the image that was inverted: this file does not hold it")
     source = asked.get("source_prompt", None if start is None else start.prompt)
     if source is None:
-        raise UsageError("--source is missing: say what the image shows, such as --source 'a cat face'")
+        raise UsageError("--source is missing: say what the image shows, such as --source 'a cat'")
     options = {
         "options": texts.of_method(method),
         "inversion_options": texts.of_inversion(asked.get("inversion"), method),

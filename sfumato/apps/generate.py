@@ -72,7 +72,7 @@ def generate(
 ) -> None:
     """Generate images from text.
 
-    Example: sfumato generate "a cat face in noto style on a blue background" -o cat.png
+    Example: sfumato generate "a cat and a pizza on a blue background" -o cat.png
     """
     size_pixels, interval = parse_size(size), parse_interval(guidance_interval)
     path = choose_output(output, prompt, ".png", count=count)

@@ -77,7 +77,7 @@ def invert(
 ) -> None:
     """Invert an image once, to edit it many times with `sfumato edit --inverted`.
 
-    Example: sfumato invert cat.png --source "a cat face" -o cat.safetensors
+    Example: sfumato invert cat.png --source "a cat" -o cat.safetensors
     """
     check_images(image)
     size_pixels = parse_size(size)

@@ -96,7 +96,7 @@ def morph(
 ) -> None:
     """Morph one image into another, or along a path through several.
 
-    Example: sfumato morph cat.png dog.png -p "a cat face" -p "a dog face" -o cat-to-dog.webp
+    Example: sfumato morph cat.png dog.png -p "a cat" -p "a dog" -o cat-to-dog.webp
     """
     if len(images) < 2:
         raise UsageError(f"a morph needs at least two images, got {len(images)}")

@@ -138,10 +138,10 @@ def slider(
 ) -> None:
     """Show an edit as a sequence, from the source to the full edit, or along an option's range.
 
-    Example: sfumato slider cat.png --source "a cat face" --target "a dog face" -o cat-to-dog.webp
+    Example: sfumato slider cat.png --source "a cat" --target "a dog" -o cat-to-dog.webp
     """
     if source is None:
-        raise UsageError("--source is missing: say what the image shows, such as --source 'a cat face'")
+        raise UsageError("--source is missing: say what the image shows, such as --source 'a cat'")
     check_images(image, mask)
     ranges = parse_ranges(vary or [])
     size_pixels, interval = parse_size(size), parse_interval(guidance_interval)

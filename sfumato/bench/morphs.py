@@ -33,9 +33,11 @@ from sfumato.api.requests import ENCODE_STEPS
 from sfumato.bench.benchmark import Case, Configuration, Measure, NotApplicable, Outcome, Seed, Steps
 from sfumato.bench.data import path_inside, read_entries, read_objects
 from sfumato.bench.editing import QUIET
-from sfumato.bench.emoji_scenes import TEST_SEED, read_styles, style_scenes
+from sfumato.bench.scenes import TEST_SEED, portraits, rendered
 from sfumato.bench.sets import LEAST, feature_networks, set_features
-from sfumato.emoji.world import STYLES, Concept, Scene, caption, load_concepts, relatives
+from sfumato.emoji.render import shipped_atlas
+from sfumato.emoji.scene_captions import Telling, caption
+from sfumato.emoji.scenes import Scene, World
 from sfumato.errors import ImageError
 from sfumato.images import Fit, fit_image, load_image, to_images, to_pixels
 from sfumato.images.film_strip import film_strip
@@ -63,7 +65,7 @@ MEASURES = (
     Measure("pdv", "PDV (variance) x 1000", "lower", "DiffMorpher's: variance of these distances.", "", 3),
     Measure("detour", "path / end to end", "lower", "Length of the path over the distance of its ends."),
     Measure("ppl_differences", "PPL (differences)", "lower", "Of IMPUS, by finite differences.", "", 1),
-    Measure("end_psnr", "PSNR of the ends, dB", "higher", "The worse end against its image, at most 50.", "", 1),
+    Measure("end_psnr", "ends come back, dB", "higher", "The worse end against its image, at most 50.", "", 1),
     Measure("evaluations", "evaluations", "lower", "Network evaluations, adaptation and search included.", "", 0),
     Measure("seconds", "seconds", "lower", "Wall-clock time of one morph.", "", 1),
     Measure("memory_gb", "memory, GB", "lower", "Peak memory of the process (of the device on a GPU)."),
@@ -92,9 +94,7 @@ class Morphs:
     finite_differences: bool = False
     steps: Steps = None
     seed: Seed = 0
-    encode_steps: Annotated[
-        int, Option("optimisation steps that bring the autoencoder closer to the two images; 0 is off", low=0)
-    ] = ENCODE_STEPS
+    encode_steps: Annotated[int, Option("of the two images", low=0)] = ENCODE_STEPS
     name: str = field(default="morphs", init=False)
     title: str = field(default="Morphs", init=False)
     about: str = field(default=(__doc__ or "").partition("\n\n")[2], init=False)
@@ -149,14 +149,7 @@ class Morphs:
         ]
 
     def prepare(self, model: Model) -> None:
-        _ = self._shipped
-
-    @cached_property
-    def _shipped(self) -> list[list[Image.Image]]:
-        return read_styles()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_shipped"}
+        _ = shipped_atlas()
 
     def attempt(self, model: Model, case: Case, configuration: Configuration) -> Outcome:
         entry, spacing = MORPHS[configuration.method], SPACINGS[configuration.inversion]
@@ -206,7 +199,8 @@ class Morphs:
             opened = [load_image(path_inside(folder, case.data[side])).image for side in ("first", "second")]
             return [self._fitted(image, model) for image in opened], (prompts[0], prompts[-1])
         first, second = case.data
-        return [self._shipped[place][style] for place, style in (first, second)], (_prompt(first), _prompt(second))
+        images = rendered([_scene(first), _scene(second)], shipped_atlas())
+        return images, (_prompt(first), _prompt(second))
 
     def _fitted(self, image: Image.Image, model: Model) -> Image.Image:
         """An image at the model's size: scaled where it has its proportions, else as the user allowed."""
@@ -244,49 +238,44 @@ _PAIR: dict[str, checks.Check] = {
 }
 
 Place = tuple[int, int]
-"""An image among `style_scenes`: which scene, and which style."""
+"""An image among `portraits`: which concept, and which style."""
 
 
 def emoji_pairs() -> list[tuple[str, tuple[Place, Place]]]:
-    """Pairs of shipped images, `PER_KIND` of each kind, fixed by the seed of the test split."""
-    generator, scenes = random.Random(TEST_SEED), _scenes()
-    concepts = {concept.name: concept for concept in load_concepts()}
+    """Pairs of portraits, `PER_KIND` of each kind, fixed by the seed of the test split."""
+    generator, world = random.Random(TEST_SEED), shipped_atlas().world
+    places = [(place, style) for place in range(len(world.concepts)) for style in range(len(world.styles))]
     found: list[tuple[str, tuple[Place, Place]]] = []
     for kind in KINDS:
         for _ in range(PER_KIND):
-            first = generator.randrange(len(scenes)), generator.randrange(len(STYLES))
-            related = relatives(concepts[_scene(first).concept], list(concepts.values()))
-            others = [
-                (place, style)
-                for place in range(len(scenes))
-                for style in range(len(STYLES))
-                if _suits(kind, concepts, related, first, (place, style))
-            ]
-            found.append((kind, (first, generator.choice(others))))
+            first = generator.choice(places)
+            found.append((kind, (first, generator.choice([one for one in places if _suits(kind, world, first, one)]))))
     return found
 
 
-def _suits(kind: str, concepts: Mapping[str, Concept], related: Sequence[Concept], first: Place, second: Place) -> bool:
-    """Whether two images are a pair of the kind; `related`: the relatives of the first one's concept."""
-    one, other = (concepts[_scene(place).concept] for place in (first, second))
-    same_style, alike = first[1] == second[1], other in related
+def _suits(kind: str, world: World, first: Place, second: Place) -> bool:
+    """Whether two portraits are a pair of the kind."""
+    one, other = (world.concepts[place] for place, _ in (first, second))
+    same_style, alike = first[1] == second[1], one.kind == other.kind and one != other
     return {
         "same style": same_style and alike,
-        "two styles": not same_style and first[0] == second[0],
+        "two styles": not same_style and one == other,
         "same class": not same_style and alike,
-        "far classes": one.group != other.group,
+        "far classes": one.kind != other.kind,
     }[kind]
 
 
 def _scene(place: Place) -> Scene:
-    return _scenes()[place[0]][place[1]]
+    return _portraits()[place[0]][place[1]]
 
 
 def _prompt(place: Place) -> str:
-    return caption(_scene(place))
+    return caption(_scene(place), Telling((0,), style=True))
 
 
-_scenes = cache(style_scenes)
+@cache
+def _portraits() -> list[list[Scene]]:
+    return portraits(shipped_atlas().world)
 
 
 def _psnr(image: Image.Image, reference: Image.Image) -> float:

@@ -18,12 +18,6 @@ def _emoji_edit() -> type[Benchmark]:
     return EmojiEdit
 
 
-def _scene_edit() -> type[Benchmark]:
-    from sfumato.bench.scene_edit import SceneEdits
-
-    return SceneEdits
-
-
 def _pie() -> type[Benchmark]:
     from sfumato.bench.pie import PieBench
 
@@ -55,10 +49,9 @@ def _distill() -> type[Benchmark]:
 
 
 BENCHMARKS: dict[str, tuple[Callable[[], type[Benchmark]], str]] = {
-    "emoji-edit": (_emoji_edit, "200 edits of emoji whose exact answer is known; any method, any inversion."),
-    "scene-edit": (
-        _scene_edit,
-        "140 edits of scenes, beside drawing the target anew; for models of scenes, needs --set atlas.",
+    "emoji-edit": (
+        _emoji_edit,
+        "200 edits of emoji scenes, most with a known exact answer; any method, any inversion.",
     ),
     "pie": (_pie, "PIE-Bench, 700 images with masks, from --data; measured by --protocol pie-2023 or strict."),
     "translation": (_translation, "Unpaired translation between drawing styles, or between the folders of --data."),

@@ -4,7 +4,7 @@ Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559, section 4.1: FID and
 images of the second domain (does it belong there?), PSNR and SSIM against the source (was it kept?).
 
 On the emoji world the domains are drawing styles, with one text model on both sides and prompts for the domains; as the
-same thing is drawn in every style, the distance to the true pair is measured too. With `--data FOLDER`, images of
+same scene is drawn in every style, the distance to the true pair is measured too. With `--data FOLDER`, images of
 `FOLDER/source` are translated and those of `FOLDER/target` are the real ones; with `--set source_model=NAME` two models
 do it, such as the pixel-space models of AFHQ cats and dogs.
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,9 +30,11 @@ from sfumato.api.requests import TranslationMethod
 from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
 from sfumato.bench.data import path_inside
 from sfumato.bench.editing import QUIET, edit_configurations, edited, price
-from sfumato.bench.emoji_scenes import read_styles, style_scenes
+from sfumato.bench.scenes import rendered, scenes_in_styles
 from sfumato.bench.sets import set_distances
-from sfumato.emoji.world import STYLES, caption
+from sfumato.emoji.render import shipped_atlas
+from sfumato.emoji.scene_captions import Telling, caption
+from sfumato.emoji.scenes import Scene
 from sfumato.errors import UsageError
 from sfumato.images import Fit, fit_image, load_image, to_images, to_pixels
 from sfumato.metrics.psnr import psnr
@@ -45,13 +47,14 @@ if TYPE_CHECKING:
 TRANSLATIONS = ("cycle-diffusion", "ddib")
 BASELINES = ("sdedit", "ilvr", "egsde")
 REFERENCES = ("unedited", "autoencoder")
-PAIRS = (("noto", "twemoji"), ("flat", "glossy"))
+COUNT = 60
+"""Scenes a pair of styles."""
 HIGHEST_PSNR = 50.0
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MEASURES = (
     Measure(
         "pair_distance", "distance to the true pair", "lower",
-        "Perceptual distance to the same thing in the target style.", "edit", 3,
+        "Perceptual distance to the same scene in the target style.", "edit", 3,
     ),
     Measure("pair_psnr", "PSNR to the true pair, dB", "higher", "At most 50.", "edit", 1),
     Measure("psnr", "PSNR to the source, dB", "higher", "What was kept of the image, at most 50.", "keep", 1),
@@ -115,14 +118,12 @@ class Translation:
             stems = [path.stem for path in paths]
             names = [path.stem if stems.count(path.stem) == 1 else path.name for path in paths]
             return [Case(short(name), "all", path, name) for name, path in zip(names, paths, strict=True)]
-        styles = list(STYLES)
-        found = []
-        for first, second in PAIRS:
-            for place, scenes in enumerate(style_scenes()):
-                sides = styles.index(first), styles.index(second)
-                title = f"{caption(scenes[sides[0]])} → {second}"
-                found.append(Case(f"{first}-{second}-{place:03d}", f"{first} → {second}", (place, *sides), title))
-        return found
+        return [
+            Case(f"{first}-{second}-{place:03d}", f"{first} → {second}", (place, first, second), title)
+            for first, second in style_pairs()
+            for place, scenes in enumerate(_scenes())
+            for title in [f"{_prompt(scenes[first])} → {second}"]
+        ]
 
     def configurations(self, methods: Sequence[str], inversions: Sequence[str]) -> Sequence[Configuration]:
         names = methods or (
@@ -137,7 +138,7 @@ class Translation:
         return plain + (edit_configurations(others, inversions) if others else [])
 
     def prepare(self, model: Model) -> None:
-        _ = self._distance, self._shipped
+        _ = self._distance
 
     @cached_property
     def _distance(self) -> Any:
@@ -146,20 +147,12 @@ class Translation:
         return EmojiDistance()
 
     @cached_property
-    def _shipped(self) -> list[list[Image.Image]]:
-        return read_styles()
-
-    @cached_property
     def _source_model(self) -> Model:
         assert self.source_model is not None
         return sfumato.load_model(self.source_model)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in self.__dict__.items()
-            if name not in ("_distance", "_shipped", "_source_model")
-        }
+        return {name: value for name, value in self.__dict__.items() if name not in ("_distance", "_source_model")}
 
     def attempt(self, model: Model, case: Case, configuration: Configuration) -> Outcome:
         source, truth, prompts = self._case(case, model)
@@ -202,9 +195,9 @@ class Translation:
             source = fit_image(opened, multiple=max(one.size_multiple for one in models), fit=self.fit).image
             return source, None, (self.source_prompt, self.target_prompt)
         place, first, second = case.data
-        scenes = style_scenes()[place]
-        images = self._shipped[place]
-        return images[first], images[second], (caption(scenes[first]), caption(scenes[second]))
+        scenes = [_scenes()[place][style] for style in (first, second)]
+        source, truth = rendered(scenes, shipped_atlas())
+        return source, truth, (_prompt(scenes[0]), _prompt(scenes[1]))
 
     def summarise(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Mapping[str, float | None]:
         """Distances of the sets, by kind where there are several."""
@@ -214,8 +207,8 @@ class Translation:
             results = [folder / row["pictures"]["result"] for row in done if row["kind"] == kind]
             real: list[Any]
             if self.data is None:
-                column = list(STYLES).index(kind.rpartition(" ")[2])
-                real = [of_styles[column] for of_styles in self._shipped]
+                style = kind.rpartition(" ")[2]
+                real = rendered([of_styles[style] for of_styles in _scenes()], shipped_atlas())
             else:
                 target = _images(Path(self.data) / "target")
                 real = [path_inside(Path(self.data), path.name, below="target") for path in target]
@@ -228,3 +221,20 @@ def _images(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
     except OSError as error:
         raise UsageError(f"{folder} cannot be read: {error.strerror or error}") from error
+
+
+def style_pairs() -> list[tuple[str, str]]:
+    """The shipped world's styles, two by two."""
+    styles = shipped_atlas().world.styles
+    return list(zip(styles[::2], styles[1::2], strict=False))
+
+
+@cache
+def _scenes() -> list[dict[str, Scene]]:
+    """The scenes of the benchmark, by style."""
+    return [{scene.style: scene for scene in one} for one in scenes_in_styles(shipped_atlas().world, COUNT)]
+
+
+def _prompt(scene: Scene) -> str:
+    plain = scene.background.pattern == "plain"
+    return caption(scene, Telling(tuple(range(len(scene.things))), style=True, pattern=not plain))

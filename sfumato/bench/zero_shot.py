@@ -5,8 +5,8 @@ score), of the change of image and the change of text (directional CLIP score), 
 case is run with several seeds, and the result with the best score is kept, as for the published figures; the figures of
 the first seed alone are given too, as methods are not usually run several times.
 
-Without data, the concept and style edits of EmojiEdit, judged by `emoji-clip`. With `--data FOLDER`, `triplets.json` in
-it is a list of {"image", "source", "target"}, judged by CLIP.
+Without data, the swaps and the style edits of EmojiEdit, judged by `emoji-clip`. With `--data FOLDER`, `triplets.json`
+in it is a list of {"image", "source", "target"}, judged by CLIP.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from sfumato import checks
 from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
 from sfumato.bench.data import path_inside, read_entries, read_objects
 from sfumato.bench.editing import edit_configurations, edited, price
-from sfumato.bench.emoji_scenes import draw_cases, read_atlas
+from sfumato.bench.scenes import emoji_edits, rendered
+from sfumato.emoji.render import shipped_atlas
 from sfumato.errors import UsageError
 from sfumato.images import Fit, fit_image, load_image, to_pixels
 from sfumato.metrics.psnr import psnr
@@ -36,7 +37,7 @@ from sfumato.options import Option
 if TYPE_CHECKING:
     from sfumato.models.base import Model
 
-KINDS = ("concept-near", "concept-far", "style")
+KINDS = ("swap-near", "swap-far", "style")
 REFERENCES = ("unedited",)
 HIGHEST_PSNR = 50.0
 MEASURES = (
@@ -115,9 +116,9 @@ class ZeroShot:
                 for place, one in enumerate(self._triplets[0])
             ]
         return [
-            Case(f"{place:03d}-{case.kind}", case.kind, (place, case), f"{case.source_prompt} → {case.target_prompt}")
-            for place, case in enumerate(draw_cases())
-            if case.kind in KINDS
+            Case(f"{place:03d}-{edit.kind}", edit.kind, edit, f"{edit.source_prompt} → {edit.target_prompt}")
+            for place, edit in enumerate(emoji_edits(shipped_atlas().world))
+            if edit.kind in KINDS
         ]
 
     def configurations(self, methods: Sequence[str], inversions: Sequence[str]) -> Sequence[Configuration]:
@@ -140,8 +141,8 @@ class ZeroShot:
     def attempt(self, model: Model, case: Case, configuration: Configuration) -> Outcome:
         truth = None
         if self.data is None:
-            place, edit = case.data
-            source, truth = read_atlas(place)
+            edit = case.data
+            source, truth = rendered([edit.source, edit.target], shipped_atlas())
             prompts = edit.source_prompt, edit.target_prompt
         else:
             opened = load_image(path_inside(Path(str(self.data)), case.data["image"])).image

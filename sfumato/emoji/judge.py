@@ -1,29 +1,23 @@
 """The embedded judges as energies need them: differentiable in the images, and asked in words.
 
-`emoji-clip` says how well an image fits a text, the classifier which of the world's concepts and styles it shows.
+`emoji-clip` says how well an image fits a text, the judge of scenes which of the world's concepts and styles it shows.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cache
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from sfumato.emoji import WEIGHTS
 from sfumato.emoji.dual_encoder import DualEncoder, load_dual_encoder
-from sfumato.emoji.judges import Classifier, load_classifier
-from sfumato.emoji.training.sampling import tokenize
-from sfumato.emoji.world import STYLES
+from sfumato.emoji.scene_judge import SceneJudge, load_scene_judge
+from sfumato.emoji.scenes import SIZE
 from sfumato.models.silence import quiet
-
-SIDE = 64
-"""Side of the images that both were trained on."""
 
 
 class EmojiClip:
@@ -33,71 +27,73 @@ class EmojiClip:
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Pixels in [-1, 1], (batch, 3, height, width), to unit vectors, (batch, 128). Differentiable."""
-        return _dual_encoder().to(pixels.device).encode_image(at_side(pixels.float()))
+        return shipped_encoder().to(pixels.device).encode_image(at_size(pixels.float()))
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts to unit vectors, (texts, 128)."""
-        encoder = _dual_encoder()
-        return encoder.encode_ids(tokenize(_tokenizer(), texts).to(encoder.log_scale.device))
+        encoder, tokenizer = shipped_encoder(), _tokenizer()
+        ids = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return encoder.encode_ids(ids.to(encoder.log_scale.device))
 
 
 class EmojiClassifier:
-    """The classifier's answer for one kind of label, concept or style.
+    """The judge's answer for one kind of label, concept or style.
 
     Args:
-        label: A concept, such as "dog face", or a style, such as "noto"; see `labels`.
+        label: A concept, such as "fox", or a style, such as "noto"; see `labels`.
 
     Attributes:
         index: Place of the label in the logits.
     """
 
     def __init__(self, label: str) -> None:
-        styles = list(STYLES)
-        self.head = 1 if label in styles else 0
-        self.index = (styles if self.head else concepts()).index(label)
+        judge = shipped_judge()
+        self._of_style = label in judge.world.styles
+        self.index = (list(judge.world.styles) if self._of_style else judge.names).index(label)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Pixels in [-1, 1], (batch, 3, height, width), to logits, (batch, classes). Differentiable."""
-        logits: Tensor = _classifier().to(pixels.device)(at_side(pixels.float()))[self.head]
-        return logits
+        """Pixels in [-1, 1], (batch, 3, height, width), to logits, (batch, classes). Differentiable.
+
+        Of concepts they are the logarithms of how much of the image is named after each.
+        """
+        cells, _, style, _, _, _ = shipped_judge().to(pixels.device)(at_size(pixels.float()))
+        if self._of_style:
+            return style  # type: ignore[no-any-return]
+        named: Tensor = cells.log_softmax(1)[:, :-1]
+        return named.flatten(2).logsumexp(2)
 
 
-def classifier_features(pixels: Tensor) -> Tensor:
-    """What the classifier sees before it forgets places, (batch, 160, height / 16, width / 16). Differentiable."""
-    features: Tensor = _classifier().to(pixels.device).trunk.stages(at_side(pixels.float()))
+def judge_features(pixels: Tensor) -> Tensor:
+    """What the judge sees in each place, (batch, 128, 16, 16). Differentiable."""
+    features: Tensor = shipped_judge().to(pixels.device).trunk(at_size(pixels.float()))
     return features
 
 
 def labels() -> list[str]:
     """What `EmojiClassifier` can be asked for."""
-    return [*concepts(), *STYLES]
+    judge = shipped_judge()
+    return [*judge.names, *judge.world.styles]
 
 
-@cache
-def concepts() -> list[str]:
-    """The concepts in the order of the classifier's logits."""
-    with safe_open(WEIGHTS / "classifier.safetensors", "pt") as file:
-        names: list[str] = json.loads(file.metadata()["concepts"])
-    return names
-
-
-def at_side(pixels: Tensor) -> Tensor:
-    """Pixels at the judges' size."""
-    if pixels.shape[-2:] == (SIDE, SIDE):
+def at_size(pixels: Tensor) -> Tensor:
+    """Pixels at the size that the judges were trained on."""
+    if pixels.shape[-2:] == (SIZE, SIZE):
         return pixels
-    return F.interpolate(pixels, size=(SIDE, SIDE), mode="bicubic", antialias=True)
+    return F.interpolate(pixels, size=(SIZE, SIZE), mode="bicubic", antialias=True)
 
 
 @cache
-def _dual_encoder() -> DualEncoder:
+def shipped_encoder() -> DualEncoder:
+    """The shipped dual encoder; its weights take no gradient."""
     with quiet():
         return load_dual_encoder(WEIGHTS / "emoji-clip.safetensors").requires_grad_(False)
 
 
 @cache
-def _classifier() -> Classifier:
-    return load_classifier(WEIGHTS / "classifier.safetensors")[0].requires_grad_(False)
+def shipped_judge() -> SceneJudge:
+    """The shipped judge of scenes; its weights take no gradient."""
+    return load_scene_judge(WEIGHTS / "judge.safetensors").requires_grad_(False)
 
 
 @cache

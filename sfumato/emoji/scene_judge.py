@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sfumato.emoji.judges import ResidualBlock
 from sfumato.emoji.scenes import COLOURS, PATTERNS, TINTS, Concept, Scene, World
+from sfumato.emoji.trunk import ResidualBlock
 
 CELLS = 16
 LEAST_CELLS = 2.5
@@ -173,7 +173,8 @@ def load_scene_judge(path: Path) -> SceneJudge:
     concepts = [
         Concept(**{**one, "other_names": tuple(one["other_names"])}) for one in json.loads(metadata["concepts"])
     ]
-    judge = SceneJudge(World(tuple(concepts), tuple(json.loads(metadata["styles"]))))
+    with torch.random.fork_rng(devices=[]):  # its weights are drawn before they are read
+        judge = SceneJudge(World(tuple(concepts), tuple(json.loads(metadata["styles"]))))
     state = load_file(path)
     judge.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
     return judge.eval()

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 SIZE = 128
 """Side of an image in pixels."""
@@ -173,6 +175,22 @@ class Scene:
         return "above" if down < 0 else "below"
 
 
+def read_scene(entry: Mapping[str, Any]) -> Scene:
+    """A scene from JSON, as `dataclasses.asdict` gives it.
+
+    Raises:
+        ValueError: It is no scene.
+    """
+    try:
+        background: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in entry["background"].items()
+        }
+        things = tuple(Thing(**thing) for thing in entry["things"])
+        return Scene(things, Background(**background), entry["style"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a scene: {error}") from error
+
+
 @dataclass(frozen=True)
 class World:
     """Which concepts and styles there are.
@@ -212,7 +230,7 @@ def load_concepts(path: str | Path | None = None) -> tuple[Concept, ...]:
     Raises:
         ValueError: The file is no such list.
     """
-    file = Path(path) if path is not None else Path(__file__).with_name("things.json")
+    file = Path(path) if path is not None else Path(__file__).with_name("concepts.json")
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))["concepts"]
         return tuple(Concept(**{**entry, "other_names": tuple(entry.get("other_names", ()))}) for entry in entries)

@@ -3,7 +3,7 @@
 What such an option takes:
 
 - a name, `text-agreement`, at its own weight;
-- a name and what it needs, `classifier:dog face`;
+- a name and what it needs, `classifier:fox`;
 - a table of names and weights, `{"text-agreement": 300, "stay-near": 0.01}`;
 - an object, see `energies.Energy` and `energies.Expert`.
 
@@ -226,10 +226,10 @@ def _prompt_gain(rows: Rows, text: str) -> Energy:
 
 
 def _domain(rows: Rows, text: str) -> Expert:
-    from sfumato.emoji.judge import classifier_features
+    from sfumato.emoji.judge import judge_features
 
     def features(latents: Tensor, step: Step) -> Tensor:
-        return classifier_features(rows.decode(OnEstimate.estimate(rows.model, rows.condition, latents, step)))
+        return judge_features(rows.decode(OnEstimate.estimate(rows.model, rows.condition, latents, step)))
 
     return FeatureSimilarity(features)
 
@@ -242,7 +242,7 @@ def _check_label(text: str) -> None:
     from sfumato.emoji.judge import labels
 
     if text not in labels():
-        example = "say what the image should show, such as classifier:dog face; " if not text else ""
+        example = "say what the image should show, such as classifier:fox; " if not text else ""
         raise UsageError(f"energy classifier: {example}{unknown('label', text, labels())}")
 
 
@@ -265,7 +265,7 @@ ENERGIES: Final[Mapping[str, NamedEnergy]] = {
         _directional, uses=("rank",),
     ),
     "classifier": NamedEnergy(
-        "how unlikely the embedded classifier finds a label, such as classifier:dog face",
+        "how unlikely the embedded classifier finds a label, such as classifier:fox",
         _classifier, weight=30.0, expert_weight=10.0, check=_check_label,
     ),
     "stay-near": NamedEnergy(

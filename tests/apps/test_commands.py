@@ -87,12 +87,12 @@ def test_like_can_be_changed(edit: Any, run: Any, toy: Path) -> None:
         "-o",
         "other.png",
         "--target",
-        "a photo of a dog face",
+        "a photo of a dog",
         "--guidance",
         2,
     )
     recipe = read_recipe("other.png")
-    assert recipe["target_prompts"] == ["a photo of a dog face"]
+    assert recipe["target_prompts"] == ["a photo of a dog"]
     assert recipe["guidance_scale"] == 2
     assert recipe["options"] == {"weights": {"dog": 1.5}}
     assert recipe["num_inference_steps"] == 2
@@ -185,7 +185,7 @@ def test_like_repeats_with_a_model_of_the_cache(
 
 
 def test_like_repeats_with_the_embedded_model(run: Any, edit: Any) -> None:
-    edit("-o", "first.png", "--model", "emoji", "--source", "a cat face", "--target", "a dog face")
+    edit("-o", "first.png", "--model", "emoji", "--source", "a cat", "--target", "a dog")
     run("edit", "--like", "first.png", "-o", "again.png")
     assert pixels(Path("again.png")) == pixels(Path("first.png"))
 

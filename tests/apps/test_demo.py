@@ -42,7 +42,7 @@ def test_demo_leaves_no_empty_folder(run: Any, folder: Path) -> None:
 
 
 def test_changed_words() -> None:
-    source, target = "a cat face on a blue background", "a small dog face on a blue background"
+    source, target = "a cat on a blue background", "a small dog on a blue background"
     assert [w.text for w in changed_words(source, target) if w.changed] == ["cat"]
     assert [w.text for w in changed_words(target, source) if w.changed] == ["small", "dog"]
     assert not any(w.changed for w in changed_words(source, source))

@@ -40,7 +40,7 @@ def test_distances_and_candidates_are_told(edit: Any, run: Any, cat: Path, toy: 
     ("method", "setting", "message"),
     [
         ("langevin", "energy=text-agrement", "did you mean 'text-agreement'?"),
-        ("langevin", "energy=classifier:dgo face", "did you mean 'dog face'?"),
+        ("langevin", "energy=classifier:dgo", "did you mean 'dog'?"),
         ("langevin", "energy=text-agreement", "has no encoder of its own"),
         ("egsde", "experts=domian", "did you mean 'domain'?"),
         ("cycle-diffusion", "energy=domain", "energy domain cannot be used here"),

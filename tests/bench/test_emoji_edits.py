@@ -1,15 +1,13 @@
 """The script that options are chosen with: its edits are not those that are reported, and it reads options strictly."""
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from sfumato.bench.emoji_scenes import TEST_SEED, draw_cases
-from sfumato.emoji import EXAMPLES
+from sfumato.bench.scenes import TEST_SEED
 from sfumato.errors import UsageError
 
 
@@ -22,21 +20,6 @@ def script() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def test_tuning_edits_are_not_those_of_the_gallery(script: ModuleType) -> None:
-    kinds = script.TUNED_ON.split(",")
-    shown = {
-        (entry["concept"], entry["style"], entry["background"])
-        for entry in json.loads((EXAMPLES / "examples.json").read_text("utf-8"))
-    }
-    drawn = [case for case in draw_cases(1, 20) if case.kind in kinds]
-    kept = script.tuning_cases(1, 20, kinds)
-    left_out = [case for case in drawn if case not in kept]
-    assert left_out, "the seed draws images of the gallery, or the test tests nothing"
-    assert all((case.source.concept, case.source.style, case.source.background) in shown for case in left_out)
-    assert {case.kind for case in kept} == set(kinds)
-    assert len(kept) + len(left_out) == 20 * len(kinds)
 
 
 def test_the_benchmarks_own_seed_is_refused(

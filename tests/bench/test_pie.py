@@ -41,22 +41,22 @@ def folder(tmp_path: Path) -> Path:
     data = tmp_path / "pie"
     pictures = data / "annotation_images" / "1_change_object_80"
     pictures.mkdir(parents=True)
-    for name in ("cat-face", "fox"):
+    for name in ("cat", "dog"):
         with Image.open(EXAMPLES / f"{name}.png") as image:
             image.convert("RGB").resize((512, 512)).save(pictures / f"{name}.jpg", quality=95)
     inside = np.zeros((512, 512), np.uint8)
     inside[100:400, 120:380] = 1
     entry = {
-        "original_prompt": "a [cat face] on a blue background",
-        "editing_prompt": "a [dog face] on a blue background",
+        "original_prompt": "a [cat] on a blue background",
+        "editing_prompt": "a [dog] on a blue background",
         "editing_instruction": "Change the cat to a dog",
         "editing_type_id": "1",
         "blended_word": "cat dog",
         "mask": runs(inside),
-        "image_path": "1_change_object_80/cat-face.jpg",
+        "image_path": "1_change_object_80/cat.jpg",
     }
-    fox = {"image_path": "1_change_object_80/fox.jpg", "editing_type_id": "9"}
-    everything = {**entry, **fox, "mask": [0, 512 * 512]}
+    other = {"image_path": "1_change_object_80/dog.jpg", "editing_type_id": "9"}
+    everything = {**entry, **other, "mask": [0, 512 * 512]}
     entries = {
         "000000000001": entry,
         "000000000002": everything,
@@ -122,7 +122,7 @@ def test_measures_by_its_protocol(folder: Path, tmp_path: Path, protocol: str) -
     assert made.summarise(list(rows), tmp_path)["images with background"] == 3.0
 
     figures = by_name["1", "autoencoder"]["figures"]
-    source = load_source(folder / "annotation_images" / "1_change_object_80" / "cat-face.jpg")
+    source = load_source(folder / "annotation_images" / "1_change_object_80" / "cat.jpg")
     with Image.open(tmp_path / "run" / by_name["1", "autoencoder"]["pictures"]["result"]) as kept:
         result = kept.convert("RGB")
     background = 1 - decode_mask(made.cases()[0].data["mask"], forced_border=protocol == "pie-2023").astype(float)
@@ -240,7 +240,7 @@ def test_images_stay_inside_the_folder_of_the_data(folder: Path, tmp_path: Path)
     (images / "link.png").symlink_to(secret)
     (images / "linked").symlink_to(tmp_path)
     (images / "circle.png").symlink_to(images / "circle.png")
-    (images / "inside.jpg").symlink_to(images / "1_change_object_80" / "fox.jpg")
+    (images / "inside.jpg").symlink_to(images / "1_change_object_80" / "dog.jpg")
     paths = ["../../secret.png", str(secret), "link.png", "linked/secret.png", "1_change_object_80/../../../secret.png"]
     bad = {f"bad{k}": {"image_path": path} for k, path in enumerate(paths)}
     odd = {"circle": {"image_path": "circle.png"}, "inside": {"image_path": "inside.jpg"}}
@@ -257,7 +257,7 @@ def test_images_are_read_by_the_one_reader(folder: Path, tmp_path: Path, monkeyp
     os.mkfifo(images / "pipe.png")
     (images / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n")
     Image.new("1", (13_000, 13_000)).save(images / "huge.png")
-    (images / "cut.jpg").write_bytes((images / "1_change_object_80" / "fox.jpg").read_bytes()[:900])
+    (images / "cut.jpg").write_bytes((images / "1_change_object_80" / "dog.jpg").read_bytes()[:900])
     (images / "page.png").write_text("<html>")
     (images / "empty.png").write_bytes(b"")
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *arguments, **options: pytest.fail("Ghostscript"))

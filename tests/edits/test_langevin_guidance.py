@@ -137,9 +137,9 @@ def test_text_agreement_rises_on_a_real_picture() -> None:
     from sfumato.images import to_pixels
 
     model, clip = sfumato.load_model("emoji", device="cpu"), EmojiClip()
-    target = "a red heart in twemoji style on a blue background"
+    target = "a yellow star and a red heart on a blue background"
     found = sfumato.edit(
-        model, EXAMPLES / "star.png", source_prompt="a star in twemoji style on a blue background",
+        model, EXAMPLES / "star-and-heart.png", source_prompt="a yellow star and a red heart on a purple background",
         target_prompt=target, method="langevin", num_langevin_steps=4, code_steps=5,
     )  # fmt: skip
     text = clip.encode_text([target])

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from sfumato.emoji.training.data import PACKAGES
-from sfumato.emoji.world import STYLES
 
 SQUARE = '<path fill="#ff0000" d="M0 0h{half}v{size}H0z"/><path fill="#0000ff" d="M{half} 0h{half}v{size}H{half}z"/>'
 
@@ -17,13 +16,10 @@ SQUARE = '<path fill="#ff0000" d="M0 0h{half}v{size}H0z"/><path fill="#0000ff" d
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache in which every style draws concept 1F000 as a square: its left half red, its right half blue."""
     monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path))
-    for style, package in STYLES.items():
-        folder = tmp_path / "emoji" / f"{package.removeprefix('@').replace('/', '-')}-{PACKAGES[package][0]}"
+    for style, (package, version, _) in PACKAGES.items():
+        folder = tmp_path / "emoji" / f"{package.removeprefix('@').replace('/', '-')}-{version}"
         folder.mkdir(parents=True)
         icons = {"width": 32, "height": 32, "icons": {"square": {"body": SQUARE.format(half=16, size=32)}}}
         (folder / "icons.json").write_text(json.dumps(icons))
         (folder / "chars.json").write_text(json.dumps({} if style == "glossy" else {"1f000": "square"}))
-    names = tmp_path / "emoji" / f"emojibase-data-{PACKAGES['emojibase-data'][0]}" / "en"
-    names.mkdir(parents=True)
-    (names / "data.json").write_text(json.dumps([{"hexcode": "1F000", "label": "square", "tags": ["box"]}]))
     return tmp_path

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from sfumato.bench.emoji_edit import Judges
-from sfumato.emoji import EXAMPLES, judge, perceptual
+from sfumato.bench.emoji_edit import Judge
+from sfumato.emoji import EXAMPLES, WEIGHTS, judge
 from sfumato.emoji.judge import EmojiClassifier, EmojiClip
 from sfumato.emoji.perceptual import (
     EFFICIENTNET_FILE,
@@ -32,7 +32,7 @@ from sfumato.metrics.weights import package_folder
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
     names = sorted(path.name for path in EXAMPLES.glob("*.png"))[:4]
-    return [Image.open(EXAMPLES / name).convert("RGB").resize((64, 64)) for name in names]
+    return [Image.open(EXAMPLES / name).convert("RGB") for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -159,17 +159,17 @@ def test_documented_calibration_holds_the_promise() -> None:
 
 JUDGES: dict[str, Callable[[Tensor], object]] = {
     "emoji-clip": lambda pixels: EmojiClip().encode_image(pixels),
-    "its texts": lambda pixels: EmojiClip().encode_text(["a cat face"]),
+    "its texts": lambda pixels: EmojiClip().encode_text(["a cat"]),
     "classifier": lambda pixels: EmojiClassifier("noto")(pixels),
     "distance": lambda pixels: EmojiDistance()(pixels, pixels),
     "features": lambda pixels: EmojiFeatures()(pixels),
-    "judges of EmojiEdit": lambda pixels: Judges(),
+    "judges of EmojiEdit": lambda pixels: Judge(WEIGHTS),
 }
 
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_the_first_load_of_a_judge_leaves_the_callers_draws_alone(name: str) -> None:
-    for load in (judge._dual_encoder, judge._classifier, judge._tokenizer, perceptual._dual_encoder):
+    for load in (judge.shipped_encoder, judge.shipped_judge, judge._tokenizer):
         load.cache_clear()  # as in a new process
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     JUDGES[name](torch.zeros(1, 3, 64, 64))

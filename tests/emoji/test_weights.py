@@ -14,11 +14,13 @@ from PIL import Image
 import sfumato
 from sfumato.emoji import EXAMPLES, WEIGHTS
 from sfumato.emoji.dual_encoder import load_dual_encoder
-from sfumato.emoji.judges import load_classifier
+from sfumato.emoji.render import render, shipped_atlas
+from sfumato.emoji.scene_captions import caption
+from sfumato.emoji.scene_judge import load_scene_judge
+from sfumato.emoji.scenes import held_out, load_concepts, read_scene
 from sfumato.emoji.training.export import checksums
 from sfumato.emoji.training.sampling import generate, tokenize
-from sfumato.emoji.training.sheets import to_pixels
-from sfumato.emoji.world import load_concepts
+from sfumato.emoji.training.sheets import to_images
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def test_files_are_the_ones_that_were_shipped() -> None:
 
 def test_the_model_is_small_and_holds_no_pickle() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 40e6
+    assert sum(path.stat().st_size for path in files) <= 45e6
     assert {path.suffix for path in files} <= {".json", ".txt", ".safetensors", ".md"}
 
 
@@ -48,7 +50,7 @@ def test_it_loads_in_under_two_seconds_after_imports() -> None:
 def test_it_loads_as_a_stable_diffusion_pipeline_and_draws(pipeline: Any) -> None:
     assert pipeline.safety_checker is None
     pixels = generate(
-        ["a cat face", ""],
+        ["a cat", ""],
         tokenizer=pipeline.tokenizer,
         text_encoder=pipeline.text_encoder,
         unet=pipeline.unet,
@@ -56,13 +58,13 @@ def test_it_loads_as_a_stable_diffusion_pipeline_and_draws(pipeline: Any) -> Non
         scheduler=pipeline.scheduler,
         num_inference_steps=2,
     )
-    assert pixels.shape == (2, 3, 64, 64)
+    assert pixels.shape == (2, 3, 128, 128)
     assert pixels.isfinite().all()
 
 
-def test_latents_are_16_by_16_and_of_unit_scale(pipeline: Any) -> None:
-    pixels = torch.zeros(1, 3, 64, 64)
-    assert pipeline.vae.encode(pixels).latent_dist.mode().shape == (1, 4, 16, 16)
+def test_latents_are_32_by_32_and_of_unit_scale(pipeline: Any) -> None:
+    pixels = torch.zeros(1, 3, 128, 128)
+    assert pipeline.vae.encode(pixels).latent_dist.mode().shape == (1, 4, 32, 32)
     assert 0.05 < pipeline.vae.config.scaling_factor < 20
 
 
@@ -73,7 +75,7 @@ def test_words_of_the_world_are_whole_tokens(pipeline: Any) -> None:
         assert len(pieces) == len(concept.name.replace("-", " - ").split()), pieces
 
 
-@pytest.mark.parametrize("text", ["a cat face", "a drawing of a zebra , unseen", "naïve über 漢字 🐱"])
+@pytest.mark.parametrize("text", ["a cat", "a drawing of a zebra , unseen", "naïve über 漢字 🐱"])
 def test_any_text_survives_the_tokenizer(pipeline: Any, text: str) -> None:
     tokenizer = pipeline.tokenizer
     ids = tokenizer(text).input_ids
@@ -82,22 +84,40 @@ def test_any_text_survives_the_tokenizer(pipeline: Any, text: str) -> None:
     assert tokenizer.eos_token_id not in ids[1:-1]
     assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
     assert tokenizer(text.upper()).input_ids == tokenizer(text.lower()).input_ids
-    assert tokenizer.model_max_length == 32
+    assert tokenizer.model_max_length == 40
 
 
-def test_the_judge_loads_and_knows_the_concepts() -> None:
-    classifier, names = load_classifier(WEIGHTS / "classifier.safetensors")
-    assert names == [concept.name for concept in load_concepts()]
-    concept, style = classifier(torch.zeros(2, 3, 64, 64))
-    assert concept.shape == (2, len(names))
-    assert style.shape == (2, 4)
+def test_no_file_is_larger_than_a_shard() -> None:
+    assert max(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= 15e6
+
+
+def test_the_judge_knows_the_shipped_world() -> None:
+    judge = load_scene_judge(WEIGHTS / "judge.safetensors")
+    assert judge.world == shipped_atlas().world
+    cells, tints, style, colour, pattern, amount = judge(torch.zeros(2, 3, 128, 128))
+    assert cells.shape == (2, len(judge.names) + 1, 16, 16)
+    assert tints.shape == (2, 7, 16, 16)
+    assert style.shape == (2, len(judge.world.styles))
+    assert (colour.shape, pattern.shape, amount.shape) == ((2, 8), (2, 6), (2,))
+
+
+def test_the_examples_are_of_trained_combinations_and_say_what_they_show() -> None:
+    entries = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+    atlas = shipped_atlas()
+    assert len(entries) >= 10
+    scenes = [read_scene(entry["scene"]) for entry in entries]
+    for entry, scene, pixels in zip(entries, scenes, render(scenes, atlas)[0], strict=True):
+        assert entry["prompt"] == caption(scene)
+        assert scene not in held_out(atlas.world)
+        with Image.open(EXAMPLES / entry["file"]) as image:
+            assert np.abs(np.asarray(image.convert("RGB")).astype(int) - to_images(pixels[None])[0]).max() <= 1
 
 
 def test_the_dual_encoder_tells_captions_apart(pipeline: Any) -> None:
     model = load_dual_encoder(WEIGHTS / "emoji-clip.safetensors")
-    images = [Image.open(EXAMPLES / name).convert("RGB") for name in ("red-apple.png", "panda.png", "star.png")]
-    pixels = to_pixels(np.stack([np.asarray(image) for image in images]))
-    prompts = ["a red apple on a white background", "a panda on a purple background", "a star on a blue background"]
+    entries = json.loads((EXAMPLES / "examples.json").read_text(encoding="utf-8"))
+    pixels = render([read_scene(entry["scene"]) for entry in entries], shipped_atlas())[0]
     with torch.no_grad():
-        similarity = model.encode_ids(tokenize(pipeline.tokenizer, prompts)) @ model.encode_image(pixels).T
-    assert similarity.argmax(1).tolist() == [0, 1, 2]
+        texts = model.encode_ids(tokenize(pipeline.tokenizer, [entry["prompt"] for entry in entries]))
+        similarity = texts @ model.encode_image(pixels).T
+    assert similarity.argmax(1).tolist() == list(range(len(entries)))

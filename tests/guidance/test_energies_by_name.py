@@ -35,7 +35,7 @@ def rows(model: Any, count: int = 2, **options: Any) -> Rows:
 
 
 def of_names(use: Any) -> list[str]:
-    needs = {"classifier": "classifier:dog face"}
+    needs = {"classifier": "classifier:fox"}
     return [needs.get(name, name) for name, entry in ENERGIES.items() if use in entry.uses]
 
 
@@ -124,8 +124,8 @@ def test_prompt_gain_of_rows_with_their_own_prompts(toy_model: Any) -> None:
         ("guide", "stay-near:3", "stay-near takes nothing after its name, got '3'"),
         ("expert", "low-pass:many", "low-pass takes a number of cells, at least 1, such as low-pass:8; got 'many'"),
         ("guide", "low-pass:0", "got '0'"),
-        ("guide", "classifier", "say what the image should show, such as classifier:dog face"),
-        ("guide", "classifier:dog fase", "did you mean 'dog face'?"),
+        ("guide", "classifier", "say what the image should show, such as classifier:fox"),
+        ("guide", "classifier:dgo", "did you mean 'dog'?"),
         ("guide", {}, "the table of energies is empty"),
         ("guide", lambda: 0.0, "must take images, and nothing else"),
         ("guide", LowPassDistance(), "energy LowPassDistance must take images"),
@@ -198,15 +198,15 @@ def test_a_named_expert_leads_egsde(toy_model: Any) -> None:
 
 
 def test_the_embedded_judges_know_the_examples() -> None:
-    pixels = torch.cat([to_pixels(load_image(EXAMPLES / f"{name}.png").image) for name in ("cat-face", "fox")])
+    pixels = torch.cat([to_pixels(load_image(EXAMPLES / f"{name}.png").image) for name in ("cat", "dog")])
     clip = EmojiClip()
-    fit = clip.encode_image(pixels) @ clip.encode_text(["a cat face", "a fox"]).T
+    fit = clip.encode_image(pixels) @ clip.encode_text(["a cat", "a dog"]).T
     assert fit.argmax(dim=1).tolist() == [0, 1]
-    for row, label in enumerate(("cat face", "fox")):
+    for row, label in enumerate(("cat", "dog")):
         classifier = EmojiClassifier(label)
         assert int(classifier(pixels)[row].argmax()) == classifier.index
-    assert EmojiClassifier("flat").index == int(EmojiClassifier("flat")(pixels)[1].argmax())
-    assert "glossy" in labels()
+    assert EmojiClassifier("noto").index == int(EmojiClassifier("noto")(pixels)[1].argmax())
+    assert {"fox", "flat"} <= set(labels())
 
 
 def test_a_clip_folder_judges_too(toy_model: Any, tmp_path: Any) -> None:

@@ -53,7 +53,7 @@ def good_recipe(image: str) -> dict[str, Any]:
     """A recipe of two steps that works."""
     return {
         "command": "edit", "sfumato": "0.1.0", "model": "emoji", "revision": "", "method": "sdedit", "inversion": None,
-        "inversion_options": {}, "source_prompt": "a cat face", "target_prompts": ["a dog face"], "negative_prompt": "",
+        "inversion_options": {}, "source_prompt": "a cat", "target_prompts": ["a dog"], "negative_prompt": "",
         "num_inference_steps": 2, "guidance_scale": 2.0, "source_guidance_scale": 1.0, "seed": 0, "size": None,
         "fit": None,
         "background": [255, 255, 255], "encode_steps": 0, "options": {}, "mask": None, "image": {"path": image},
@@ -181,7 +181,7 @@ def hostile_tensors() -> Files:
     yield from headers.items()
     noise, path = torch.full((1, 4, 16, 16), 0.1), torch.full((3, 1, 4, 16, 16), 0.1)
     fields: dict[str, Any] = {
-        "method": "ddim", "timesteps": [501, 1], "gamma": 0.0, "pinned": False, "eta": 0.0, "prompt": "a cat face",
+        "method": "ddim", "timesteps": [501, 1], "gamma": 0.0, "pinned": False, "eta": 0.0, "prompt": "a cat",
         "negative_prompt": "", "guidance_scale": 1.0,
         "seed": 0, "model": "", "picture": "", "key": "", "start_index": 0,
     }  # fmt: skip

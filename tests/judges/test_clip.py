@@ -55,12 +55,12 @@ def test_clip_gives_features_of_pictures_and_texts(clip_folder: Path) -> None:
     judge = load_clip(clip_folder)
     pictures, texts = (
         judge.image_features(pixels(2, 3, 48, 64)),
-        judge.text_features(["a cat face", "a dog face " * 99]),
+        judge.text_features(["a cat", "a dog " * 99]),
     )
     assert pictures.shape == texts.shape == (2, 16)
     assert judge.name == str(clip_folder)
     assert text_agreement(pictures, texts).abs().max() <= 1
-    alone = judge.text_features(["a cat face"])
+    alone = judge.text_features(["a cat"])
     assert torch.allclose(alone, texts[:1], atol=1e-5)  # padding beside a longer text changes nothing
 
 

@@ -175,7 +175,7 @@ def test_ranking_is_refused_without_a_text_or_an_encoder(toy_model: Any) -> None
 
 def test_a_ranked_path(toy_model: Any) -> None:
     plain = drawn(path_of(toy_model, NAME, **SMALL), [0.25, 0.5])
-    best = path_of(toy_model, NAME, candidates=3, better="a cat face", worse="a pizza", encoder="emoji-clip", **SMALL)
+    best = path_of(toy_model, NAME, candidates=3, better="a cat", worse="a pizza", encoder="emoji-clip", **SMALL)
     assert best.weights == (0.0, 0.25, 0.5, 0.75, 1.0)
     assert torch.equal(drawn(best, [0.0, 1.0]), toy_ends().latents)
     assert far(drawn(best, [0.25, 0.5]), plain) > 1e-3

@@ -29,8 +29,8 @@ SETTINGS = DATA.with_suffix(".json")
 SHARED = ("model", "revision", "settings", "dtype")
 START, END = "<!-- {}: written by make pages -->\n", "<!-- end of {} -->"
 SHOWN = (
-    "target_distance", "target_psnr", "kept_psnr", "concept_right", "style_right", "background_right", "evaluations",
-    "seconds",
+    "target_distance", "inside_distance", "kept_psnr", "things_right", "tints_right", "style_right", "colour_right",
+    "evaluations", "seconds",
 )  # fmt: skip
 LEADING = MEASURES[0]
 Rows = Sequence[Mapping[str, Any]]

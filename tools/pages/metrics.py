@@ -26,9 +26,9 @@ TEXT = """\
 
 Written by `benchmarks/metrics.py`; the numbers are in `docs/metrics.json`.
 
-{images} scenes of the emoji world, 64 x 64 pixels, are changed by rising amounts: blur (radius 0 to 4 pixels), noise
+{images} scenes of the emoji world, 128 x 128 pixels, are changed by rising amounts: blur (radius 0 to 4 pixels), noise
 (standard deviation 0 to half the range), shift (0 to 12 pixels), colour (0 to 100 % of the way to swapped channels),
-concept (the same drawing, another style, another concept of the subgroup, a concept of another group). A cell is
+concept (the same scene, one thing replaced by a near one, by a far one, all replaced by far ones). A cell is
 Spearman's rank correlation of the amount with how much worse the image is by the metric: 1 is a metric that never ranks
 a stronger change before a weaker one. Values below {good} are in *italics*: do not use that metric to measure that
 change. Definition, range, direction, source and network of each metric are in its docstring under `sfumato/metrics/`.

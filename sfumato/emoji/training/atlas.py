@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sfumato.emoji import world as old_world
 from sfumato.emoji.render import ATLAS, COLUMNS, SIDE
 from sfumato.emoji.scenes import STYLES, Concept, load_concepts
 from sfumato.emoji.training.data import DataError, Drawings
@@ -36,7 +35,7 @@ def rasterise(drawings: Drawings, concept: Concept, style: str, side: int = SIDE
         import resvg_py
     except ImportError as error:
         raise DataError("rendering needs resvg-py: pip install resvg-py") from error
-    icon = drawings.icon(old_world.Concept(concept.name, concept.hexcode, ""), style)
+    icon = drawings.icon(concept, style)
     if icon is None:
         raise DataError(f"{style} has no drawing of {concept.name!r} ({concept.hexcode})")
     body, width, height = icon
@@ -69,7 +68,7 @@ def write_atlas(concepts: Sequence[Concept], styles: Sequence[str], path: Path) 
 
 def _main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sfumato.emoji.training.atlas", description=__doc__)
-    parser.add_argument("--concepts", type=int, default=60, help="how many of things.json, from its beginning")
+    parser.add_argument("--concepts", type=int, default=60, help="how many of concepts.json, from its beginning")
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=list(STYLES))
     parser.add_argument("--out", type=Path, default=ATLAS)
     arguments = parser.parse_args()

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.emoji.dual_encoder import DualEncoder
-from sfumato.emoji.judges import blur_and_noise, save_judge
 from sfumato.emoji.render import Atlas, render
 from sfumato.emoji.scene_captions import Telling, Word, caption_words, joined, sample_telling
 from sfumato.emoji.scene_sampling import sample_scene
 from sfumato.emoji.scenes import Scene
+from sfumato.emoji.training.judging import blur_and_noise, save_judge
 from sfumato.emoji.training.loop import Settings, Worker, autocast, train_loop
 from sfumato.emoji.training.networks import MAX_TOKENS
 from sfumato.emoji.training.tokenizer import Encoder

@@ -67,7 +67,7 @@ def export_pipeline(
     """
     from diffusers import StableDiffusionPipeline
 
-    from sfumato.emoji.tokenizer import save_tokenizer
+    from sfumato.emoji.training.vocabulary import save_tokenizer
 
     def half(model: Any) -> Any:
         return copy.deepcopy(model).to("cpu", torch.float16).requires_grad_(False)

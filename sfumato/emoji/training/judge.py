@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.emoji.judges import blur_and_noise, save_judge
 from sfumato.emoji.render import Atlas, render
 from sfumato.emoji.scene_judge import CELLS, SceneJudge, Seen, judge_metadata
 from sfumato.emoji.scene_sampling import sample_scene
 from sfumato.emoji.scenes import COLOURS, PATTERNS, TINTS, Scene, World
+from sfumato.emoji.training.judging import blur_and_noise, save_judge
 from sfumato.emoji.training.loop import Settings, Worker, autocast, train_loop
 
 COVERED = 0.5

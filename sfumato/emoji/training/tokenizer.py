@@ -15,8 +15,8 @@ from transformers import CLIPTokenizer
 
 from sfumato.emoji.scene_captions import Word, vocabulary
 from sfumato.emoji.scenes import Concept
-from sfumato.emoji.tokenizer import learn_tokenizer
 from sfumato.emoji.training.networks import MAX_TOKENS
+from sfumato.emoji.training.vocabulary import learn_tokenizer
 
 
 def build_tokenizer(concepts: Sequence[Concept], folder: Path) -> CLIPTokenizer:

@@ -1,4 +1,4 @@
-"""Fetching and rendering, on a toy package made here: no network, no cache."""
+"""Fetching drawings and writing their atlas, on a toy package made here: no network, no cache."""
 
 from __future__ import annotations
 
@@ -7,44 +7,39 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sfumato.emoji.render import Atlas, render
+from sfumato.emoji.scenes import COLOURS, STYLES, Background, Concept, Scene, Thing, World
 from sfumato.emoji.training import data
-from sfumato.emoji.training.data import DataError, Renderer, choose_concepts, composite, fetch
-from sfumato.emoji.world import STYLES, Concept, Scene
+from sfumato.emoji.training.atlas import write_atlas
+from sfumato.emoji.training.data import DataError, fetch
+from sfumato.images import to_images
 
 
-def test_a_scene_is_rendered_exactly(cache: Path) -> None:
+def test_an_atlas_holds_every_drawing(cache: Path, tmp_path: Path) -> None:
     pytest.importorskip("resvg_py")
-    renderer = Renderer([Concept("square", "1F000", "symbols")])
-    for style in STYLES:
-        scene = Scene("square", style, "green", position=(0.5, 0.25), scale=0.5)
-        pixels = np.asarray(renderer.render(scene))
-        assert pixels.shape == (64, 64, 3)
-        assert (pixels[:32, 16:32] == (255, 0, 0)).all()
-        assert (pixels[:32, 32:48] == (0, 0, 255)).all()
-        assert (pixels[32:] == scene.colour).all()
-        assert (pixels[:, :16] == scene.colour).all()
+    square = Concept("square", "1F000", "thing")
+    write_atlas([square], STYLES, tmp_path / "atlas.png")
+    atlas = Atlas(tmp_path / "atlas.png")
+    assert atlas.world == World((square,), STYLES)
+    scene = Scene((Thing("square", 0.5, 0.25, 0.5),), Background("green"), "glossy")
+    (image,) = to_images(render([scene], atlas)[0])
+    pixels = np.asarray(image)
+    assert (pixels[4:60, 36:60] == (255, 0, 0)).all()
+    assert (pixels[4:60, 68:92] == (0, 0, 255)).all()
+    assert (pixels[66:] == COLOURS["green"]).all()
 
 
-def test_flip_mirrors_the_drawing_and_rendering_is_deterministic(cache: Path) -> None:
+def test_a_missing_drawing_is_named(cache: Path, tmp_path: Path) -> None:
     pytest.importorskip("resvg_py")
-    renderer = Renderer([Concept("square", "1F000", "symbols")])
-    plain = np.asarray(renderer.render(Scene("square", "flat", "white")))
-    mirrored = np.asarray(renderer.render(Scene("square", "flat", "white", flip=True)))
-    assert (mirrored == plain[:, ::-1]).all()
-    assert (plain == np.asarray(renderer.render(Scene("square", "flat", "white")))).all()
-
-
-def test_composite_blends_by_alpha() -> None:
-    sprite = np.zeros((1, 1, 2, 4), np.uint8)
-    sprite[0, 0, 0] = (200, 100, 0, 255)
-    assert composite(sprite, [(10, 20, 30)]).tolist() == [[[[200, 100, 0], [10, 20, 30]]]]
+    with pytest.raises(DataError, match=r"noto has no drawing of 'ring' \(1F001\)"):
+        write_atlas([Concept("ring", "1F001", "thing")], ["noto"], tmp_path / "atlas.png")
 
 
 def test_missing_npm_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path))
     monkeypatch.setattr(data.shutil, "which", lambda name: None)
     with pytest.raises(DataError, match="npm is not installed"):
-        fetch("@iconify-json/noto")
+        fetch("noto")
 
 
 @pytest.mark.parametrize(("script", "message"), [("exit 1", "could not fetch"), ("echo x > a.tgz", "refused")])
@@ -57,15 +52,5 @@ def test_a_failed_or_foreign_download_is_refused(
     monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(data.shutil, "which", lambda name: str(npm))
     with pytest.raises(DataError, match=message):
-        fetch("@iconify-json/noto")
+        fetch("noto")
     assert not [path for path in (tmp_path / "cache" / "emoji").iterdir() if "noto" in path.name]
-
-
-def test_concepts_are_chosen_by_group_and_by_name() -> None:
-    cat, pie, star = Concept("cat", "1", "animals"), Concept("pie", "2", "food"), Concept("star", "3", "places")
-    assert choose_concepts([cat, pie, star], None, []) == [cat, pie, star]
-    assert choose_concepts([cat, pie, star], ["food"], ["cat"]) == [cat, pie]
-    with pytest.raises(DataError, match="no group 'foods'; there are food"):
-        choose_concepts([cat, pie, star], ["foods"], [])
-    with pytest.raises(DataError, match="no concept 'stars'; there are star"):
-        choose_concepts([cat, pie, star], ["food"], ["stars"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sfumato
-from benchmarks import scene_quality
+from benchmarks import emoji_quality
 from sfumato.emoji.render import render
 from sfumato.emoji.scene_captions import caption_words
 from sfumato.emoji.scene_judge import load_scene_judge
@@ -59,7 +59,7 @@ def test_one_command_trains_a_model_that_loads_and_draws(
     assert seen[0].style in ("noto", "flat")
     measures = [str(weights), f"--atlas={atlas}", "--count=2", "--scenes=4", "--steps=2", "--edits=1", "--reweight=1"]
     measures += ["--methods", "prompt-to-prompt", "ddib"]
-    figures = scene_quality.main(measures)
+    figures = emoji_quality.main(measures)
     assert {*BARS} <= {*figures}
     steps = (folder / "diffusion.jsonl").read_text()
     train.main(["diffusion=0.06", *command])
