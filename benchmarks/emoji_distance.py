@@ -51,11 +51,11 @@ class Series:
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=80)
+    parser.add_argument("--images", type=int, default=80)
     parser.add_argument("--json", type=Path, default=Path("docs/emoji/distance.json"))
     args = parser.parse_args()
 
-    _, series = distorted(args.pictures)
+    _, series = distorted(args.images)
     distance = EmojiDistance()
     whole, layers, cosine = {}, {}, {}
     for name, one in series.items():
@@ -63,7 +63,7 @@ def main() -> None:
         layers[name], cosine[name] = (summary(one.amounts, np.array([pair[k] for pair in found])) for k in (0, 1))
         whole[name] = summary(one.amounts, np.array([distance(one.pixels[0], pixels) for pixels in one.pixels]))
     result = {
-        "pictures": args.pictures,
+        "images": args.images,
         "distance": "EmojiDistance: half the layers of emoji-clip's trunk, half 1 - cosine of the embeddings",
         "measured": whole,
         "layers alone": layers,
@@ -120,7 +120,7 @@ def summary(amounts: list[float], distances: np.ndarray) -> dict[str, object]:
         "amounts": amounts,
         "mean_distance": [round(float(mean), 4) for mean in means],
         "rank_correlation_of_means": round(float(spearmanr(amounts, means).statistic), 3),
-        "rank_correlation_mean_over_pictures": round(float(np.mean(each)), 3),
+        "rank_correlation_mean_over_images": round(float(np.mean(each)), 3),
     }
 
 

@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--pictures", type=int, default=12)
+    parser.add_argument("--images", type=int, default=12)
     parser.add_argument("--only", nargs="*", help="these inversions; the others keep the numbers of the last run")
     parser.add_argument("--edits", action="store_true", help="measure the edits instead")
     parser.add_argument("--out", type=Path, default=Path("docs"))
@@ -65,8 +65,8 @@ def main() -> None:
     if args.edits:
         write(known | {"edits": {"steps": EDIT_STEPS, "methods": edits(model)}}, args.out)
         return
-    images = json.loads((EXAMPLES / "examples.json").read_text())[: args.pictures]
-    report: dict[str, Any] = {"machine": machine(model), "steps": args.steps, "pictures": len(images)}
+    images = json.loads((EXAMPLES / "examples.json").read_text())[: args.images]
+    report: dict[str, Any] = {"machine": machine(model), "steps": args.steps, "images": len(images)}
     report["ceiling_psnr"] = statistics.mean(ceiling(model, image) for image in images)
     rows = report["inversions"] = known.get("inversions", {}) if args.only else {}
     report["edits"] = known.get("edits", {"steps": EDIT_STEPS, "methods": {}})

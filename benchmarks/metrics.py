@@ -62,11 +62,11 @@ Row = dict[str, float | None] | str
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=48)
+    parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--json", type=Path, default=Path("docs/metrics.json"))
     args = parser.parse_args()
 
-    scenes, series = distorted(args.pictures)
+    scenes, series = distorted(args.images)
     rows: dict[str, Row] = {}
     with torch.no_grad():
         for name, build in pair_metrics(scenes).items():
@@ -78,7 +78,7 @@ def main() -> None:
             print(name, sets[name], flush=True)
         shares = share_metrics()
         morphs = morph_metrics(series["concept (level)"])
-    result = {"pictures": args.pictures, "pairs": rows, "sets": sets, "shares": shares, "morphs": morphs}
+    result = {"images": args.images, "pairs": rows, "sets": sets, "shares": shares, "morphs": morphs}
     args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

@@ -154,7 +154,7 @@ def test_documented_calibration_holds_the_promise() -> None:
     report = json.loads((Path(__file__).parents[2] / "docs" / "emoji" / "distance.json").read_text(encoding="utf-8"))
     for name, measured in report["measured"].items():
         assert measured["rank_correlation_of_means"] >= 0.9, name
-        assert measured["rank_correlation_mean_over_pictures"] >= 0.9, name
+        assert measured["rank_correlation_mean_over_images"] >= 0.9, name
 
 
 JUDGES: dict[str, Callable[[Tensor], object]] = {
