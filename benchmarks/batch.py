@@ -26,8 +26,8 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "sfumato" / "emoji" / "examples"
 TARGETS = {
-    "cat-face": ("a cat face", "a dog face"),
-    "dog-face": ("a dog face", "a cat face"),
+    "cat-face": ("a cat", "a dog"),
+    "dog-face": ("a dog", "a cat"),
     "fox": ("a fox", "a bear"),
 }
 ROWS, BAD, WORKERS = 200, 12, 2

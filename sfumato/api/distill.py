@@ -53,7 +53,7 @@ _CHECKS: Mapping[str, checks.Check] = {
     **{name: ARGUMENTS[name] for name in ("watch", "method", "inversion", "inversion_options", "num_inference_steps")},
     **{name: ARGUMENTS[name] for name in ("guidance_scale", "negative_prompt", "seed", "size", "fit", "distance")},
     "source_prompt": optional(ARGUMENTS["source_prompt"]),
-    "target_prompt": optional(partial(checks.text, empty="say what the result should show, such as 'a dog face'")),
+    "target_prompt": optional(partial(checks.text, empty="say what the result should show, such as 'a dog'")),
     "draw": partial(checks.whole, low=1, high=100_000),
     "keep": optional(_share),
     "agreement": optional(partial(checks.number, low=-1.0, high=1.0)),

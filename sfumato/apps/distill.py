@@ -158,7 +158,7 @@ def distill(
 ) -> None:
     """Teach a small network an edit, so that it takes one network call. Apply it with: sfumato apply.
 
-    Example: sfumato distill --source "a cat face" --target "a dog face" -o cat-to-dog.safetensors
+    Example: sfumato distill --source "a cat" --target "a dog" -o cat-to-dog.safetensors
     """
     if output is None:
         raise UsageError("-o is missing: name the distilled edit, such as -o cat-to-dog.safetensors")
