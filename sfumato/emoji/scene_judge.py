@@ -1,7 +1,7 @@
 """The independent judge of scenes: which things stand where, in which tint, style and on which background.
 
-A residual network of its own that knows nothing of the generator. It names every cell of a 16x16 grid; a thing is found
-where enough cells agree.
+A residual network of its own that knows nothing of the generator. It names every cell of a 16x16 grid together with the
+cells around it; a thing is found where enough cells agree.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,6 +23,11 @@ from sfumato.emoji.trunk import ResidualBlock
 CELLS = 16
 LEAST_CELLS = 2.5
 """A thing is there when this much of the grid is named after it; the smallest drawings cover about five cells."""
+AROUND = 7
+"""Side of the square of cells whose evidence names the cell in its middle, about that of a drawing. A cell alone often
+cannot tell a red apple from a red heart: the whole drawing can."""
+LEAST_SHARE = 1e-4
+"""A cell's doubt of any concept; bounds how much one cell can say."""
 CLEARLY = 0.1
 """Share of the canvas by which a relation must hold."""
 
@@ -112,7 +118,7 @@ class SceneJudge(nn.Module):
         seen = []
         for batch in pixels.split(32):
             cells, tints, style, colour, pattern, amount = self(batch.to(self.whole.weight.device))
-            share = cells.float().softmax(1)[:, :-1].flatten(2).cpu()  # (batch, concepts, cells)
+            share = named_together(cells.float()).flatten(2).cpu()
             tint = tints.float().log_softmax(1).flatten(2).cpu()
             seen += [
                 Seen(
@@ -145,6 +151,22 @@ class SceneJudge(nn.Module):
                 )
             )
         return tuple(found)
+
+
+def named_together(cells: Tensor) -> Tensor:
+    """Shares of the concepts in each cell, by the evidence of all cells around it in which a thing is.
+
+    Args:
+        cells: Logits (batch, concepts + 1, 16, 16), the last of no thing.
+
+    Returns:
+        (batch, concepts, 16, 16); over the concepts they sum to the share of a thing in the cell.
+    """
+    share = cells.softmax(1)
+    concepts, there = share[:, :-1], 1 - share[:, -1:]
+    evidence = (concepts / concepts.sum(1, keepdim=True).clamp(min=1e-12) + LEAST_SHARE).log() * there
+    around = F.avg_pool2d(evidence, AROUND, 1, AROUND // 2) * AROUND**2
+    return around.softmax(1) * there
 
 
 def relation_holds(seen: Seen, scene: Scene) -> bool:
