@@ -14,10 +14,12 @@ Figures of what it draws, on captions of scenes that were never trained on, samp
 Of its attention, on scenes of two things: `attention_auc`, `attention_auc_other`, `attention_auc_tint`, see
 `sfumato.emoji.training.diffusion.measure_attention`.
 
-Of edits (`--edits N`): `redraw_ratio`, the best method's mean distance to the exact answer over that of drawing the
-target caption anew, on swaps, recolouring and backgrounds; `kept_psnr` of each method, dB, outside of what the edit
-changes. `reweight_rank` (`--reweight N`): rank correlation of a word's factor (-1, 0, 1, 2, 3) with the measured amount
-of snow or size, in the mean over N scenes.
+`reweight_rank`: rank correlation of a word's factor (-1, 0, 1, 2, 3) with the measured amount of snow or size, in the
+mean over scenes.
+
+Of edits (`--parts edits --run RUN`, a run of the benchmark emoji-edit): `redraw_ratio`, the best method's mean distance
+to the exact answer over that of drawing the target caption anew, on swaps, recolouring and backgrounds; `kept_psnr` of
+each method, dB, outside of what the edit changes.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ from scipy.stats import spearmanr
 from skimage.color import rgb2lab
 
 import sfumato
-from sfumato.bench.emoji_edit import REDRAWN, EmojiEdit, redraw_ratio, share
+from sfumato.bench.emoji_edit import REDRAWN, redraw_ratio, share
+from sfumato.bench.rows import read_rows
 from sfumato.emoji import WEIGHTS
 from sfumato.emoji.render import ATLAS, Atlas, render
 from sfumato.emoji.scene_captions import Telling, caption
@@ -54,7 +57,7 @@ from sfumato.emoji.training.sheets import save_sheet, to_images
 from sfumato.emoji.training.tokenizer import Encoder
 from sfumato.images import to_pixels
 
-METHODS = ("prompt-to-prompt", "ledits", "edit-friendly", "diffedit", "plug-and-play", "masactrl", "ddib")
+PARTS = ("autoencoder", "drawing", "attention", "reweighting", "edits")
 FACTORS = (-1.0, 0.0, 1.0, 2.0, 3.0)
 
 
@@ -121,10 +124,25 @@ def border_distances(images: np.ndarray, scenes: Sequence[Scene]) -> np.ndarray:
     return np.linalg.norm(rgb2lab(np.median(images[:, ring], axis=1) / 255) - rgb2lab(named), axis=-1)
 
 
+def measure_autoencoder(
+    pipeline: StableDiffusionPipeline, atlas: Atlas, judge: SceneJudge, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Renderings encoded and decoded, and what the judge makes of the renderings themselves."""
+    draw = random.Random(arguments.seed + 3)
+    unseen = [sample_scene(atlas.world, draw, may=True) for _ in range(arguments.scenes)]
+    truth = torch.cat([render(unseen[start : start + 32], atlas)[0] for start in range(0, len(unseen), 32)])
+    return {
+        "autoencoder_psnr": float(psnr(reconstruct(pipeline.vae, truth), truth).mean()),
+        "judge_on_renderings": judged_rightly(judge.look(truth), unseen),
+    }
+
+
 def measure_drawing(
-    parts: dict[str, Any], atlas: Atlas, judge: SceneJudge, arguments: argparse.Namespace
+    pipeline: StableDiffusionPipeline, atlas: Atlas, judge: SceneJudge, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Draws all sets, judges them, writes their sheets."""
+    names = ("tokenizer", "text_encoder", "unet", "scheduler")
+    parts = {"autoencoder": pipeline.vae, **{name: getattr(pipeline, name) for name in names}}
     sets = drawn_scenes(atlas, arguments.count, arguments.seed)
     seen, images = {}, {}
     for number, (name, scenes) in enumerate(sets.items()):
@@ -152,36 +170,23 @@ def measure_drawing(
         "heldout_pair": share(concepts_right(seen["heldout pairs"], sets["heldout pairs"])),
         "heldout_tint": share(tints_right(seen["heldout tints"], sets["heldout tints"])),
         "counts": {name: len(scenes) for name, scenes in sets.items()},
+        "sampling": {"sampler": "DDIM", "steps": arguments.steps, "guidance_scale": arguments.guidance},
+        "seed": arguments.seed,
     }
 
 
-def measure_edits(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Edits by every method, against the exact answer and against drawing anew: a part of the benchmark emoji-edit."""
-    model = sfumato.load_model(str(folder))
-    benchmark = EmojiEdit(arguments.steps, arguments.seed, str(folder), str(arguments.atlas))
-    cases = {kind: [case for case in benchmark.cases() if case.kind == kind] for kind in REDRAWN}
-    rows, sheet = [], []
-    for case in (case for kind in REDRAWN for case in cases[kind][: arguments.edits]):
-        images: dict[str, Any] = {}
-        for configuration in benchmark.configurations(("unedited", "drawn-anew", *arguments.methods), ()):
-            outcome = benchmark.attempt(model, case, configuration)
-            images |= {role: outcome.pictures[role] for role in ("source", "truth")}
-            images[configuration.name] = outcome.pictures["result"]
-            rows.append(
-                {"status": "done", "kind": case.kind, "configuration": configuration.name, "figures": outcome.figures}
-            )
-        sheet += [to_pixels(image)[0] for image in images.values()]
-    if arguments.sheets:
-        columns = 4 + len(arguments.methods)
-        save_sheet(to_images(torch.stack(sheet)), arguments.sheets / "edits.png", columns=columns, colours=256)
+def measure_edits(run: Path) -> dict[str, Any]:
+    """Edits by every method beside drawing anew, of a run of the benchmark emoji-edit."""
+    rows = read_rows(run)
     best, ratio = redraw_ratio(rows)
+    edits = [row for row in rows if row["status"] == "done" and row["kind"] in REDRAWN]
     return {
         "redraw_ratio": ratio,
         "best_method": best,
-        "distance": means_of(rows, "target_distance"),
-        "inside_distance": means_of(rows, "inside_distance"),
-        "kept_psnr": means_of(rows, "kept_psnr"),
-        "edits": sum(len(cases[kind][: arguments.edits]) for kind in REDRAWN),
+        "distance": means_of(edits, "target_distance"),
+        "inside_distance": means_of(edits, "inside_distance"),
+        "kept_psnr": means_of(edits, "kept_psnr"),
+        "edits": len({row["case"] for row in edits}),
     }
 
 
@@ -245,53 +250,51 @@ def main(words: list[str] | None = None) -> dict[str, Any]:
         default=WEIGHTS,
         help="the model, with judge.safetensors and emoji-clip.safetensors",
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:-1], help="what is measured")
     parser.add_argument("--atlas", type=Path, default=ATLAS)
     parser.add_argument("--count", type=int, default=120, help="captions of each set; half as many that are held out")
     parser.add_argument("--scenes", type=int, default=200, help="scenes for attention and the autoencoder")
-    parser.add_argument("--edits", type=int, default=0, help="edits of each kind")
-    parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument("--reweight", type=int, default=0, help="scenes for re-weighting")
+    parser.add_argument("--reweight", type=int, default=20, help="scenes for re-weighting")
+    parser.add_argument("--run", type=Path, help="for the part edits: folder of a run of sfumato bench emoji-edit")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="keeps the other parts' figures of the same model")
     parser.add_argument("--sheets", type=Path, help="folder of sheets")
     arguments = parser.parse_args(words)
+    if ("edits" in arguments.parts) != (arguments.run is not None):
+        parser.error("the part edits and --run go together: it reads a run of sfumato bench emoji-edit")
     begin = time.time()
+    figures: dict[str, Any] = {"model": sfumato.load_model(str(arguments.folder)).revision}
+    if arguments.json and arguments.json.is_file():
+        before = json.loads(arguments.json.read_text(encoding="utf-8"))
+        figures = before if before.get("model") == figures["model"] else figures
     pipeline = StableDiffusionPipeline.from_pretrained(arguments.folder, torch_dtype=torch.float32, safety_checker=None)
     pipeline.to(arguments.device)
-    names = ("tokenizer", "text_encoder", "unet", "scheduler")
-    parts = {"autoencoder": pipeline.vae, **{name: getattr(pipeline, name) for name in names}}
     atlas, judge = Atlas(arguments.atlas), load_scene_judge(arguments.folder / "judge.safetensors")
-    draw = random.Random(arguments.seed + 3)
-    unseen = [sample_scene(atlas.world, draw, may=True) for _ in range(arguments.scenes)]
-    truth = torch.cat([render(unseen[start : start + 32], atlas)[0] for start in range(0, len(unseen), 32)])
-    figures: dict[str, Any] = {
-        "autoencoder_psnr": float(psnr(reconstruct(pipeline.vae, truth), truth).mean()),
-        "judge_on_renderings": judged_rightly(judge.look(truth), unseen),
-        **measure_drawing(parts, atlas, judge, arguments),
-    }
-    if arguments.edits:
-        figures |= measure_edits(arguments.folder, arguments)
-    if arguments.reweight:
-        figures |= measure_reweighting(arguments.folder, atlas, judge, arguments)
-    record_maps(pipeline.unet)
-    denoiser, encoder = Denoiser(pipeline.unet, pipeline.text_encoder), Encoder(pipeline.tokenizer)
-    areas = measure_attention(denoiser, encoder, atlas, pipeline.vae, count=arguments.scenes)
-    figures |= {name.replace("auc_own", "auc").replace("auc", "attention_auc", 1): areas[name] for name in areas}
-    figures |= {
-        "sampling": {"sampler": "DDIM", "steps": arguments.steps, "guidance_scale": arguments.guidance},
-        "seed": arguments.seed,
-        "model": sfumato.load_model(str(arguments.folder)).revision,
-        "seconds": time.time() - begin,
-    }
-    figures = rounded(figures)
-    text = json.dumps(figures, indent=1) + "\n"
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(text, encoding="utf-8")
-    print(text, end="")
+    for part in arguments.parts:
+        if part == "autoencoder":
+            measured = measure_autoencoder(pipeline, atlas, judge, arguments)
+        elif part == "drawing":
+            measured = measure_drawing(pipeline, atlas, judge, arguments)
+        elif part == "attention":
+            record_maps(pipeline.unet)
+            denoiser, encoder = Denoiser(pipeline.unet, pipeline.text_encoder), Encoder(pipeline.tokenizer)
+            areas = measure_attention(denoiser, encoder, atlas, pipeline.vae, count=arguments.scenes)
+            names = {"auc_own": "attention_auc", "auc_other": "attention_auc_other", "auc_tint": "attention_auc_tint"}
+            measured = {names[name]: area for name, area in areas.items()}
+        elif part == "reweighting":
+            measured = measure_reweighting(arguments.folder, atlas, judge, arguments)
+        else:
+            measured = measure_edits(arguments.run)
+        figures |= rounded(measured)
+        figures["seconds"] = {**figures.get("seconds", {}), part: round(time.time() - begin)}
+        begin = time.time()
+        if arguments.json:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=1))
     return figures
 
 

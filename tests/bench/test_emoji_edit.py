@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import emoji_quality
 from sfumato.bench.benchmark import Configuration
 from sfumato.bench.editing import HIGHEST_PSNR, changed_region
 from sfumato.bench.emoji_edit import EmojiEdit, Judge, redraw_ratio, verdicts
@@ -184,3 +185,26 @@ def test_methods_meet_the_inversions_that_serve_them() -> None:
         benchmark.configurations(["sdeditt"], [])
     with pytest.raises(UsageError, match="none of cycle-diffusion takes"):
         benchmark.configurations(["cycle-diffusion"], ["ddim"])
+
+
+def test_the_model_card_reads_its_edits_from_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Edits of the kinds that drawing anew is held against; the others do not count."""
+    distances = {"drawn-anew": 0.4, "prompt-to-prompt": 0.1, "ddib": 0.2}
+    rows = [
+        {
+            "status": "done",
+            "kind": kind,
+            "case": f"{kind}-1",
+            "configuration": name,
+            "figures": {"target_distance": distance, "inside_distance": None, "kept_psnr": 30.0},
+        }
+        for kind, factor in (("swap-near", 1), ("recolour", 1), ("style", 100))
+        for name, distance in ((name, factor * value) for name, value in distances.items())
+    ]
+    monkeypatch.setattr(emoji_quality, "read_rows", lambda folder: rows)
+    figures = emoji_quality.measure_edits(tmp_path)
+    assert figures["redraw_ratio"] == pytest.approx(0.25)
+    assert (figures["best_method"], figures["edits"]) == ("prompt-to-prompt", 2)
+    assert figures["distance"] == pytest.approx(distances)
+    assert figures["kept_psnr"]["ddib"] == 30.0
+    assert figures["inside_distance"] == {}
