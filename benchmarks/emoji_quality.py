@@ -14,8 +14,8 @@ Figures of what it draws, on captions of scenes that were never trained on, samp
 Of its attention, on scenes of two things: `attention_auc`, `attention_auc_other`, `attention_auc_tint`, see
 `sfumato.emoji.training.diffusion.measure_attention`.
 
-`reweight_rank`: rank correlation of a word's factor (-1, 0, 1, 2, 3) with the measured amount of snow or size, in the
-mean over scenes.
+`reweight_rank`: rank correlation of the factor (-1, 0, 1, 2, 3) of "some snowflakes" with the amount of snow, or of "big"
+with the size of a thing, that the judge measures, in the mean over scenes; `reweight_rank_of` has both apart.
 
 Of edits (`--parts edits --run RUN`, a run of the benchmark emoji-edit): `redraw_ratio`, the best method's mean distance
 to the exact answer over that of drawing the target caption anew, on swaps, recolouring and backgrounds; `kept_psnr` of
@@ -199,19 +199,17 @@ def means_of(rows: Sequence[dict[str, Any]], name: str) -> dict[str, float]:
     return {configuration: float(np.mean(own)) for configuration, own in values.items()}
 
 
-def measure_reweighting(
-    folder: Path, atlas: Atlas, judge: SceneJudge, arguments: argparse.Namespace
-) -> dict[str, float]:
-    """Rank correlation of a word's factor with what the judge measures, in the mean over scenes."""
+def measure_reweighting(folder: Path, atlas: Atlas, judge: SceneJudge, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Rank correlation of words' factor with what the judge measures, in the mean over scenes."""
     model, draw, world = sfumato.load_model(str(folder)), random.Random(arguments.seed + 2), atlas.world
-    ranks = []
+    ranks: dict[str, list[float]] = {"snow": [], "size": []}
     for number in range(arguments.reweight):
         scene = sample_scene(world, draw, things=1)
         snow = number % 2 == 0
         ground = Background("blue", pattern="snow" if snow else "plain", amount=0.5 if snow else 0.0, seed=number)
         name = scene.things[0].concept
         scene = Scene((replace(scene.things[0], tint=None, size=0.5 if snow else 0.72),), ground, scene.style)
-        word = "snowflakes" if snow else "big"
+        words = ("some", "snowflakes") if snow else ("big",)
         prompt = caption(scene, Telling((0,), sizes=not snow, pattern=snow))
         (source,), _ = render([scene], atlas)
         measured = []
@@ -223,14 +221,18 @@ def measure_reweighting(
                 target_prompt=prompt,
                 method="prompt-to-prompt",
                 num_inference_steps=arguments.steps,
-                weights={word: factor},
+                weights=dict.fromkeys(words, factor),
             )
             (seen,) = judge.look(to_pixels(result.image))
             thing = seen.thing(name)
             measured.append(seen.amount if snow else 0.0 if thing is None else thing.area)
         rank = spearmanr(FACTORS, measured).statistic
-        ranks.append(0.0 if np.isnan(rank) else float(rank))
-    return {"reweight_rank": float(np.mean(ranks))}
+        ranks["snow" if snow else "size"].append(0.0 if np.isnan(rank) else float(rank))
+    return {
+        "reweight_rank": float(np.mean([rank for own in ranks.values() for rank in own])),
+        "reweight_rank_of": {name: float(np.mean(own)) for name, own in ranks.items() if own},
+        "reweight_steps": arguments.steps,
+    }
 
 
 def rounded(value: Any) -> Any:

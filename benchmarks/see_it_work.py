@@ -41,9 +41,17 @@ class Studio:
         self.model: Model = sfumato.load_model("emoji")
         self.steps = steps
 
-    def edit(self, file: str, old: str = "", new: str = "", method: str = "prompt-to-prompt", **options: Any) -> Any:
-        """Replaces words of an image's caption."""
-        prompt = CAPTIONS[file]
+    def edit(
+        self,
+        file: str,
+        old: str = "",
+        new: str = "",
+        method: str = "prompt-to-prompt",
+        prompt: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Replaces words of an image's caption, or of a prompt in its place."""
+        prompt = prompt or CAPTIONS[file]
         assert old in prompt, (old, prompt)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -76,14 +84,17 @@ def maps(studio: Studio) -> Image.Image:
 
 def controls(studio: Studio) -> Image.Image:
     """Prompt-to-Prompt: swap a word, add one, weigh one."""
+    untold = CAPTIONS["apple-and-cat.png"].replace("a red apple", "an apple")
     rows = [
         edited_row("swap", studio.edit("fox-and-pizza.png", "fox", "dog"), "dog"),
-        edited_row("refine", studio.edit("star-and-heart.png", "a red heart", "a big red heart"), "big"),
+        edited_row("refine", studio.edit("apple-and-cat.png", "an apple", "a green apple", prompt=untold), "green"),
     ]
+    words = ("some", "snowflakes")
     weighed = [
-        (factor, studio.edit("rabbit-and-tree.png", weights={"snowflakes": factor})) for factor in (-1.0, 0.0, 1.5, 3.0)
+        (factor, studio.edit("rabbit-and-tree.png", weights=dict.fromkeys(words, factor)))
+        for factor in (-1.0, 0.0, 1.5, 3.0)
     ]
-    said = [Words("the map of "), Words("snowflakes", changed=True), Words("times a factor")]
+    said = [Words("the maps of "), Words("some snowflakes", changed=True), Words("times a factor")]
     rows.append(Row("re-weight", [said], [Cell(result.image, f"x {factor:g}") for factor, result in weighed]))
     return sheet(rows, 4)
 
@@ -213,7 +224,7 @@ def morphs(studio: Studio) -> Image.Image:
                 prompts=[CAPTIONS["cat.png"], CAPTIONS["dog.png"]], method=method, num_frames=8,
             )  # fmt: skip
         strips.append(
-            Row(method, [[Words(f"largest step over mean {found.spread:.2f}")]], [Cell(f) for f in found.frames])
+            Row(method, [[Words(f"largest step over mean {found.spread:.2f}")]], [Cell(f) for f in found.images])
         )
     return sheet(strips, 8, tile=96)
 

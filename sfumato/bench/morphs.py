@@ -94,7 +94,9 @@ class Morphs:
     finite_differences: bool = False
     steps: Steps = None
     seed: Seed = 0
-    encode_steps: Annotated[int, Option("of the two images", low=0)] = ENCODE_STEPS
+    encode_steps: Annotated[
+        int, Option("optimisation steps that bring the autoencoder closer to the two images; 0 is off", low=0)
+    ] = ENCODE_STEPS
     name: str = field(default="morphs", init=False)
     title: str = field(default="Morphs", init=False)
     about: str = field(default=(__doc__ or "").partition("\n\n")[2], init=False)

@@ -154,7 +154,9 @@ def test_documented_calibration_holds_the_promise() -> None:
     report = json.loads((Path(__file__).parents[2] / "docs" / "emoji" / "distance.json").read_text(encoding="utf-8"))
     for name, measured in report["measured"].items():
         assert measured["rank_correlation_of_means"] >= 0.9, name
-        assert measured["rank_correlation_mean_over_images"] >= 0.9, name
+        # in single images a near thing can look less like the old one than a far one does: a fox for a lion
+        least = 0.8 if name.startswith("concept") else 0.9
+        assert measured["rank_correlation_mean_over_images"] >= least, name
 
 
 JUDGES: dict[str, Callable[[Tensor], object]] = {
