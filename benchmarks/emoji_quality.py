@@ -14,8 +14,8 @@ Figures of what it draws, on captions of scenes that were never trained on, samp
 Of its attention, on scenes of two things: `attention_auc`, `attention_auc_other`, `attention_auc_tint`, see
 `sfumato.emoji.training.diffusion.measure_attention`.
 
-`reweight_rank`: rank correlation of the factor (-1, 0, 1, 2, 3) of "some snowflakes" with the amount of snow, or of "big"
-with the size of a thing, that the judge measures, in the mean over scenes; `reweight_rank_of` has both apart.
+`reweight_rank`: rank correlation of the factor (-1, 0, 1, 2, 3) of "some snowflakes" with the amount of snow, or of
+"big" with the size of a thing, that the judge measures, in the mean over scenes; `reweight_rank_of` has both apart.
 
 Of edits (`--parts edits --run RUN`, a run of the benchmark emoji-edit): `redraw_ratio`, the best method's mean distance
 to the exact answer over that of drawing the target caption anew, on swaps, recolouring and backgrounds; `kept_psnr` of
@@ -221,6 +221,7 @@ def measure_reweighting(folder: Path, atlas: Atlas, judge: SceneJudge, arguments
                 target_prompt=prompt,
                 method="prompt-to-prompt",
                 num_inference_steps=arguments.steps,
+                guidance_scale=arguments.guidance,
                 weights=dict.fromkeys(words, factor),
             )
             (seen,) = judge.look(to_pixels(result.image))

@@ -32,6 +32,7 @@ from sfumato.emoji.scene_captions import Telling, caption
 from sfumato.emoji.scenes import Scene, moved, read_scene
 from sfumato.images import to_pixels
 from sfumato.metrics.psnr import psnr
+from sfumato.models.traits import unmet
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,9 @@ def main() -> None:
     images.mkdir(parents=True, exist_ok=True)
     record_file = args.out / "gallery.json"
     record = json.loads(record_file.read_text("utf-8")) if record_file.is_file() else {"methods": {}}
-    names = args.methods.split(",") if args.methods else list(METHODS)
-    for name in names:
+    served = [name for name, entry in METHODS.items() if not unmet(entry.needs, model)]
+    record["methods"] = {name: record["methods"][name] for name in served if name in record["methods"]}
+    for name in args.methods.split(",") if args.methods else served:
         figures, strip = [], Image.new("RGB", (sum(job.source.width for job in jobs), jobs[0].source.height))
         for k, job in enumerate(jobs):
             image, figure = run(name, model, job, args.steps)
@@ -175,8 +177,6 @@ def draw(jobs: list[Task], record: dict[str, Any], images: Path) -> Image.Image:
         ),
     ]
     for name, figures in sorted(record["methods"].items()):
-        if name not in METHODS:
-            continue
         side = jobs[0].source.width
         with Image.open(images / f"{name}.png") as strip:
             shown = [strip.convert("RGB").crop((k * side, 0, (k + 1) * side, side)) for k in range(len(jobs))]

@@ -39,6 +39,7 @@ from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.task import InversionTask
 from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Model
+from sfumato.models.traits import unmet
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 
@@ -63,15 +64,16 @@ def main() -> None:
     file = args.out / "inversions.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     if args.edits:
-        write(known | {"edits": {"steps": EDIT_STEPS, "methods": edits(model)}}, args.out)
+        write(known | {"edits": {"model": model.revision, "steps": EDIT_STEPS, "methods": edits(model)}}, args.out)
         return
     images = json.loads((EXAMPLES / "examples.json").read_text())[: args.images]
-    report: dict[str, Any] = {"machine": machine(model), "steps": args.steps, "images": len(images)}
+    report: dict[str, Any] = {"model": model.revision, "machine": machine(model)}
+    report |= {"steps": args.steps, "images": len(images)}
     report["ceiling_psnr"] = statistics.mean(ceiling(model, image) for image in images)
     rows = report["inversions"] = known.get("inversions", {}) if args.only else {}
     report["edits"] = known.get("edits", {"steps": EDIT_STEPS, "methods": {}})
     measure(model, "ddim", images[0], 1.0, 2)  # the first calls of a process are slower
-    for name in args.only or INVERSIONS:
+    for name in args.only or [name for name, entry in INVERSIONS.items() if not unmet(entry.needs, model)]:
         rows[name] = {
             f"{scale:g}": summary([measure(model, name, image, scale, args.steps) for image in images])
             for scale in GUIDANCE

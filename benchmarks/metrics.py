@@ -190,7 +190,8 @@ def morph_metrics(images: Series) -> dict[str, float]:
         found.setdefault("DiffMorpher's PDV", []).append([diffmorpher_measures(steps).pdv for steps in uneven])
         other = first.flip(3)
         bulge = (4 * even * (1 - even)).view(-1, 1, 1, 1)
-        ways = [fade(first, last, even) + share * bulge * (other - first) for share in detours]
+        way = fade(first, last, even)
+        ways = [(way + share * bulge * (other - first)).clamp(-1, 1) for share in detours]
         steps_of = [consecutive_distances(way, distance) for way in ways]
         ends = float(distance(first, last))
         found.setdefault("directness: detour", []).append([directness(steps, ends).detour for steps in steps_of])

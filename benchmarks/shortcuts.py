@@ -36,10 +36,10 @@ SHORTCUTS: Mapping[str, Mapping[str, Any]] = {
     "cache_interval 3, guidance_interval 0, 0.7": {"cache_interval": 3, "guidance_interval": (0.0, 0.7)},
 }
 PROMPTS = (
-    ("a cat face on a blue background", "a dog face on a blue background"),
-    ("a red apple on a white background", "a green apple on a white background"),
-    ("a tiger face on a green background", "a lion on a green background"),
-    ("a house on a yellow background", "a castle on a yellow background"),
+    ("a cat on a blue background", "a dog on a blue background"),
+    ("a red apple and a cat on a white background", "a green apple and a cat on a white background"),
+    ("a lion and a tree on a green background", "a panda and a tree on a green background"),
+    ("a star on a dotted pink background", "a star on a dotted yellow background"),
 )
 QUIET = Watch(progress=lambda _: None)
 

@@ -66,13 +66,14 @@ class DemoEdit:
         return caption, caption.replace(self.old, self.new, 1)
 
 
+UNTOLD = "an apple and a cat on a yellow background"
 EDITS = (
     DemoEdit("swap one of two", "fox-and-pizza.png", "fox", "dog", "dog"),
-    DemoEdit("recolour", "apple-and-cat.png", "red apple", "green apple", "green"),
+    DemoEdit("recolour", "car-and-balloon.png", "blue car", "red car", "red"),
     DemoEdit("background", "panda-and-cupcake.png", "green background", "purple background", "purple"),
-    DemoEdit("style", "owl.png", "flat", "noto", "noto", said="an owl in flat style on a red background"),
-    DemoEdit("re-weight", "rabbit-and-tree.png", "some", "some", "some", {"weights": {"snowflakes": 3.0}}),
-    DemoEdit("refine", "star-and-heart.png", "a red heart", "a big red heart", "big"),
+    DemoEdit("something else", "burger-and-doughnut.png", "doughnut", "strawberry", "strawberry"),
+    DemoEdit("re-weight", "rabbit-and-tree.png", "some", "some", "some", {"weights": {"some": -2.0}}),
+    DemoEdit("refine", "apple-and-cat.png", "an apple", "a green apple", "green", said=UNTOLD),
     DemoEdit("local edit", "lion-and-sunflower.png", "lion", "panda", "panda", {"blend_words": ["lion", "panda"]}),
 )
 

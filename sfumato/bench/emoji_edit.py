@@ -1,8 +1,8 @@
 """EmojiEdit: edits of scenes of emoji, most with an exact answer, beside drawing the target caption anew.
 
 A caption names the things of a scene, their tints and the background; never their rotation, nor where and how large
-exactly they are. An edit must keep what its caption leaves open, and drawing anew cannot know it: a method that does not
-beat `drawn-anew` is no use.
+exactly they are. An edit must keep what its caption leaves open, and drawing anew cannot know it: a method that does
+not beat `drawn-anew` is no use.
 
 200 edits, fixed by a seed. 15 of each of 12 kinds: swap one of two things (near, far) or both, recolour one, style,
 background colour, pattern, amount of snow, remove, size, two edits at once, none. And 10 each of adding a thing and of

@@ -8,7 +8,7 @@ from typing import Any
 
 from sfumato.edits.method import METHODS
 from sfumato.inversions.method import INVERSIONS
-from tools.pages import DOCS
+from tools.pages import DOCS, other_weights
 
 PAGE = DOCS / "inversions.md"
 
@@ -45,9 +45,9 @@ def page(report: dict[str, Any]) -> str:
 
 An inversion finds the noise, and whatever else a replay needs, from which the model reconstructs an image. Measured by
 `python benchmarks/inversions.py`: every inversion with its default options, {report["steps"]} steps,
-{report["pictures"]} example images of the embedded model one at a time, inverted for a source branch at guidance scale
+{report["images"]} example images of the embedded model one at a time, inverted for a source branch at guidance scale
 1 and at 7.5 and replayed at the same scale. `docs/inversions.json` has all numbers.
-
+{other_weights(report.get("model"))}
 **Ceiling: {best_text}.** This is the autoencoder alone; no reconstruction can be much better.
 
 {chr(10).join(rows)}
@@ -71,10 +71,10 @@ How to read it:
 ## The default
 
 **`direct`**, for every method that takes it but pix2pix-zero, and for `sfumato invert`. It costs as much as `ddim`,
-its reconstruction is as good or better, and the edits are no worse on average: the same six edits as in the
+its reconstruction is as good or better, and the edits are no worse on average: edits of bundled images as in the
 [gallery](gallery/README.md), {report["edits"]["steps"]} steps, each method from either inversion. PSNR and perceptual
 distance are those to the exact target. `auto` runs some of these methods and is not measured by itself.
-
+{other_weights(report["edits"].get("model"))}
 {chr(10).join(edit_rows(report["edits"]["methods"]))}
 
 - Prompt-to-Prompt uses the source's attention maps: with `direct` these are the image's own. MasaCtrl, Plug-and-Play

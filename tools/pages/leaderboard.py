@@ -20,7 +20,7 @@ from pyarrow import parquet
 
 from sfumato.bench.emoji_edit import MEASURES, REFERENCES
 from sfumato.bench.rows import PARQUET, read_settings
-from sfumato.bench.statistics import compare
+from sfumato.bench.statistics import LEAST_CASES, compare
 from tools.pages import DOCS
 
 PAGE = DOCS / "benchmarks.md"
@@ -118,14 +118,18 @@ def _against(own: Rows, nothing: Rows) -> str:
 
 
 def _kinds(rows: Rows) -> str:
-    """The leading measure by kind of edit; in bold what no other beats by more than chance."""
-    kinds = list(dict.fromkeys(row["kind"] for row in sorted(rows, key=lambda row: row["case"])))
+    """The leading measure by kind of edit that has it; in bold what no other beats by more than chance."""
+    measured = [row for row in sorted(rows, key=lambda row: row["case"]) if LEADING.name in row["figures"]]
+    kinds = list(dict.fromkeys(row["kind"] for row in measured))
     names = _ranked(rows)
     best: dict[str, set[str]] = {}
     for kind in kinds:
         of_kind = [{**row, "case": row["case"]} for row in rows if row["kind"] == kind and row["status"] == "done"]
         means = {name: _mean(_of(of_kind, name), LEADING.name) for name in names if name not in REFERENCES}
         known = {name: mean for name, mean in means.items() if mean is not None}
+        best[kind] = set()
+        if len({row["case"] for row in of_kind}) < LEAST_CASES:
+            continue
         first = min(known, key=lambda name: known[name])
         leader = [{**row, "configuration": "one"} for row in _of(of_kind, first)]
         best[kind] = {first}

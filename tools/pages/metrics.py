@@ -78,7 +78,7 @@ def page(result: dict[str, Any]) -> str:
     shares = [f"| {name} | {_cell(value)} |" for name, value in result["shares"].items()]
     gaps = [f"| {name} | {row.removeprefix('gap: ')} |" for name, row in _gaps(result)]
     return TEXT.format(
-        images=result["pictures"],
+        images=result["images"],
         good=GOOD,
         pairs="\n".join(table(result["pairs"])),
         sets="\n".join(table(result["sets"])),

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.morph_groups import REAL, groups_of
-from tools.pages import DOCS
+from tools.pages import DOCS, other_weights
 
 PAGE = DOCS / "morphs.md"
 
@@ -54,7 +54,7 @@ over the pairs that are named above each table.
 The guidance scale of `impus` for this model, 1.5, was chosen on the first group and the model's first weights (of 1,
 1.5, 2 and 3, not all on each pair); no option of another method was chosen so. Its figures on that group are therefore
 better than they would be on other images.
-
+{other_weights(settings["model"])}
 - *Largest step / mean* and *std / mean* are of the distances of neighbouring frames: 1 and 0 are perfectly even.
   Compare the row `even` of a method (before) with the others (after).
 - *Path length* is their sum, and *end to end* the distance of the two ends: a ratio near 1 is a morph without detours.
