@@ -203,6 +203,10 @@ def edit(
     asked |= given(inverted=None if inverted is None else Inversion.load(inverted))
     texts = _Settings(settings or [], weight or [], inversion_settings or [])
     if recipe is None:
+        # the output is looked at before the model, which its default method may have to be asked for
+        choose_outputs(
+            output, [image.stem for image in images] or ["edit"], "edit", count=len(target or ()), inputs=images
+        )
         asked["method"] = method or (METHOD if fast else default_method(name, revision=revision, variant=variant))
         request = _new(asked, texts)
     else:

@@ -40,15 +40,15 @@ class EditTask:
         target_prompts: What the results should show; one or more, in one batch.
         negative_prompt: Of all branches.
         guidance_scale: Of the edited branches, at least 1 (1 = off).
-        guidance_interval: Shares of the steps, (start, end), where the edited branches are guided; outside of it they
-            are at guidance 1.
-        cache_interval: Of the loop, see `sampling.loop.sample`.
         source_guidance_scale: Of the source branch; None: see `source_scale`.
         generator: Draws whatever a recipe draws; one for each image, or see `Generators`.
         mask: Where the edit may change the images, (1, 1, height, width) of the latents or one for each edit and image,
             above 0.5; for recipes with a mask of their own, in its place. A hook holds all others to it.
         mix: What stands in the place of the target prompts where branches are made; None: the prompts themselves. Words
             are looked up in the prompts all the same.
+        guidance_interval: Shares of the steps, (start, end), where the edited branches are guided; outside of it they
+            are at guidance 1.
+        cache_interval: Of the loop, see `sampling.loop.sample`.
         on_step: Called after every step of the edit, after the recipe's own hooks, with the latents of the branches
             that are run, (branch, image, channels, height, width); what they return goes on.
         watch: Progress, previews, cancellation.
@@ -60,12 +60,12 @@ class EditTask:
     target_prompts: Sequence[str]
     negative_prompt: str = ""
     guidance_scale: float = 7.5
-    guidance_interval: tuple[float, float] = WHOLE_RUN
-    cache_interval: int = 1
     source_guidance_scale: float | None = None
     generator: Generators = None
     mask: Tensor | None = None
     mix: PromptMix | None = None
+    guidance_interval: tuple[float, float] = WHOLE_RUN
+    cache_interval: int = 1
     on_step: Sequence[OnStep] = ()
     watch: Watch = field(default_factory=Watch)
 

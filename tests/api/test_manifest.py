@@ -66,7 +66,7 @@ def written(folder: Path, ending: str) -> Path:
 
 
 def keys(lines: Any, folder: Path) -> list[tuple[str, str]]:
-    return [(item.key, item.error) for item in items_of(lines, {}, Settings({"name": "m"}, folder))]
+    return [(item.key, item.error) for item in items_of(lines, {}, Settings({"name": "emoji"}, folder))]
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".yaml", ".parquet"])
@@ -166,4 +166,4 @@ def test_damaged_manifests_make_no_other_error(folder: Path, ending: str) -> Non
                 break
         path.write_bytes(data)
         with contextlib.suppress(UsageError):
-            assert all(item.key for item in items_of(read_manifest(path), {}, Settings({"name": "m"}, folder)))
+            assert all(item.key for item in items_of(read_manifest(path), {}, Settings({"name": "emoji"}, folder)))
