@@ -28,7 +28,7 @@ def test_demo(run: Any, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "EDITS", (demo.EDITS[0], demo.EDITS[3]))
     result = run("demo", "-o", "new/pictures", "--model", toy, "--steps", 2, "--device", "cpu")
     folder = Path("new/pictures")
-    assert [size(path) for path in sorted(folder.glob("[0-9]-*.png"))] == [(64, 64)] * 2
+    assert [size(path) for path in sorted(folder.glob("[0-9]-*.png"))] == [(128, 128)] * 2
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.width > 4 * 192
     assert str(folder.resolve() / "sheet.png") in result.stdout

@@ -137,12 +137,12 @@ def test_text_agreement_rises_on_a_real_picture() -> None:
     from sfumato.images import to_pixels
 
     model, clip = sfumato.load_model("emoji", device="cpu"), EmojiClip()
-    target = "a yellow star and a red heart on a blue background"
+    target = "a lion and a cupcake on a green background"
     found = sfumato.edit(
-        model, EXAMPLES / "star-and-heart.png", source_prompt="a yellow star and a red heart on a purple background",
+        model, EXAMPLES / "panda-and-cupcake.png", source_prompt="a panda and a cupcake on a green background",
         target_prompt=target, method="langevin", num_langevin_steps=4, code_steps=5,
     )  # fmt: skip
     text = clip.encode_text([target])
     before, after = (float(clip.encode_image(to_pixels(image)) @ text.T) for image in (found.source, found.image))
-    assert after > before + 0.2
+    assert after > before + 0.05
     assert found.recipe["options"] == {"num_langevin_steps": 4, "code_steps": 5}
