@@ -178,6 +178,11 @@ def measure_drawing(
 def measure_edits(run: Path) -> dict[str, Any]:
     """Edits by every method beside drawing anew, of a run of the benchmark emoji-edit."""
     rows = read_rows(run)
+    everyone = {row["configuration"] for row in rows}
+    tried: dict[str, set[str]] = {}
+    for row in rows:
+        tried.setdefault(row["case"], set()).add(row["configuration"])
+    rows = [row for row in rows if tried[row["case"]] == everyone]  # a run may be under way
     best, ratio = redraw_ratio(rows)
     edits = [row for row in rows if row["status"] == "done" and row["kind"] in REDRAWN]
     return {

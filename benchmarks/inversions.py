@@ -113,7 +113,9 @@ def edits(model: Model) -> dict[str, dict[str, dict[str, float]]]:
     """Means over the gallery's edits, by method and inversion."""
     jobs, found = tasks(), {}
     for name, entry in METHODS.items():
-        if name == "auto" or not set(COMPARED) <= set(entry.starts):  # auto runs the others
+        if name == "auto":  # runs the others
+            continue
+        if unmet(entry.needs, model) or not set(COMPARED) <= set(entry.starts):
             continue
         found[name] = {
             inversion: mean([edited(model, task, name, inversion) for task in jobs])
