@@ -103,7 +103,7 @@ def test_workers_and_driver_that_are_killed_change_nothing(
 
     answer = run("batch", manifest, *options(toy, "killed"), code=1).stdout
     assert "nothing to do: 4 of 6 done" in answer
-    assert [crew.workers for crew in crews] == [2]  # none for the run that had nothing to do
+    assert len(crews) == 1  # none for the run that had nothing to do
     assert "4 of 6 done" in run("batch", "--status", "killed").stdout
 
 

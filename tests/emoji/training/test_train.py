@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,9 +59,10 @@ def test_one_command_trains_a_model_that_loads_and_draws(
     assert seen[0].style in ("noto", "flat")
     measures = [str(weights), f"--atlas={atlas}", "--count=2", "--scenes=4", "--steps=2", "--reweight=1"]
     written = tmp_path / "quality.json"
-    emoji_quality.main([*measures, f"--json={written}", "--parts", "attention", "reweighting"])
-    figures = emoji_quality.main([*measures, f"--json={written}", "--parts", "autoencoder", "drawing"])
-    assert {*BARS} <= {*figures}  # the other parts' are kept
+    written.write_text(json.dumps({"model": model.revision, "redraw_ratio": 0.3}))
+    figures = emoji_quality.main([*measures, f"--json={written}"])
+    assert {*BARS} <= {*figures}
+    assert figures["redraw_ratio"] == 0.3  # figures of a part that is not measured now are kept
     steps = (folder / "diffusion.jsonl").read_text()
     train.main(["diffusion=0.06", *command])
     resumed = (folder / "diffusion.jsonl").read_text().removeprefix(steps)
