@@ -56,7 +56,7 @@ def test_mistakes_end_in_one_line(run: Run, cat: Path, arguments: list[Any], com
 
 
 def small(run: Run, *arguments: Any, code: int = 0) -> Any:
-    return run("bench", "emoji-edit", "--methods", "unedited", "--limit", 10, *arguments, code=code)
+    return run("bench", "emoji-edit", "--methods", "unedited", "--limit", 12, *arguments, code=code)
 
 
 def test_compares_with_a_run_of_the_same_alone(run: Run, folder: Path) -> None:
