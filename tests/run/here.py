@@ -17,11 +17,6 @@ class Here(ThisProcess):
         self.jobs: list[Any] = []
         self.places: int | None = None
 
-    @property
-    def workers(self) -> int:
-        """How many have been started."""
-        return len(self._work)
-
     def send(self, worker: int, job: Any) -> None:
         self.jobs.append(job)
         when = self._dies(job)
