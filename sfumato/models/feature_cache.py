@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from sfumato.models.hooks import forwards_replaced
+
 
 class FeatureCache(Protocol):
     """Features that a network keeps for later steps."""
@@ -79,14 +81,9 @@ def deep_features_kept(unet: Any) -> Iterator[DeepFeatures]:
     names += ["mid_block"] if unet.mid_block is not None else []
     names += [f"up_blocks.{k}" for k in range(len(unet.up_blocks) - 1)]
     stages, cache = {name: unet.get_submodule(name) for name in names}, DeepFeatures()
-    own = {name: vars(stage).get("forward") for name, stage in stages.items()}
-    try:
-        for name, stage in stages.items():
-            stage.forward = cache.stage(name, stage.forward, first=name == names[0], last=name == names[-1])
+
+    def skipping(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        return cache.stage(name, forward, first=name == names[0], last=name == names[-1])
+
+    with forwards_replaced(stages, skipping):
         yield cache
-    finally:
-        for name, forward in own.items():
-            if forward is None:
-                vars(stages[name]).pop("forward", None)  # the class's own again
-            else:
-                stages[name].forward = forward

@@ -66,20 +66,36 @@ def kernel_hooked(layers: Mapping[str, Any], hook: KernelHook, sites: Sequence[A
     Raises:
         ModelError: A layer does not call the fused kernel, and no processor that does computes the same.
     """
-    chosen = {site.name: layers[site.name] for site in sites}
-    with _fused(chosen):
-        own = {name: vars(layer).get("forward") for name, layer in chosen.items()}
-        try:
-            for site in sites:
-                layer = chosen[site.name]
-                layer.forward = _through(layer, layer.forward, hook, site)
-            yield
-        finally:
-            for name, forward in own.items():
-                if forward is None:
-                    vars(chosen[name]).pop("forward", None)  # the class's own again
-                else:
-                    chosen[name].forward = forward
+    chosen, by_name = {site.name: layers[site.name] for site in sites}, {site.name: site for site in sites}
+
+    def through(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        return _through(chosen[name], forward, hook, by_name[name])
+
+    with _fused(chosen), forwards_replaced(chosen, through):
+        yield
+
+
+@contextmanager
+def forwards_replaced(
+    modules: Mapping[str, Any], replace: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Runs modules by other functions inside the block; each has its own forward again after it, whatever happened.
+
+    Args:
+        modules: By name.
+        replace: Makes what runs of a module's name and its forward.
+    """
+    own = {name: vars(module).get("forward") for name, module in modules.items()}
+    try:
+        for name, module in modules.items():
+            module.forward = replace(name, module.forward)
+        yield
+    finally:
+        for name, forward in own.items():
+            if forward is None:
+                vars(modules[name]).pop("forward", None)  # the class's own again
+            else:
+                modules[name].forward = forward
 
 
 def _through(
