@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.apps.console import FAILED, note, print_json, table, working
-from sfumato.apps.options import AsJson, Revision, choose_output, load
+from sfumato.apps.loading import load
+from sfumato.apps.options import AsJson, Revision
+from sfumato.apps.outputs import choose_output
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:

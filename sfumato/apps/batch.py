@@ -11,6 +11,7 @@ import typer
 
 from sfumato.apps import batch_watch as watch
 from sfumato.apps.console import FAILED, note, print_json, stdout, table, working
+from sfumato.apps.loading import parts
 from sfumato.apps.options import (
     AsJson,
     ClipSkip,
@@ -28,13 +29,9 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    given,
-    parse_inversion_options,
-    parse_options,
-    parse_size,
-    parts,
 )
 from sfumato.apps.stopping import Asked, finishing
+from sfumato.apps.values import given, parse_inversion_options, parse_options, parse_size
 from sfumato.errors import UsageError
 from sfumato.files import at_home
 

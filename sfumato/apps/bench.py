@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.apps.console import note, print_json, stdout, table, working
+from sfumato.apps.loading import parts
 from sfumato.apps.options import (
     AsJson,
     ClipSkip,
@@ -21,7 +22,6 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    parts,
 )
 from sfumato.errors import SfumatoError, UsageError
 

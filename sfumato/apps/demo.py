@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.apps.console import say, stdout, table, working
-from sfumato.apps.options import Device, Steps, load
+from sfumato.apps.loading import load
+from sfumato.apps.options import Device, Steps
 from sfumato.errors import ImageError, UsageError
 
 if TYPE_CHECKING:

@@ -8,21 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.apps.console import command, note, print_json, stdout, table, working
-from sfumato.apps.options import (
-    AsJson,
-    ClipSkip,
-    Device,
-    Dtype,
-    Embedding,
-    Lora,
-    ModelName,
-    Revision,
-    Vae,
-    Variant,
-    choose_output,
-    load,
-    parts,
-)
+from sfumato.apps.loading import load, parts
+from sfumato.apps.options import AsJson, ClipSkip, Device, Dtype, Embedding, Lora, ModelName, Revision, Vae, Variant
+from sfumato.apps.outputs import choose_output
 from sfumato.errors import DirectionError, UsageError
 
 if TYPE_CHECKING:

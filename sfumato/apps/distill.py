@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.apps.console import note, print_json, table, working
+from sfumato.apps.loading import load, parts
 from sfumato.apps.options import (
     AsJson,
     ClipSkip,
@@ -26,13 +27,9 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    choose_output,
-    load,
-    parse_inversion_options,
-    parse_options,
-    parse_size,
-    parts,
 )
+from sfumato.apps.outputs import choose_output
+from sfumato.apps.values import parse_inversion_options, parse_options, parse_size
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:

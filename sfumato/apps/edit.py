@@ -10,6 +10,7 @@ import typer
 
 from sfumato.apps.console import note, working
 from sfumato.apps.edit_report import report, save_tried
+from sfumato.apps.loading import load, parts
 from sfumato.apps.options import (
     AsJson,
     CacheInterval,
@@ -36,17 +37,9 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    check_images,
-    choose_outputs,
-    given,
-    load,
-    outputs,
-    parse_interval,
-    parse_inversion_options,
-    parse_options,
-    parse_size,
-    parts,
 )
+from sfumato.apps.outputs import choose_outputs, outputs
+from sfumato.apps.values import check_images, given, parse_interval, parse_inversion_options, parse_options, parse_size
 from sfumato.checks import shown
 from sfumato.errors import UsageError
 

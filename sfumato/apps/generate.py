@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sfumato.apps.console import cost_fields, print_json, table, working
+from sfumato.apps.loading import load, parts
 from sfumato.apps.options import (
     AsJson,
     CacheInterval,
@@ -24,14 +25,9 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    choose_output,
-    given,
-    load,
-    outputs,
-    parse_interval,
-    parse_size,
-    parts,
 )
+from sfumato.apps.outputs import choose_output, outputs
+from sfumato.apps.values import given, parse_interval, parse_size
 
 
 def generate(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sfumato.apps.console import comes_back, cost_fields, note, print_json, table, working
+from sfumato.apps.loading import load, parts
 from sfumato.apps.options import (
     AsJson,
     ClipSkip,
@@ -23,13 +24,9 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    check_images,
-    choose_output,
-    load,
-    parse_options,
-    parse_size,
-    parts,
 )
+from sfumato.apps.outputs import choose_output
+from sfumato.apps.values import check_images, parse_options, parse_size
 
 
 def invert(

@@ -11,7 +11,8 @@ import typer
 
 from sfumato.apps.console import print_json, stdout, table, working
 from sfumato.apps.describe import entry_fields, inversions_of
-from sfumato.apps.options import AsJson, Device, Dtype, ModelName, load
+from sfumato.apps.loading import load
+from sfumato.apps.options import AsJson, Device, Dtype, ModelName
 from sfumato.emoji.defaults import METHOD_OPTIONS
 from sfumato.errors import UsageError
 

@@ -9,6 +9,7 @@ import typer
 
 from sfumato.apps import movie
 from sfumato.apps.console import note, working
+from sfumato.apps.loading import load, parts
 from sfumato.apps.options import (
     AsJson,
     ClipSkip,
@@ -26,12 +27,8 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    check_images,
-    load,
-    parse_options,
-    parse_size,
-    parts,
 )
+from sfumato.apps.values import check_images, parse_options, parse_size
 from sfumato.errors import Cancelled, UsageError
 
 

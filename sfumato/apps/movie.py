@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.apps.console import cost_fields, note, print_json, table
-from sfumato.apps.options import choose_output
+from sfumato.apps.outputs import choose_output
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.apps.console import say, stdout, working
-from sfumato.apps.options import Device, Dtype, load
+from sfumato.apps.loading import load
+from sfumato.apps.options import Device, Dtype
 from sfumato.errors import UsageError
 from sfumato.files import at_home
 

@@ -10,6 +10,7 @@ import typer
 
 from sfumato.apps import movie
 from sfumato.apps.console import working
+from sfumato.apps.loading import load, parts
 from sfumato.apps.options import (
     AsJson,
     CacheInterval,
@@ -37,15 +38,8 @@ from sfumato.apps.options import (
     Steps,
     Vae,
     Variant,
-    check_images,
-    given,
-    load,
-    parse_interval,
-    parse_inversion_options,
-    parse_options,
-    parse_size,
-    parts,
 )
+from sfumato.apps.values import check_images, given, parse_interval, parse_inversion_options, parse_options, parse_size
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:

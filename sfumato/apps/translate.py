@@ -9,24 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sfumato.apps.console import cost_fields, note, print_json, stdout, table, working
-from sfumato.apps.options import (
-    AsJson,
-    ClipSkip,
-    Device,
-    Dtype,
-    Embedding,
-    Fit,
-    Lora,
-    Size,
-    Steps,
-    Vae,
-    check_images,
-    choose_output,
-    choose_outputs,
-    load,
-    parse_size,
-    parts,
-)
+from sfumato.apps.loading import load, parts
+from sfumato.apps.options import AsJson, ClipSkip, Device, Dtype, Embedding, Fit, Lora, Size, Steps, Vae
+from sfumato.apps.outputs import choose_output, choose_outputs
+from sfumato.apps.values import check_images, parse_size
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
