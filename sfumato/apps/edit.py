@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -196,17 +197,14 @@ def edit(
     asked |= given(inverted=None if inverted is None else Inversion.load(inverted))
     texts = _Settings(settings or [], weight or [], inversion_settings or [])
     if recipe is None:
-        # the output is looked at before the model, which its default method may have to be asked for
-        choose_outputs(
-            output, [image.stem for image in images] or ["edit"], "edit", count=len(target or ()), inputs=images
-        )
+        _say_source(asked)
+        # before the model, which its default method may have to be asked for
+        paths = _outputs(output, images, asked, len(target or ()))
         asked["method"] = method or (METHOD if fast else default_method(name, revision=revision, variant=variant))
         request = _new(asked, texts)
     else:
         request = _again(recipe, asked, texts)
-    stems = [image.stem for image in images] or [_stem(request)]
-    count, inputs = len(request.targets), [*images, *_inputs(request, like)]
-    paths = choose_outputs(output, stems, "edit", count=count, inputs=inputs)
+        paths = _outputs(output, images, vars(request), len(request.targets), like)
     name, revision = (name, revision) if recipe is None else recipe.model(model, revision, variant)
     added = parts(lora, embedding, vae, clip_skip) if recipe is None else recipe.parts(lora, embedding, vae, clip_skip)
     loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
@@ -221,7 +219,7 @@ def edit(
         result.save(paths[k])
         save_tried(result, paths[k])
         results[k] = result
-    report([results[k] for k in range(len(paths))], [outputs(path, count) for path in paths], as_json)
+    report([results[k] for k in range(len(paths))], [outputs(path, len(request.targets)) for path in paths], as_json)
 
 
 @dataclass(frozen=True)
@@ -241,21 +239,27 @@ class _Settings:
         return parse_inversion_options(self.inversion, name, method)
 
 
+def _say_source(asked: dict[str, Any]) -> None:
+    """Adds the source prompt, of the inversion where none is given.
+
+    Raises:
+        UsageError: There is none, or no image.
+    """
+    start = asked.get("inverted")
+    if start is not None and start.source_image is None and "image" not in asked:
+        raise UsageError("--inverted needs IMAGE, the image that was inverted: this file does not hold it")
+    source = asked.setdefault("source_prompt", None if start is None else start.prompt)
+    if source is None:
+        raise UsageError("--source is missing: say what the image shows, such as --source 'a cat'")
+
+
 def _new(asked: dict[str, Any], texts: _Settings) -> EditRequest:
     """The request that the options make."""
     from sfumato.api.requests import EditRequest
 
-    start, method = asked.get("inverted"), asked["method"]
-    if start is not None and start.source_image is None and "image" not in asked:
-        raise UsageError("--inverted needs IMAGE, the image that was inverted: this file does not hold it")
-    source = asked.get("source_prompt", None if start is None else start.prompt)
-    if source is None:
-        raise UsageError("--source is missing: say what the image shows, such as --source 'a cat'")
-    options = {
-        "options": texts.of_method(method),
-        "inversion_options": texts.of_inversion(asked.get("inversion"), method),
-    }
-    return EditRequest(**{**asked, **options, "source_prompt": source})
+    method = asked["method"]
+    inversion_options = texts.of_inversion(asked.get("inversion"), method)
+    return EditRequest(**asked, options=texts.of_method(method), inversion_options=inversion_options)
 
 
 def _again(recipe: Recipe, asked: dict[str, Any], texts: _Settings) -> EditRequest:
@@ -305,16 +309,13 @@ def _inversion_again(
     return {"inverted": start, "inversion": name, "inversion_options": options}, chosen
 
 
-def _stem(request: EditRequest) -> str:
+def _outputs(
+    output: Path | None, images: list[Path], said: Mapping[str, Any], count: int, like: Path | None = None
+) -> list[Path]:
+    """The files of the results, checked to be writable and none of the inputs; `said` are arguments of the edit."""
     from sfumato.api.origin import path_of
 
-    path = path_of(request.image)
-    return request.source_prompt if path is None else Path(path).stem
-
-
-def _inputs(request: EditRequest, like: Path | None) -> list[Path]:
-    """Files that must not be overwritten."""
-    from sfumato.api.origin import path_of
-
-    paths = [path_of(source) for source in (request.image, request.inverted, request.mask)]
-    return [Path(path) for path in (*paths, like) if path is not None]
+    image, *others = (path_of(said.get(name)) for name in ("image", "inverted", "mask"))
+    stems = [path.stem for path in images] or [said["source_prompt"] if image is None else Path(image).stem]
+    inputs = [*images, *(Path(path) for path in (image, *others, like) if path is not None)]
+    return choose_outputs(output, stems, "edit", count=count, inputs=inputs)
