@@ -41,7 +41,7 @@ from skimage.color import rgb2lab
 
 import sfumato
 from sfumato.bench.emoji_edit import REDRAWN, redraw_ratio, share
-from sfumato.bench.rows import read_rows
+from sfumato.bench.rows import cases_tried, read_rows
 from sfumato.emoji import WEIGHTS
 from sfumato.emoji.render import ATLAS, Atlas, render
 from sfumato.emoji.scene_captions import Telling, caption
@@ -178,11 +178,8 @@ def measure_drawing(
 def measure_edits(run: Path) -> dict[str, Any]:
     """Edits by every method beside drawing anew, of a run of the benchmark emoji-edit."""
     rows = read_rows(run)
-    everyone = {row["configuration"] for row in rows}
-    tried: dict[str, set[str]] = {}
-    for row in rows:
-        tried.setdefault(row["case"], set()).add(row["configuration"])
-    rows = [row for row in rows if tried[row["case"]] == everyone]  # a run may be under way
+    common = set.intersection(*cases_tried(rows).values())  # a run may be under way
+    rows = [row for row in rows if row["case"] in common]
     best, ratio = redraw_ratio(rows)
     edits = [row for row in rows if row["status"] == "done" and row["kind"] in REDRAWN]
     return {

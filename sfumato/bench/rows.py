@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,14 @@ def figure(row: Mapping[str, Any], name: str) -> float | None:
     """A figure of a row; None where there is none."""
     value = row.get("figures", {}).get(name)
     return None if value is None else float(value)
+
+
+def cases_tried(rows: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """The cases that each configuration tried, by its name: figures are compared on those that all have."""
+    tried: dict[str, set[str]] = {}
+    for row in rows:
+        tried.setdefault(row["configuration"], set()).add(row["case"])
+    return tried
 
 
 def write_parquet(folder: Path, rows: Sequence[Row]) -> Path | None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sfumato.bench.benchmark import Case, Configuration, Outcome
-from sfumato.bench.rows import read_rows, read_settings, write_parquet
+from sfumato.bench.rows import cases_tried, read_rows, read_settings, write_parquet
 from sfumato.bench.runner import run, same_machine, spread
 from sfumato.errors import Cancelled, ImageError, SfumatoError, UsageError
 from sfumato.files import locked
@@ -180,6 +180,12 @@ def test_a_limit_is_spread_over_the_kinds() -> None:
     kinds = sorted(cases, key=lambda case: case.kind)
     assert [case.name for case in spread(kinds, 4)] == ["00", "02", "01", "03"]
     assert spread(cases, None) == spread(cases, 99) == list(cases)
+
+
+def test_cases_are_told_by_the_configurations_that_tried_them() -> None:
+    rows = [("a", "1"), ("a", "2"), ("b", "2")]
+    tried = cases_tried([{"configuration": name, "case": case} for name, case in rows])
+    assert tried == {"a": {"1", "2"}, "b": {"2"}}
 
 
 def test_rows_become_a_table(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pyarrow
 from pyarrow import parquet
 
 from sfumato.bench.emoji_edit import MEASURES, REFERENCES
-from sfumato.bench.rows import PARQUET, read_settings
+from sfumato.bench.rows import PARQUET, cases_tried, read_settings
 from sfumato.bench.statistics import LEAST_CASES, compare
 from tools.pages import DOCS
 
@@ -66,9 +66,7 @@ def read() -> list[dict[str, Any]]:
 
 def tables(rows: Rows) -> dict[str, str]:
     """All tables as Markdown, by name."""
-    tried: dict[str, set[str]] = {}
-    for row in rows:
-        tried.setdefault(row["configuration"], set()).add(row["case"])
+    tried = cases_tried(rows)
     everything = set.union(*tried.values())
     whole = [name for name, cases in tried.items() if cases == everything]
     full = _comparable([row for row in rows if row["configuration"] in whole])
