@@ -55,6 +55,7 @@ def _known() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"name": "emoji", "source": "embedded", "here": embedded_is_here()},
         {"name": "emoji-turbo", "source": "embedded", "here": embedded_is_here() and STUDENT.is_dir()},
+        {"name": "emoji-flow", "source": "embedded", "here": embedded_is_here()},
     ]
     for name, repo in SHORT_NAMES.items():
         here = isinstance(try_to_load_from_cache(repo, "model_index.json"), str)

@@ -16,8 +16,8 @@ from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
 from sfumato.inversions.method import INVERSIONS
 from sfumato.models.base import Model
-from sfumato.models.loading import family_named
-from sfumato.models.traits import traits_of, traits_of_family
+from sfumato.models.loading import traits_named
+from sfumato.models.traits import traits_of
 from sfumato.registry import Description, Entry, Registry
 
 
@@ -96,10 +96,7 @@ def default_method(model: Model | str | os.PathLike[str], **where: str | None) -
     Raises:
         ModelError: There is no such model.
     """
-    if isinstance(model, Model):
-        traits = traits_of(model)
-    else:
-        traits = traits_of_family(family_named(model, **where))
+    traits = traits_of(model) if isinstance(model, Model) else traits_named(model, **where)
     return next(method for trait, method in DEFAULTS.items() if trait in traits)
 
 

@@ -23,13 +23,18 @@ from sfumato.models.ready import check_networks, is_offloaded, is_quantised, net
 from sfumato.models.scheduling import scheduler_class, suit
 from sfumato.models.silence import quiet
 from sfumato.models.student import put_student
+from sfumato.models.traits import traits_of_family
 
 if TYPE_CHECKING:
     import torch
 
     from sfumato.models.base import Model
 
-BUNDLED: Final = {"emoji": "sfumato.emoji.defaults", "emoji-turbo": "sfumato.emoji.turbo_defaults"}
+BUNDLED: Final = {
+    "emoji": "sfumato.emoji.defaults",
+    "emoji-turbo": "sfumato.emoji.turbo_defaults",
+    "emoji-flow": "sfumato.emoji.flow_defaults",
+}
 """Models that come with the package, and the module that says where each lies and what suits it."""
 
 _word = checks.optional(partial(checks.text, most=200, empty="leave it out, or name one"))
@@ -60,11 +65,11 @@ def load_model(
     Only safetensors files are read, and no code that comes with a model is run.
 
     Args:
-        name: "emoji" (embedded, needs no network), or "emoji-turbo", its student for four steps; a short name from
-            `hub.SHORT_NAMES`, such as "sd15"; a hub id; the path of a diffusers folder or of one `.safetensors`
-            checkpoint; or a diffusers pipeline that is already there, whose networks are then shared. A checkpoint's
-            configuration is looked for beside it (`model_index.json` and its folders), then in the hub's cache, then on
-            the hub.
+        name: "emoji" (embedded, needs no network), "emoji-turbo", its student for four steps, or "emoji-flow", the same
+            weights read as a rectified flow; a short name from `hub.SHORT_NAMES`, such as "sd15"; a hub id; the path of
+            a diffusers folder or of one `.safetensors` checkpoint; or a diffusers pipeline that is already there, whose
+            networks are then shared. A checkpoint's configuration is looked for beside it (`model_index.json` and its
+            folders), then in the hub's cache, then on the hub.
         device: "cuda", "mps", "cpu" or a `torch.device`; by default the first of these that is there (for a pipeline:
             where it is). `Model.device` says which.
         dtype: "fp16", "bf16", "fp32", "fp64" or a `torch.dtype`; by default fp32 on the processor and fp16 elsewhere,
@@ -124,6 +129,10 @@ def load_model(
         dtype=chosen_dtype, loras=[file.path.stem for file in parts.loras], clip_skip=parts.clip_skip,
     )  # fmt: skip
     model.notes, model.parts = (*model.notes, *notes), parts.recipe()
+    if _read_as_flow(name):
+        from sfumato.models.flow_reading import read_as_flow
+
+        model = read_as_flow(model)
     if defaults is not None:
         model.guidance_scale = defaults.GUIDANCE_SCALE
         model.distance, model.encoder = defaults.DISTANCE, defaults.ENCODER
@@ -139,16 +148,25 @@ def suited_dtype(folder: Path, dtype: torch.dtype | None) -> torch.dtype | None:
     return torch.bfloat16 if half else dtype
 
 
-def family_named(name: str | os.PathLike[str], *, revision: str | None = None, variant: str | None = None) -> str:
-    """The pipeline class of a model by its name, before it is loaded; a hub model is downloaded where it is not here.
+def traits_named(
+    name: str | os.PathLike[str], *, revision: str | None = None, variant: str | None = None
+) -> frozenset[str]:
+    """The traits of a model by its name, before it is loaded, see `models.traits`.
+
+    A hub model is downloaded where it is not here.
 
     Raises:
         ModelError: The model is missing, of an unsupported family, or out of reach.
     """
     source, _ = _locate(name, revision=revision, variant=variant)
-    if source.is_dir():
-        return family_of([read_index(source)["_class_name"]], str(source))
-    return family_of_checkpoint(read_header(source))
+    if not source.is_dir():
+        return traits_of_family(family_of_checkpoint(read_header(source)))
+    traits = traits_of_family(family_of([read_index(source)["_class_name"]], str(source)))
+    return traits - {"diffusion"} | {"flow"} if _read_as_flow(name) else traits
+
+
+def _read_as_flow(name: Any) -> bool:
+    return name in BUNDLED and getattr(import_module(BUNDLED[name]), "AS_FLOW", False)
 
 
 def adapter_for(

@@ -14,8 +14,8 @@ from sfumato.api.requests import EditRequest
 from sfumato.edits.method import DEFAULTS, METHODS, default_method
 from sfumato.errors import ModelError, UsageError
 from sfumato.images.writing import read_recipe
-from sfumato.models.loading import family_named
-from sfumato.models.traits import TRAITS, traits_of, traits_of_family, unmet
+from sfumato.models.loading import traits_named
+from sfumato.models.traits import TRAITS, traits_of, unmet
 from tests.command import invoke
 from tests.toy_flow import toy_flux_pipeline, toy_sd3_pipeline
 from tests.toy_unconditional import toy_ddpm_pipeline
@@ -45,7 +45,7 @@ def test_a_model_and_its_name_have_the_same_traits_and_default(
 ) -> None:
     place = {**folders, "sd": tiny_sd}[name]
     model = sfumato.load_model(place, device="cpu")
-    assert traits_of(model) == traits_of_family(family_named(place))
+    assert traits_of(model) == traits_named(place)
     assert default_method(model) == default_method(place) == method
     assert not unmet(METHODS[method].needs, model)
 
