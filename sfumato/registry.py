@@ -17,7 +17,7 @@ from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 from sfumato.checks import shown
 from sfumato.errors import UsageError
-from sfumato.options import Parameter, parameters
+from sfumato.parameters import Parameter, parameters
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

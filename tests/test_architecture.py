@@ -18,7 +18,19 @@ PACKAGE = Path(__file__).parents[1] / "sfumato"
 
 # A module or folder of the package imports its own tier and those before it; within a tier, no circles.
 TIERS = (
-    {"errors", "files", "options", "registry", "watch", "images", "models", "tensorfile", "checks", "json_input"},
+    {
+        "errors",
+        "files",
+        "options",
+        "parameters",
+        "registry",
+        "watch",
+        "images",
+        "models",
+        "tensorfile",
+        "checks",
+        "json_input",
+    },
     {"sampling", "emoji", "judges"},
     {"inversions", "attention", "conditions"},
     {"guidance", "adaptation"},

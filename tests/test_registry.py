@@ -12,7 +12,8 @@ import pytest
 from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
 from sfumato.inversions.method import INVERSIONS
-from sfumato.options import Option, Parameter, parameters
+from sfumato.options import Option
+from sfumato.parameters import Parameter, parameters
 from sfumato.registry import Registry, recorded
 
 
@@ -139,7 +140,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "__init__.py").write_text("")
     (folder / "registry.py").write_text(
         "from sfumato.registry import Entry, Registry\n"
-        "from sfumato.options import parameters\n"
+        "from sfumato.parameters import parameters\n"
         f"REGISTRY = Registry('method', {folder.name!r})\n"
         "def entry(function):\n"
         "    return Entry(function.__name__, function, '', '', '', '', '', parameters(function))\n"

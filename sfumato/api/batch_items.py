@@ -22,7 +22,8 @@ from sfumato.api.manifest import COMMANDS, Line
 from sfumato.api.origin import Origin
 from sfumato.api.recipe import FILES, NETWORKS
 from sfumato.api.request import Request
-from sfumato.edits.method import METHODS, default_method
+from sfumato.edits.default_method import default_method
+from sfumato.edits.method import METHODS
 from sfumato.errors import ImageError, SfumatoError, UsageError
 from sfumato.images.reading import existing_file
 from sfumato.inversions.method import INVERSIONS

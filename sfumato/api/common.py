@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sfumato.api.arguments import check_model
 from sfumato.api.source_image import SourceImage
-from sfumato.edits.method import default_method
+from sfumato.edits.default_method import default_method
 from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask

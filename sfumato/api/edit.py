@@ -106,7 +106,7 @@ def edit(
         source_prompt: What the image shows.
         target_prompt: What the result should show; several give one image each, in one batch.
         method: A name in `METHODS`; None: what suits the model, FlowEdit on flow models and Prompt-to-Prompt on
-            others, see `sfumato.edits.method.default_method`.
+            others, see `sfumato.edits.default_method`.
         fast: Edit in one network call (4 evaluations a target): by the model that was distilled from this one for few
             steps, where it has one ("emoji-turbo" for "emoji"), and by ChordEdit without its cleanup. Give no method.
         inversion: A name in `INVERSIONS`; None: the method's first choice.

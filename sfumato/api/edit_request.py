@@ -14,7 +14,8 @@ from sfumato.api.origin import Origin
 from sfumato.api.request import WHITE, Request
 from sfumato.api.vary import Vary, check_vary
 from sfumato.checks import Check, optional
-from sfumato.edits.method import METHODS, Method, default_method
+from sfumato.edits.default_method import default_method
+from sfumato.edits.method import METHODS, Method
 from sfumato.errors import UsageError
 from sfumato.images import Fit, ImageSource
 from sfumato.inversions.method import INVERSIONS

@@ -36,7 +36,7 @@ from sfumato.json_input import check_fields
 from sfumato.models.base import Model
 from sfumato.models.loading import here
 from sfumato.models.parts import content_hash
-from sfumato.options import Parameter
+from sfumato.parameters import Parameter
 from sfumato.registry import Entry
 
 REQUESTS: Mapping[str, type[Request]] = {

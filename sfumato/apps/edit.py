@@ -187,7 +187,7 @@ def edit(
         from sfumato.api.fast import METHOD, few_step_name
         from sfumato.api.recipe import Recipe
         from sfumato.api.several_edits import run_each, several
-        from sfumato.edits.method import default_method
+        from sfumato.edits.default_method import default_method
         from sfumato.inversions.result import Inversion
 
     if fast and like is not None:

@@ -17,7 +17,7 @@ from sfumato.emoji.defaults import METHOD_OPTIONS
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
-    from sfumato.options import Parameter
+    from sfumato.parameters import Parameter
     from sfumato.registry import Entry
 
 
@@ -74,7 +74,7 @@ def _lacking(
     if model is None:
         return None, ""
     loaded = load(model, device, dtype)
-    from sfumato.edits.method import default_method
+    from sfumato.edits.default_method import default_method
     from sfumato.models.traits import unmet
 
     return {entry.name: unmet(entry.needs, loaded) for entry in entries}, default_method(loaded)

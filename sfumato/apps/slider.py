@@ -147,7 +147,8 @@ def slider(
         from sfumato.api.arguments import num_frames
         from sfumato.api.fast import METHOD, few_step_name
         from sfumato.api.requests import SliderRequest
-        from sfumato.edits.method import METHODS, default_method
+        from sfumato.edits.default_method import default_method
+        from sfumato.edits.method import METHODS
         from sfumato.morphs.spacings.base import SPACINGS
 
     name = few_step_name(model or "emoji") if fast else model or "emoji"

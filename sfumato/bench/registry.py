@@ -8,7 +8,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from sfumato.bench.benchmark import Benchmark
 from sfumato.errors import UsageError
-from sfumato.options import Option, Parameter
+from sfumato.options import Option
+from sfumato.parameters import Parameter
 from sfumato.registry import unknown
 
 

@@ -19,9 +19,10 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from sfumato.edits.known_source import unused_embeddings, with_source
 from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
-from sfumato.edits.task import EditTask, unused_embeddings, with_source
+from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step, add_noise

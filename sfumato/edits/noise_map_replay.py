@@ -15,8 +15,9 @@ from torch import Tensor
 
 from sfumato.attention.prompt_control import PromptControl, prompt_control
 from sfumato.conditions.align import Bounds
+from sfumato.edits.known_source import with_source
 from sfumato.edits.result import LatentEdit
-from sfumato.edits.task import EditTask, with_source
+from sfumato.edits.task import EditTask
 from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.result import Inversion
 from sfumato.models.schedules import Step

@@ -26,9 +26,10 @@ from torch import Tensor
 from sfumato.attention.features import InjectFeatures, decoder_layers
 from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import BOTH, AttentionControl
+from sfumato.edits.known_source import unused_embeddings
 from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
-from sfumato.edits.task import EditTask, unused_embeddings
+from sfumato.edits.task import EditTask
 from sfumato.guidance.growing_negative import GrowingNegative, NegativeGrowth, negative_shares
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step

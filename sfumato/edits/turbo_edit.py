@@ -24,10 +24,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from sfumato.edits.known_source import with_source
 from sfumato.edits.method import edit_method
 from sfumato.edits.noise_map_replay import WITHOUT_NOISE, WITHOUT_NOISE_MAPS, check_origin
 from sfumato.edits.result import LatentEdit
-from sfumato.edits.task import EditTask, with_source
+from sfumato.edits.task import EditTask
 from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.shifted import shifted_edit_friendly
 from sfumato.inversions.task import InversionTask

@@ -11,7 +11,8 @@ import sfumato
 from sfumato.api.batch_items import Settings, items_of
 from sfumato.api.manifest import Line
 from sfumato.api.requests import EditRequest
-from sfumato.edits.method import DEFAULTS, METHODS, default_method
+from sfumato.edits.default_method import DEFAULTS, default_method
+from sfumato.edits.method import METHODS
 from sfumato.errors import ModelError, UsageError
 from sfumato.images.writing import read_recipe
 from sfumato.models.loading import traits_named

@@ -20,7 +20,8 @@ from sfumato.apps.web.forms import Limits
 from sfumato.apps.web.public import model_label
 from sfumato.apps.web.uploads import Upload
 from sfumato.edits.auto import TRIES
-from sfumato.edits.method import METHODS, default_method
+from sfumato.edits.default_method import default_method
+from sfumato.edits.method import METHODS
 from sfumato.errors import SfumatoError, UsageError
 from sfumato.images import FITS
 from sfumato.inversions.method import INVERSIONS
