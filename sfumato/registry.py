@@ -11,6 +11,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
@@ -22,14 +24,21 @@ from sfumato.parameters import Parameter, parameters
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Description(TypedDict):
-    """The texts of an entry, and what it asks of a model, see `Entry`, as decorators take them."""
+HEADING = re.compile(r"(?P<title>[^()]+) \((?P<paper>[^()]+, \d{4})\), (?P<link>https://\S*\w)")
+"""How the module of a method that is of one paper begins: `Title (Authors, year), https://link`."""
 
-    title: str
-    paper: str
+
+class Description(TypedDict):
+    """The texts of an entry, and what it asks of a model, see `Entry`, as decorators take them.
+
+    Title and paper are those of the module's first line, see `HEADING`, where they are not given.
+    """
+
     summary: str
     when: str
     cost: str
+    title: NotRequired[str]
+    paper: NotRequired[str]
     needs: NotRequired[tuple[str, ...]]
 
 
@@ -96,6 +105,15 @@ def recorded(value: Any) -> Any:
     return str(value)
 
 
+def _heading(function: Callable[..., Any], name: str) -> dict[str, str]:
+    """Title and paper as the first line of a function's module says them, as far as it does."""
+    text = sys.modules[function.__module__].__doc__  # not that of its globals, which are a wrapper's under one
+    if text is None:  # as under python -OO
+        return {"title": name, "paper": ""}
+    found = HEADING.match(text)
+    return {} if found is None else {"title": found["title"], "paper": f"{found['paper']}, {found['link']}"}
+
+
 Kind = TypeVar("Kind", bound=Entry[Any])
 
 
@@ -119,10 +137,19 @@ class Registry(Mapping[str, Kind]):
         self._entries[entry.name] = entry
 
     def decorator(self, name: str, make: Callable[..., Kind], **fields: Any) -> Callable[[Function], Function]:
-        """Registers the decorated function, with its options and these fields of the entry, and leaves it as it is."""
+        """Registers the decorated function, with its options and these fields of the entry, and leaves it as it is.
+
+        Raises:
+            ValueError: Title and paper are neither given nor said by the module's first line.
+        """
 
         def register(function: Function) -> Function:
-            self.add(make(name, function, parameters=parameters(function), **fields))
+            texts = {**_heading(function, name), **fields}
+            if not {"title", "paper"} <= texts.keys():
+                raise ValueError(
+                    f"{name}: give title and paper, or begin the module with 'Title (Authors, year), https://link'"
+                )
+            self.add(make(name, function, parameters=parameters(function), **texts))
             return function
 
         return register

@@ -1,5 +1,6 @@
 """CONTRIBUTING's templates, as a reader follows them: one file each, and all places know the new name."""
 
+import ast
 import importlib
 import json
 import sys
@@ -54,6 +55,26 @@ def test_the_templates_are_files_that_are_run(file: Path, most: int) -> None:
     assert len(text.splitlines()) <= most
 
 
+def test_what_one_reads_to_add_a_method_is_at_most_500_lines() -> None:
+    """The template, what it imports of its folder (task, result, decorator), and how an option is declared."""
+    package = TESTS.parent / "sfumato"
+    nodes = ast.parse(METHOD.read_text("utf-8")).body
+    imported = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    edits = [name.removeprefix("sfumato.edits.") for name in imported if name.startswith("sfumato.edits.")]
+    read = [METHOD, package / "options.py", *(package / "edits" / f"{name}.py" for name in edits)]
+    assert len(read) == 5
+    assert sum(len(file.read_text("utf-8").splitlines()) for file in read) <= 500
+
+
+@pytest.mark.parametrize("file", [METHOD, INVERSION])
+def test_what_one_writes_besides_the_algorithm_is_at_most_25_lines(file: Path) -> None:
+    text = file.read_text("utf-8")
+    (function,) = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    first, *_, last = function.body[1:]  # after the docstring
+    assert last.end_lineno is not None
+    assert len(text.splitlines()) - (last.end_lineno - first.lineno + 1) <= 25
+
+
 @pytest.mark.usefixtures("added")
 def test_a_new_method_is_known_everywhere() -> None:
     assert "my-method" in METHODS
@@ -62,6 +83,8 @@ def test_a_new_method_is_known_everywhere() -> None:
     listed = {entry["name"]: entry for entry in json.loads(run("methods", "--json"))["methods"]}
     assert [option["name"] for option in listed["my-method"]["options"]] == ["strength"]
     assert "| `my-method` | What it does, in a sentence. |" in page_of_methods.table()
+    method = METHODS["my-method"]
+    assert (method.title, method.paper) == ("My method", "Author et al., 2025, https://arxiv.org/abs/2501.00000")
     assert Configuration("my-method", "ddim") in edit_configurations([], [])
     assert Configuration("my-method", "direct") in edit_configurations(["my-method"], ["direct"])
 

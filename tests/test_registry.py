@@ -180,3 +180,45 @@ def test_two_methods_of_one_name_are_refused(package: Path) -> None:
     registry: Registry[Any] = importlib.import_module(f"{package.name}.registry").REGISTRY
     with pytest.raises(ValueError, match="two entries are called 'same'"):
         list(registry)
+
+
+HEADED = """{heading}
+from {package}.registry import REGISTRY
+from sfumato.registry import Entry
+
+@REGISTRY.decorator("headed", Entry, summary="", when="", cost=""{texts})
+def headed() -> None: ...
+"""
+
+
+def headed(package: Path, heading: str, texts: str = "") -> Any:
+    """The entry of a method whose module begins so."""
+    (package / "headed.py").write_text(HEADED.format(heading=heading, package=package.name, texts=texts))
+    return importlib.import_module(f"{package.name}.registry").REGISTRY["headed"]
+
+
+@pytest.mark.parametrize(
+    ("heading", "texts", "title", "paper"),
+    [
+        ('"""A way (Doe, 2024), https://a.org/1.2: how it goes."""', "", "A way", "Doe, 2024, https://a.org/1.2"),
+        (
+            'r"""Doe\'s (Doe and Roe, 2024), https://a.org/1.2.\n"""',
+            "",
+            "Doe's",
+            "Doe and Roe, 2024, https://a.org/1.2",
+        ),
+        ('"""A way (Doe, 2024), https://a.org/1.2."""', ", title='Another'", "Another", "Doe, 2024, https://a.org/1.2"),
+        ('"""Of no paper."""', ", title='A way', paper='none'", "A way", "none"),
+        ("", "", "headed", ""),  # as `python -OO` leaves all modules
+    ],
+)
+def test_title_and_paper_are_the_modules_first_line(
+    heading: str, texts: str, title: str, paper: str, package: Path
+) -> None:
+    entry = headed(package, heading, texts)
+    assert (entry.title, entry.paper) == (title, paper)
+
+
+def test_a_method_without_title_and_paper_says_what_to_write(package: Path) -> None:
+    with pytest.raises(ValueError, match="headed: give title and paper, or begin the module with 'Title"):
+        headed(package, '"""Of no paper."""', ", title='A way'")

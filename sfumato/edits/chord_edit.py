@@ -31,8 +31,6 @@ _SMALLEST = 1e-6
 
 @edit_method(
     "chord-edit",
-    title="ChordEdit",
-    paper="Lu et al., 2026, https://arxiv.org/abs/2602.19083",
     summary="Adds the difference between the predictions for the two prompts at two noise levels to the image.",
     when="The fastest edit of a real image: one network call on a one-step model such as SD-Turbo, two with cleanup.",
     cost="5 evaluations with one target (4 without cleanup), in one or two calls; twice that with guidance.",

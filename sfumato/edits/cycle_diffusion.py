@@ -42,8 +42,6 @@ from sfumato.options import Option
 
 @edit_method(
     "cycle-diffusion",
-    title="CycleDiffusion",
-    paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
     summary="Finds the random draws that make the image, and uses the same draws under the target prompt.",
     when="Real images, and edits that keep pose and composition; the reconstruction is exact, nothing is optimised.",
     cost="2 evaluations a step that is run and target, plus the inversion's; 3 with attention control and one target;"

@@ -22,7 +22,6 @@ from sfumato.sampling.shares import first_step, strength_notes
 @edit_method(
     "ddib",
     title="Dual diffusion implicit bridge",
-    paper="Su et al., 2022, https://arxiv.org/abs/2203.08382",
     summary="Carries the image to noise under the source prompt, and back under the target prompt.",
     when="A deterministic baseline; for similar images, or to change the style of the whole image.",
     cost="3 evaluations a step with one target (4 with a guided source, 2 at guidance 1), plus the inversion's.",

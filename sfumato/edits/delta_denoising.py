@@ -35,8 +35,6 @@ LOWEST, HIGHEST = 0.05, 0.95
 
 @edit_method(
     "delta-denoising",
-    title="Delta Denoising Score",
-    paper="Hertz et al., 2023, https://arxiv.org/abs/2304.07090",
     summary="Moves the image along the difference between the noise predicted for the two prompts, again and again.",
     when="The image should move no further than the prompts ask; or as the loss of a training.",
     cost="4 evaluations an iteration with one target (2 at guidance 1), 200 iterations by default.",

@@ -37,8 +37,6 @@ EXTREME = 3.0
 
 @edit_method(
     "diffedit",
-    title="DiffEdit",
-    paper="Couairon et al., 2022, https://arxiv.org/abs/2210.11427",
     summary="Finds where the two prompts predict different noise, and edits the image only there.",
     when="One thing is replaced by another and everything around it must stay as it is.",
     cost="2 evaluations a step that is run (1 at guidance 1), 2 a draw for the mask, plus the inversion's.",

@@ -31,14 +31,12 @@ from sfumato.options import Option
 from sfumato.sampling.branches import GuidedBranches
 from sfumato.sampling.draws import draw_noise
 from sfumato.sampling.layout import Branch
-from sfumato.sampling.shares import first_step, strength_notes
+from sfumato.sampling.shares import Strength, first_step, strength_notes
 from sfumato.watch import Watch
 
 
 @edit_method(
     "dnaedit",
-    title="DNAEdit",
-    paper="Xie et al., 2025, https://arxiv.org/abs/2506.01430",
     summary="Aligns one draw of noise to the image, and samples the target prompt along the same corrections.",
     when="As FlowEdit, where both the edit and what stays should be better, at like cost.",
     cost="2 evaluations a step that is run (3 with classifier-free guidance).",
@@ -49,10 +47,7 @@ def dnaedit(
     task: EditTask,
     *,
     noise: Tensor | None = None,
-    strength: Annotated[
-        float,
-        Option("share of the steps that are run, from the clean end; lower keeps more of the image", low=0, high=1),
-    ] = 0.85,
+    strength: Strength = 0.85,
     follow: Annotated[
         float,
         Option(

@@ -36,8 +36,6 @@ from sfumato.options import Option
 
 @edit_method(
     "edit-friendly",
-    title="Edit-friendly DDPM editing",
-    paper="Huberman-Spiegelglas et al., 2023, https://arxiv.org/abs/2304.06140",
     summary="Replays noise maps that hold the image's structure, under the target prompt.",
     when="Fast edits of real images that must keep their structure; each seed gives another version of the edit.",
     cost="2 evaluations a step that is run and target, plus the inversion's; 4 with attention control and one target.",

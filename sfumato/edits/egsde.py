@@ -48,8 +48,6 @@ from sfumato.sampling.shares import first_step, strength_notes
 
 @edit_method(
     "egsde",
-    title="EGSDE",
-    paper="Zhao et al., 2022, https://arxiv.org/abs/2207.06635",
     summary="Adds noise and removes it under the target prompt, while an energy holds the coarse image.",
     when="SDEdit keeps too little: more noise can be used, since layout and colours are held.",
     cost="2 evaluations a step that is run (1 at guidance 1).",

@@ -15,8 +15,6 @@ from sfumato.edits.task import EditTask
 
 @edit_method(
     "fireflow",
-    title="FireFlow",
-    paper="Deng et al., 2024, https://arxiv.org/abs/2412.07517",
     summary="Samples the target prompt from the inversion, with attention values of the image in the first step.",
     when="A fast edit on FLUX: 8 to 15 steps do.",
     cost="1 evaluation a step, and 1 a step that shares values, plus the inversion's; more with guidance by rows.",

@@ -27,13 +27,11 @@ from sfumato.models.schedules import add_noise
 from sfumato.options import Option
 from sfumato.sampling.draws import draw_noise
 from sfumato.sampling.layout import Branch
-from sfumato.sampling.shares import first_step, strength_notes
+from sfumato.sampling.shares import Strength, first_step, strength_notes
 
 
 @edit_method(
     "flowalign",
-    title="FlowAlign",
-    paper="Kim et al., 2025, https://arxiv.org/abs/2505.23145",
     summary="Follows the difference of two flows, guided away from the source prompt and held to the image's path.",
     when="As FlowEdit, where more of the structure must stay.",
     cost="3 evaluations a step that is run.",
@@ -45,10 +43,7 @@ def flowalign(
     task: EditTask,
     *,
     noise: Tensor | None = None,
-    strength: Annotated[
-        float,
-        Option("share of the steps that are run, from the clean end; lower keeps more of the image", low=0, high=1),
-    ] = 1.0,
+    strength: Strength = 1.0,
     hold: Annotated[
         float, Option("weight of the pull towards the image's own path, at each step; higher keeps more", low=0, high=1)
     ] = 0.01,

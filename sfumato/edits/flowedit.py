@@ -30,13 +30,11 @@ from sfumato.models.schedules import Level, add_noise
 from sfumato.options import Option
 from sfumato.sampling.draws import draw_noise
 from sfumato.sampling.layout import Branch
-from sfumato.sampling.shares import first_step, strength_notes
+from sfumato.sampling.shares import Strength, first_step, strength_notes
 
 
 @edit_method(
     "flowedit",
-    title="FlowEdit",
-    paper="Kulikov et al., 2024, https://arxiv.org/abs/2412.08629",
     summary="Follows the difference between the flows of target and source prompt, from the image on.",
     when="The first choice on a flow model: no inversion, and the layout mostly stays.",
     cost="4 evaluations a step that is run (2 where the network takes the guidance scale as an input), times draws.",
@@ -48,10 +46,7 @@ def flowedit(
     task: EditTask,
     *,
     noise: Tensor | None = None,
-    strength: Annotated[
-        float,
-        Option("share of the steps that are run, from the clean end; lower keeps more of the image", low=0, high=1),
-    ] = 0.7,
+    strength: Strength = 0.7,
     plain_end: Annotated[
         float,
         Option(

@@ -31,8 +31,6 @@ from sfumato.sampling.shares import window_notes
 
 @edit_method(
     "ilvr",
-    title="ILVR",
-    paper="Choi et al., 2021, https://arxiv.org/abs/2108.02938",
     summary="Samples the target prompt from noise while coarse colours and shapes are held to the image's.",
     when="Only the coarse layout should stay and all detail may change; or as a baseline for other methods.",
     cost="2 evaluations a step (1 at guidance 1).",

@@ -29,8 +29,6 @@ from sfumato.sampling.shares import first_step, strength_notes
 
 @edit_method(
     "kv-edit",
-    title="KV-Edit",
-    paper="Zhu et al., 2025, https://arxiv.org/abs/2502.17363",
     summary="Samples the target prompt inside a mask, which reads the image's own background in every layer.",
     when="A region is known that alone may change, and the rest must stay exactly; something is removed, too.",
     cost="2 evaluations a step that is run (3 or 4 with classifier-free guidance), plus the inversion's.",

@@ -38,8 +38,6 @@ CODE_STEPS = 6
 
 @edit_method(
     "langevin",
-    title="Langevin guidance",
-    paper="Wu and De la Torre, 2022, https://arxiv.org/abs/2210.05559",
     summary="Moves the random draws of the image down the gradient of an energy, such as text agreement.",
     when="An energy knows what prompts cannot say, or the model has no text. What the energy does not see may change"
     " too.",

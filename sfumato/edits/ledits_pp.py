@@ -72,8 +72,6 @@ class _Concept:
 
 @edit_method(
     "ledits",
-    title="LEDITS++",
-    paper="Brack et al., 2023, https://arxiv.org/abs/2311.16711",
     summary="Adds or removes concepts, each inside a mask that is found during the run.",
     when="Several small edits at once, each in its place, while the rest of the image must stay exactly as it is.",
     cost="4 evaluations a step that is run (5 with a guided source), one more a further concept; plus the inversion's.",

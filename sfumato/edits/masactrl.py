@@ -39,8 +39,6 @@ NO_LAYOUT = (
 
 @edit_method(
     "masactrl",
-    title="MasaCtrl",
-    paper="Cao et al., 2023, https://arxiv.org/abs/2304.08465",
     summary="Changes pose or layout to the target prompt while the look is taken from the source.",
     when="The same thing should do something else (sit, jump, face left); not where the layout must stay.",
     cost="4 evaluations a step with one target (3 with an empty source prompt, 2 at guidance 1), plus the inversion's.",

@@ -48,8 +48,6 @@ Given = Direction | str | Path
 
 @edit_method(
     "pix2pix-zero",
-    title="pix2pix-zero",
-    paper="Parmar et al., 2023, https://arxiv.org/abs/2302.03027",
     summary="Moves the text embedding along a direction such as cat -> dog while attention maps hold the layout.",
     when="One kind of thing should become another, and the same edit is wanted for many images.",
     cost="6 evaluations and a backward pass a step (5 with the caption as the negative prompt, 3 at guidance 1), plus"

@@ -43,7 +43,6 @@ from sfumato.sampling.shares import window_notes
 @edit_method(
     "plug-and-play",
     title="Plug-and-Play features",
-    paper="Tumanyan et al., 2022, https://arxiv.org/abs/2211.12572",
     summary="Denoises under the target prompt; features and self-attention of the source hold the layout.",
     when="Material, style or kind of thing should change while pose and composition stay; prompts need share no word.",
     cost="3 evaluations a step with one target (2 at guidance 1), plus the inversion's; 4 for a generated image.",

@@ -36,8 +36,6 @@ from sfumato.options import Option
 
 @edit_method(
     "prompt-to-prompt",
-    title="Prompt-to-Prompt",
-    paper="Hertz et al., 2022, https://arxiv.org/abs/2208.01626",
     summary="Swaps, adds or re-weights words of the prompt while the image's attention maps hold the layout.",
     when="The edit is a change of a few words of the prompt, and the shapes of things should stay.",
     cost="3 evaluations a step with one target (4 with a guided source, 2 at guidance 1), plus the inversion's.",

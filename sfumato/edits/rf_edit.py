@@ -44,8 +44,6 @@ REFUSED = {
 
 @edit_method(
     "rf-edit",
-    title="RF-Edit",
-    paper="Wang et al., 2024, https://arxiv.org/abs/2411.04746",
     summary="Samples the target prompt from the inversion, with attention values of the image at first.",
     when="On FLUX, to keep look and layout without a mask; with inversion fireflow at half the price.",
     cost="2 evaluations a step, and 2 a step that shares values, plus the inversion's; half with inversion fireflow.",

@@ -26,8 +26,6 @@ from sfumato.sampling.solvers import Interval, Velocity
 
 @edit_method(
     "rf-inversion",
-    title="RF-Inversion",
-    paper="Rout et al., 2024, https://arxiv.org/abs/2410.10792",
     summary="Samples the target prompt from the image's inversion, held to the image at first.",
     when="One slider, eta, between the image and the prompt; no source prompt is needed.",
     cost="1 evaluation a step (2 with classifier-free guidance), plus the inversion's.",

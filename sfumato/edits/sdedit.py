@@ -32,8 +32,6 @@ from sfumato.sampling.shares import first_step, strength_notes, whole_steps
 
 @edit_method(
     "sdedit",
-    title="SDEdit",
-    paper="Meng et al., 2022, https://arxiv.org/abs/2108.01073",
     summary="Adds noise to the image and lets the model remove it under the target prompt.",
     when="A sketch, a collage or a bad rendering should look real; or as a baseline.",
     cost="2 evaluations a step that is run (1 at guidance 1), times repeats.",

@@ -28,8 +28,6 @@ BLOCKS = 57
 
 @edit_method(
     "stable-flow",
-    title="Stable Flow",
-    paper="Avrahami et al., 2024, https://arxiv.org/abs/2411.14430",
     summary="Samples source and target together, the target reading the source's image in the vital layers.",
     when="Something is added, exchanged or moves, and the rest of the scene should stay; needs no mask.",
     cost="2 evaluations a step with one target (3 or 4 with classifier-free guidance), plus the inversion's.",

@@ -39,8 +39,6 @@ SCALED = "its noise maps are those of latents at the levels of their own timeste
 
 @edit_method(
     "turbo-edit",
-    title="TurboEdit",
-    paper="Deutch et al., 2024, https://arxiv.org/abs/2408.00735",
     summary="Replays noise maps under the target prompt in three or four steps, on a few-step model.",
     when="A fast edit of a real image with a distilled model such as SDXL-Turbo.",
     cost="2 evaluations a step that is run and target (1 at w 1), plus the inversion's.",

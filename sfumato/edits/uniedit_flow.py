@@ -23,13 +23,11 @@ from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
 from sfumato.options import Option
 from sfumato.sampling.layout import Branch
-from sfumato.sampling.shares import first_step, strength_notes
+from sfumato.sampling.shares import Strength, first_step, strength_notes
 
 
 @edit_method(
     "uniedit-flow",
-    title="UniEdit-Flow",
-    paper="Jiao et al., 2025, https://arxiv.org/abs/2504.13109",
     summary="Samples from the inversion, with the target's velocity where it differs from the source's.",
     when="As much of the image as possible should stay without a mask; needs no access to attention.",
     cost="2 evaluations a step that is run, plus the inversion's. No guidance.",
@@ -45,10 +43,7 @@ from sfumato.sampling.shares import first_step, strength_notes
 def uniedit_flow(
     task: EditTask,
     *,
-    strength: Annotated[
-        float,
-        Option("share of the steps that are run, from the clean end; lower keeps more of the image", low=0, high=1),
-    ] = 0.6,
+    strength: Strength = 0.6,
     omega: Annotated[
         float, Option("weight of the difference between the prompts; higher changes more", low=0, high=100)
     ] = 5.0,

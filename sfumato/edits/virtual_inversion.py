@@ -26,7 +26,7 @@ from sfumato.inversions.result import Inversion
 from sfumato.models.schedules import Step, add_noise
 from sfumato.options import Option
 from sfumato.sampling.loop import OnStep
-from sfumato.sampling.shares import first_step, strength_notes
+from sfumato.sampling.shares import Strength, first_step, strength_notes
 from sfumato.sampling.virtual_inversion import VirtualInversion
 
 
@@ -44,9 +44,7 @@ def virtual_inversion(
     task: EditTask,
     *,
     noise: Tensor | None = None,
-    strength: Annotated[
-        float, Option("share of the steps that are run; lower keeps more of the image", low=0, high=1)
-    ] = 1.0,
+    strength: Strength = 1.0,
     start: Annotated[
         Literal["image", "noise"],
         Option("first latents: image (with the noise of the first step) or noise alone, which changes more"),

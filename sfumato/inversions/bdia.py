@@ -35,7 +35,6 @@ from sfumato.sampling.ddim import ddim_step
 @inversion(
     "bdia",
     title="BDIA, exact inversion",
-    paper="Zhang et al., 2023, https://arxiv.org/abs/2307.10829",
     summary="Samples by a rule that can be solved backwards, so that the reconstruction is exact to rounding.",
     when="The source must be reconstructed by sampling alone, at the guidance scale that it was inverted with.",
     cost="1 evaluation a step and 1 more (twice that with guidance).",

@@ -23,7 +23,6 @@ from sfumato.inversions.task import InversionTask
 
 @inversion(
     "direct",
-    title="Direct inversion",
     paper="Ju et al., 2023, https://arxiv.org/abs/2310.01506",
     summary="Inverts as DDIM inversion does, and sets the source branch to that path at every step of the edit.",
     when="The default: the reconstruction does not drift, at no extra cost.",

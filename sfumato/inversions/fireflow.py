@@ -18,8 +18,6 @@ from sfumato.sampling.solvers import CarriedMidpoint
 
 @inversion(
     "fireflow",
-    title="FireFlow",
-    paper="Deng et al., 2024, https://arxiv.org/abs/2412.07517",
     summary="Walks a rectified flow to noise at order 2 with one evaluation a step, and back alike.",
     when="The first choice on a flow model: as close as RF-Solver at half its price.",
     cost="1 evaluation a step and 1 more.",

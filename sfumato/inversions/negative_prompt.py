@@ -21,8 +21,6 @@ from sfumato.models.base import Condition, Model
 
 @inversion(
     "negative-prompt",
-    title="Negative-prompt inversion",
-    paper="Miyake et al., 2023, https://arxiv.org/abs/2305.16807",
     summary="Uses the source prompt as the negative prompt, so that guidance cancels in the source branch.",
     when="Instead of null-text, at the cost of DDIM inversion; the reconstruction is that of DDIM inversion.",
     cost="1 evaluation a step.",

@@ -34,8 +34,6 @@ MISSED = 0.1  # relative error of the latents that a user sees: 20 dB
 
 @inversion(
     "null-text",
-    title="Null-text inversion",
-    paper="Mokady et al., 2022, https://arxiv.org/abs/2211.09794",
     summary="Tunes the empty prompt's embedding at every step until guided sampling reconstructs the image.",
     when="The source must be reconstructed under guidance by sampling alone, and minutes per image are acceptable.",
     cost="Up to 13 evaluations a step, 10 of them with a backward pass.",

@@ -41,7 +41,6 @@ class Move(NamedTuple):
 
 @inversion(
     "regularised-ddim",
-    title="Regularised DDIM inversion",
     paper="Parmar et al., 2023, https://arxiv.org/abs/2302.03027, section 3.2",
     summary="DDIM inversion that keeps the noise predictions close to white Gaussian noise.",
     when="The edit is large; the reconstruction is a little worse than with plain DDIM inversion.",

@@ -34,8 +34,6 @@ FEW_STEP_RENOISING, RENOISING = 9, 1
 
 @inversion(
     "renoise",
-    title="ReNoise",
-    paper="Garibi et al., 2024, https://arxiv.org/abs/2403.14602",
     summary="Inverts each step again at what the inversion gave, several times, and averages the last results.",
     when="A few-step model, whose long steps DDIM inversion misses by far; or a closer reconstruction with many steps.",
     cost="2 evaluations a step, 10 on a few-step model; twice that with source guidance; 1 more to correct noise.",

@@ -29,8 +29,6 @@ from sfumato.sampling.solvers import Interval, Solver, Velocity
 
 @inversion(
     "rf-inversion",
-    title="RF-Inversion",
-    paper="Rout et al., 2024, https://arxiv.org/abs/2410.10792",
     summary="Walks a rectified flow to noise without a prompt, drawn towards one draw of noise.",
     when="For the method of the same name; or where the inverted noise should be close to normal.",
     cost="1 evaluation a step.",

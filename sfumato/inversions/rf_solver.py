@@ -17,8 +17,6 @@ from sfumato.sampling.solvers import midpoint
 
 @inversion(
     "rf-solver",
-    title="RF-Solver",
-    paper="Wang et al., 2024, https://arxiv.org/abs/2411.04746",
     summary="Walks a rectified flow to noise by the midpoint rule, and back alike.",
     when="A flow model, and the source must be reconstructed more closely than by Euler's steps.",
     cost="2 evaluations a step, and 2 a step of the edit.",

@@ -23,8 +23,6 @@ from sfumato.sampling.solvers import Implicit
 
 @inversion(
     "uni-inv",
-    title="Uni-Inv",
-    paper="Jiao et al., 2025, https://arxiv.org/abs/2504.13109",
     summary="Walks a rectified flow to noise with the velocity of each step's noisier end.",
     when="For UniEdit-Flow; or a flow model sampled by Euler's steps.",
     cost="1 evaluation a step and 1 more.",

@@ -50,8 +50,6 @@ from sfumato.watch import Watch
 
 @morph_method(
     "diffmorpher",
-    title="DiffMorpher",
-    paper="Zhang et al., 2024, https://arxiv.org/abs/2312.07409",
     summary="Fits an adapter to each image, then interpolates adapters, noise, embeddings and attention.",
     when="Two images of similar layout, and half a minute of training is acceptable.",
     cost="400 evaluations with a backward pass and 4 a step to prepare, then 1 a step and frame.",

@@ -53,8 +53,6 @@ from sfumato.watch import Watch
 
 @morph_method(
     "impus",
-    title="IMPUS",
-    paper="Yang et al., 2024, https://arxiv.org/abs/2311.06792",
     summary="Learns an embedding for each image and adapts the model to both, then samples between them.",
     when="Every frame should look like a real image, and a minute of training is acceptable.",
     cost="About 330 evaluations with a backward pass and 530 without to prepare, then 2 a step and frame.",

@@ -40,8 +40,6 @@ from sfumato.options import Option
 
 @morph_method(
     "interpolating-images",
-    title="Interpolating between images",
-    paper="Wang and Golland, 2023, https://arxiv.org/abs/2307.12560",
     summary="Adds the same noise to both images, mixes them, and denoises a tree of frames, the middle one first.",
     when="The two images must stay exactly as they are, without training.",
     cost="With 17 frames about 10 evaluations for each step of the grid, 5 without guidance; 56 with 8 candidates.",

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Annotated
 
 from sfumato.errors import UsageError
+from sfumato.options import Option
 
 Window = float | tuple[float, float]
 """A share of the run, from its noisy end, or (start, end)."""
+
+
+Strength = Annotated[
+    float,
+    Option("share of the steps that are run, from the clean end; lower keeps more of the image", low=0, high=1),
+]
+"""The option of methods whose run begins at `first_step`."""
 
 
 def first_step(strength: float, num_inference_steps: int, *, at_least: int = 0) -> int:

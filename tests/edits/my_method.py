@@ -3,31 +3,20 @@
 Differs from the authors' code: what a reader who knows it should know.
 """
 
-from typing import Annotated
-
 from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
-from sfumato.options import Option
-from sfumato.sampling.shares import first_step, strength_notes
+from sfumato.sampling.shares import Strength, first_step, strength_notes
 
 
 @edit_method(
     "my-method",
-    title="My method",
-    paper="Author et al., 2025, https://arxiv.org/abs/2501.00000",
     summary="What it does, in a sentence.",
     when="When to prefer it to the others.",
     cost="3 evaluations a step that is run (4 with a guided source, 2 at guidance 1), plus the inversion's.",
     inversions=("ddim", "direct"),
 )
-def my_method(
-    task: EditTask,
-    *,
-    strength: Annotated[
-        float, Option("share of the steps that are run; lower keeps more of the image", low=0, high=1)
-    ] = 0.8,
-) -> LatentEdit:
+def my_method(task: EditTask, *, strength: Strength = 0.8) -> LatentEdit:
     """Denoises source and targets from the inversion's latents at one step.
 
     Raises:

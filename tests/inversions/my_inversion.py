@@ -11,8 +11,6 @@ from sfumato.sampling.draws import draw_noise
 
 @inversion(
     "my-inversion",
-    title="My inversion",
-    paper="Author et al., 2025, https://arxiv.org/abs/2501.00000",
     summary="Brings the image to every level with one draw of noise.",
     when="When to prefer it to the others.",
     cost="None.",

@@ -16,7 +16,6 @@ from sfumato.watch import Watch
 @spacing(
     "reschedule",
     title="Rescheduled sampling (DiffMorpher)",
-    paper="Zhang et al., 2024, https://arxiv.org/abs/2312.07409",
     summary="Measures distances at even weights once, and from them chooses weights of even distances.",
     when="A frame may cost no more than two draws.",
     cost="each frame twice",

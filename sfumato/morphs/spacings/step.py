@@ -15,7 +15,6 @@ from sfumato.watch import Watch
 @spacing(
     "step",
     title="Steps of one size (IMPUS)",
-    paper="Yang et al., 2024, https://arxiv.org/abs/2311.06792",
     summary="Finds each next frame at a given distance by bisection; the number of frames follows.",
     when="The distance between frames matters, and their number does not.",
     cost="three to six draws a frame on a smooth path, about thirty at a jump",
