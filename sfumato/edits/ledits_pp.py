@@ -28,7 +28,7 @@ latents.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -40,8 +40,9 @@ from sfumato.attention.patch import AttentionControl
 from sfumato.conditions import align
 from sfumato.conditions.words import pieces_of
 from sfumato.edits.method import edit_method
+from sfumato.edits.noise_map_replay import fits_origin, reconstructed
 from sfumato.edits.result import LatentEdit
-from sfumato.edits.task import EditTask
+from sfumato.edits.task import EditTask, with_source
 from sfumato.errors import UsageError
 from sfumato.models.base import Condition, Model, TextSide
 from sfumato.models.schedules import Step
@@ -74,7 +75,8 @@ class _Concept:
     "ledits",
     summary="Adds or removes concepts, each inside a mask that is found during the run.",
     when="Several small edits at once, each in its place, while the rest of the image must stay exactly as it is.",
-    cost="4 evaluations a step that is run (5 with a guided source), one more a further concept; plus the inversion's.",
+    cost="4 evaluations a step that is run (5 with a guided source), plus the inversion's; from noise maps, with named"
+    " concepts, 2 and one a concept (1 and one a concept where the source prompt is the negative prompt).",
     inversions=("edit-friendly", "dpm-encoder", "ddim", "fixed-point", "regularised-ddim"),
     refuses={
         "direct": "it corrects the source branch only, so the edited image would drift outside the masks too",
@@ -114,7 +116,9 @@ def ledits(
 
     Costs, for each of the int(strength steps) steps that are run and each image, 1 + 2 targets network evaluations plus
     one a concept and target (without named concepts: one a target), and one more for a guided source; for a drawn
-    source those of drawing it where strength is below 1.
+    source those of drawing it where strength is below 1. Where the source prompt is the negative prompt, each branch
+    needs one evaluation less. Where no mask looks at the source, and its noise maps replay it exactly, it takes part in
+    the last step alone.
 
     Args:
         task: From an inversion with its trajectory and, for the stochastic ones, noise maps; or from drawn noise. The
@@ -135,17 +139,22 @@ def ledits(
     source = task.source if start == 0 else task.with_latents
     if start == task.num_steps:
         return task.edited(source.clean)
-    rows, terms = _plan(task, concepts)
-    guide = _ConceptGuidance(rows, terms, task.source_scale, masks, quantile)
-    latents = task.sample(
+    attentive = masks not in ("noise", "none")
+    looks_at_source = attentive and concepts is None
+    first = 0 if looks_at_source or source.noise_maps is None or not fits_origin(task) else 1
+    rows, terms = _plan(task, concepts, first)
+    guide = _ConceptGuidance(rows, terms, first, task.source_scale, masks, quantile)
+    run = task if first == 0 else replace(task, on_step=[with_source(source, hook) for hook in task.on_step])
+    latents = run.sample(
         source.noise if source.trajectory is None else source.latents_at(start),
-        dict.fromkeys(task.names, Branch(task.condition[[0]])),
+        dict.fromkeys(task.names[first:], Branch(task.condition[[0]])),
         start_index=start,
         replay=source,
-        controls=[] if masks in ("noise", "none") else [rows.under(AttentionControl([guide.maps]))],
+        controls=[rows.under(AttentionControl([guide.maps]))] if attentive else [],
         guide=guide,
     )
-    return task.edited(latents, mask=guide.mask, notes=strength_notes(strength, task.num_steps))
+    end = reconstructed(task, task.source_branch) if first == 1 else None
+    return task.edited(latents, source=end, mask=guide.mask, notes=strength_notes(strength, task.num_steps))
 
 
 class _ConceptGuidance:
@@ -155,8 +164,11 @@ class _ConceptGuidance:
         maps: Cross-attention so far, which makes the masks; filled where its control is installed.
     """
 
-    def __init__(self, rows: Rows, terms: list[_Concept], source_scale: float, masks: str, quantile: float) -> None:
-        self.rows, self.terms, self.source_scale = rows, terms, source_scale
+    def __init__(
+        self, rows: Rows, terms: list[_Concept], first: int, source_scale: float, masks: str, quantile: float
+    ) -> None:
+        """Takes rows and terms of `_plan`, from the same first branch on."""
+        self.rows, self.terms, self.first, self.source_scale = rows, terms, first, source_scale
         self.masks, self.quantile = masks, quantile
         self.maps = CrossAttentionMaps()
         self._union: dict[int, Tensor] = {}
@@ -171,10 +183,10 @@ class _ConceptGuidance:
     ) -> Tensor:
         names = [row.name for row in self.rows.rows]
         output = dict(zip(names, self.rows.predict(model, latents, step.time), strict=True))
-        guided = [self._base(output, k) for k in range(len(latents))]
+        guided = {k: self._base(output, k) for k in range(self.first, self.first + len(latents))}
         self._union.clear()
         for term in self.terms:
-            concept, negative = output[term.row], output[f"negative-{term.edit}"]
+            concept, negative = output[term.row], _negative(output, term.edit)
             guidance, contrast = term.scale * (concept - negative), negative
             if term.replaces:
                 guidance, contrast = negative + guidance - guided[term.edit], output[f"base-{term.edit}"]
@@ -182,19 +194,27 @@ class _ConceptGuidance:
             mask = _mask(strength, term, self.rows, self.maps, self.masks, self.quantile)
             guided[term.edit] = guided[term.edit] + mask[:, None] * guidance
             self._union[term.edit] = torch.maximum(self._union.get(term.edit, mask), mask)
-        return torch.stack(guided)
+        return torch.stack(list(guided.values()))
 
     def _base(self, output: Mapping[str, Tensor], branch: int) -> Tensor:
         """The prediction under the source prompt, at the guidance scale of the source."""
         base = output[f"base-{branch}"]
         if self.source_scale == 1.0:
             return base
-        negative = output[f"negative-{branch}"]
+        negative = _negative(output, branch)
         return negative + self.source_scale * (base - negative)
 
 
-def _plan(task: EditTask, concepts: Mapping[str, float] | None) -> tuple[Rows, list[_Concept]]:
-    """The rows of every network call, and the terms of the sum over them."""
+def _negative(output: Mapping[str, Tensor], branch: int) -> Tensor:
+    """The prediction under the negative prompt, which has no row of its own where that is the source prompt."""
+    return output.get(f"negative-{branch}", output[f"base-{branch}"])
+
+
+def _plan(task: EditTask, concepts: Mapping[str, float] | None, first: int) -> tuple[Rows, list[_Concept]]:
+    """The rows of every network call, and the terms of the sum over them.
+
+    `first` is the first branch that is run: 0, or 1 without the source.
+    """
     text, scale = task.model.text, task.guidance_scale
     source_prompt, condition = task.source_prompt, task.condition
     named: Mapping[str, Condition] = {}
@@ -203,13 +223,14 @@ def _plan(task: EditTask, concepts: Mapping[str, float] | None) -> tuple[Rows, l
         encoded, condition = Condition.equally_long([encoded, condition], empty)
         named = {concept: encoded[[row]] for row, concept in enumerate(concepts)}
     rows, terms = [], []
-    for k in range(1 + len(task.target_prompts)):
-        rows.append(Row(f"base-{k}", k, condition[[0]]))
-        if task.source_scale != 1.0 or k > 0:
-            rows.append(Row(f"negative-{k}", k, condition[[-1]]))
+    one_text = condition[[0]].equals(condition[[-1]])
+    for k in range(first, 1 + len(task.target_prompts)):
+        rows.append(Row(f"base-{k}", k - first, condition[[0]]))
+        if not one_text and (task.source_scale != 1.0 or k > 0):
+            rows.append(Row(f"negative-{k}", k - first, condition[[-1]]))
     for k, target in enumerate(task.target_prompts, start=1):
         if concepts is None:
-            rows.append(Row(f"target-{k}", k, condition[[k]]))
+            rows.append(Row(f"target-{k}", k - first, condition[[k]]))
             looks = [(f"target-{k}", target, _new_words(text, target, source_prompt))]
             looks.append(("base-0", source_prompt, _new_words(text, source_prompt, target)))
             looked_at = tuple((row, align.indicator(text, prompt, words)) for row, prompt, words in looks if words)
@@ -217,7 +238,7 @@ def _plan(task: EditTask, concepts: Mapping[str, float] | None) -> tuple[Rows, l
                 terms.append(_Concept(k, f"target-{k}", scale, True, looked_at))
             continue
         for number, (concept, share) in enumerate(concepts.items()):
-            rows.append(Row(name := f"concept-{k}-{number}", k, named[concept]))
+            rows.append(Row(name := f"concept-{k}-{number}", k - first, named[concept]))
             words = align.indicator(text, concept, align.words_of(concept))
             terms.append(_Concept(k, name, scale * share, False, ((name, words),)))
     return Rows(rows), terms

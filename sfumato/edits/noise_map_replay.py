@@ -23,6 +23,7 @@ from sfumato.inversions.result import Inversion
 from sfumato.models.schedules import Step
 from sfumato.options import Option
 from sfumato.sampling.draws import draw_noise
+from sfumato.sampling.layout import Branch
 from sfumato.sampling.pin import PinSource
 from sfumato.sampling.shares import first_step, strength_notes
 from sfumato.watch import Watch
@@ -142,10 +143,18 @@ def replay_edit(
     latents = replace(task, on_step=[with_source(source, hook) for hook in hooks]).sample(
         source.latents_at(start_index), branches, start_index=start_index, replay=source
     )
-    (end,) = replace(task, on_step=(), watch=Watch()).sample(
-        source.latents_at(task.num_steps - 1), alone, start_index=task.num_steps - 1, replay=source
+    return task.edited(
+        latents, source=reconstructed(task, alone["source"]), distances=torch.stack(distances), notes=notes
     )
-    return task.edited(latents, source=end, distances=torch.stack(distances), notes=notes)
+
+
+def reconstructed(task: EditTask, branch: Branch) -> Tensor:
+    """The source as the last step of its replay makes it, (image, channels, height, width): the steps before it end at
+    latents that the inversion holds. Costs one network evaluation an image, two with a guided source.
+    """
+    source, last = task.source, task.num_steps - 1
+    alone = replace(task, on_step=(), watch=Watch())
+    return alone.sample(source.latents_at(last), {"source": branch}, start_index=last, replay=source)[0]
 
 
 def start_of(task: EditTask, strength: float, skip_steps: int | None = None) -> int:
@@ -209,13 +218,28 @@ def _check_start(source: Inversion, start_index: int) -> None:
         )
 
 
+def fits_origin(task: EditTask) -> bool:
+    """Whether the noise maps of the source reconstruct the image at the task's prompts and guidance."""
+    source, scale = task.source, task.source_scale
+    known = bool(source.prompt or source.key)
+    same_negative = scale == 1.0 or not known or source.negative_prompt == task.negative_prompt
+    return same_negative and _misfit(source, task.source_prompt, scale) is None
+
+
 def check_origin(source: Inversion, prompt: str, guidance_scale: float) -> None:
+    if (misfit := _misfit(source, prompt, guidance_scale)) is not None:
+        raise InversionError(misfit)
+
+
+def _misfit(source: Inversion, prompt: str, guidance_scale: float) -> str | None:
+    """What keeps noise maps from reconstructing the image; None: nothing."""
     if source.guidance_scale != guidance_scale:
-        raise InversionError(
+        return (
             f"the inversion was made at guidance {source.guidance_scale:g}; at source_guidance_scale={guidance_scale:g}"
             " its noise maps do not reconstruct the image: leave source_guidance_scale as it was, or invert again"
         )
     if (source.prompt or source.key) and source.prompt != prompt:  # latents given directly carry neither
-        raise InversionError(
+        return (
             f"the inversion was made with the prompt {source.prompt!r}, not {prompt!r}: use that one, or invert again"
         )
+    return None

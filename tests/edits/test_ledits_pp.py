@@ -123,16 +123,38 @@ def test_concepts_add_up_and_can_be_taken_away(toy_model: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "rows"),
     [
-        ({"source_guidance_scale": 1.0}, 1 + 3 * 2),
-        ({"source_guidance_scale": 2.0}, 2 + 3 * 2),
-        ({"source_guidance_scale": 1.0, "concepts": {"a hat": 1.0, "red": 1.0}}, 1 + (2 + 2) * 2),
-        ({"source_guidance_scale": 2.0, "concepts": {"a hat": 1.0, "red": 1.0}}, 2 + (2 + 2) * 2),
+        ({"source_guidance_scale": 1.0}, 2 * (1 + 3 * 2)),
+        ({}, 2 * (2 + 3 * 2)),
+        ({"masks": "noise"}, 2 + 2 * (3 * 2)),
+        ({"source_guidance_scale": 1.0, "concepts": {"a hat": 1.0, "red": 1.0}}, 2 * (1 + (2 + 2) * 2)),
+        ({"concepts": {"a hat": 1.0, "red": 1.0}}, 2 + 2 * (2 + 2) * 2),
+        ({"concepts": {"a hat": 1.0}, "negative_prompt": SOURCE}, 2 + 2 * (1 + 1) * 2),
     ],
 )
 def test_costs_what_the_docstring_says(toy_model: Any, options: Any, rows: int) -> None:
+    """Two steps, two targets; the inversion is of guidance 2, at which alone its noise maps replay the source."""
     source, before = friendly(toy_model), toy_model.evaluations
     run(toy_model, source, TARGET, "a hat", strength=0.5, **options)
-    assert toy_model.evaluations - before == 2 * rows
+    assert toy_model.evaluations - before == rows
+
+
+@pytest.mark.parametrize("options", [{"masks": "noise"}, {"concepts": {"a hat": 1.0}, "masks": "both"}])
+def test_a_source_that_no_mask_looks_at_is_not_run(toy_model: Any, options: Any) -> None:
+    """The edit and the reconstruction are those of a run with it, hooks see it, and a source that drifts is run."""
+    source, seen = friendly(toy_model), []
+
+    def see(latents: Tensor, step: Any) -> Tensor:
+        seen.append(latents)
+        return latents
+
+    result = run(toy_model, source, on_step=[see], **options)
+    with_it = run(toy_model, replace(source, prompt="another"), **options)
+    assert far(result.latents, with_it.latents) < 1e-4
+    assert all(far(latents[0], source.latents_at(k + 1)) < 1e-6 for k, latents in enumerate(seen))
+    drifting = ddim_inversion(InversionTask(toy_model, clean(), toy_model.encode_prompt(SOURCE), num_inference_steps=4))
+    before = toy_model.evaluations
+    run(toy_model, drifting, source_guidance_scale=1.0, **options)
+    assert toy_model.evaluations - before == 4 * (1 + 3)
 
 
 def test_batches_equal_single_runs(toy_model: Any) -> None:
