@@ -12,8 +12,6 @@ What is not run keeps the numbers of the last run.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import os
 import platform
@@ -29,6 +27,7 @@ import diffusers
 import numpy as np
 import torch
 from gallery import perceptual_distance, tasks
+from method_cost import memory
 from PIL import Image
 
 import sfumato
@@ -161,16 +160,6 @@ def ceiling(model: Model, picture: dict[str, Any]) -> float:
     with torch.no_grad():
         (shown,) = to_images(model.decode_latents(model.encode_image(to_pixels(image))))
     return psnr(np.asarray(shown), np.asarray(image), data_range=255)
-
-
-def memory() -> int:
-    """Bytes that the process holds now, after giving back what it can."""
-    gc.collect()
-    if platform.system() == "Linux":
-        ctypes.CDLL(None).malloc_trim(0)
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 def machine(model: Model) -> dict[str, str]:

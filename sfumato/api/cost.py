@@ -45,16 +45,16 @@ def measured(model: Model) -> Iterator[Cost]:
     if cuda:
         torch.cuda.reset_peak_memory_stats(model.device)
     else:
-        _reset_peak()
+        reset_peak()
     try:
         yield cost
     finally:
         cost.evaluations = model.evaluations - before
         cost.seconds = time.perf_counter() - start
-        cost.peak_memory = torch.cuda.max_memory_allocated(model.device) if cuda else _peak()
+        cost.peak_memory = torch.cuda.max_memory_allocated(model.device) if cuda else peak()
 
 
-def _reset_peak() -> None:
+def reset_peak() -> None:
     """Starts the process's peak anew where the system allows it (Linux); elsewhere it is the peak since the start."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -62,7 +62,8 @@ def _reset_peak() -> None:
         return
 
 
-def _peak() -> int:
+def peak() -> int:
+    """Bytes that the process held at most since then."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
