@@ -27,6 +27,7 @@ from sfumato.distillation.one_step import BATCH, ONE_STEP, RATE, OneStepArch, On
 from sfumato.distillation.pairs import Pairs, check_count
 from sfumato.distillation.selection import Limits, Verdict, judged
 from sfumato.distillation.student import Arch, Student, fresh
+from sfumato.distillation.templates import check_alternatives, has_alternatives
 from sfumato.distillation.training import Plan, Standing, Trained, train
 from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
@@ -67,6 +68,7 @@ _CHECKS: Mapping[str, checks.Check] = {
     "rank": partial(checks.whole, low=1, high=256),
     **dict.fromkeys(("features", "adversarial"), partial(checks.number, low=0.0, high=100.0)),
     "mirror": checks.flag,
+    "hue": partial(checks.number, low=0.0, high=180.0),
     "workers": partial(checks.whole, low=1, high=1_000),
 }
 
@@ -136,6 +138,7 @@ def distill(
     features: float = 0.5,
     adversarial: float = 0.02,
     mirror: bool = True,
+    hue: float = 0.0,
     folder: str | os.PathLike[str] | None = None,
     loading: Mapping[str, Any] | None = None,
     workers: int = 1,
@@ -151,7 +154,8 @@ def distill(
         model: The teacher, from `load_model`.
         images: A folder, images, or a manifest with the columns `image`, `source_prompt`, `target_prompt`, as
             `sfumato batch` takes them; None: the model draws images of the source prompt itself.
-        source_prompt, target_prompt: Of images that have none of their own.
+        source_prompt, target_prompt: Of images that have none of their own. Where the model draws the images, both may
+            have alternatives, such as "a cat on a {red|blue} background", of which each run of 8 images gets one.
         draw: Images to draw where none are given.
         method, inversion, inversion_options, num_inference_steps, guidance_scale, negative_prompt: As of
             `sfumato.edit`.
@@ -171,6 +175,7 @@ def distill(
         features: Weight of the perceptual distance in training; 0: none.
         adversarial: Weight of the critic; 0: none.
         mirror: Whether the edit stays right when left and right change places.
+        hue: Degrees up to which the hues of both sides of a pair are turned alike in training, in [0, 180]; 0: not.
         folder: Where pairs and checkpoints are kept; None: a temporary one.
         loading: What the model was loaded with, by the names of `load_model`; needed by several workers.
         workers: Processes that make pairs; 1: this one.
@@ -207,10 +212,11 @@ def distill(
         slot = Store(place).slot(TRAINING)
         trained = train(pupil, *kept.split(), plan, distance=perceptual, slot=slot, watch=watching, tell=tell)
     notes = [*more, *noted, *trained.notes, *_left_out(made, verdicts)]
+    first = made.prompts[0]
     card = Card(
-        *made.prompts[0], model.name, model.revision, entry.name, kept.size, len(verdicts), len(kept),
-        len(kept.split()[1]), kept.digest(), trained.steps, a["inversion"], _plain(checked),
-        a["num_inference_steps"], a["guidance_scale"], a["seed"], notes=tuple(notes),
+        a["source_prompt"] or first[0], a["target_prompt"] or first[1], model.name, model.revision, entry.name,
+        kept.size, len(verdicts), len(kept), len(kept.split()[1]), kept.digest(), trained.steps, a["inversion"],
+        _plain(checked), a["num_inference_steps"], a["guidance_scale"], a["seed"], notes=tuple(notes),
     )  # fmt: skip
     distilled = finished(pupil, kept, card, trained)
     return DistillResult(distilled, tuple(verdicts), trained, tuple(_shown(distilled, kept)), tuple(notes))
@@ -226,7 +232,7 @@ def _pupil(model: Model, a: Mapping[str, Any], prompt: str) -> tuple[Any, Plan]:
     """The student that was asked for, and how it is trained."""
     if a["minutes"] is None and a["training_steps"] is None:
         raise UsageError("give minutes or training_steps")
-    plan = Plan(a["training_steps"], a["minutes"], seed=a["seed"], mirror=a["mirror"])
+    plan = Plan(a["training_steps"], a["minutes"], seed=a["seed"], mirror=a["mirror"], hue=a["hue"])
     plan = replace(plan, weights=replace(plan.weights, features=a["features"], adversarial=a["adversarial"]))
     if a["student"] != ONE_STEP:
         return fresh(Arch(width=a["width"]), a["seed"]).to(model.device), plan
@@ -280,7 +286,11 @@ def _inputs(model: Model, images: Any, a: Mapping[str, Any], place: Path, watch:
         if before is None or after is None:
             raise UsageError("give source_prompt and target_prompt, or a manifest that has them")
         steps = {name: a[name] for name in ("negative_prompt", "num_inference_steps", "guidance_scale", "size", "seed")}
-        return draw_sources(model, before, a["draw"], place, watch, **steps)
+        check_alternatives(before, after)
+        return draw_sources(model, (before, after), a["draw"], place, watch, **steps)
+    for prompt in (before, after):
+        if prompt is not None and has_alternatives(prompt):
+            raise UsageError(f"{prompt!r} has alternatives, which are for images that the model draws: give no images")
     given = [images] if isinstance(images, str | os.PathLike) else checks.listed("images", images, checks.path)
     return read_inputs([os.fspath(checks.path("images", one)) for one in given], place)
 

@@ -28,6 +28,7 @@ from sfumato.api.generate import generate
 from sfumato.api.manifest import Line
 from sfumato.distillation.pairs import FEWEST, Pairs
 from sfumato.distillation.selection import Verdict
+from sfumato.distillation.templates import filled
 from sfumato.errors import Cancelled, ImageError, UsageError
 from sfumato.files import write_whole
 from sfumato.images import fit_image, load_image, save_image
@@ -60,31 +61,40 @@ class Made:
     failed: int
 
 
-def draw_sources(model: Model, prompt: str, count: int, folder: Path, watch: Watch, **more: Any) -> Inputs:
+def draw_sources(model: Model, prompts: tuple[str, str], count: int, folder: Path, watch: Watch, **more: Any) -> Inputs:
     """Has the model draw images of the source prompt, those that are missing.
 
     Args:
         model: The teacher.
-        prompt: What they show.
+        prompts: Source and target prompt; where they have alternatives, every `AT_ONCE` images have a choice of their
+            own, see `templates`.
         count: How many; each has the next seed.
         folder: Of the distillation.
         watch: Progress and cancellation.
         more: `negative_prompt`, `num_inference_steps`, `guidance_scale`, `seed` and `size` of `sfumato.generate`.
+
+    Returns:
+        The images, each with its prompts.
     """
-    said = json.dumps([model.recipe, prompt, more], sort_keys=True, default=str)
+    said = json.dumps([model.recipe, prompts[0], more], sort_keys=True, default=str)
     drawn = folder / f"drawn-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
     drawn.mkdir(parents=True, exist_ok=True)
     paths = [drawn / f"{number:05d}.png" for number in range(count)]
     seed = more.pop("seed", 0)
-    missing = [number for number, path in enumerate(paths) if not path.is_file()]
-    starts = sorted({number // AT_ONCE * AT_ONCE for number in missing})
-    for start in watch.during("drawing sources").over(starts):
+    starts = range(0, count, AT_ONCE)
+    told = {start: filled(*prompts, following(seed, start)) for start in starts}
+    missing = [start for start in starts if not all(path.is_file() for path in paths[start : start + AT_ONCE])]
+    for start in watch.during("drawing sources").over(missing):
         number = min(AT_ONCE, count - start)
         quiet = Watch(progress=lambda _: None, cancelled=watch.cancelled)
-        result = generate(model, prompt, num_images=number, seed=following(seed, start), watch=quiet, **more)
+        result = generate(model, told[start][0], num_images=number, seed=following(seed, start), watch=quiet, **more)
         for path, image in zip(paths[start:], result.images, strict=False):
             save_image(image, path, recipe=result.recipe)
-    return Inputs([Line(number, {"image": str(path)}) for number, path in enumerate(paths, start=1)], Path(), False)
+    lines = []
+    for number, path in enumerate(paths):
+        before, after = told[number // AT_ONCE * AT_ONCE]
+        lines.append(Line(number + 1, {"image": str(path), "source_prompt": before, "target_prompt": after}))
+    return Inputs(lines, Path(), False)
 
 
 def make_pairs(

@@ -133,6 +133,9 @@ def distill(
         bool,
         typer.Option("--mirror/--no-mirror", help="Also train on mirrored images; not for text, or left and right."),
     ] = True,
+    hue: Annotated[
+        float, typer.Option(help="Also train on images with hues turned by up to so many degrees; not for recolouring.")
+    ] = 0.0,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes that make pairs, each with the model.")] = 1,
     work: Annotated[
         Path | None,
@@ -183,7 +186,7 @@ def distill(
             negative_prompt=negative, seed=seed, size=size_pixels, fit=None if fit is None else fit.value, keep=keep,
             agreement=agreement, least_psnr=least_psnr, encoder=encoder, distance=distance, minutes=minutes,
             training_steps=training_steps, student=student.value, width=width, rank=rank, features=features,
-            adversarial=adversarial, mirror=mirror,
+            adversarial=adversarial, mirror=mirror, hue=hue,
             folder=work or path.with_suffix(WORK), loading=loading, workers=workers, watch=watch, tell=tell, **options,
         )  # fmt: skip
     result.distilled.save(path)

@@ -6,7 +6,8 @@ exact answers: what both do wrong is the student's fault, what the first alone d
 other scenes, drawn by another seed. The perceptual distance is one that students are trained by, on their teacher's
 results; the judge is not. PSNR rewards blur.
 
-`make` trains the students, in the folder `students` of the run; a run that is stopped goes on.
+`make` trains the students, in the folder `students` of the run; a run that is stopped goes on. Or a distilled edit that
+is there already is measured (`student`): of a swap, the one that its prompts name.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sfumato.adaptation.store import Store
 from sfumato.api.distill import finished
 from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
 from sfumato.bench.distill_judge import DistillJudge
-from sfumato.bench.distill_scenes import EDITS, scene_edits
+from sfumato.bench.distill_scenes import EDITS, SWAP, scene_edits
 from sfumato.bench.editing import QUIET
 from sfumato.distillation.distilled import Card, Distilled, load_distilled
 from sfumato.distillation.pairs import Pairs
@@ -37,6 +38,7 @@ from sfumato.edits.method import METHODS
 from sfumato.emoji import WEIGHTS
 from sfumato.emoji.render import ATLAS, Atlas, render
 from sfumato.emoji.scene_edits import SceneEdit
+from sfumato.emoji.scenes import World
 from sfumato.errors import UsageError
 from sfumato.images import save_image, to_images, to_pixels
 from sfumato.options import Option
@@ -69,6 +71,7 @@ class Distill:
         pairs: Scenes that the teacher edits for each.
         per_edit: Scenes that are measured of each.
         minutes, training_steps, width, least_psnr: As of `sfumato.distill`.
+        student: File of a distilled edit to measure on the one edit that is named, in place of training; "": none.
         judges: Folder of `judge.safetensors` and `emoji-clip.safetensors`.
         atlas: The drawings.
     """
@@ -83,6 +86,9 @@ class Distill:
     training_steps: Annotated[int | None, Option("steps of training; none: as many as fit into minutes", low=1)] = None
     width: Annotated[int, Option("channels of a student's first level, a multiple of 8", low=8, high=256)] = 32
     least_psnr: Annotated[float, Option("smallest reconstruction PSNR of a pair's source, dB", low=0)] = 20.0
+    student: Annotated[
+        str, Option("distilled edit to measure, NAME.safetensors, in place of training; name one of edits")
+    ] = ""
     judges: Annotated[str, Option("folder of judge.safetensors and emoji-clip.safetensors")] = str(WEIGHTS)
     atlas: Annotated[str, Option("PNG of the drawings that scenes are made of")] = str(ATLAS)
     name: str = field(default="distill", init=False)
@@ -99,17 +105,31 @@ class Distill:
             if kind not in EDITS:
                 raise UsageError(unknown("edit", kind, EDITS))
         _ = METHODS[self.teacher], Arch(width=self.width)  # raise
+        self._given = load_distilled(self.student) if self.student else None
+        if self._given is not None and len(self.kinds) != 1:
+            raise UsageError(f"student is measured on one edit: give edits, one of {', '.join(EDITS)}")
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        names = ("steps", "seed", "teacher", "edits", "pairs", "minutes", "training_steps", "width", "least_psnr")
+        names = (
+            "steps",
+            "seed",
+            "teacher",
+            "edits",
+            "pairs",
+            "minutes",
+            "training_steps",
+            "width",
+            "least_psnr",
+            "student",
+        )
         return {"split": TEST_SEED, **{name: getattr(self, name) for name in names}}
 
     def cases(self) -> Sequence[Case]:
         return [
             Case(f"{kind}-{number:03d}", kind, edit, f"{edit.source_prompt} → {edit.target_prompt}")
             for kind in self.kinds
-            for number, edit in enumerate(scene_edits(self._atlas.world, kind, self.per_edit, TEST_SEED))
+            for number, edit in enumerate(self._scenes(kind, self.per_edit, TEST_SEED))
         ]
 
     def configurations(self, methods: Sequence[str], inversions: Sequence[str]) -> Sequence[Configuration]:
@@ -118,17 +138,20 @@ class Distill:
         for method in methods:
             if method not in CONFIGURATIONS:
                 raise UsageError(unknown("configuration", method, list(CONFIGURATIONS)))
-        return [Configuration(name) for name in CONFIGURATIONS if not methods or name in methods]
+        there = [name for name in CONFIGURATIONS if self._given is None or name != OF_TRUTH]
+        return [Configuration(name) for name in there if not methods or name in methods]
 
     def make(self, model: Model, folder: Path, watch: Watch) -> None:
         """Trains the students that are missing, each with a teacher's pairs and on the exact answers."""
         self._students = folder / STUDENTS
+        if self._given is not None:
+            return
         for kind in self.kinds:
             place, (student, of_truth) = self._students / kind, self._files(kind)
             place.mkdir(parents=True, exist_ok=True)
             if student.is_file() and of_truth.is_file():
                 continue
-            edits = scene_edits(self._atlas.world, kind, self.pairs, TRAINING_SEED)
+            edits = self._scenes(kind, self.pairs, TRAINING_SEED)
             exact = self._drawn(edits, place)
             result = sfumato.distill(
                 model, place / "edits.csv", method=self.teacher, num_inference_steps=self.steps, seed=self.seed,
@@ -155,10 +178,18 @@ class Distill:
     @cached_property
     def _trained(self) -> dict[str, dict[str, Distilled]]:
         names = (STUDENT, OF_TRUTH)
+        if self._given is not None:
+            return {self.kinds[0]: {STUDENT: self._given}}
         return {
             kind: {name: load_distilled(file) for name, file in zip(names, self._files(kind), strict=True)}
             for kind in self.kinds
         }
+
+    def _scenes(self, kind: str, count: int, seed: int) -> list[SceneEdit]:
+        world = self._atlas.world
+        return scene_edits(
+            world, kind, count, seed, swap=SWAP if self._given is None else _told(self._given.card, world)
+        )
 
     def _files(self, kind: str) -> tuple[Path, Path]:
         return self._students / f"{kind}.safetensors", self._students / f"{kind}-of-truth.safetensors"
@@ -259,6 +290,16 @@ MEASURES = (
     Measure("target_psnr", "PSNR to the truth, dB", "higher", "Between result and exact answer, at most 50.", "", 1),
     Measure("evaluations", "evaluations", "lower", "Network evaluations of the teacher.", "", 0),
 )  # fmt: skip
+
+
+def _told(card: Card, world: World) -> tuple[str, str]:
+    """The concepts that a card's prompts exchange, or those of `SWAP` where they do not say."""
+    before, after = (
+        [concept.name for concept in world.concepts if f" {concept.name} " in f" {prompt} "]
+        for prompt in (card.source_prompt, card.target_prompt)
+    )
+    gone, come = ([name for name in one if name not in other] for one, other in ((before, after), (after, before)))
+    return (gone[0], come[0]) if len(gone) == len(come) == 1 else SWAP
 
 
 def _timed(distilled: Distilled, image: Image.Image) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from sfumato.emoji.scene_captions import Telling, caption
 from sfumato.emoji.scene_edits import SceneEdit
@@ -23,7 +24,7 @@ SWAP, RECOLOURED, TINTS = ("cat", "dog"), "apple", ("red", "green")
 Draw = Callable[[World, random.Random], "SceneEdit | None"]
 
 
-def scene_edits(world: World, name: str, count: int, seed: int) -> list[SceneEdit]:
+def scene_edits(world: World, name: str, count: int, seed: int, *, swap: tuple[str, str] = SWAP) -> list[SceneEdit]:
     """Draws scenes of one edit, none of them or of their answers held out from the model.
 
     Args:
@@ -31,13 +32,15 @@ def scene_edits(world: World, name: str, count: int, seed: int) -> list[SceneEdi
         name: A key of `EDITS`.
         count: How many.
         seed: Of all draws: another one for training than for measuring.
+        swap: Concepts of the edit "swap", before and after.
 
     Raises:
         UsageError: The world has no such edit.
     """
     generator, found = random.Random(f"{seed} {name}"), list[SceneEdit]()
+    draw = partial(_swap, swap=swap) if name == "swap" else EDITS[name]
     for _ in range(MOST_TRIES + 50 * count):
-        edit = EDITS[name](world, generator)
+        edit = draw(world, generator)
         if edit is not None and not any(scene in held_out(world) for scene in (edit.source, edit.target)):
             found.append(edit)
         if len(found) == count:
@@ -63,9 +66,9 @@ def _edit(name: str, source: Scene, target: Scene, things: tuple[int, ...], *, s
     return SceneEdit(name, source, target, words(source), words(target), things)
 
 
-def _swap(world: World, generator: random.Random) -> SceneEdit | None:
+def _swap(world: World, generator: random.Random, swap: tuple[str, str] = SWAP) -> SceneEdit | None:
     names = [concept.name for concept in world.concepts]
-    before, after = SWAP
+    before, after = swap
     if not {before, after} <= set(names):
         before = names[0]
         after = [*world.near(before), *world.far(before)][0]

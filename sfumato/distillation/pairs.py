@@ -121,3 +121,27 @@ def moved_alike(
         found.append(cut.flip(2) if flipped else cut)
     stacked = torch.stack(found)
     return stacked[:, :3], stacked[:, 3:]
+
+
+def turned_alike(sources: Tensor, targets: Tensor, generator: torch.Generator, *, hue: float) -> tuple[Tensor, Tensor]:
+    """Turns the hues of both sides of each pair by the same random angle; an edit of shapes commutes with that.
+
+    The colours' plane of YIQ is turned, so that luma stays; what leaves [-1, 1] is cut.
+
+    Args:
+        sources, targets: Pixels, (batch, 3, height, width).
+        generator: Of all draws.
+        hue: Largest angle, degrees; 0: nothing is drawn.
+    """
+    if not hue:
+        return sources, targets
+    angles = torch.deg2rad(hue * (2.0 * torch.rand(len(sources), generator=generator) - 1.0))
+    cos, sin, plain = angles.cos(), angles.sin(), torch.zeros(len(sources))
+    turn = torch.stack([plain + 1, plain, plain, plain, cos, -sin, plain, sin, cos], dim=1).view(-1, 3, 3)
+    matrix = torch.linalg.inv(_YIQ) @ turn @ _YIQ
+    turned = [torch.einsum("bij,bjhw->bihw", matrix, side).clamp(-1.0, 1.0) for side in (sources, targets)]
+    return turned[0], turned[1]
+
+
+_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+"""RGB to luma and two axes of colour (NTSC)."""

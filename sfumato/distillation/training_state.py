@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 
 from sfumato.distillation.losses import Critic, Weights, terms
-from sfumato.distillation.pairs import Pairs, moved_alike, rows_of_step
+from sfumato.distillation.pairs import Pairs, moved_alike, rows_of_step, turned_alike
 from sfumato.errors import SamplingError
 from sfumato.metrics.distance import Distance
 
@@ -35,6 +35,7 @@ class Plan:
         average: Of how many steps, about, the weights are averaged.
         shift: See `moved_alike`.
         mirror: Whether left and right of the images may change places.
+        hue: See `turned_alike`.
         seed: Of all draws.
         weights: Of the losses.
     """
@@ -47,6 +48,7 @@ class Plan:
     average: int = 200
     shift: float = 0.1
     mirror: bool = True
+    hue: float = 0.0
     seed: int = 0
     weights: Weights = field(default_factory=Weights)
 
@@ -130,7 +132,8 @@ class TrainingState:
         rows = rows_of_step(self.step, plan.batch, len(self.training), plan.seed)
         generator = torch.Generator().manual_seed(plan.seed + 2 + self.step)
         pixels = self.training.pixels(rows)
-        sources, targets = moved_alike(*pixels, generator, shift=plan.shift, mirror=plan.mirror)
+        pixels = moved_alike(*pixels, generator, shift=plan.shift, mirror=plan.mirror)
+        sources, targets = turned_alike(*pixels, generator, hue=plan.hue)
         return sources.to(self.device), targets.to(self.device)
 
     @torch.no_grad()

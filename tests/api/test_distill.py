@@ -125,6 +125,24 @@ def test_the_model_draws_its_own_sources_once(toy_model: Any, tmp_path: Path) ->
     assert torch.equal(weights_of(again), weights_of(result))
 
 
+def test_images_that_the_model_draws_differ_by_the_alternatives_of_the_prompts(toy_model: Any, tmp_path: Path) -> None:
+    texts = {"source_prompt": "a {red|blue} cat", "target_prompt": "a {red|blue} dog"}
+    given = {**texts, **QUICK, "folder": tmp_path, "draw": 32, "size": (16, 16)}
+    result = sfumato.distill(toy_model, **given)
+    card = result.distilled.card
+    assert (card.source_prompt, card.target_prompt) == ("a {red|blue} cat", "a {red|blue} dog")
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    told = {(row["source_prompt"], row["target_prompt"]) for row in rows}
+    assert told == {("a red cat", "a red dog"), ("a blue cat", "a blue dog")}
+    for change, words in (
+        ({"target_prompt": "a {red|green} dog"}, "in the target prompt alone"),
+        ({"source_prompt": "a {red cat"}, "braces"),
+        ({"source_prompt": "a {red} cat", "target_prompt": "a dog"}, "lists no alternatives"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            sfumato.distill(toy_model, **{**given, **change})
+
+
 def test_a_manifest_gives_each_image_its_prompts(toy_model: Any, images: Path, tmp_path: Path) -> None:
     lines = [f"{seed:02d}.png,a cat {seed},a dog {seed}" for seed in range(32)]
     manifest = images / "edits.csv"
@@ -150,6 +168,8 @@ REFUSED = [
     ({"agreement": 2}, "agreement must be"),
     ({"adversarial": -1.0}, "adversarial must be"),
     ({"mirror": 1}, "mirror must be"),
+    ({"hue": 200.0}, "hue must be"),
+    ({"source_prompt": "a {red|blue} cat"}, "give no images"),
     ({"method": "sdeddit"}, "did you mean 'sdedit'"),
     ({"strenght": 0.5}, "strength"),
     ({"workers": 2}, "give loading"),

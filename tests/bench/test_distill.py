@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from sfumato.bench.distill import (
     TRAINING_SEED,
     UNEDITED,
     Distill,
+    _told,
 )
 from sfumato.bench.distill_judge import DistillJudge, edit_seen
-from sfumato.bench.distill_scenes import EDITS, TINTS, scene_edits
+from sfumato.bench.distill_scenes import EDITS, SWAP, TINTS, scene_edits
 from sfumato.bench.editing import HIGHEST_PSNR
 from sfumato.bench.registry import make_benchmark
 from sfumato.bench.runner import run
-from sfumato.distillation.distilled import load_distilled
+from sfumato.distillation.distilled import Card, load_distilled
 from sfumato.emoji.render import Atlas, render
 from sfumato.emoji.scene_judge import SceneJudge, Seen, SeenThing
 from sfumato.emoji.scenes import Scene, World, held_out
@@ -121,6 +123,32 @@ def test_one_run_trains_and_measures_and_can_be_continued(toy_model: Any, judged
     more = run(again, again.configurations([STUDENT, OF_TRUTH], []), tmp_path / "run", lambda: toy_model)
     assert len(more) == len(rows) + 2
     assert toy_model.evaluations == evaluations  # nothing is trained or edited again
+
+    own = {**given, "student": str(tmp_path / "run" / "students" / "swap.safetensors")}
+    benchmark = make_benchmark("distill", texts=own, steps=2, seed=0)
+    found = run(benchmark, benchmark.configurations([], []), tmp_path / "own", lambda: toy_model)
+    assert {row["configuration"] for row in found} == {TEACHER, STUDENT, UNEDITED}
+    assert not (tmp_path / "own" / "students").exists()
+    figures = {(row["case"], row["configuration"]): row["figures"]["target_distance"] for row in found}
+    for case in ("swap-000", "swap-001"):
+        assert figures[case, STUDENT] == by_name[case, STUDENT]["target_distance"]
+    with pytest.raises(UsageError, match="measured on one edit"):
+        make_benchmark("distill", texts={**own, "edits": "swap,style"})
+
+
+def test_the_swap_of_a_distilled_edit_is_the_one_that_its_prompts_name(atlas: Atlas) -> None:
+    first, second, *_ = (concept.name for concept in atlas.world.concepts)
+    card = replace(
+        a_card(), source_prompt=f"a {second} on a red background", target_prompt=f"a {first} on a red background"
+    )
+    assert _told(card, atlas.world) == (second, first)
+    assert _told(replace(card, source_prompt="a house"), atlas.world) == SWAP
+    (edit,) = scene_edits(atlas.world, "swap", 1, 0, swap=(second, first))
+    assert (f" {second}" in edit.source_prompt, f" {first}" in edit.target_prompt) == (True, True)
+
+
+def a_card() -> Card:
+    return Card("", "", "toy", "r1", "ddib", (16, 16), 50, 40, 4, "0", 30)
 
 
 def test_what_is_wrong_is_said_before_any_work(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from sfumato.adaptation.store import Store
 from sfumato.distillation import training as module
 from sfumato.distillation import training_state
 from sfumato.distillation.losses import Critic, Weights, changed_by, edge_difference, terms
-from sfumato.distillation.pairs import Pairs, as_pixels, moved_alike, rows_of_step
+from sfumato.distillation.pairs import Pairs, as_pixels, moved_alike, rows_of_step, turned_alike
 from sfumato.distillation.student import Arch, Edited, fresh
 from sfumato.distillation.training import Plan, Standing, Trained, train
 from sfumato.distillation.training_state import rate_at
@@ -177,3 +177,18 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates.index(max(rates)) in (9, 10)
     assert max(rates) == 1.0
     assert rates[-1] < 0.02
+
+
+def test_hues_of_both_sides_turn_alike_and_luma_stays() -> None:
+    sources, targets = (0.4 * one for one in squares(6).pixels(range(6)))
+    turned = turned_alike(sources, targets, torch.Generator().manual_seed(1), hue=30.0)
+    luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    for before, after in zip((sources, targets), turned, strict=True):
+        assert torch.allclose((before * luma).sum(1), (after * luma).sum(1), atol=1e-4)
+        assert float((before - after).abs().max()) > 0.02
+    same = (sources == targets).all(1, keepdim=True)
+    assert torch.allclose(turned[0] * same, turned[1] * same, atol=1e-6)
+    grey = torch.full((1, 3, 4, 4), 0.5)
+    assert torch.allclose(turned_alike(grey, grey, torch.Generator().manual_seed(1), hue=90.0)[0], grey, atol=2e-3)
+    still = turned_alike(sources, targets, torch.Generator(), hue=0.0)
+    assert torch.equal(still[0], sources)
