@@ -39,10 +39,11 @@ from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import AttentionControl
 from sfumato.conditions import align
 from sfumato.conditions.words import pieces_of
+from sfumato.edits.known_source import with_source
 from sfumato.edits.method import edit_method
 from sfumato.edits.noise_map_replay import fits_origin, reconstructed
 from sfumato.edits.result import LatentEdit
-from sfumato.edits.task import EditTask, with_source
+from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
 from sfumato.models.base import Condition, Model, TextSide
 from sfumato.models.schedules import Step
