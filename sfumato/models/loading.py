@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from sfumato import checks
@@ -120,7 +121,7 @@ def load_model(
         pipeline, found = load_folder(source, variant, chosen_dtype)
     else:
         pipeline, found = load_file(source, chosen_dtype, needs_vae=parts.vae is None)
-    defaults = import_module(BUNDLED[name]) if name in BUNDLED else None
+    defaults = _defaults(name, source)
     if (student := getattr(defaults, "STUDENT", None)) is not None:
         found += f"-{put_student(pipeline, student)}"
     notes = parts.apply(pipeline, str(name))
@@ -138,6 +139,14 @@ def load_model(
         model.distance, model.encoder = defaults.DISTANCE, defaults.ENCODER
         model.method_options, model.method_guidance = defaults.METHOD_OPTIONS, defaults.METHOD_GUIDANCE
     return model
+
+
+def _defaults(name: str | os.PathLike[str], source: Path) -> ModuleType | None:
+    """What suits a bundled model, the first one of a folder where it is named by that; None for any other model."""
+    if name in BUNDLED:
+        return import_module(BUNDLED[str(name)])
+    bundled = (import_module(module) for module in BUNDLED.values())
+    return next((module for module in bundled if module.WEIGHTS.resolve() == source.resolve()), None)
 
 
 def suited_dtype(folder: Path, dtype: torch.dtype | None) -> torch.dtype | None:

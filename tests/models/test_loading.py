@@ -90,6 +90,10 @@ def test_the_embedded_model(sd: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     model = load_model("emoji", device="cpu")
     assert model.name == "emoji"
     assert model.revision == load_model(sd, device="cpu").revision
+    by_folder = load_model(tmp_path / "weights", device="cpu")
+    assert (by_folder.guidance_scale, by_folder.distance) == (model.guidance_scale, model.distance) == (3.0, "emoji")
+    assert by_folder.method_options == model.method_options
+    assert load_model(sd, device="cpu").guidance_scale == 7.5
 
 
 def test_variants_are_chosen_and_named(copy: Path) -> None:
