@@ -1,13 +1,16 @@
 """What all tests share. Nothing here or in any test reaches for the network."""
 
+import functools
 import gc
+import inspect
 import os
 import signal
+import types
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,24 @@ torch.set_num_threads(1)
 # A shell lets what it runs in the background ignore Ctrl-C, and so do its children: the tests of Ctrl-C send one.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# diffusers asks for the signature of an attention layer's processor at each call: a tenth of a toy network's time.
+_signature = inspect.signature
+
+
+@functools.cache
+def _signature_of_method(function: Callable[..., Any], owner: type) -> inspect.Signature:
+    return _signature(types.MethodType(function, owner))
+
+
+def _signature_once(function: Any, **options: Any) -> inspect.Signature:
+    if options or not isinstance(function, types.MethodType) or torch.compiler.is_compiling():
+        return _signature(function, **options)
+    return _signature_of_method(function.__func__, type(function.__self__))
+
+
+inspect.signature = _signature_once
 
 
 def pytest_collection_finish() -> None:
