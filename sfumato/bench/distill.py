@@ -36,7 +36,7 @@ from sfumato.distillation.student import Arch, fresh
 from sfumato.distillation.training import Plan, train
 from sfumato.edits.method import METHODS
 from sfumato.emoji import WEIGHTS
-from sfumato.emoji.render import ATLAS, Atlas, render
+from sfumato.emoji.render import ATLAS, Atlas, atlas_of, render
 from sfumato.emoji.scene_edits import SceneEdit
 from sfumato.emoji.scenes import World
 from sfumato.errors import UsageError
@@ -169,7 +169,7 @@ class Distill:
     def _atlas(self) -> Atlas:
         if not Path(self.atlas).is_file():
             raise UsageError(f"there are no drawings of scenes at {self.atlas}: name their PNG as atlas")
-        return Atlas(Path(self.atlas))
+        return atlas_of(Path(self.atlas))
 
     @cached_property
     def _judge(self) -> DistillJudge:

@@ -25,7 +25,7 @@ from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed,
 from sfumato.bench.editing import HIGHEST_PSNR, QUIET, changed_region, edit_configurations, edited, kept_psnr, price
 from sfumato.bench.scenes import TEST_SEED, emoji_edits
 from sfumato.emoji import WEIGHTS
-from sfumato.emoji.render import ATLAS, Atlas, render
+from sfumato.emoji.render import ATLAS, Atlas, atlas_of, render
 from sfumato.emoji.scene_edits import SceneEdit
 from sfumato.emoji.scene_judge import Seen, relation_holds
 from sfumato.errors import UsageError
@@ -91,7 +91,7 @@ class EmojiEdit:
     def _atlas(self) -> Atlas:
         if not Path(self.atlas).is_file():
             raise UsageError(f"there are no drawings of scenes at {self.atlas}: name their PNG as atlas")
-        return Atlas(Path(self.atlas))
+        return atlas_of(Path(self.atlas))
 
     @cached_property
     def _judge(self) -> Judge:

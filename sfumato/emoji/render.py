@@ -86,6 +86,11 @@ def shipped_atlas() -> Atlas:
     return Atlas()
 
 
+def atlas_of(path: Path) -> Atlas:
+    """The drawings of a PNG file; those that are shipped are read once, and on the CPU."""
+    return shipped_atlas() if path == ATLAS else Atlas(path)
+
+
 def recoloured(drawing: np.ndarray, hue: float) -> np.ndarray:
     """Moves a drawing's main hue, and hues near to it, to `hue`; lightness and saturation (HLS) stay.
 
