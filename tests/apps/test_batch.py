@@ -131,7 +131,7 @@ def test_a_batch_on_ray_is_made_by_actors(
 
 @pytest.mark.long
 def test_the_first_signal_finishes_what_runs(manifest: Path, toy: Path, folder: Path, run: Any) -> None:
-    driver = start(manifest, *options(toy, "out"), "--set", "strength=1.0", "--steps", "100", "--json")
+    driver = start(manifest, *options(toy, "out"), "--set", "strength=1.0", "--steps", "60", "--json")
     settings, deadline = folder / "out" / "run.json", time.monotonic() + 600
     while time.monotonic() < deadline and not (settings.is_file() and 'revision": "' in settings.read_text()):
         time.sleep(0.05)

@@ -61,6 +61,7 @@ def small(run: Run, *arguments: Any, code: int = 0) -> Any:
 
 def test_compares_with_a_run_of_the_same_alone(run: Run, folder: Path) -> None:
     small(run, "--out", "old")
+    shutil.copytree("old", "new")
     same = small(run, "--out", "new", "--compare", "old")
     assert "no difference is larger" in same.stderr
     for arguments, words in (
@@ -110,11 +111,11 @@ def test_a_run_that_measured_nothing_fails(run: Run, folder: Path) -> None:
 
 
 def test_a_stranger_in_a_run_is_one_line(run: Run, folder: Path) -> None:
-    small(run, "--out", "run")
+    small(run, "--out", "run", "--limit", 1)
     rows = (folder / "run" / "rows.jsonl").read_text()
     for line in ("5", "[]", '{"case": "x"}', "[" * 9999):
         (folder / "run" / "rows.jsonl").write_text(rows + line + "\n")
-        assert "damaged in line 13" in small(run, "--out", "run", code=2).stderr
+        assert "damaged in line 2" in small(run, "--out", "run", "--limit", 1, code=2).stderr
 
 
 def test_missing_judges_are_one_line(run: Run, folder: Path) -> None:

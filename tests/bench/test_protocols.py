@@ -111,7 +111,7 @@ def test_refuses_what_two_models_cannot_do(folder: Path, tmp_path: Path) -> None
 
 
 def test_keeps_the_trial_that_the_judge_likes(tmp_path: Path) -> None:
-    benchmark = ZeroShot(steps=2, trials=3)
+    benchmark = ZeroShot(steps=2, trials=2)
     assert {case.kind for case in benchmark.cases()} == {"swap-near", "swap-far", "style"}
     configurations = benchmark.configurations(["unedited", "sdedit", "ddib"], [])
     rows = run(benchmark, configurations, tmp_path, load_emoji, limit=1)

@@ -18,9 +18,12 @@ from sfumato.emoji.render import render, shipped_atlas
 from sfumato.emoji.scene_captions import caption
 from sfumato.emoji.scene_judge import load_scene_judge
 from sfumato.emoji.scenes import held_out, load_concepts, read_scene
+from sfumato.emoji.training.attention import record_maps
+from sfumato.emoji.training.diffusion import Denoiser, measure_attention
 from sfumato.emoji.training.export import checksums
 from sfumato.emoji.training.sampling import generate, tokenize
 from sfumato.emoji.training.sheets import to_images
+from sfumato.emoji.training.tokenizer import Encoder
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,18 @@ def test_latents_are_32_by_32_and_of_unit_scale(pipeline: Any) -> None:
     pixels = torch.zeros(1, 3, 128, 128)
     assert pipeline.vae.encode(pixels).latent_dist.mode().shape == (1, 4, 32, 32)
     assert 0.05 < pipeline.vae.config.scaling_factor < 20
+
+
+def test_attention_tells_the_words_of_two_things_apart() -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(WEIGHTS, use_safetensors=True, torch_dtype=torch.float32)
+    record_maps(pipeline.unet)
+    model, encoder = Denoiser(pipeline.unet, pipeline.text_encoder), Encoder(pipeline.tokenizer)
+    areas = measure_attention(model, encoder, shipped_atlas(), pipeline.vae, count=8)
+    assert areas["auc_own"] >= 0.94
+    assert areas["auc_other"] <= 0.6  # a word that looks at everything has 1, one that looks at random 0.5
+    assert areas["auc_tint"] >= 0.85
 
 
 def test_words_of_the_world_are_whole_tokens(pipeline: Any) -> None:

@@ -13,6 +13,7 @@ from sfumato import generate
 from sfumato.conditions.align import token_indices
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.loading import load_model
+from sfumato.models.parts import read_parts
 from tests.models.original_layout import original_checkpoint
 from tests.toy import toy_sd_folder, toy_sd_pipeline, toy_sdxl_folder
 
@@ -147,16 +148,12 @@ def test_embeddings_that_cannot_be_used(sd: Path, sdxl: Path, lora: Path, tmp_pa
 def test_loras_are_taken_in_every_way_they_are_written(sd: Path, lora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = load_model(sd, device="cpu", lora=[(lora, 0.5)])
     monkeypatch.setenv("HOME", str(lora.parent))
-    for given in (
-        f"{lora}:0.5",
-        [f"{lora}:.5"],
-        (str(lora), 0.5),
-        [(lora, 0.25), f"{lora}:0.25"],
-        f"~/{lora.name}:0.5",
-    ):
-        model = load_model(sd, device="cpu", lora=given)  # type: ignore[arg-type]
-        for key, value in model.unet.state_dict().items():
-            torch.testing.assert_close(value, wanted.unet.state_dict()[key], rtol=1e-5, atol=1e-6)
+    read = read_parts((lora, 0.5), None, None)
+    for given in (f"{lora}:0.5", [f"{lora}:.5"], (str(lora), 0.5), f"~/{lora.name}:0.5"):
+        assert read_parts(given, None, None) == read
+    twice = load_model(sd, device="cpu", lora=[(lora, 0.25), f"{lora}:0.25"])
+    for key, value in twice.unet.state_dict().items():
+        torch.testing.assert_close(value, wanted.unet.state_dict()[key], rtol=1e-5, atol=1e-6)
     assert wanted.parts["lora"] == [
         {"path": str(lora), "scale": 0.5, "sha256": hashlib.sha256(lora.read_bytes()).hexdigest()}
     ]
