@@ -1,5 +1,6 @@
-"""What the type checker knows of registered inversions, morphs and spacings: what they take, their options, what they
-give, as functions and as entries of their registries. Edits: `tests/edits/test_method.py`."""
+"""What the type checker knows of what is registered: what edits, inversions, morphs and spacings take, their options,
+what they give, as functions and as entries of their registries.
+"""
 
 from pathlib import Path
 
@@ -7,7 +8,51 @@ import pytest
 
 from tests.type_checks import check_types
 
-SNIPPET = """
+EDITS = """
+from typing import Annotated, Any
+
+from sfumato.edits.method import METHODS, edit_method
+from sfumato.edits.result import LatentEdit
+from sfumato.edits.task import EditTask
+from sfumato.models.base import Model
+from sfumato.options import Option
+
+texts: Any = {}
+
+
+@edit_method("toy", **texts)
+def toy(task: EditTask, *, strength: Annotated[float, Option("how much")] = 0.5) -> LatentEdit:
+    return task.edited(task.source.clean)
+
+
+@edit_method("no-task", **texts)  # wrong: it takes no task
+def no_task(model: Model, *, strength: float = 0.5) -> LatentEdit:
+    raise NotImplementedError
+
+
+@edit_method("no-default", **texts)  # wrong: an option without a default
+def no_default(task: EditTask, *, strength: float) -> LatentEdit:
+    raise NotImplementedError
+
+
+@edit_method("no-edit", **texts)  # wrong: it gives something else
+def no_edit(task: EditTask) -> Model:
+    raise NotImplementedError
+
+
+def use(task: EditTask) -> LatentEdit:
+    toy(1, 2, 3, strength=0.5)  # wrong: arguments that it does not take
+    toy(task, strenght=0.5)  # wrong: an option that it does not have
+    toy(task, strength="much")  # wrong: an option of another type
+    METHODS["toy"].function(task.source)  # wrong: what is not a task
+    METHODS["toy"].function()  # wrong: no task
+    model: Model = METHODS["toy"].function(task)  # wrong: it gives something else
+    METHODS["toy"].function(task, strength=0.7)
+    task.watch.during("a stage")  # there always is one, silent where nobody watches
+    return toy(task, strength=0.7)
+"""
+
+OTHERS = """
 from typing import Annotated, Any
 
 from sfumato.inversions.ddim import ddim_inversion
@@ -86,4 +131,4 @@ def use(task: InversionTask, morph: MorphTask, frames: Frames, distance: Distanc
 
 @pytest.mark.long
 def test_the_type_checker_finds_wrong_functions_and_wrong_calls(tmp_path: Path) -> None:
-    check_types(SNIPPET, tmp_path)
+    check_types(tmp_path, edits=EDITS, others=OTHERS)
