@@ -46,6 +46,7 @@ def test_a_control_that_starts_later_acts_once_and_steps_of_inner_steps_are_fewe
     case = case_of(tmp_path, 16)
     late = replace(case, description={**case.description, "parameters": {"start_step": 4}})
     assert (steps_to_run(case), steps_to_run(late)) == (2, 5)
+    assert [steps_to_run(case_of(tmp_path, side)) for side in (32, 64)] == [2, 1]
     tuned = replace(case, description={**case.description, "parameters": {"num_inner_steps": 3}})
     assert steps_to_run(tuned) == 1
 

@@ -140,9 +140,9 @@ def test_text_agreement_rises_on_a_real_picture() -> None:
     target = "a lion and a cupcake on a green background"
     found = sfumato.edit(
         model, EXAMPLES / "panda-and-cupcake.png", source_prompt="a panda and a cupcake on a green background",
-        target_prompt=target, method="langevin", num_langevin_steps=4, code_steps=5,
+        target_prompt=target, method="langevin", num_langevin_steps=2, code_steps=5,
     )  # fmt: skip
     text = clip.encode_text([target])
     before, after = (float(clip.encode_image(to_pixels(image)) @ text.T) for image in (found.source, found.image))
-    assert after > before + 0.05
-    assert found.recipe["options"] == {"num_langevin_steps": 4, "code_steps": 5}
+    assert after > before + 0.03
+    assert found.recipe["options"] == {"num_langevin_steps": 2, "code_steps": 5}

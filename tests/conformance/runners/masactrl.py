@@ -15,6 +15,7 @@ from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from tests.conformance.first_steps import stopped_early
 from tests.conformance.golden import Case
 from tests.conformance.registry import Result, runner
 
@@ -33,12 +34,24 @@ def real(case: Case, model: Model) -> dict[str, Result]:
     assert start.trajectory is not None
     inverted, stored = start.trajectory[:, 0], case.tensors["inversion_latents"]
     if len(inverted) < len(stored):  # it was stopped after its first steps
-        start = replace(start, noise=stored[[-1]], trajectory=stored[:, None])
+        return {"inversion_latents": inverted, "latents_per_step": _first_controlled(case, model, start)}
     return {
         **_edit(case, model, start),
         "inversion_latents": inverted,
         "final_latents_with_reference_replay": lambda: _run(case, model, start, pin_source=True).latents[:, 0],
     }
+
+
+def _first_controlled(case: Case, model: Model, start: Inversion) -> Tensor:
+    """Latents of the first step at which the control acts, from the stored ones before it, which stand before them."""
+    first, stored = case.parameters["start_step"], case.tensors["latents_per_step"]
+    noise = stored[first - 1][:, None] if first else case.tensors["inversion_latents"][[-1]]
+    with stopped_early(1):
+        latents = _edit(case, model, replace(start, noise=noise, trajectory=None, start_index=first))[
+            "latents_per_step"
+        ]
+    assert isinstance(latents, Tensor)
+    return torch.cat([stored[:first], latents])
 
 
 def _timesteps(case: Case) -> tuple[int, ...]:

@@ -1,14 +1,20 @@
 """Null-text inversion: the pivot, the tuned embeddings, what they give back, and Prompt-to-Prompt from there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from sfumato.edits.prompt_to_prompt import prompt_to_prompt
 from sfumato.edits.task import EditTask
-from sfumato.inversions.null_text import null_text_inversion
+from sfumato.inversions import null_text
+from sfumato.inversions.ddim import ddim_inversion
+from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
@@ -26,24 +32,36 @@ from tests.conformance.runners.control import (
 )
 
 
-@runner("null-text-inversion", "edit")
+@contextmanager
+def pivots(stored: Tensor) -> Iterator[list[Tensor]]:
+    """Collects the trajectories that null-text inversion starts from; one that was stopped early goes on as stored."""
+    found: list[Tensor] = []
+
+    def pivot(task: InversionTask) -> Inversion:
+        inversion = ddim_inversion(task)
+        assert inversion.trajectory is not None
+        found.append(inversion.trajectory[:, 0])
+        whole = len(inversion.trajectory) == len(stored)
+        return inversion if whole else replace(inversion, noise=stored[[-1]], trajectory=stored[:, None])
+
+    with patch.object(null_text, "ddim_inversion", pivot):
+        yield found
+
+
+@runner("null-text-inversion", "edit", short_inversion=True)
 def edit(case: Case, model: Model) -> dict[str, Result]:
     parameters, prompts = case.parameters, case.prompts
     guidance_scale = parameters["guidance_scale"]
     condition, empty = model.encode_prompt(prompts), model.encode_prompt("")
 
-    inversion = null_text_inversion(
-        InversionTask(
-            model,
-            case.tensors["source_latent"],
-            condition[[0]],
-            guidance_scale=guidance_scale,
-            timesteps=case.tensors["timesteps"].tolist(),
-        ),
-        inner_steps=parameters["num_inner_steps"],
-        early_stop=parameters["early_stop_epsilon"],
-    )
-    assert inversion.trajectory is not None
+    task = InversionTask(
+        model, case.tensors["source_latent"], condition[[0]], guidance_scale=guidance_scale,
+        timesteps=case.tensors["timesteps"].tolist(),
+    )  # fmt: skip
+    with pivots(case.tensors["inversion_latents"]) as inverted:
+        inversion = null_text.null_text_inversion(
+            task, inner_steps=parameters["num_inner_steps"], early_stop=parameters["early_stop_epsilon"]
+        )
     assert inversion.null_embeds is not None
     assert inversion.residuals is not None
     losses = inversion.residuals[: len(inversion.null_embeds), 0]  # of the steps that were tuned
@@ -73,7 +91,7 @@ def edit(case: Case, model: Model) -> dict[str, Result]:
 
     reconstruction = cache(lambda: free([0]))
     return {
-        "inversion_latents": inversion.trajectory[:, 0],
+        "inversion_latents": inverted[0],
         "null_embeds": inversion.null_embeds[:, 0],
         "initial_null_embeds": empty.text.expand(len(losses), -1, -1),
         "inner_losses": losses.nan_to_num(nan=-1.0),
