@@ -26,11 +26,6 @@ OPTIONS: Final[Mapping[str, Any]] = {"cleanup": False}
 REMEDY: Final = "take one such as emoji-turbo, sd-turbo or sdxl-turbo, or leave out fast"
 
 
-def few_step_name(name: str) -> str:
-    """The model to load for a fast edit with a model of this name."""
-    return FEW_STEP_MODELS.get(name, name)
-
-
 def chosen(model: Model, request: Request) -> tuple[Model, Request]:
     """What a fast request is run with, and the same request with all of that said in it; any other as it is.
 

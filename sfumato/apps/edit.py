@@ -11,7 +11,7 @@ import typer
 
 from sfumato.apps.console import note, working
 from sfumato.apps.edit_report import report, save_tried
-from sfumato.apps.loading import load, parts
+from sfumato.apps.loading import load, named, parts
 from sfumato.apps.options import (
     AsJson,
     CacheInterval,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from sfumato import EditResult
     from sfumato.api.recipe import Recipe
     from sfumato.api.requests import EditRequest
+    from sfumato.models.base import Model
 
 
 def edit(
@@ -184,15 +185,12 @@ def edit(
         alpha=alpha,
     )
     with working("starting"):
-        from sfumato.api.fast import METHOD, few_step_name
         from sfumato.api.recipe import Recipe
-        from sfumato.api.several_edits import run_each, several
-        from sfumato.edits.default_method import default_method
+        from sfumato.api.several_edits import several
         from sfumato.inversions.result import Inversion
 
     if fast and like is not None:
         raise UsageError("--like repeats an edit by its own method and model: leave out --fast")
-    name = few_step_name(model or "emoji") if fast else model or "emoji"
     recipe = Recipe.read(like) if like is not None else None
     asked |= given(inverted=None if inverted is None else Inversion.load(inverted))
     texts = _Settings(settings or [], weight or [], inversion_settings or [])
@@ -200,26 +198,33 @@ def edit(
         _say_source(asked)
         # before the model, which its default method may have to be asked for
         paths = _outputs(output, images, asked, len(target or ()))
-        asked["method"] = method or (METHOD if fast else default_method(name, revision=revision, variant=variant))
-        request = _new(asked, texts)
+        name, asked["method"] = named(model, method, fast=fast, revision=revision, variant=variant)
+        request, added = _new(asked, texts), parts(lora, embedding, vae, clip_skip)
     else:
         request = _again(recipe, asked, texts)
         paths = _outputs(output, images, vars(request), len(request.targets), like)
-    name, revision = (name, revision) if recipe is None else recipe.model(model, revision, variant)
-    added = parts(lora, embedding, vae, clip_skip) if recipe is None else recipe.parts(lora, embedding, vae, clip_skip)
+        name, revision = recipe.model(model, revision, variant)
+        added = recipe.parts(lora, embedding, vae, clip_skip)
     loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
     if recipe is not None:
         for text in recipe.differences(loaded):
             note(text)
         if "size" not in asked:
             recipe.check_size(request, loaded)
-    requests = several(request, images) if images else [request]
+    results = _run(loaded, several(request, images) if images else [request], paths)
+    report(results, [outputs(path, len(request.targets)) for path in paths], as_json)
+
+
+def _run(model: Model, requests: list[EditRequest], paths: list[Path]) -> list[EditResult]:
+    """The results in the order of their files, each saved as soon as it is there."""
+    from sfumato.api.several_edits import run_each
+
     results: dict[int, EditResult] = {}
-    for k, result in run_each(loaded, requests):
+    for k, result in run_each(model, requests):
         result.save(paths[k])
         save_tried(result, paths[k])
         results[k] = result
-    report([results[k] for k in range(len(paths))], [outputs(path, len(request.targets)) for path in paths], as_json)
+    return [results[k] for k in range(len(paths))]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,26 @@ def parts(lora: Sequence[Any] | None, embedding: Sequence[str] | None, vae: str 
     return {"lora": lora, "embeddings": embedding, "vae": vae, "clip_skip": clip_skip or 0}
 
 
+def named(model: str | None, method: str | None, *, fast: bool, **where: str | None) -> tuple[str, str]:
+    """The names of the model and of the method to take, either of which may be left out.
+
+    Args:
+        model, method: As the user named them.
+        fast: Whether the edit is to be fast.
+        where: The revision and the variant, as for `load_model`.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    from sfumato.api.fast import FEW_STEP_MODELS, METHOD
+    from sfumato.edits.default_method import default_method
+
+    name = model or "emoji"
+    if fast:
+        return FEW_STEP_MODELS.get(name, name), method or METHOD
+    return name, method or default_method(name, **where)
+
+
 def load(
     name: str,
     device: str | None,

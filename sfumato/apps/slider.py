@@ -10,7 +10,7 @@ import typer
 
 from sfumato.apps import movie
 from sfumato.apps.console import working
-from sfumato.apps.loading import load, parts
+from sfumato.apps.loading import load, named, parts
 from sfumato.apps.options import (
     AsJson,
     CacheInterval,
@@ -145,14 +145,11 @@ def slider(
 
     with working("starting"):
         from sfumato.api.arguments import num_frames
-        from sfumato.api.fast import METHOD, few_step_name
         from sfumato.api.requests import SliderRequest
-        from sfumato.edits.default_method import default_method
         from sfumato.edits.method import METHODS
         from sfumato.morphs.spacings.base import SPACINGS
 
-    name = few_step_name(model or "emoji") if fast else model or "emoji"
-    method = method or (METHOD if fast else default_method(name, revision=revision, variant=variant))
+    name, method = named(model, method, fast=fast, revision=revision, variant=variant)
     options = parse_options(METHODS[method], settings)
     movie.check_distance(distance)
     spacing_name = spacing or "uniform"
@@ -192,10 +189,8 @@ def slider(
             mask_pixels=mask_pixels,
         ),
     )
-    loaded = load(
-        name, device, dtype, revision=revision, variant=variant,
-        added=parts(lora, embedding, vae, clip_skip),
-    )  # fmt: skip
+    added = parts(lora, embedding, vae, clip_skip)
+    loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
     result = request.run(loaded)
     movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)
