@@ -87,7 +87,7 @@ def _device() -> Iterator[Finding]:
     try:
         import torch
 
-        from sfumato.models.loading import resolve_device
+        from sfumato.models.devices import resolve_device
 
         device = resolve_device()
     except (ImportError, OSError) as error:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from sfumato.emoji import defaults
 from sfumato.errors import ModelError, UsageError
-from sfumato.models.loading import adapter_for, load_model, resolve_device, resolve_dtype
+from sfumato.models.devices import resolve_device, resolve_dtype
+from sfumato.models.loading import adapter_for, load_model
 from sfumato.models.silence import quiet
 from tests.models.original_layout import original_checkpoint
 from tests.toy import toy_sd_pipeline, toy_sdxl_pipeline
