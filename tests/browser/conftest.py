@@ -1,4 +1,4 @@
-"""A real Chromium on a real server with a toy model; `make browser` installs what that needs.
+"""A real Chromium on a real server with the embedded model; `make browser` installs what that needs.
 
 `SFUMATO_CHROMIUM` names the program, by default `chromium`. Without it, or without playwright, the tests are skipped.
 """
@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+import sfumato
 from sfumato.run.job_queue import Bounds
 from tests.apps.web.serving import Client, serving
 
 AXE = Path(__file__).parents[2] / ".browser" / "node_modules" / "axe-core" / "axe.min.js"
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+PATIENCE = 180_000
+"""Milliseconds that a step may take, on a machine with much else to do."""
 
 
 @pytest.fixture(scope="session")
@@ -27,14 +30,14 @@ def chromium() -> Iterator[Any]:
     if program is None:
         pytest.skip("no Chromium here: make browser")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=OPTIONS)
+        browser = playwright.chromium.launch(executable_path=program, args=OPTIONS, timeout=PATIENCE)
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="session")
-def client(toy_model: Any, chromium: Any) -> Iterator[Client]:
-    with serving(toy_model, bounds=Bounds(per_client=50)) as client:
+def client(chromium: Any) -> Iterator[Client]:
+    with serving(sfumato.load_model("emoji", device="cpu"), name="emoji", bounds=Bounds(per_client=50)) as client:
         yield client
 
 
@@ -52,7 +55,7 @@ def opened(chromium: Any, client: Client) -> Iterator[Callable[..., Any]]:
     def open_page(where: str = "", width: int = 1280, height: int = 900, **settings: Any) -> Any:
         contexts.append(chromium.new_context(viewport={"width": width, "height": height}, **settings))
         page = contexts[-1].new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PATIENCE)
         page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", look)

@@ -2,6 +2,8 @@
 
 import io
 import re
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.images import png_bytes, recipe_in
+from sfumato.emoji import EXAMPLES
+from sfumato.images import recipe_in
 from tests.apps.web.serving import Client
-from tests.apps.web.test_server import picture
 from tests.browser.conftest import AXE
+from tests.command import invoke
 
 Open = Callable[..., Any]
 PAGES = ("edit", "compare", "morph", "slider", "attention", "methods", "history")
@@ -21,8 +24,7 @@ PAGES = ("edit", "compare", "morph", "slider", "attention", "methods", "history"
 
 @pytest.fixture
 def cat(tmp_path: Path) -> Path:
-    (tmp_path / "cat.png").write_bytes(png_bytes(picture()))
-    return tmp_path / "cat.png"
+    return Path(shutil.copy(EXAMPLES / "cat.png", tmp_path))
 
 
 def prepare(page: Any, image: Path | None, *, steps: int = 3, source: str = "a cat", target: str = "a dog") -> None:
@@ -49,7 +51,9 @@ def result(page: Any) -> bytes:
     return Path(download.value.path()).read_bytes()
 
 
-def test_an_edit_from_a_file_to_the_download(opened: Open, client: Client, cat: Path) -> None:
+def test_an_edit_from_a_file_to_the_download(
+    opened: Open, client: Client, cat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = opened()
     prepare(page, cat)
     run(page)
@@ -61,7 +65,12 @@ def test_an_edit_from_a_file_to_the_download(opened: Open, client: Client, cat: 
     alone = client.run(asked, image=upload["id"])
     assert Image.open(io.BytesIO(data)).tobytes() == client.file(alone, "image-0.png").image.tobytes()
     page.get_by_role("button", name="As command").click()
-    assert alone["result"]["command"] in page.locator("dialog pre").inner_text()
+    command = shlex.split(page.locator("dialog pre").inner_text())
+    assert command[:3] == ["sfumato", "edit", "cat.png"]
+    monkeypatch.chdir(cat.parent)
+    done = invoke(*command[1:], "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert Path("result.png").read_bytes() == data
 
 
 def test_the_slider_between_before_and_after_is_moved_by_keys(opened: Open, cat: Path) -> None:
@@ -139,8 +148,9 @@ def test_the_history_is_there_after_a_reload_and_loads(opened: Open, cat: Path) 
     page = opened()
     prepare(page, cat)
     run(page)
-    page.reload()
     page.get_by_role("link", name="History").click()
+    page.get_by_role("button", name="Load", exact=True).wait_for()
+    page.reload()
     page.get_by_role("button", name="Load", exact=True).click()
     page.get_by_alt_text("The source image").wait_for()
     assert page.get_by_label("It should show").input_value() == "a dog"
@@ -192,11 +202,9 @@ def test_methods_side_by_side(opened: Open, cat: Path) -> None:
     page.locator(".card.best").wait_for()
 
 
-def test_a_morph_plays(opened: Open, tmp_path: Path) -> None:
-    for k in range(2):
-        (tmp_path / f"{k}.png").write_bytes(png_bytes(picture(k)))
+def test_a_morph_plays(opened: Open) -> None:
     page = opened("#/morph")
-    page.locator(".tiles input[type=file]").set_input_files([tmp_path / "0.png", tmp_path / "1.png"])
+    page.locator(".tiles input[type=file]").set_input_files([EXAMPLES / "cat.png", EXAMPLES / "dog.png"])
     page.get_by_alt_text("Image 2").wait_for()
     page.get_by_label("Method", exact=True).select_option("crossfade")
     page.get_by_role("spinbutton", name="Frames").fill("4")
@@ -205,7 +213,8 @@ def test_a_morph_plays(opened: Open, tmp_path: Path) -> None:
     assert page.locator(".strip button[aria-label^=Frame]").count() == 4
     with page.expect_download() as download:
         page.get_by_role("link", name="GIF").click()
-    assert Image.open(download.value.path()).n_frames == 4
+    with Image.open(download.value.path()) as movie:
+        assert movie.n_frames == 4
 
 
 def test_a_slider_shows_frames(opened: Open, cat: Path) -> None:

@@ -93,11 +93,17 @@ class Client:
 
 @contextmanager
 def serving(
-    model: Any, *, bounds: Bounds | None = None, limits: Limits | None = None, token: str | None = None, hosts: Any = ()
+    model: Any,
+    *,
+    name: str = "toy",
+    bounds: Bounds | None = None,
+    limits: Limits | None = None,
+    token: str | None = None,
+    hosts: Any = (),
 ) -> Iterator[Client]:
     """A server with one model, in threads of this process."""
-    queue = JobQueue({"toy": model}, bounds or Bounds())
-    server = Server(queue, {"toy": model}, limits or Limits(), token)
+    queue = JobQueue({name: model}, bounds or Bounds())
+    server = Server(queue, {name: model}, limits or Limits(), token)
     listening = socket.create_server(("127.0.0.1", 0))
     running: uvicorn.Server = _uvicorn(create_app(server, hosts=hosts), "", None)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})

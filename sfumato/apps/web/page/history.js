@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { h, put, toast } from "./dom.js";
 import { chooseButton, dropOn, give } from "./images.js";
-import { app, changed, edit, load } from "./state.js";
+import { app, changed, edit, load, onchange } from "./state.js";
 
 const MOST = 300;
 
@@ -36,6 +36,7 @@ export async function keep(run, image) {
     await store("readwrite", (runs) => runs.put(entry));
     const all = await store("readonly", (runs) => runs.getAll());
     for (const old of all.sort((a, b) => b.time - a.time).slice(MOST)) await store("readwrite", (runs) => runs.delete(old.id));
+    changed("kept");
   } catch {
     // a private window, or no room: the page works without
   }
@@ -103,5 +104,6 @@ export function page() {
       h("button", { type: "button", onclick: async () => { if (confirm("Delete all of the history?")) { await store("readwrite", (runs) => runs.clear()); refresh(); } } }, "Delete all")),
     h("div.below", {}, cards));
   dropOn(root, useRecipe);
+  onchange((what) => { if (what === "kept" && root.isConnected) refresh(); });
   return Object.assign(root, { refresh });
 }

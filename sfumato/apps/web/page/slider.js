@@ -42,7 +42,7 @@ export function page() {
 
   onchange((what) => {
     if (what === "image") showSource();
-    if (what !== "run") { controls.update(); settings.draw(); }
+    if (what !== "run" && what !== "kept") { controls.update(); settings.draw(); }
   });
   dropOn(stage, use);
   showSource();
