@@ -42,7 +42,8 @@ def read_inputs(inputs: Sequence[str], out: Path, *, recursive: bool = False) ->
         recursive: Look into folders inside folders.
 
     Raises:
-        UsageError: There is none, one is neither image nor manifest, or `out` lies in a folder of images.
+        UsageError: There is none, one is neither image nor manifest, or `out` lies in a folder of images. A pattern
+            finds no results of an earlier run.
     """
     if len(inputs) == 1 and is_manifest(Path(inputs[0])) and not Path(inputs[0]).is_dir():
         path = Path(inputs[0]) if inputs[0] == STDIN else at_home(inputs[0])
@@ -73,7 +74,7 @@ def _images(given: str, out: Path, recursive: bool) -> list[Path]:
         return [path]
     if glob.has_magic(given):
         found = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 - absolute patterns, too
-        return sorted(file for file in found if _is_image(file))
+        return sorted(file for file in found if _is_image(file) and not file.resolve().is_relative_to(out.resolve()))
     raise UsageError(f"there is no {given}: give a manifest, a folder, a glob pattern or images")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
-from collections.abc import Callable, Sequence
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +111,28 @@ def test_what_is_wrong_with_an_item_costs_its_row(runs: Runs) -> None:
     ):
         assert words in errors[line], errors
     assert sorted(runs.files()) == sorted(Path(row["image"]).name for row in rows if row["status"] == "done")
+
+
+def test_files_that_are_no_images_and_ways_out_of_the_folder_cost_their_row(runs: Runs) -> None:
+    folder = runs.folder / "shelf"
+    folder.mkdir()
+    picture(folder / "a.png", 0)
+    picture(runs.folder / "secret.png", 1)
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    (folder / "empty.png").touch()
+    (folder / "text.png").write_text("a cat")
+    (folder / "folder.png").mkdir()
+    (folder / "link.png").symlink_to(runs.folder / "secret.png")
+    names = ["cut.png", "empty.png", "text.png", "folder.png", "link.png", "../secret.png", "", "a.png\0", "a.png"]
+    runs.folder = folder
+    progress = runs([{"image": name, "id": "the same"} for name in names]).progress
+    assert (progress.done, progress.failed) == (1, 8)
+    errors = {row["line"]: row["error"] for row in runs.rows() if row["status"] == "error"}
+    assert all("\n" not in error and "Traceback" not in error for error in errors.values())
+    for line, name in enumerate(names[:4], start=1):
+        assert name in errors[line], errors[line]
+    for line in (5, 6):
+        assert "outside" in errors[line], errors[line]
 
 
 def test_nothing_is_done_twice(runs: Runs) -> None:
@@ -275,6 +300,39 @@ def test_a_full_disk_ends_the_batch_and_it_goes_on(runs: Runs, monkeypatch: pyte
     assert runs.rows() == []
     monkeypatch.undo()
     assert runs(GOOD).progress.done == 6
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB, which can be full."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("free", [0, 8, 16, 24, 36, 52])
+def test_a_disk_that_is_really_full_loses_nothing(runs: Runs, small_disk: Path, free: int) -> None:
+    """Whatever is written as the last byte finds its place, in kB: settings, an image, or a row."""
+    runs.out, filler = small_disk / "out", small_disk / "filler"
+    filler.write_bytes(bytes((256 - free) * 1024))
+    with pytest.raises(SfumatoError, match="No space left on device") as caught:
+        runs(GOOD)
+    assert "\n" not in str(caught.value)
+    files = runs.files() if (runs.out / "images").is_dir() else {}
+    done = {name: data for name, data in files.items() if Image.open(io.BytesIO(data)).load()}
+    rows = runs.rows() if (runs.out / ROWS).exists() and (runs.out / ROWS).read_bytes().endswith(b"\n") else []
+    assert {Path(row["image"]).name for row in rows} <= done.keys()
+    filler.unlink()
+    assert runs(GOOD).progress.done == 6
+    assert done.items() <= runs.files().items()
+    assert len({row["item"] for row in runs.rows()}) == len(runs.rows()) == 6
+    whole = runs.folder / "whole"
+    runs(GOOD, out=whole)
+    assert runs.files() == runs.files(whole)
 
 
 def test_what_depends_on_other_settings_is_refused(runs: Runs) -> None:

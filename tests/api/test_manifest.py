@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,11 @@ def test_inputs_are_found_or_refused(tmp_path: Path) -> None:
     assert names(images, recursive=True) == ["a.png", "b.JPG"]
     assert names(f"{images}/**/*") == ["a.png", "b.JPG"]
     assert names(f"{images}/a.png", images) == ["a.png"]
+    (inner.parent / "out" / "images").mkdir(parents=True)
+    (inner.parent / "out" / "images" / "a-result.png").write_bytes(b"x")
+    found = read_inputs([f"{images}/**/*.png"], inner.parent / "out").lines
+    assert [Path(line.values["image"]).name for line in found] == ["a.png"]
+    shutil.rmtree(inner.parent / "out")
     (tmp_path / "empty").mkdir()
     for inputs, place, message in (
         ([f"{tmp_path}/empty"], out, "there are no images in"),
