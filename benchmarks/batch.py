@@ -131,17 +131,17 @@ def drop(out: Path, chance: random.Random) -> None:
 
 
 def rate(folder: Path) -> None:
-    manifest, took = make_manifest(folder / "input"), {}
+    manifest, rates = make_manifest(folder / "input"), dict[int, float]()
     for workers in (1, 2):
         out = folder / f"rate-{workers}"
         shutil.rmtree(out, ignore_errors=True)
         os.environ["OMP_NUM_THREADS"] = "1"
         start(manifest, out, "--workers", workers).wait()
-        took[workers] = json.loads((out / "progress.json").read_text())
-        print(f"{workers} workers: {took[workers]['seconds']} s with loading")
+        seconds = json.loads((out / "progress.json").read_text())["seconds"]
         rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
-        work = sum(row.get("took", 0.0) for row in rows)
-        print(f"  work {work:.1f} s, {188 / work * workers:.2f} images a second of work")
+        rates[workers] = (ROWS - BAD) / sum(row.get("took", 0.0) for row in rows) * workers
+        print(f"{workers} at work: {rates[workers]:.2f} images a second; {seconds} s in all, with loading", flush=True)
+    print(f"two workers have {rates[2] / rates[1]:.2f} times the rate of one")
 
 
 def driver(folder: Path, count: int = 2_000) -> None:
