@@ -64,7 +64,7 @@ export function page() {
         h("span.dim.small", {}, `${result.cost.seconds.toFixed(1)} s`)),
       h("p", {}, result.reconstruction),
       ...result.notes.map((note) => h("p.note", {}, note)),
-      h("div.row", {},
+      h("div.row.actions", {},
         h("button", { type: "button", onclick: useResult }, "Use as input"),
         h("a.button", { href: api.fileOf(run, name), download: fileName(result) }, "Download"),
         h("button", { type: "button", onclick: () => showText("The command that makes this image", result.command) }, "As command"),

@@ -27,7 +27,7 @@ export function page() {
       return h("div.tile", {}, h("div.drop", {}, h("img", { src: api.shown(one.upload), alt: `Image ${k + 1}` })), prompt,
         h("div.row.tight", {}, k ? h("button.icon", { type: "button", "aria-label": `Image ${k + 1} earlier`, onclick: () => move(-1) }, "←") : null,
           k < morph.images.length - 1 ? h("button.icon", { type: "button", "aria-label": `Image ${k + 1} later`, onclick: () => move(1) }, "→") : null,
-          h("button.quiet", { type: "button", "aria-label": `Take image ${k + 1} out`, onclick: () => { morph.images.splice(k, 1); drawTiles(); } }, "Remove")));
+          h("button.icon", { type: "button", "aria-label": `Take image ${k + 1} out`, title: "Remove", onclick: () => { morph.images.splice(k, 1); drawTiles(); } }, "✕")));
     }), morph.images.length < most ? h("div.tile", {}, chooseButton(morph.images.length ? "Add an image" : "Choose images", add, { many: true, kind: "button.drop" })) : null);
     if (!stage.querySelector(".board")) put(stage, h("div.empty", {}, h("div.mark"), h("h2.big", {}, "From image to image"), h("p.dim", {}, `Give 2 to ${most} images. Each frame between them is drawn by the model.`)));
   }
