@@ -184,7 +184,7 @@ def kill() -> None:
                 time.sleep(0.005)
             server.process.send_signal(signal.SIGKILL)
             server.process.wait()
-        left = sorted(path.name for path in Path(temporary).iterdir())
+        left = [path.name for path in Path(temporary).rglob("*") if path.is_file()]
         with serving("--port", str(server.port), temporary=temporary) as again:
             assert again.port == server.port
             again.wait(again.submit(1)[2]["id"])
