@@ -200,12 +200,11 @@ def _decoded(model: Model, edited: LatentEdit, clean: Tensor | None, masked: Mas
         final = torch.cat([final[:1], masked.latents(final[1:])])
         tried = [masked.latents(latents) for latents in tried]
     reconstruction, *edits = to_images(model.decode_latents(final))
-    return _Decoded(
-        reconstruction,
-        edits,
-        [to_images(model.decode_latents(latents))[0] for latents in tried],
-        None if clean is None else to_images(model.decode_latents(clean))[0],
-    )
+    ceiling = None
+    if clean is not None:  # where the source is pinned, it ends at the image's own latents
+        pinned = torch.equal(final[:1], clean.to(final))
+        ceiling = reconstruction if pinned else to_images(model.decode_latents(clean))[0]
+    return _Decoded(reconstruction, edits, [to_images(model.decode_latents(latents))[0] for latents in tried], ceiling)
 
 
 def _result(

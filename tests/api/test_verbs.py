@@ -60,6 +60,19 @@ def test_edit_of_a_picture(toy_model: Any, picture: Image.Image, tmp_path: Path)
     assert recipe["image"]["sha256"] == result.recipe["image"]["sha256"]
 
 
+@pytest.mark.parametrize(("inversion", "rows"), [("direct", [2]), ("null-text", [2, 1])])
+def test_a_pinned_source_is_decoded_once(
+    toy_model: Any, picture: Image.Image, monkeypatch: pytest.MonkeyPatch, inversion: str, rows: list[int]
+) -> None:
+    decoded, decode = [], toy_model.decode_latents
+    monkeypatch.setattr(toy_model, "decode_latents", lambda latents: decoded.append(latents) or decode(latents))
+    result = edit(toy_model, picture, inversion=inversion)
+    assert [len(latents) for latents in decoded] == rows
+    best = sfumato.images.to_images(decode(toy_model.encode_image(sfumato.images.to_pixels(picture))))[0]
+    error = np.asarray(best, dtype=float) - np.asarray(picture, dtype=float)
+    assert result.ceiling_psnr == pytest.approx(10 * math.log10(255**2 / np.square(error).mean()), abs=0.02)
+
+
 def test_the_seed_is_all_the_randomness_of_a_drawn_source(toy_model: Any) -> None:
     first, again, other = (edit(toy_model, None, seed=seed, size=(128, 64)) for seed in (5, 5, 6))
     assert first.image.tobytes() == again.image.tobytes() != other.image.tobytes()
