@@ -8,55 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from sfumato.errors import ModelError
-from sfumato.models.attention import AttentionSite, FeatureHook, KernelCall, KernelHook, ProjectionHook, SourceHook
+from sfumato.models.attention import AttentionSite, FeatureHook, KernelHook, ProjectionHook, SourceHook
+from sfumato.models.interception import Intercepted
 
-FUSED_KERNEL = F.scaled_dot_product_attention
+SEAT = "_sfumato_seat"
+"""Attribute of an attention layer whose block may be compiled: its `Seat`."""
 
 # Processors that call the fused kernel once, for all rows
 _FUSED = {"AttnProcessor2_0", "JointAttnProcessor2_0", "FluxAttnProcessor", "FluxAttnProcessor2_0"}
 # Those that compute the same by another kernel or by joined projections, so that the plain one can stand in
 _SAME_AS_FUSED = {"AttnProcessor", "SlicedAttnProcessor", "XFormersAttnProcessor", "FusedAttnProcessor2_0"}
-
-
-class _Intercepted(TorchFunctionMode):
-    """Gives the calls of the fused kernel to a hook; everything else runs as it is."""
-
-    def __init__(self, hook: KernelHook, site: AttentionSite) -> None:
-        super().__init__()
-        self.hook, self.site, self.calls = hook, site, 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not FUSED_KERNEL:
-            return func(*args, **(kwargs or {}))
-        self.calls += 1
-        return self.hook.attend(_kernel_call(self.site, *args, **(kwargs or {})))
-
-
-def _kernel_call(
-    site: AttentionSite,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> KernelCall:
-    """The arguments of the fused kernel as a hook sees them."""
-    assert (dropout_p, is_causal, enable_gqa) == (0.0, False, False), "no denoising network asks for these"
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -math.inf)
-    return KernelCall(site, query, key, value, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale)
 
 
 @contextmanager
@@ -67,11 +34,17 @@ def kernel_hooked(layers: Mapping[str, Any], hook: KernelHook, sites: Sequence[A
         ModelError: A layer does not call the fused kernel, and no processor that does computes the same.
     """
     chosen, by_name = {site.name: layers[site.name] for site in sites}, {site.name: site for site in sites}
+    compiled = {name: getattr(layer, SEAT) for name, layer in chosen.items() if hasattr(layer, SEAT)}
+    plain = {name: layer for name, layer in chosen.items() if name not in compiled}
 
     def through(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        return _through(chosen[name], forward, hook, by_name[name])
+        return hooked(plain[name], forward, hook, by_name[name])
 
-    with _fused(chosen), forwards_replaced(chosen, through):
+    with ExitStack() as stack:
+        stack.enter_context(_fused(plain))
+        stack.enter_context(forwards_replaced(plain, through))
+        for name, seat in compiled.items():
+            stack.enter_context(seat.taken(hook, by_name[name]))
         yield
 
 
@@ -98,11 +71,9 @@ def forwards_replaced(
                 modules[name].forward = forward
 
 
-def _through(
-    layer: Any, forward: Callable[..., Tensor], hook: KernelHook, site: AttentionSite
-) -> Callable[..., Tensor]:
+def hooked(layer: Any, forward: Callable[..., Tensor], hook: KernelHook, site: AttentionSite) -> Callable[..., Tensor]:
     """A layer's forward under interception where the hook wants it, and as it is elsewhere."""
-    intercepted = _Intercepted(hook, site)
+    intercepted = Intercepted(hook, site)
 
     def hooked_forward(*args: Any, **kwargs: Any) -> Tensor:
         if not hook.wants(site):
@@ -127,7 +98,7 @@ def _fused(layers: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         ModelError: That would change what a layer computes; the network is untouched.
     """
-    stand_ins = {name: _stand_in(name, layer) for name, layer in layers.items()}
+    stand_ins = {name: stand_in(name, layer) for name, layer in layers.items()}
     saved = {name: layers[name].processor for name, processor in stand_ins.items() if processor is not None}
     try:
         for name in saved:
@@ -138,7 +109,7 @@ def _fused(layers: Mapping[str, Any]) -> Iterator[None]:
             layers[name].processor = processor
 
 
-def _stand_in(name: str, layer: Any) -> Any:
+def stand_in(name: str, layer: Any) -> Any:
     """What computes the same as a layer's processor by the fused kernel; None: the processor itself."""
     kind = type(layer.processor).__name__
     if kind in _FUSED:

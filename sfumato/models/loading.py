@@ -24,6 +24,7 @@ from sfumato.models.pipelines import family_of, family_of_checkpoint, load_file,
 from sfumato.models.ready import check_networks, is_offloaded, is_quantised, networks, plain
 from sfumato.models.scheduling import scheduler_class, suit
 from sfumato.models.silence import quiet
+from sfumato.models.speed import AS_LOADED, Speed
 from sfumato.models.student import put_student
 from sfumato.models.traits import traits_of_family
 
@@ -54,6 +55,8 @@ def load_model(
     vae: PathLike | None = None,
     clip_skip: int = 0,
     loras: Sequence[Lora] = (),
+    compile: bool = False,  # noqa: A002 - torch's word
+    channels_last: bool = False,
 ) -> Model:
     """Loads a pretrained model behind the one protocol that all methods use.
 
@@ -78,6 +81,10 @@ def load_model(
         clip_skip: Last layers of the text encoders that are left out, as some models were trained: 1 is what A1111's
             web UI calls 2. 0: none.
         loras: The same as `lora`, in a list.
+        compile: Have torch.compile compile the blocks that the denoising network repeats: faster on a GPU, after the
+            first call at each size and number of rows, which takes long. Edits of attention work as they do without,
+            and nothing is compiled anew for another step, edit or image; see `sfumato.models.compiling`.
+        channels_last: Keep the weights of convolutions in the order in which GPUs compute faster in half precision.
 
     Returns:
         The model; its `revision` is the hub commit, or a fingerprint of the files' content.
@@ -91,6 +98,7 @@ def load_model(
         checks.path("name", name)
     revision = _word("revision", revision)
     variant = _word("variant", variant)
+    speed = Speed(checks.flag("compile", compile), checks.flag("channels_last", channels_last))
     if ready is not None and not hasattr(ready, "components"):
         raise UsageError(f"name must be a name, a path or a diffusers pipeline, got {type(name).__name__}")
     if not isinstance(loras, list | tuple):
@@ -106,7 +114,7 @@ def load_model(
 
     if ready is not None:
         title = str(getattr(getattr(ready, "config", None), "_name_or_path", None) or type(ready).__name__)
-        return adapter_for(ready, name=title, device=chosen_device, dtype=chosen_dtype)
+        return adapter_for(ready, name=title, device=chosen_device, dtype=chosen_dtype, speed=speed)
 
     source, commit = _locate(name, revision=revision, variant=variant)
     if dtype is None and source.is_dir():
@@ -121,7 +129,7 @@ def load_model(
     notes = parts.apply(pipeline, str(name))
     model = adapter_for(
         pipeline, name=str(name), revision=(commit or found) + parts.revision(), device=chosen_device,
-        dtype=chosen_dtype, loras=[file.path.stem for file in parts.loras], clip_skip=parts.clip_skip,
+        dtype=chosen_dtype, loras=[file.path.stem for file in parts.loras], clip_skip=parts.clip_skip, speed=speed,
     )  # fmt: skip
     model.notes, model.parts = (*model.notes, *notes), parts.recipe()
     if _read_as_flow(name):
@@ -181,12 +189,13 @@ def adapter_for(
     dtype: torch.dtype | None = None,
     loras: Sequence[str] = (),
     clip_skip: int = 0,
+    speed: Speed = AS_LOADED,
 ) -> Model:
     """Puts the adapter of its family around a diffusers pipeline, after moving the pipeline where it is wanted.
 
     Without a revision, the content of the pipeline is named, as it is before it is moved. `loras` are the names of LoRA
     files in its weights, which may tell that it is a few-step model now. `clip_skip` last layers of its text encoders
-    are left out.
+    are left out. `speed` changes the networks for good.
 
     Raises:
         ModelError: The pipeline is of another family, lacks a part, its network takes more than latents and text, or
@@ -211,15 +220,22 @@ def adapter_for(
     refuse_partial(name, family, [part for part in parts_of(family) if getattr(pipeline, part, None) is not None])
     check_networks(pipeline, family, name)
     revision = revision or _pipeline_fingerprint(pipeline)
-    if (device or dtype) and any(is_offloaded(network) or is_quantised(network) for _, network in networks(pipeline)):
-        raise UsageError(f"{name} is offloaded or quantised, so that it has its device and dtype: leave them out")
+    if any(is_offloaded(network) or is_quantised(network) for _, network in networks(pipeline)):
+        if device or dtype:
+            raise UsageError(f"{name} is offloaded or quantised, so that it has its device and dtype: leave them out")
+        if speed != AS_LOADED:
+            raise UsageError(
+                f"{name} is offloaded or quantised, and is left as it is: leave out compile, channels_last"
+            )
     wanted = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
     try:
         with quiet():
             pipeline.to(**wanted)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{name} does not fit into the memory of {device}; use dtype fp16, or device cpu") from error
-    model = adapters[family].from_pipeline(plain(pipeline), name=name, revision=revision)
+    eager = plain(pipeline)
+    speed.apply(dict(networks(eager)), name)
+    model = adapters[family].from_pipeline(eager, name=name, revision=revision)
     if clip_skip:
         assert isinstance(model, StableDiffusion)  # of another, `Parts.apply` has said that it has no text encoder
         model.skip_text_layers(clip_skip)

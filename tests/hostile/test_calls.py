@@ -49,7 +49,19 @@ GENERATE = (
     "watch",
 )
 INVERT = ("image", "prompt", "method", *EDIT[4:7], *EDIT[9:15], "watch")
-LOAD = ("name", "device", "dtype", "revision", "variant", "lora", "embeddings", "vae", "loras")
+LOAD = (
+    "name",
+    "device",
+    "dtype",
+    "revision",
+    "variant",
+    "lora",
+    "embeddings",
+    "vae",
+    "loras",
+    "compile",
+    "channels_last",
+)
 
 
 def one_call(draw: random.Random, model: Any, image: Image.Image) -> tuple[str, Callable[[], Any]]:
