@@ -15,6 +15,7 @@ from sfumato.apps.loading import parts
 from sfumato.apps.options import (
     AsJson,
     ClipSkip,
+    Compile,
     Device,
     Dtype,
     Embedding,
@@ -138,6 +139,7 @@ def batch(
     model: ModelName = None,
     device: Device = None,
     dtype: Dtype = None,
+    compile_: Compile = False,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -172,7 +174,8 @@ def batch(
     if seed == -1:
         raise UsageError("--seed -1 is another one each time, so that a batch could not go on: give a number")
     rows = read_inputs(inputs, out, recursive=recursive)
-    loading = {"device": device, "dtype": dtype, "revision": revision, "variant": variant}
+    loading: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision, "variant": variant}
+    loading |= {"compile": True} if compile_ else {}  # as it was without, so that a batch of before goes on
     shared = Settings(
         {"name": model or "emoji", **loading, **parts(lora, embedding, vae, clip_skip)},
         rows.folder, allow_outside or not rows.manifest, name, movie,

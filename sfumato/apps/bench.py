@@ -13,6 +13,7 @@ from sfumato.apps.loading import parts
 from sfumato.apps.options import (
     AsJson,
     ClipSkip,
+    Compile,
     Device,
     Dtype,
     Embedding,
@@ -80,6 +81,7 @@ def bench(
     ] = False,
     device: Device = None,
     dtype: Dtype = None,
+    compile_: Compile = False,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -117,7 +119,7 @@ def bench(
     folder = out or Path(f"bench-{name}")
     loading = partial(
         load_model, model or "emoji", device=device, dtype=dtype, revision=revision, variant=variant,
-        **parts(lora, embedding, vae, clip_skip),
+        compile=compile_, **parts(lora, embedding, vae, clip_skip),
     )  # fmt: skip
     with progress_bar() as watch:
         rows = run(

@@ -16,6 +16,7 @@ from sfumato.apps.options import (
     AsJson,
     CacheInterval,
     ClipSkip,
+    Compile,
     Device,
     Dtype,
     Embedding,
@@ -141,6 +142,7 @@ def edit(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    compile_: Compile = False,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -205,7 +207,7 @@ def edit(
         paths = _outputs(output, images, vars(request), len(request.targets), like)
         name, revision = recipe.model(model, revision, variant)
         added = recipe.parts(lora, embedding, vae, clip_skip)
-    loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
+    loaded = load(name, device, dtype, revision=revision, variant=variant, added=added, compile_=compile_)
     if recipe is not None:
         for text in recipe.differences(loaded):
             note(text)

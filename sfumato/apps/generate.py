@@ -13,6 +13,7 @@ from sfumato.apps.options import (
     AsJson,
     CacheInterval,
     ClipSkip,
+    Compile,
     Device,
     Dtype,
     Embedding,
@@ -58,6 +59,7 @@ def generate(
     size: Size = None,
     device: Device = None,
     dtype: Dtype = None,
+    compile_: Compile = False,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -94,6 +96,7 @@ def generate(
         revision=revision,
         variant=variant,
         added=parts(lora, embedding, vae, clip_skip),
+        compile_=compile_,
     )
     result = request.run(loaded)
     result.save(path)

@@ -12,6 +12,7 @@ from sfumato.apps.loading import load, parts
 from sfumato.apps.options import (
     AsJson,
     ClipSkip,
+    Compile,
     Device,
     Dtype,
     Embedding,
@@ -64,6 +65,7 @@ def invert(
     encode_steps: EncodeSteps = 0,
     device: Device = None,
     dtype: Dtype = None,
+    compile_: Compile = False,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -107,6 +109,7 @@ def invert(
         revision=revision,
         variant=variant,
         added=parts(lora, embedding, vae, clip_skip),
+        compile_=compile_,
     )
     result = request.run(loaded)
     if reconstruction is not None:

@@ -47,13 +47,14 @@ def load(
     revision: str | None = None,
     variant: str | None = None,
     added: Added | None = None,
+    compile_: bool = False,
 ) -> Model:
     """Loads a model with what is added to it under a spinner, and says what was decided and where it runs."""
     with working(f"loading {name}"):
         from sfumato.models.loading import load_model
 
         model = load_model(
-            name, device=device, dtype=dtype, revision=revision, variant=variant,
+            name, device=device, dtype=dtype, revision=revision, variant=variant, compile=compile_,
             **(added or {}),
         )  # fmt: skip
     for text in model.notes:

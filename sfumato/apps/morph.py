@@ -13,6 +13,7 @@ from sfumato.apps.loading import load, parts
 from sfumato.apps.options import (
     AsJson,
     ClipSkip,
+    Compile,
     Device,
     Dtype,
     Embedding,
@@ -83,6 +84,7 @@ def morph(
     no_store: Annotated[bool, typer.Option("--no-store", help="Do not keep what a method trains.")] = False,
     device: Device = None,
     dtype: Dtype = None,
+    compile_: Compile = False,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -146,6 +148,7 @@ def morph(
         revision=revision,
         variant=variant,
         added=parts(lora, embedding, vae, clip_skip),
+        compile_=compile_,
     )
     try:
         result = request.run(loaded)

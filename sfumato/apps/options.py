@@ -55,6 +55,13 @@ Device = Annotated[
 Dtype = Annotated[
     str | None, typer.Option(help="Precision: fp16, bf16, fp32 or fp64.", show_default="fp32 on cpu, fp16 elsewhere")
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the network's blocks: faster on a GPU after the first calls at each size, which take long.",
+    ),
+]
 Steps = Annotated[
     int | None,
     typer.Option(min=1, help="Denoising steps; more are slower and more exact.", show_default="the model's own choice"),

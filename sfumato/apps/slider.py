@@ -15,6 +15,7 @@ from sfumato.apps.options import (
     AsJson,
     CacheInterval,
     ClipSkip,
+    Compile,
     Device,
     Dtype,
     Embedding,
@@ -122,6 +123,7 @@ def slider(
     plot: movie.Plot = None,
     device: Device = None,
     dtype: Dtype = None,
+    compile_: Compile = False,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -190,7 +192,7 @@ def slider(
         ),
     )
     added = parts(lora, embedding, vae, clip_skip)
-    loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
+    loaded = load(name, device, dtype, revision=revision, variant=variant, added=added, compile_=compile_)
     result = request.run(loaded)
     movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)
