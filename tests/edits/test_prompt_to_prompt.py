@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.attention import patch
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import AttentionControl
@@ -15,6 +16,7 @@ from sfumato.errors import ModelError, UsageError
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
+from sfumato.models.attention import AttentionSite
 from sfumato.sampling.layout import Branch, Layout
 from sfumato.sampling.loop import sample
 from tests.edits.tasks import edit_by
@@ -55,6 +57,32 @@ def test_equal_prompts_change_nothing(model: Any) -> None:
     for edit in ("replace", "refine"):
         result = run(model, SOURCE, edit=edit, cross_replace_steps=1.0, self_replace_steps=1.0)
         assert far(result.latents[1], result.latents[0]) < 1e-5
+
+
+def test_maps_are_made_only_where_and_while_they_are_used(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the window at each layer that looks at text, then at the grid of the result's maps; conditional rows alone."""
+    made: list[tuple[str, tuple[int, int], int]] = []
+    own, predict, calls = patch.layout_map, toy_model.predict, []
+
+    def recorded(query: Tensor, key: Tensor, mask: Any, scale: float, site: AttentionSite) -> Tensor:
+        made.append((site.kind, site.grid, len(query)))
+        return own(query, key, mask, scale, site)
+
+    def counted(*call: Any) -> Tensor:
+        made.clear()
+        output: Tensor = predict(*call)
+        calls.append(list(made))
+        return output
+
+    monkeypatch.setattr(patch, "layout_map", recorded)
+    monkeypatch.setattr(toy_model, "predict", counted)
+    run(toy_model, TARGET, steps=5, cross_replace_steps=0.4, self_replace_steps=0.8)
+    text = [site for site in toy_model.sites((16, 16)) if site.kind == "cross"]
+    at_maps_grid = [site for site in text if site.grid == (16, 16)]
+    assert 0 < len(at_maps_grid) < len(text)
+    assert [len(call) for call in calls] == [len(text)] * 2 + [len(at_maps_grid)] * 3
+    assert {(kind, rows) for call in calls for kind, _, rows in call} == {("cross", 1)}
+    assert {grid for call in calls[2:] for _, grid, _ in call} == {(16, 16)}
 
 
 def test_control_off_is_plain_sampling(model: Any) -> None:
