@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sfumato.models.base import Model
+from sfumato.models.memory import within_memory
 
 
 class LatentModel(Model):
@@ -35,18 +36,28 @@ class LatentModel(Model):
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """The same as `encode_image`, differentiable."""
-        encoded = self.vae.encode(pixels.to(self.device, self._vae_dtype))
-        # a tiny autoencoder gives the latents themselves
-        unscaled = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        batch = pixels.to(self.device, self._vae_dtype)
+        unscaled = within_memory(self.vae, self._encoded, batch, batch.shape[-2] * batch.shape[-1])
         shift, scale = self._latent_scale()
         latents: Tensor = (unscaled.float() - shift) * scale
         return latents
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         shift, scale = self._latent_scale()
-        unscaled = latents.to(self.device) / scale + shift
-        pixels: Tensor = self.vae.decode(unscaled.to(self.device, self._vae_dtype)).sample
+        batch = (latents.to(self.device) / scale + shift).to(self.device, self._vae_dtype)
+        side = self.vae_scale_factor
+        pixels = within_memory(self.vae, self._decoded, batch, batch.shape[-2] * batch.shape[-1] * side**2)
         return pixels.float()
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        encoded = self.vae.encode(pixels)
+        # a tiny autoencoder gives the latents themselves
+        latents: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        return latents
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        pixels: Tensor = self.vae.decode(latents).sample
+        return pixels
 
     def _latent_scale(self) -> tuple[Tensor | float, Tensor | float]:
         """(shift, scale) of latents = (what the autoencoder gives - shift) x scale; per channel where it says so."""

@@ -11,11 +11,10 @@ from typing import TypeVar
 import torch
 
 from sfumato.errors import SamplingError
+from sfumato.models.memory import RESERVE, free_memory, kilobytes
 
 Result = TypeVar("Result")
 
-RESERVE = 256 * 2**20
-"""Bytes that stay free."""
 _NO_MEMORY = re.compile(r"out of memory|(can't|cannot|unable to) allocate|not enough memory", re.IGNORECASE)
 
 
@@ -30,10 +29,7 @@ class Gauge:
 
     def free(self) -> int | None:
         """Bytes that a run may take; None where the system does not say."""
-        if self._device is None:
-            return _kilobytes("/proc/meminfo", "MemAvailable")
-        unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        return torch.cuda.mem_get_info(self._device)[0] + unused
+        return free_memory(self._device or torch.device("cpu"))
 
     def held(self) -> int:
         """Bytes that are held now; starts the peak anew."""
@@ -42,13 +38,13 @@ class Gauge:
             return torch.cuda.memory_allocated(self._device)
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        return _kilobytes("/proc/self/status", "VmRSS") or 0
+        return kilobytes("/proc/self/status", "VmRSS") or 0
 
     def peak(self) -> int:
         """The most bytes held since then."""
         if self._device is not None:
             return torch.cuda.max_memory_allocated(self._device)
-        return _kilobytes("/proc/self/status", "VmHWM") or 0
+        return kilobytes("/proc/self/status", "VmHWM") or 0
 
     def clear(self) -> None:
         """Gives back what torch keeps for later."""
@@ -105,12 +101,3 @@ class MemoryGuard:
 
 def _is_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(_NO_MEMORY.search(str(error)))
-
-
-def _kilobytes(file: str, name: str) -> int | None:
-    """A line `name: ... kB` of a file, in bytes; None where there is none."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path(file).read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    return None
