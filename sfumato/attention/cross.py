@@ -11,16 +11,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.attention.patch import AttentionEdit
+from sfumato.attention.patch import Attend, AttentionEdit
 from sfumato.models.attention import AttentionSite
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
 
 
 class MapEdit(Protocol):
-    """Makes the maps of the edited branches, (edit, image, heads, query, key), before the schedule mixes them."""
+    """Makes the maps of the edited branches, (edit, image, heads, query, key), before the schedule mixes them.
+
+    Linear in both maps and alike at every query; a column of the branches' own maps goes into the same column alone. So
+    it can be carried over to the values.
+    """
 
     def __call__(self, source: Tensor, own: Tensor) -> Tensor:
         """From the source's map, (1, image, heads, query, key), and the edited branches' own."""
@@ -87,6 +92,9 @@ class CrossAttentionEdit(AttentionEdit):
 
     Where image and text are one sequence, M is the part of its map that is of image positions and tokens. The rest of
     a row stays the branch's own, and rows are not re-normalised.
+
+    Where the image looks at text alone, no map is made: with M_new = M S + M* diag(o) a branch's output is that of the
+    fused kernel for the source's queries and keys with the values S v, and for its own with o v.
     """
 
     needs_map = True
@@ -97,6 +105,13 @@ class CrossAttentionEdit(AttentionEdit):
         self._any = [bool(row.any()) for row in alpha]
         self._all = [bool((row == 1.0).all()) for row in alpha]
         self._alpha, self._whole = alpha[0], self._all[0]  # of the present step
+        edits, tokens = alpha.shape[1:]
+        each = torch.eye(tokens)[None, None, None]
+        self._from_source = edit(each, each.new_zeros(edits, 1, 1, tokens, tokens)).expand(edits, 1, 1, tokens, tokens)
+        self._from_own = edit(0 * each[..., :1, :], each.new_ones(edits, 1, 1, 1, tokens)).expand(
+            edits, 1, 1, 1, tokens
+        )
+        self._keeps_own = bool(self._from_own.any())
 
     def selects(self, site: AttentionSite) -> bool:
         return site.text_keys is not None
@@ -106,6 +121,24 @@ class CrossAttentionEdit(AttentionEdit):
 
     def at_step(self, step: Step) -> None:
         self._alpha, self._whole = self.alpha[step.index], self._all[step.index]
+
+    def without_map(self, query: Tensor, key: Tensor, value: Tensor, attend: Attend, site: AttentionSite) -> Tensor:
+        tokens, edits = self.alpha.shape[-1], query.shape[1] - 1
+        alpha = self._alpha.to(value)[:, None, None, None]  # (edit, image, heads, query, token)
+        edited, later = value[:, 1:, ..., :tokens, :], value[:, 1:, ..., tokens:, :]
+        taken = (self._from_source.to(value) * alpha) @ edited
+        source = slice(None), slice(0, 1)
+        queries, keys = [query[source]] * (1 + edits), [key[source]] * (1 + edits)
+        values = [value[source], F.pad(taken, (0, 0, 0, later.shape[-2]))]
+        keeps_own = self._keeps_own or not self._whole or later.shape[-2] > 0
+        if keeps_own:
+            kept = (self._from_own.to(value) * alpha + (1 - alpha)).transpose(-1, -2) * edited
+            queries, keys = [*queries, query[:, 1:]], [*keys, key[:, 1:]]
+            values.append(torch.cat([kept, later], dim=-2))
+        output = attend(torch.cat(queries, dim=1), torch.cat(keys, dim=1), torch.cat(values, dim=1))
+        if not keeps_own:
+            return output
+        return torch.cat([output[source], output[:, 1 : 1 + edits] + output[:, 1 + edits :]], dim=1)
 
     def edit_maps(self, maps: Tensor, site: AttentionSite, step: Step) -> Tensor:
         maps = maps[0]

@@ -103,6 +103,16 @@ class AttentionEdit:
         """
         return maps
 
+    def without_map(
+        self, query: Tensor, key: Tensor, value: Tensor, attend: Attend, site: AttentionSite
+    ) -> Tensor | None:
+        """The attention output that its edited map would give, by the fused kernel alone; None: make the map.
+
+        Asked only when `needs_map`, where the image looks at text alone, no other edit asks for the map, and no mask is
+        on the scores. Takes the guidance rows it acts on; the kernel may be called with other numbers of branches.
+        """
+        return None
+
 
 class AttentionControl:
     """Installs attention edits for the length of a run; a `Control` of the sampling loop."""
@@ -210,6 +220,11 @@ class AttentionControl:
                 continue
             given, part_mask = _parts((query, key, value), rows), None if mask is None else mask[rows]
             if of == names:
+                attend = partial(attended, mask=None, scale=call.scale)
+                alone = len(mapped) == 1 and part_mask is None and site.image_keys is None
+                if alone and (output := mapped[0].without_map(*given, attend, site)) is not None:
+                    parts[rows.start] = output
+                    continue
                 before = maps = layout_map(*given[:2], part_mask, call.scale, site)
                 for edit in mapped:
                     within = _rows(edit.guidance, names)

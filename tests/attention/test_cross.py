@@ -1,12 +1,18 @@
 """Edits of the layout map see image to text alone, wherever these stand in a site's sequence."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, Replace
+from sfumato.attention import patch
+from sfumato.attention.cross import CrossAttentionEdit, CrossAttentionMaps, MapEdit, OneEach, Refine, Replace, Reweight
 from sfumato.attention.inject import InjectSelfAttention
-from sfumato.attention.layout_maps import layout_map, with_layout_map
+from sfumato.attention.layout_maps import attended, layout_map, with_layout_map
+from sfumato.edits.prompt_to_prompt import prompt_to_prompt
+from sfumato.edits.task import EditTask
+from sfumato.inversions.result import Inversion
 from sfumato.models.attention import AttentionSite
 from sfumato.models.schedules import Level, Step
 from sfumato.sampling.loop import Layout
@@ -56,6 +62,54 @@ def test_a_swap_moves_the_tokens_of_the_sources_maps(site: AttentionSite) -> Non
     edited = edit.edit_maps(maps, site, STEP)
     torch.testing.assert_close(edited, torch.cat([maps[:, :1], maps[:, :1] @ swapped[0]], dim=1))
     assert torch.equal(maps, before), "what is handed over is not written to"
+
+
+SWAP = Replace(torch.rand(1, TEXT, TEXT, generator=torch.Generator().manual_seed(1)))
+REFINE = Refine(torch.tensor([[0, 2, -1]]), torch.tensor([[1.0, 1.0, 0.0]]))
+FACTORS = torch.tensor([[1.0, -0.5, 2.0]])
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [SWAP, REFINE, Reweight(FACTORS), Reweight(FACTORS, REFINE), OneEach((REFINE, SWAP))],
+    ids=["swap", "refine", "reweight", "reweight refined", "one each"],
+)
+@pytest.mark.parametrize("alpha", [(1.0, 1.0, 1.0), (1.0, 0.0, 0.25)], ids=["whole", "in part"])
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_an_edit_of_maps_is_one_of_values(edit: MapEdit, alpha: tuple[float, ...], chunks: int) -> None:
+    """What the fused kernel gives without the map is what the edited map gives, also for prompts of more chunks."""
+    generator, branches = torch.Generator().manual_seed(2), 3 if isinstance(edit, OneEach) else 2
+    query, key, value = (
+        torch.randn(1, branches, 2, 2, count, 5, generator=generator) for count in (IMAGE, TEXT * chunks, TEXT * chunks)
+    )
+    control = CrossAttentionEdit(edit, torch.tensor(alpha).expand(2, branches - 1, TEXT))
+    control.at_step(STEP)
+    maps = layout_map(query, key, None, 0.5, SITES["cross"])
+    calls = []
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        calls.append(query.shape[1])
+        return attended(query, key, value, None, 0.5)
+
+    output = control.without_map(query, key, value, attend, SITES["cross"])
+    torch.testing.assert_close(output, control.edit_maps(maps, SITES["cross"], STEP) @ value)
+    of_source_alone = edit is SWAP or (isinstance(edit, Reweight) and edit.inner is None)
+    nothing_own = of_source_alone and alpha == (1.0, 1.0, 1.0) and chunks == 1
+    assert calls == [branches if nothing_own else 2 * branches - 1]
+
+
+def test_maps_are_made_where_they_are_looked_at_alone(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompt-to-Prompt adds up the maps of one grid; all other layers keep the fused kernel."""
+    made: set[tuple[int, int]] = set()
+
+    def noted(query: Tensor, key: Tensor, mask: Any, scale: float, site: AttentionSite) -> Tensor:
+        made.add(site.grid)
+        return layout_map(query, key, mask, scale, site)
+
+    monkeypatch.setattr(patch, "layout_map", noted)
+    start = Inversion("drawn", torch.randn(1, 4, 32, 32), tuple(tiny_model.schedule.timesteps(2)))
+    prompt_to_prompt(EditTask(tiny_model, start, "a cat on a mat", ["a dog on a mat"]))
+    assert made == {(16, 16)}
 
 
 @pytest.mark.parametrize("site", SITES.values(), ids=SITES)
