@@ -25,7 +25,7 @@ DIFFERENCES = """
 - `prompt-to-prompt` and `null-text` are compared with files of diffusers' examples/community, the others with
   pipelines of the package (those of pix2pix-zero, CycleDiffusion and DiffEdit are deprecated there, and run).
 - `Prompt2PromptPipeline` makes every attention map of the network and keeps those of up to 32×32 positions; sfumato
-  makes those that the edit exchanges.
+  makes those of one grid, which it adds up.
 - `StableDiffusionPix2PixZeroPipeline` makes every attention map, also for its backward pass, and keeps the
   cross-attention maps of all steps, so that its memory grows with the steps; sfumato keeps those of one step.
 - `CycleDiffusionPipeline` guides the source at scale 1, for nothing: sfumato needs one row for it, and none in the
