@@ -192,7 +192,7 @@ def kill() -> None:
     print("killed in the middle of a run: no file is left, and started again on the same port it serves")
 
 
-def overhead(times: int = 8, steps: int = 10) -> None:
+def overhead(times: int = 4, steps: int = 20) -> None:
     """Seconds of the processor of the same edit by the server and by the library, in turn; the best of each."""
     import sfumato
     from sfumato.emoji import EXAMPLES
@@ -209,7 +209,7 @@ def overhead(times: int = 8, steps: int = 10) -> None:
             upload = server.ask("POST", "/api/images?name=cat.png", file.getvalue(), "image/png")[2]["id"]
             request = {"command": "edit", **texts, "num_inference_steps": steps, "seed": seed}
             run = server.ask("POST", "/api/runs", json.dumps({"request": request, "image": upload}).encode())[2]["id"]
-            server.wait(run, pause=0.5)
+            server.wait(run, pause=2.0)
             page.append(server.processor() - used)
             used = time.process_time()
             source, target = texts["source_prompt"], texts["target_prompts"][0]
