@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sfumato.errors import UsageError
+from sfumato.models import loading
 from tests.apps.conftest import Run, pixels
 from tests.toy import toy_sd_folder, toy_sd_pipeline
 
@@ -109,3 +111,29 @@ def test_a_hub_model_with_a_lora_keeps_its_commit() -> None:
         ("sha256:ab", None),
     ):
         assert Recipe(Path("a.png"), GenerateRequest(prompt="a cat"), {"revision": revision}).commit == known
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("edit", "cat.png", *PROMPTS),
+        ("slider", "cat.png", *PROMPTS),
+        ("morph", "cat.png", "cat.png"),
+        ("invert", "cat.png"),
+        ("generate", "a cat"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_compiled_blocks_are_asked_for_on_every_command(
+    words: tuple[str, ...], run: Run, cat: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def load(name: str, **given: Any) -> Any:
+        asked.append(given["compile"])
+        raise UsageError("so far")
+
+    monkeypatch.setattr(loading, "load_model", load)
+    for more in ((), ("--compile",)):
+        run(*words, *more, code=2)
+    assert asked == [False, True]
