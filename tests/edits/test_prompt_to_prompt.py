@@ -59,8 +59,8 @@ def test_equal_prompts_change_nothing(model: Any) -> None:
         assert far(result.latents[1], result.latents[0]) < 1e-5
 
 
-def test_maps_are_made_only_where_and_while_they_are_used(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the window at each layer that looks at text, then at the grid of the result's maps; conditional rows alone."""
+def test_maps_are_made_only_where_they_are_used(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the grid whose maps are added up, of conditional rows alone: edits of maps are carried over to the values."""
     made: list[tuple[str, tuple[int, int], int]] = []
     own, predict, calls = patch.layout_map, toy_model.predict, []
 
@@ -80,9 +80,8 @@ def test_maps_are_made_only_where_and_while_they_are_used(toy_model: Any, monkey
     text = [site for site in toy_model.sites((16, 16)) if site.kind == "cross"]
     at_maps_grid = [site for site in text if site.grid == (16, 16)]
     assert 0 < len(at_maps_grid) < len(text)
-    assert [len(call) for call in calls] == [len(text)] * 2 + [len(at_maps_grid)] * 3
-    assert {(kind, rows) for call in calls for kind, _, rows in call} == {("cross", 1)}
-    assert {grid for call in calls[2:] for _, grid, _ in call} == {(16, 16)}
+    assert [len(call) for call in calls] == [len(at_maps_grid)] * 5
+    assert {one for call in calls for one in call} == {("cross", (16, 16), 1)}
 
 
 def test_control_off_is_plain_sampling(model: Any) -> None:
