@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 import sfumato
-from sfumato.edits.method import METHODS, default_method
+from sfumato.edits.default_method import default_method
+from sfumato.edits.method import METHODS
 from sfumato.emoji import EXAMPLES
 from sfumato.errors import ModelError
 from sfumato.metrics.psnr import psnr
