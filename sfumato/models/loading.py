@@ -144,11 +144,11 @@ def load_model(
 
 
 def _defaults(name: str | os.PathLike[str], source: Path) -> ModuleType | None:
-    """What suits a bundled model, the first one of a folder where it is named by that; None for any other model."""
+    """What suits a bundled model, `emoji` also where it is named by its folder; None for any other model."""
     if name in BUNDLED:
         return import_module(BUNDLED[str(name)])
-    bundled = (import_module(module) for module in BUNDLED.values())
-    return next((module for module in bundled if module.WEIGHTS.resolve() == source.resolve()), None)
+    emoji = import_module(BUNDLED["emoji"])
+    return emoji if emoji.WEIGHTS.resolve() == source.resolve() else None
 
 
 def suited_dtype(folder: Path, dtype: torch.dtype | None) -> torch.dtype | None:
