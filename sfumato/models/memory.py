@@ -18,7 +18,7 @@ from torch import Tensor
 RESERVE: Final = 256 * 2**20
 """Bytes that stay free."""
 _PLANES: Final = 5
-"""Tensors of the widest layer at full size that an autoencoder holds at once: 4, as measured, and one to spare."""
+"""Tensors of the widest layer at full size that an autoencoder holds at once: 4, as measured, and one more."""
 _TILE: Final = 512
 """Pixels along a side of a tile, at most."""
 

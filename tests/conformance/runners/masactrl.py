@@ -32,8 +32,9 @@ def real(case: Case, model: Model) -> dict[str, Result]:
     condition = model.encode_prompt(case.prompts[0])
     start = ddim_inversion(InversionTask(model, case.tensors["source_latent"], condition, timesteps=_timesteps(case)))
     assert start.trajectory is not None
-    inverted, stored = start.trajectory[:, 0], case.tensors["inversion_latents"]
-    if len(inverted) < len(stored):  # it was stopped after its first steps
+    inverted = start.trajectory[:, 0]
+    stopped = len(inverted) <= case.num_steps
+    if stopped and {"inversion_latents", "latents_per_step"} <= set(case.tensors):
         return {"inversion_latents": inverted, "latents_per_step": _first_controlled(case, model, start)}
     return {
         **_edit(case, model, start),

@@ -33,7 +33,7 @@ from tests.conformance.runners.control import (
 
 
 @contextmanager
-def pivots(stored: Tensor) -> Iterator[list[Tensor]]:
+def pivots(case: Case) -> Iterator[list[Tensor]]:
     """Collects the trajectories that null-text inversion starts from; one that was stopped early goes on as stored."""
     found: list[Tensor] = []
 
@@ -41,8 +41,9 @@ def pivots(stored: Tensor) -> Iterator[list[Tensor]]:
         inversion = ddim_inversion(task)
         assert inversion.trajectory is not None
         found.append(inversion.trajectory[:, 0])
-        whole = len(inversion.trajectory) == len(stored)
-        return inversion if whole else replace(inversion, noise=stored[[-1]], trajectory=stored[:, None])
+        whole = len(inversion.trajectory) > case.num_steps
+        stored = None if whole else case.tensors.get("inversion_latents")
+        return inversion if stored is None else replace(inversion, noise=stored[[-1]], trajectory=stored[:, None])
 
     with patch.object(null_text, "ddim_inversion", pivot):
         yield found
@@ -58,7 +59,7 @@ def edit(case: Case, model: Model) -> dict[str, Result]:
         model, case.tensors["source_latent"], condition[[0]], guidance_scale=guidance_scale,
         timesteps=case.tensors["timesteps"].tolist(),
     )  # fmt: skip
-    with pivots(case.tensors["inversion_latents"]) as inverted:
+    with pivots(case) as inverted:
         inversion = null_text.null_text_inversion(
             task, inner_steps=parameters["num_inner_steps"], early_stop=parameters["early_stop_epsilon"]
         )
