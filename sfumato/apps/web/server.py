@@ -47,6 +47,7 @@ KINDS = {
 }
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_BETWEEN_SIGNS = 10.0
+PREVIEW = "preview.jpg"
 AT_ONCE = 2
 """Uploads that are decoded, and movies that are made."""
 
@@ -201,10 +202,12 @@ class Server:
     async def result(self, request: Request) -> Response:
         """A file of a result, or the last preview of a run."""
         job, name = self._job(request), request.path_params["name"]
-        data = job.preview if name == "preview.jpg" else None
+        data = job.preview if name == PREVIEW else None
         if data is None and isinstance(job.outcome, Answer):
             async with self._heavy:  # a movie is made when it is asked for
                 data = await run_in_threadpool(job.outcome.file, name)
+        if data is None and name == PREVIEW:  # asked for while the run ended, and gone since
+            return Response(status_code=204)
         if data is None:
             raise HTTPException(404, "there is no such file of this run")
         return _file(data, Path(name).suffix)

@@ -67,6 +67,12 @@ def test_the_attention_to_each_word_is_there(client: Client) -> None:
     assert (heat.shape[2], heat.max()) == (3, 255)
 
 
+def test_a_preview_asked_for_while_a_run_ends_is_no_error(client: Client) -> None:
+    run = client.run(EDIT, image=client.send(picture())["id"])
+    assert client.file(run, "preview.jpg").status == 204
+    assert client.file(run, "preview.png").status == 404
+
+
 def test_a_painted_mask_is_honoured_bit_for_bit_outside(client: Client) -> None:
     image, mask = picture(), np.zeros((128, 128), dtype=np.uint8)
     mask[:, 64:] = 255

@@ -14,6 +14,7 @@ export function page() {
   const opacity = h("input", { type: "range", min: "0", max: "100", value: "85" });
   let [run, branch, word] = [null, 0, 0];
   let canvas = null;
+  let latest = null; // what is to be shown
 
   function refresh() {
     if (edit.run?.result.words?.length && edit.run !== run) [run, branch, word] = [edit.run, 0, first(edit.run)];
@@ -55,7 +56,10 @@ export function page() {
     const source = branch ? `image-${branch - 1}.png` : "reconstruction.png";
     const text = run.result.words[branch][word];
     const board = alone(api.fileOf(run, source), `Where “${text}” looks`);
-    canvas = await heatCanvas(api.fileOf(run, `heat-${branch}-${word}.png`));
+    const mine = (latest = {});
+    const map = await heatCanvas(api.fileOf(run, `heat-${branch}-${word}.png`));
+    if (mine !== latest) return; // another word was asked for meanwhile
+    canvas = map;
     canvas.style.opacity = opacity.value / 100;
     board.append(canvas, h("span.tag.left", {}, text));
     put(stage, board);
