@@ -2,8 +2,9 @@
 
     python -m tools.pages.leaderboard RUN [RUN ...]   takes over runs of `sfumato bench emoji-edit --out RUN`
 
-Several runs become one where model and settings agree. Figures are compared on the same cases alone: the leaderboard is
-of the configurations that tried all of them, a second table of those that tried fewer, beside the others on these.
+Several runs become one where model and settings agree; `emoji-flow` has a table of its own. Figures are compared on the
+same cases alone: the leaderboard is of the configurations that tried all of them, a second table of those that tried
+fewer, beside the others on these.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from sfumato.bench.statistics import LEAST_CASES, compare
 from tools.pages import DOCS
 
 PAGE = DOCS / "benchmarks.md"
-DATA = DOCS / "benchmarks" / "emoji-edit.parquet"
-SETTINGS = DATA.with_suffix(".json")
+DATA = {
+    "emoji": DOCS / "benchmarks" / "emoji-edit.parquet",
+    "emoji-flow": DOCS / "benchmarks" / "emoji-flow.parquet",
+}
+"""By the model that was measured."""
 SHARED = ("model", "revision", "settings", "dtype")
 START, END = "<!-- {}: written by make pages -->\n", "<!-- end of {} -->"
 SHOWN = (
@@ -40,7 +44,7 @@ def take_over(runs: Iterable[Path]) -> None:
     """Merges the runs' rows into the page's data; a later run's row replaces an earlier one's.
 
     Raises:
-        SystemExit: Runs of another model or other settings.
+        SystemExit: Runs of a model that has no table, of several models, or of other settings.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     settings: dict[str, Any] = {}
@@ -50,17 +54,20 @@ def take_over(runs: Iterable[Path]) -> None:
             sys.exit(f"{run} differs from the runs before it in one of {', '.join(SHARED)}")
         settings = {name: found[name] for name in (*SHARED, "device", "environment", "workers")}
         rows |= {(row["configuration"], row["case"]): row for row in parquet.read_table(run / PARQUET).to_pylist()}
-    DATA.parent.mkdir(exist_ok=True)
-    parquet.write_table(pyarrow.Table.from_pylist([rows[key] for key in sorted(rows)]), DATA, compression="zstd")
-    SETTINGS.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    if settings["model"] not in DATA:
+        sys.exit(f"the page has tables of {' and '.join(DATA)}, not of {settings['model']}")
+    file = DATA[settings["model"]]
+    file.parent.mkdir(exist_ok=True)
+    parquet.write_table(pyarrow.Table.from_pylist([rows[key] for key in sorted(rows)]), file, compression="zstd")
+    file.with_suffix(".json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
-def read() -> list[dict[str, Any]]:
-    """The rows as a run has them, its figures apart."""
+def read(model: str) -> list[dict[str, Any]]:
+    """The rows of a model as a run has them, its figures apart."""
     names = [measure.name for measure in MEASURES]
     return [
         {**row, "figures": {name: row[name] for name in names if row.get(name) is not None}}
-        for row in parquet.read_table(DATA).to_pylist()
+        for row in parquet.read_table(DATA[model]).to_pylist()
     ]
 
 
@@ -80,7 +87,8 @@ def tables(rows: Rows) -> dict[str, str]:
 
 def written(page: str) -> str:
     """The page with the present tables."""
-    for name, table in tables(read()).items():
+    found = tables(read("emoji")) | {"flow": _leaderboard(_comparable(read("emoji-flow")))}
+    for name, table in found.items():
         before, rest = page.split(START.format(name))
         page = before + START.format(name) + "\n" + table + "\n\n" + END.format(name) + rest.split(END.format(name))[1]
     return page

@@ -42,7 +42,7 @@ def page(report: Mapping[str, Any], flows: Mapping[str, Mapping[str, Any]]) -> s
         "- `pix2pix-zero` and `langevin` differentiate through the network, so that their evaluations cost more.",
     ]
     for name, own in flows.items():
-        lines += ["", f"## {FLOWS[name]}", "", f"`{name}`, {_run(own)}, on a loaded machine.", ""]
+        lines += ["", f"## {FLOWS[name]}", "", f"`{name}`, {_run(own)}.", ""]
         lines += _table(own, memory=False)
     if flows:
         lines += ["", f"- {TWICE}"]
