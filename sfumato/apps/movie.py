@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sfumato.apps.console import cost_fields, note, print_json, table
-from sfumato.apps.outputs import choose_output
+from sfumato.apps.outputs import choose_output, free_name
 from sfumato.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,9 +96,7 @@ def choose_movie(asked: Path | None, stem: str, *, inputs: Iterable[Path | None]
     from sfumato.images import check_movie_path
 
     if asked is None:
-        name = "-".join(re.findall(r"\w+", stem.lower()))[:60] or "sfumato"
-        tries = (Path(f"{name}{'' if k == 1 else f'-v{k}'}.webp") for k in range(1, 10_000))
-        asked = next(path for path in tries if not path.exists())
+        asked = free_name(stem, ".webp")
     check_movie_path(asked)
     for given in inputs:
         if given is not None and asked.exists() and given.exists() and asked.samefile(given):

@@ -17,6 +17,13 @@ def outputs(first: Path, count: int = 1) -> list[Path]:
     return numbered_paths(first, count)
 
 
+def free_name(stem: str, suffix: str, count: int = 1) -> Path:
+    """A name in the current folder made of the words of `stem`, of which no output is there yet."""
+    name = "-".join(re.findall(r"\w+", stem.lower()))[:60] or "sfumato"
+    tries = (Path(f"{name}{'' if k == 1 else f'-v{k}'}{suffix}") for k in range(1, 10_000))
+    return next(path for path in tries if not any(other.exists() for other in outputs(path, count)))
+
+
 def choose_output(
     asked: Path | None, stem: str, suffix: str, *, count: int = 1, inputs: Iterable[Path | None] = ()
 ) -> Path:
@@ -29,9 +36,7 @@ def choose_output(
     from sfumato.images import check_writable
 
     if asked is None:
-        name = "-".join(re.findall(r"\w+", stem.lower()))[:60] or "sfumato"
-        tries = (Path(f"{name}{'' if k == 1 else f'-v{k}'}{suffix}") for k in range(1, 10_000))
-        asked = next(path for path in tries if not any(other.exists() for other in outputs(path, count)))
+        asked = free_name(stem, suffix, count)
     asked = at_home(asked)
     for path in outputs(asked, count):
         check_writable(path, **({} if suffix == ".png" else {"extensions": [suffix]}))

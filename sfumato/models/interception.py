@@ -34,11 +34,10 @@ class Intercepted(TorchFunctionMode):
         if func is not FUSED_KERNEL:
             return func(*args, **(kwargs or {}))
         self.calls += 1
-        return self.hook.attend(_kernel_call(self.site, *args, **(kwargs or {})))
+        return self.hook.attend(_kernel_call(self.site, *_arguments(*args, **(kwargs or {}))))
 
 
-def _kernel_call(
-    site: AttentionSite,
+def _arguments(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -47,12 +46,19 @@ def _kernel_call(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, float | None]:
+    """Query, key, value, mask and scale of a call of the fused kernel, whichever way they were given."""
+    assert (dropout_p, is_causal, enable_gqa) == (0.0, False, False), "no denoising network asks for these"
+    return query, key, value, attn_mask, scale
+
+
+def _kernel_call(
+    site: AttentionSite, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None
 ) -> KernelCall:
     """The arguments of the fused kernel as a hook sees them."""
-    assert (dropout_p, is_causal, enable_gqa) == (0.0, False, False), "no denoising network asks for these"
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -math.inf)
-    return KernelCall(site, query, key, value, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -math.inf)
+    return KernelCall(site, query, key, value, mask, query.shape[-1] ** -0.5 if scale is None else scale)
 
 
 class Seat:
@@ -99,23 +105,7 @@ class ByOperator(TorchFunctionMode):
             func = torch.unflatten
         if func is not FUSED_KERNEL:
             return func(*args, **(kwargs or {}))
-        return _by_operator(self.number, *args, **(kwargs or {}))
-
-
-def _by_operator(
-    number: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    assert (dropout_p, is_causal, enable_gqa) == (0.0, False, False), "no denoising network asks for these"
-    output: Tensor = attend(query, key, value, attn_mask, scale, number)
-    return output
+        return attend(*_arguments(*args, **(kwargs or {})), self.number)
 
 
 def _attended(
