@@ -25,6 +25,7 @@ from sfumato.apps.options import (
     Lora,
     MethodSettings,
     ModelName,
+    Offload,
     Revision,
     Size,
     Steps,
@@ -140,6 +141,7 @@ def batch(
     device: Device = None,
     dtype: Dtype = None,
     compile_: Compile = False,
+    offload: Offload = None,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -176,6 +178,7 @@ def batch(
     rows = read_inputs(inputs, out, recursive=recursive)
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision, "variant": variant}
     loading |= {"compile": True} if compile_ else {}  # as it was without, so that a batch of before goes on
+    loading |= {"offload": offload.value} if offload else {}
     shared = Settings(
         {"name": model or "emoji", **loading, **parts(lora, embedding, vae, clip_skip)},
         rows.folder, allow_outside or not rows.manifest, name, movie,

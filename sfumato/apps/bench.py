@@ -19,6 +19,7 @@ from sfumato.apps.options import (
     Embedding,
     Lora,
     ModelName,
+    Offload,
     Revision,
     Steps,
     Vae,
@@ -82,6 +83,7 @@ def bench(
     device: Device = None,
     dtype: Dtype = None,
     compile_: Compile = False,
+    offload: Offload = None,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -119,7 +121,7 @@ def bench(
     folder = out or Path(f"bench-{name}")
     loading = partial(
         load_model, model or "emoji", device=device, dtype=dtype, revision=revision, variant=variant,
-        compile=compile_, **parts(lora, embedding, vae, clip_skip),
+        compile=compile_, offload=offload, **parts(lora, embedding, vae, clip_skip),
     )  # fmt: skip
     with progress_bar() as watch:
         rows = run(

@@ -34,6 +34,7 @@ from sfumato.apps.options import (
     MaskWords,
     MethodSettings,
     ModelName,
+    Offload,
     Revision,
     Size,
     Steps,
@@ -143,6 +144,7 @@ def edit(
     device: Device = None,
     dtype: Dtype = None,
     compile_: Compile = False,
+    offload: Offload = None,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -207,7 +209,9 @@ def edit(
         paths = _outputs(output, images, vars(request), len(request.targets), like)
         name, revision = recipe.model(model, revision, variant)
         added = recipe.parts(lora, embedding, vae, clip_skip)
-    loaded = load(name, device, dtype, revision=revision, variant=variant, added=added, compile_=compile_)
+    loaded = load(
+        name, device, dtype, revision=revision, variant=variant, added=added, compile_=compile_, offload=offload
+    )
     if recipe is not None:
         for text in recipe.differences(loaded):
             note(text)

@@ -21,6 +21,7 @@ from sfumato.apps.options import (
     GuidanceInterval,
     Lora,
     ModelName,
+    Offload,
     Revision,
     Size,
     Steps,
@@ -60,6 +61,7 @@ def generate(
     device: Device = None,
     dtype: Dtype = None,
     compile_: Compile = False,
+    offload: Offload = None,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -97,6 +99,7 @@ def generate(
         variant=variant,
         added=parts(lora, embedding, vae, clip_skip),
         compile_=compile_,
+        offload=offload,
     )
     result = request.run(loaded)
     result.save(path)

@@ -20,6 +20,7 @@ from sfumato.apps.options import (
     Fit,
     Lora,
     ModelName,
+    Offload,
     Revision,
     Size,
     Steps,
@@ -66,6 +67,7 @@ def invert(
     device: Device = None,
     dtype: Dtype = None,
     compile_: Compile = False,
+    offload: Offload = None,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -110,6 +112,7 @@ def invert(
         variant=variant,
         added=parts(lora, embedding, vae, clip_skip),
         compile_=compile_,
+        offload=offload,
     )
     result = request.run(loaded)
     if reconstruction is not None:

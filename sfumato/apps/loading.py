@@ -48,6 +48,7 @@ def load(
     variant: str | None = None,
     added: Added | None = None,
     compile_: bool = False,
+    offload: str | None = None,
 ) -> Model:
     """Loads a model with what is added to it under a spinner, and says what was decided and where it runs."""
     with working(f"loading {name}"):
@@ -55,7 +56,7 @@ def load(
 
         model = load_model(
             name, device=device, dtype=dtype, revision=revision, variant=variant, compile=compile_,
-            **(added or {}),
+            offload=offload, **(added or {}),
         )  # fmt: skip
     for text in model.notes:
         note(text)

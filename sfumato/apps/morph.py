@@ -23,6 +23,7 @@ from sfumato.apps.options import (
     Lora,
     MethodSettings,
     ModelName,
+    Offload,
     Revision,
     Size,
     Steps,
@@ -85,6 +86,7 @@ def morph(
     device: Device = None,
     dtype: Dtype = None,
     compile_: Compile = False,
+    offload: Offload = None,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -149,6 +151,7 @@ def morph(
         variant=variant,
         added=parts(lora, embedding, vae, clip_skip),
         compile_=compile_,
+        offload=offload,
     )
     try:
         result = request.run(loaded)

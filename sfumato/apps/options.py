@@ -17,6 +17,13 @@ class Fitting(StrEnum):
     resize = "resize"
 
 
+class Offloading(StrEnum):
+    """The kinds of `sfumato.models.speed.OFFLOADS` as typer wants them."""
+
+    model = "model"
+    group = "group"
+
+
 ModelName = Annotated[
     str | None,
     typer.Option(
@@ -60,6 +67,14 @@ Compile = Annotated[
     typer.Option(
         "--compile",
         help="Compile the network's blocks: faster on a GPU after the first calls at each size, which take long.",
+    ),
+]
+Offload = Annotated[
+    Offloading | None,
+    typer.Option(
+        help="For a GPU too small for the model: bring to it one network at a time (model), or also one block at a time"
+        " (group): least memory, slower.",
+        show_default="none",
     ),
 ]
 Steps = Annotated[

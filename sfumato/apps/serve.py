@@ -15,7 +15,7 @@ import typer
 
 from sfumato.apps.console import say, stdout, working
 from sfumato.apps.loading import load
-from sfumato.apps.options import Compile, Device, Dtype
+from sfumato.apps.options import Compile, Device, Dtype, Offload
 from sfumato.errors import UsageError
 from sfumato.files import at_home
 
@@ -59,6 +59,7 @@ def serve(
     device: Device = None,
     dtype: Dtype = None,
     compile_: Compile = False,
+    offload: Offload = None,
 ) -> None:
     """Open a web page for edits, morphs and comparisons; everything stays on this computer.
 
@@ -72,7 +73,7 @@ def serve(
     _check_reach(host, token)
     limits = web.Limits(upload_bytes=_bytes(max_upload))
     listening = _listen(host, port)
-    loaded = [load(name, device, dtype, compile_=compile_) for name in model or ["emoji"]]
+    loaded = [load(name, device, dtype, compile_=compile_, offload=offload) for name in model or ["emoji"]]
     names = web.named_models(loaded)
     warnings.simplefilter("ignore", UserWarning)  # notes of runs, which may hold prompts: the page shows them
     jobs = JobQueue(names, Bounds(waiting=queue, per_client=per_client, seconds=max_seconds))

@@ -34,6 +34,7 @@ from sfumato.apps.options import (
     MaskWords,
     MethodSettings,
     ModelName,
+    Offload,
     Revision,
     Size,
     Steps,
@@ -124,6 +125,7 @@ def slider(
     device: Device = None,
     dtype: Dtype = None,
     compile_: Compile = False,
+    offload: Offload = None,
     revision: Revision = None,
     variant: Variant = None,
     lora: Lora = None,
@@ -192,7 +194,9 @@ def slider(
         ),
     )
     added = parts(lora, embedding, vae, clip_skip)
-    loaded = load(name, device, dtype, revision=revision, variant=variant, added=added, compile_=compile_)
+    loaded = load(
+        name, device, dtype, revision=revision, variant=variant, added=added, compile_=compile_, offload=offload
+    )
     result = request.run(loaded)
     movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)

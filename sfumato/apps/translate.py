@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,20 @@ import typer
 
 from sfumato.apps.console import cost_fields, note, print_json, stdout, table, working
 from sfumato.apps.loading import load, parts
-from sfumato.apps.options import AsJson, ClipSkip, Compile, Device, Dtype, Embedding, Fit, Lora, Size, Steps, Vae
+from sfumato.apps.options import (
+    AsJson,
+    ClipSkip,
+    Compile,
+    Device,
+    Dtype,
+    Embedding,
+    Fit,
+    Lora,
+    Offload,
+    Size,
+    Steps,
+    Vae,
+)
 from sfumato.apps.outputs import choose_output, choose_outputs
 from sfumato.apps.values import check_images, parse_size
 from sfumato.errors import UsageError
@@ -118,6 +132,7 @@ def translate(
     device: Device = None,
     dtype: Dtype = None,
     compile_: Compile = False,
+    offload: Offload = None,
     as_json: AsJson = False,
 ) -> None:
     """Translate images from the domain of one model to that of another, each trained by itself.
@@ -162,12 +177,9 @@ def translate(
     ]
     same = target_model in (None, source_model) and target_revision in (None, source_revision)
     added = parts(lora, embedding, vae, clip_skip)
-    model_a = load(source_model, device, dtype, revision=source_revision, added=added, compile_=compile_)
-    model_b = model_a
-    if not same:
-        model_b = load(
-            target_model or source_model, device, dtype, revision=target_revision, added=added, compile_=compile_
-        )
+    loading = partial(load, device=device, dtype=dtype, added=added, compile_=compile_, offload=offload)
+    model_a = loading(source_model, revision=source_revision)
+    model_b = model_a if same else loading(target_model or source_model, revision=target_revision)
     results = []
     for request, path in zip(requests, paths, strict=True):
         result = request.run(model_a, model_b)

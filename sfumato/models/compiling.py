@@ -32,12 +32,20 @@ _MOST: Final = 256
 """Kinds of blocks, times sizes, times rows, that are compiled in a process; torch stops at 8."""
 
 
-def compile_blocks(network: nn.Module, name: str, *, backend: Any = "inductor", fullgraph: bool = False) -> None:
+def compile_blocks(
+    network: nn.Module,
+    name: str,
+    *,
+    device: torch.device | None = None,
+    backend: Any = "inductor",
+    fullgraph: bool = False,
+) -> None:
     """Has the repeated blocks of a denoising network compiled, each when it is first called at a size.
 
     Args:
         network: Changed for good; what it computes stays the same up to rounding.
         name: Of the model, for messages.
+        device: Where it computes; None: where it is.
         backend, fullgraph: Of torch.compile. `fullgraph` raises where a block cannot be compiled whole.
 
     Raises:
@@ -48,7 +56,7 @@ def compile_blocks(network: nn.Module, name: str, *, backend: Any = "inductor", 
     if not blocks:
         raise ModelError(f"{name} has no repeated blocks ({', '.join(_BLOCKS)}) to compile: leave out compile")
     if backend == "inductor":
-        check_compiler(next(network.parameters()).device)
+        check_compiler(device or next(network.parameters()).device)
     config = torch._dynamo.config
     config.recompile_limit, config.accumulated_recompile_limit = (
         max(_MOST, limit) for limit in (config.recompile_limit, config.accumulated_recompile_limit)

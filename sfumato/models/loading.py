@@ -24,7 +24,7 @@ from sfumato.models.pipelines import family_of, family_of_checkpoint, load_file,
 from sfumato.models.ready import check_networks, is_offloaded, is_quantised, networks, plain
 from sfumato.models.scheduling import scheduler_class, suit
 from sfumato.models.silence import quiet
-from sfumato.models.speed import AS_LOADED, Speed
+from sfumato.models.speed import AS_LOADED, OFFLOADS, Speed
 from sfumato.models.student import put_student
 from sfumato.models.traits import traits_of_family
 
@@ -57,6 +57,7 @@ def load_model(
     loras: Sequence[Lora] = (),
     compile: bool = False,  # noqa: A002 - torch's word
     channels_last: bool = False,
+    offload: str | None = None,
 ) -> Model:
     """Loads a pretrained model behind the one protocol that all methods use.
 
@@ -85,6 +86,11 @@ def load_model(
             first call at each size and number of rows, which takes long. Edits of attention work as they do without,
             and nothing is compiled anew for another step, edit or image; see `sfumato.models.compiling`.
         channels_last: Keep the weights of convolutions in the order in which GPUs compute faster in half precision.
+        offload: For a GPU that the model does not fit into: the weights stay in the computer's memory. "model": text
+            encoders, denoising network and autoencoder come to the GPU one at a time, each when it is called. "group":
+            so do the blocks of the denoising network, at each of its calls, which is slower and takes least. Results
+            are the same; methods that differentiate through a network need the memory of all of it. None: the weights
+            are on the device.
 
     Returns:
         The model; its `revision` is the hub commit, or a fingerprint of the files' content.
@@ -98,7 +104,8 @@ def load_model(
         checks.path("name", name)
     revision = _word("revision", revision)
     variant = _word("variant", variant)
-    speed = Speed(checks.flag("compile", compile), checks.flag("channels_last", channels_last))
+    flags = checks.flag("compile", compile), checks.flag("channels_last", channels_last)
+    speed = Speed(*flags, None if offload is None else checks.choice("offload", offload, OFFLOADS))
     if ready is not None and not hasattr(ready, "components"):
         raise UsageError(f"name must be a name, a path or a diffusers pipeline, got {type(name).__name__}")
     if not isinstance(loras, list | tuple):
@@ -108,7 +115,14 @@ def load_model(
         raise UsageError(
             "revision, variant, lora, embeddings, vae, clip_skip are for models loaded here; apply them to the pipeline"
         )
+    if ready is not None and offload is not None:
+        raise UsageError(
+            "offload is for models loaded here; call pipeline.enable_model_cpu_offload() or"
+            " pipeline.enable_group_offload(...) before"
+        )
     chosen_device = resolve_device(device) if device is not None or ready is None else None
+    if offload is not None and chosen_device is not None and chosen_device.type == "cpu":
+        raise UsageError("offload is for a GPU; on the processor the weights are already there: leave it out")
     chosen_dtype = resolve_dtype(dtype, chosen_device) if dtype is not None or ready is None else None
     parts = read_parts(added, embeddings, vae, clip_skip)
 
@@ -227,18 +241,22 @@ def adapter_for(
             raise UsageError(
                 f"{name} is offloaded or quantised, and is left as it is: leave out compile, channels_last"
             )
-    wanted = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
+    places = (("device", None if speed.offload else device), ("dtype", dtype))
+    wanted = {key: value for key, value in places if value is not None}
     try:
         with quiet():
             pipeline.to(**wanted)
     except torch.OutOfMemoryError as error:
-        raise ModelError(f"{name} does not fit into the memory of {device}; use dtype fp16, or device cpu") from error
+        raise ModelError(
+            f"{name} does not fit into the memory of {device}; use offload='model', dtype fp16, or device cpu"
+        ) from error
     eager = plain(pipeline)
-    speed.apply(dict(networks(eager)), name)
+    speed.apply(dict(networks(eager)), name, device)
     model = adapters[family].from_pipeline(eager, name=name, revision=revision)
     if clip_skip:
         assert isinstance(model, StableDiffusion)  # of another, `Parts.apply` has said that it has no text encoder
         model.skip_text_layers(clip_skip)
+    speed.place(model, device)
     suit(model, scheduler_class(pipeline), names=[Path(name).name], loras=loras)
     return model
 

@@ -15,6 +15,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from sfumato.models.offload import bring
+
 RESERVE: Final = 256 * 2**20
 """Bytes that stay free."""
 _PLANES: Final = 5
@@ -49,6 +51,7 @@ def within_memory(vae: Any, call: Callable[[Tensor], Tensor], batch: Tensor, pix
         batch: (image, channels, height, width).
         pixels: Of one image.
     """
+    bring(vae)  # before what is free is read: another network may make room for it
     widths = list(vae.config.block_out_channels)
     needed = _PLANES * widths[min(1, len(widths) - 1)] * pixels * batch.element_size()
     free = free_memory(batch.device)

@@ -124,16 +124,16 @@ def test_a_hub_model_with_a_lora_keeps_its_commit() -> None:
     ],
     ids=lambda words: words[0],
 )
-def test_compiled_blocks_are_asked_for_on_every_command(
+def test_compiled_blocks_and_offloading_are_asked_for_on_every_command(
     words: tuple[str, ...], run: Run, cat: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[bool] = []
+    asked: list[tuple[bool, str | None]] = []
 
     def load(name: str, **given: Any) -> Any:
-        asked.append(given["compile"])
+        asked.append((given["compile"], given["offload"]))
         raise UsageError("so far")
 
     monkeypatch.setattr(loading, "load_model", load)
-    for more in ((), ("--compile",)):
+    for more in ((), ("--compile",), ("--offload", "group")):
         run(*words, *more, code=2)
-    assert asked == [False, True]
+    assert asked == [(False, None), (True, None), (False, "group")]

@@ -61,6 +61,7 @@ LOAD = (
     "loras",
     "compile",
     "channels_last",
+    "offload",
 )
 
 
