@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.errors import ModelError
 from sfumato.models.base import Model
 from sfumato.models.memory import within_memory
+from sfumato.models.ready import is_grouped
 
 
 class LatentModel(Model):
@@ -21,13 +23,22 @@ class LatentModel(Model):
     vae: Any
 
     def take_autoencoder(self, vae: Any) -> None:
-        """Sets `vae` and what follows from it; device and dtype are known by then."""
+        """Sets `vae` and what follows from it; device and dtype are known by then.
+
+        Raises:
+            ModelError: It would have to be cast, and diffusers holds copies of its weights.
+        """
         self.vae = vae
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         # An autoencoder marked so overflows in half precision
         upcast = self.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
         self._vae_dtype = torch.float32 if upcast else self.dtype
         if vae.dtype != self._vae_dtype:
+            if is_grouped(vae):
+                raise ModelError(
+                    f"the autoencoder of {self.name!r} overflows in fp16, and is offloaded by groups: call"
+                    " pipeline.vae.to(torch.float32) before, or load the pipeline in bf16"
+                )
             vae.to(dtype=self._vae_dtype)
 
     @torch.no_grad()
@@ -50,13 +61,15 @@ class LatentModel(Model):
         return pixels.float()
 
     def _encoded(self, pixels: Tensor) -> Tensor:
-        encoded = self.vae.encode(pixels)
+        with self.keeping_weights():
+            encoded = self.vae.encode(pixels)
         # a tiny autoencoder gives the latents themselves
         latents: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         return latents
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        pixels: Tensor = self.vae.decode(latents).sample
+        with self.keeping_weights():
+            pixels: Tensor = self.vae.decode(latents).sample
         return pixels
 
     def _latent_scale(self) -> tuple[Tensor | float, Tensor | float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -167,6 +167,8 @@ class Model(ABC):
         caches_features: Whether deep features can be used again in later steps, see `cached_features`.
         notes: What was decided when it was loaded, in words for the user.
         parts: Files that were added to it (LoRAs, embeddings, a VAE), as they stand in a recipe.
+        keeping_weights: What networks are called in: it keeps their weights for gradients, where diffusers takes them
+            away after each call.
         evaluations: Single-sample network evaluations so far, over the model's life; read differences.
     """
 
@@ -191,6 +193,7 @@ class Model(ABC):
     caches_features: bool = False
     notes: tuple[str, ...] = ()
     parts: Mapping[str, Any] = MappingProxyType({})
+    keeping_weights: Callable[[], AbstractContextManager[Any]] = nullcontext
     evaluations: int = 0
 
     @abstractmethod

@@ -40,11 +40,9 @@ class FlowTransformer(LatentModel):
 
     def __init__(
         self, *, transformer: Any, vae: Any, reader: PromptReader | None, schedule: RectifiedFlow, name: str,
-        revision: str, channels: int, device: torch.device | None = None,
+        revision: str, channels: int,
     ) -> None:  # fmt: skip
         """Takes loaded networks in one dtype, on one device; see `load_model` for the usual way.
-
-        `device` is the one that they compute on, where that is not the one that they lie on.
 
         Raises:
             ModelError: The network takes other latents than the autoencoder gives.
@@ -52,7 +50,7 @@ class FlowTransformer(LatentModel):
         self.transformer, self.reader = transformer, reader
         self.text = NoText() if reader is None else reader
         self.schedule, self.name, self.revision = schedule, name, revision
-        self.device, self.dtype = device or transformer.device, transformer.dtype
+        self.device, self.dtype = transformer.device, transformer.dtype
         self.latent_channels = channels
         if channels != int(vae.config.latent_channels):
             raise ModelError(
@@ -106,7 +104,8 @@ class FlowTransformer(LatentModel):
             raise UsageError(f"height and width must be multiples of {self.size_multiple} pixels for {self.name}")
         self.evaluations += len(latents)
         times = torch.tensor(t, device=self.device, dtype=torch.float32).expand(len(latents))
-        output = self._velocity(latents.to(self.device, self.dtype), times, condition)
+        with self.keeping_weights():
+            output = self._velocity(latents.to(self.device, self.dtype), times, condition)
         return output.to(latents)
 
     @abstractmethod

@@ -56,7 +56,6 @@ class Flux(FlowTransformer):
             transformer=pipeline.transformer, vae=pipeline.vae, reader=reader,
             schedule=read_flow(pipeline.scheduler.config, grid="linspace"), name=name, revision=revision,
             channels=int(config.in_channels) // cls.patch**2,
-            device=getattr(pipeline, "_execution_device", None),
         )  # fmt: skip
         if config.guidance_embeds:
             model.guidance_scale = 3.5

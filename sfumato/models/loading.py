@@ -21,7 +21,7 @@ from sfumato.models.folder import read_index
 from sfumato.models.layout import INDEX, is_flow, parts_of
 from sfumato.models.parts import Lora, PathLike, entries, read_parts
 from sfumato.models.pipelines import family_of, family_of_checkpoint, load_file, load_folder, refuse_partial
-from sfumato.models.ready import check_networks, is_offloaded, is_quantised, networks, plain
+from sfumato.models.ready import check_networks, execution_device, is_offloaded, is_quantised, networks, plain
 from sfumato.models.scheduling import scheduler_class, suit
 from sfumato.models.silence import quiet
 from sfumato.models.speed import AS_LOADED, OFFLOADS, Speed
@@ -218,6 +218,7 @@ def adapter_for(
     import torch
 
     from sfumato.models.flux import Flux
+    from sfumato.models.offload import take_offloaded
     from sfumato.models.pixel_ddpm import UnconditionalDDPM
     from sfumato.models.sd3 import StableDiffusion3
     from sfumato.models.sdxl import StableDiffusionXL
@@ -234,7 +235,8 @@ def adapter_for(
     refuse_partial(name, family, [part for part in parts_of(family) if getattr(pipeline, part, None) is not None])
     check_networks(pipeline, family, name)
     revision = revision or _pipeline_fingerprint(pipeline)
-    if any(is_offloaded(network) or is_quantised(network) for _, network in networks(pipeline)):
+    elsewhere = any(is_offloaded(network) for _, network in networks(pipeline))
+    if elsewhere or any(is_quantised(network) for _, network in networks(pipeline)):
         if device or dtype:
             raise UsageError(f"{name} is offloaded or quantised, so that it has its device and dtype: leave them out")
         if speed != AS_LOADED:
@@ -256,6 +258,8 @@ def adapter_for(
     if clip_skip:
         assert isinstance(model, StableDiffusion)  # of another, `Parts.apply` has said that it has no text encoder
         model.skip_text_layers(clip_skip)
+    if elsewhere:
+        take_offloaded(model, execution_device(pipeline, name))
     speed.place(model, device)
     suit(model, scheduler_class(pipeline), names=[Path(name).name], loras=loras)
     return model

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from sfumato.errors import ModelError
 
@@ -59,10 +60,34 @@ def offload(model: Model, kind: str, device: torch.device) -> None:
     model.device = torch.empty(0, device=device).device  # with its number
 
 
+def take_offloaded(model: Model, device: torch.device) -> None:
+    """Readies a model whose networks diffusers or accelerate bring to the device, and take away after their calls.
+
+    They change the data of a parameter, not the parameter, which is all that autograd would hold.
+
+    Args:
+        model: Changed for good; its networks are not.
+        device: Where they compute.
+    """
+    model.device, model.keeping_weights = device, partial(saved_tensors_hooks, _kept, _as_is)
+
+
 def bring(network: Any) -> None:
     """Brings an offloaded network to the device, as a call of it would; does nothing with another one."""
     if (come := getattr(network, _BRING, None)) is not None:
         come()
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """The tensor with the data that it has now, whatever other data it is given."""
+    alias = tensor.detach()
+    if alias.is_cuda:  # it may come from a stream of copies, and is used on this one for longer than that one knows
+        alias.record_stream(torch.cuda.current_stream(alias.device))
+    return alias
+
+
+def _as_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class Weights:

@@ -110,9 +110,10 @@ class UnconditionalDDPM(Model):
             raise UsageError(
                 f"height and width must be multiples of {self.size_multiple} for {self.name}, got {height}x{width}"
             )
-        output: Tensor = self.unet(
-            latents.to(self.device, self.dtype), torch.tensor(t, device=self.device), return_dict=False
-        )[0]
+        with self.keeping_weights():
+            output: Tensor = self.unet(
+                latents.to(self.device, self.dtype), torch.tensor(t, device=self.device), return_dict=False
+            )[0]
         return output[:, : self.latent_channels].to(latents.dtype)
 
     def sites(self, latent_size: tuple[int, int]) -> tuple[AttentionSite, ...]:

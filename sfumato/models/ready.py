@@ -1,8 +1,8 @@
 """The networks of a pipeline that is already loaded: which they are, and whether they can be used.
 
-Their weights must lie where they are computed with, as plain floats. Those of flow models, which are large, may also be
-quantised, cast or brought to the device by diffusers, as long as layers can be called as they are. What torch.compile
-made of a network is left aside, because it takes no part in what methods do inside a network.
+Their weights must be plain floats, on one device or brought to it by diffusers, network by network or group by group.
+Those of flow models, which are large, may also be quantised or cast, as long as layers can be called as they are. What
+torch.compile made of a network is left aside, because it takes no part in what methods do inside a network.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sfumato.models.identify import SUPPORTED, refuse_inputs
 from sfumato.models.layout import classes_of, is_flow
 
 if TYPE_CHECKING:
+    import torch
     from torch.nn import Module
 
 NETWORKS: Final = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -41,15 +42,13 @@ def check_networks(pipeline: Any, family: str, name: str) -> None:
         classes = [base.__name__ for base in type(network).__mro__]
         if not set(classes) & set(classes_of(family, part)):
             raise ModelError(f"{name} has a {classes[0]} as {part}, which is not supported; {SUPPORTED}")
-        missing, flow = any(p.is_meta for p in network.parameters()), is_flow(family)
-        if missing or (not flow and is_offloaded(network)):
-            remedy = "use pipeline.enable_model_cpu_offload() or enable_group_offload(...), or " if flow else ""
+        if any(p.is_meta for p in network.parameters()):
             raise ModelError(
-                f"{name} is offloaded ({part}): its weights are elsewhere between the calls of the pipeline; {remedy}"
-                "call pipeline.remove_all_hooks(), or load the pipeline without offloading (dtype fp16 halves its size)"
+                f"{name} is offloaded ({part}): its weights are elsewhere between the calls of layers; use"
+                " pipeline.enable_model_cpu_offload() or enable_group_offload(...), or call pipeline.remove_all_hooks()"
             )
         strange = next((p.dtype for p in network.parameters() if p.dtype not in _dtypes()), None)
-        if strange is not None and not (flow and is_quantised(network)):
+        if strange is not None and not (is_flow(family) and is_quantised(network)):
             raise ModelError(f"{name} is quantised ({part} is {strange}); load it in fp16, bf16 or fp32")
     if family == "DDPMPipeline" or is_flow(family):  # a flow's adapter checks its own channels
         return
@@ -87,6 +86,30 @@ def is_offloaded(network: Module) -> bool:
     return any(
         hasattr(module, "_hf_hook") or any("offload" in name for name in _hooks(module)) for module in network.modules()
     )
+
+
+def is_grouped(network: Module) -> bool:
+    """Whether hooks of diffusers bring its weights to the device group by group; they may keep copies of their own."""
+    return any("group_offloading" in _hooks(module) for module in network.modules())
+
+
+def execution_device(pipeline: Any, name: str) -> torch.device:
+    """Where the networks of an offloaded pipeline compute.
+
+    Raises:
+        ModelError: One that is not offloaded lies elsewhere.
+    """
+    import torch
+
+    device = torch.empty(0, device=pipeline._execution_device).device  # with its number
+    for part, network in networks(pipeline):
+        own = next(network.parameters()).device
+        if own != device and not is_offloaded(network):
+            raise ModelError(
+                f"{name} is offloaded, and computes on {device}, but its {part} stays on {own}:"
+                f" call pipeline.{part}.to({str(device)!r}), or offload it, too"
+            )
+    return device
 
 
 def is_quantised(network: Module) -> bool:

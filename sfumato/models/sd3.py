@@ -42,7 +42,7 @@ class StableDiffusion3(FlowTransformer):
         model = cls(
             transformer=pipeline.transformer, vae=pipeline.vae, reader=reader,
             schedule=read_flow(pipeline.scheduler.config, grid="table"), name=name, revision=revision,
-            channels=int(config.in_channels), device=getattr(pipeline, "_execution_device", None),
+            channels=int(config.in_channels),
         )  # fmt: skip
         if config.qk_norm is not None:  # SD3.5, which its authors run at less guidance
             model.guidance_scale = 4.5

@@ -114,14 +114,15 @@ class StableDiffusion(LatentModel):
 
     def predict(self, latents: Tensor, t: float | Sequence[float], condition: Condition) -> Tensor:
         self.evaluations += len(latents)
-        output: Tensor = self.unet(
-            latents.to(self.device, self.dtype),
-            torch.tensor(t, device=self.device),
-            encoder_hidden_states=condition.text.to(self.device, self.dtype),
-            added_cond_kwargs=self._added_conditions(latents, condition),
-            timestep_cond=self._guidance_embedding(len(latents), condition),
-            return_dict=False,
-        )[0]
+        with self.keeping_weights():
+            output: Tensor = self.unet(
+                latents.to(self.device, self.dtype),
+                torch.tensor(t, device=self.device),
+                encoder_hidden_states=condition.text.to(self.device, self.dtype),
+                added_cond_kwargs=self._added_conditions(latents, condition),
+                timestep_cond=self._guidance_embedding(len(latents), condition),
+                return_dict=False,
+            )[0]
         return output.to(latents.dtype)
 
     def _guidance_embedding(self, rows: int, condition: Condition) -> Tensor | None:
