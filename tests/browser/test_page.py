@@ -190,6 +190,7 @@ def test_methods_side_by_side(opened: Open, cat: Path) -> None:
     page.get_by_label("Tries", exact=True).fill("2")
     page.get_by_label("Tries", exact=True).press("Tab")
     page.get_by_role("link", name="Compare").click()
+    page.get_by_role("heading", name="Compare").wait_for()
     pressed = page.locator(".chip[aria-pressed=true]")
     while pressed.count():
         pressed.first.click()

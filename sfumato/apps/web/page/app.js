@@ -16,13 +16,16 @@ const PAGES = {
 };
 const made = {};
 
+const wanted = () => (Object.hasOwn(PAGES, location.hash.slice(2)) ? location.hash.slice(2) : "edit");
+
 async function show(first = false) {
-  const name = Object.hasOwn(PAGES, location.hash.slice(2)) ? location.hash.slice(2) : "edit";
+  const name = wanted();
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#/${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   const module = await PAGES[name]();
+  if (name !== wanted()) return; // another page was asked for meanwhile
   made[name] ||= module.page();
   put(main, made[name]);
   made[name].refresh?.();

@@ -13,7 +13,9 @@ export function page() {
   let chosen = null;
   const picks = h("div.row.tight", { role: "group", "aria-label": "Methods to compare" });
   const go = h("button.main.narrow", { type: "button", onclick: () => (stop ? stop.abort() : compare()) }, "Compare");
+  const leave = h("button", { type: "button", onclick: () => auto() }, "Let sfumato choose");
   let stop = null;
+  let ready = false;
 
   function refresh() {
     const plain = served("methods").filter((entry) => entry.name !== "auto");
@@ -26,16 +28,23 @@ export function page() {
       } }, entry.title);
       return chip;
     }));
-    const ready = edit.source.trim() && edit.target.trim();
+    ready = Boolean(edit.source.trim() && edit.target.trim());
     put(intro, ready ? `“${edit.source.trim()}” becomes “${edit.target.trim().split("\n")[0]}”.` : "Say on the page Edit what the image shows and what it should show; here you see it done by several methods.");
-    go.disabled = !ready;
+    allow();
     thumb.hidden = !edit.image;
     if (edit.image) thumb.src = api.shown(edit.image);
   }
 
-  async function work(title, body) {
+  /** One comparison at a time: while one runs, it can be stopped and no other begun. */
+  function allow() {
+    go.textContent = stop ? "Stop" : "Compare";
+    go.disabled = !stop && !ready;
+    leave.disabled = Boolean(stop) || !ready;
+  }
+
+  async function work(body) {
     stop = new AbortController();
-    go.textContent = "Stop";
+    allow();
     put(plot);
     put(cards);
     try {
@@ -44,7 +53,7 @@ export function page() {
       if (error.message) toast(error.message);
     }
     stop = null;
-    go.textContent = title;
+    allow();
     put(said);
   }
 
@@ -52,7 +61,7 @@ export function page() {
   const ask = (name) => form({ target_prompts: [edit.target.trim().split("\n")[0]], method: name, inversion: null, inversion_options: null,
     options: setOptions("methods", named("methods", name), edit.options[name] || {}) });
 
-  const compare = () => work("Compare", async () => {
+  const compare = () => work(async () => {
     const names = [...chosen];
     for (const [k, name] of names.entries()) {
       const asked = ask(name);
@@ -70,7 +79,7 @@ export function page() {
     }
   });
 
-  const auto = () => work("Compare", async () => {
+  const auto = () => work(async () => {
     const run = await api.run(ask("auto"), (news) => put(said, tell(news)), stop.signal);
     const { tried } = run.result;
     put(plot, h("h2", {}, "How well each took, and how much it changed"), tradeoff(tried));
@@ -101,7 +110,7 @@ export function page() {
 
   const thumb = h("img.thumb", { alt: "The source image", hidden: true });
   const root = h("section", {}, h("div.row.head", {}, thumb, h("div.intro", {}, h("h1", {}, "Compare"), intro)), picks,
-    h("div.below", {}, h("div.row", {}, go, h("button", { type: "button", onclick: () => { if (!stop && !go.disabled) auto(); } }, "Let sfumato choose")), said, plot, cards));
+    h("div.below", {}, h("div.row", {}, go, leave), said, plot, cards));
   return Object.assign(root, { refresh });
 }
 

@@ -92,7 +92,8 @@ export function maskFold(stage, redraw) {
   }
 
   draw();
-  const box = h("details", { ontoggle: () => box.open && draw() }, h("summary", {}, "Change only a part", summary), body);
+  // drawn by the click, not by the event "toggle", which comes later and would take a button away that is being pressed
+  const box = h("details", {}, h("summary", { onclick: () => draw() }, "Change only a part", summary), body);
   return Object.assign(box, { draw, ready: async () => { if (mask.kind === "paint" && painter && !mask.upload) mask.upload = await painter.upload(); } });
 }
 
