@@ -5,7 +5,7 @@
 
 Each method edits the same latents with its default options, from its first inversion (made beforehand, not counted), in
 a process of its own; bare network calls on four rows (of flow models, on as many as the method's have, and prompts are
-read beforehand) run before and after it. Measures processor seconds, network evaluations, the seconds that as many bare
+read beforehand) run before and after each round, for two seconds at least. Measures processor seconds, network evaluations, the seconds that as many bare
 evaluations take, their ratio, and the process's peak memory, libraries and weights included. A ratio well above 1 has a
 reason of its own: pix2pix-zero differentiates through the network. MODEL is whatever `sfumato.load_model` takes, or
 `toy-sd3` or `toy-flux`: the pipelines of `tests/toy_flow.py` at a width of 256 (with `PYTHONPATH=.`). The published
@@ -50,6 +50,8 @@ from sfumato.models.flow_transformer import FlowTransformer
 TOYS = ("toy-sd3", "toy-flux")
 SOURCE, TARGET = "a cat on a mat", "a dog on a mat"
 GUIDANCE = 7.5
+BARE_SECONDS = 2.0
+"""Of bare network calls at a time, at least: two calls of a small network are a lucky moment or an unlucky one."""
 
 
 def main() -> None:
@@ -126,9 +128,11 @@ def _measure(
         for prompt in (SOURCE, TARGET, ""):  # in a model this small, reading them would count
             model.give_prompt(prompt, model.encode_prompt(prompt))
         rows = _rows_of_a_call(model, lambda: run_method(model, name, start, options))
-    bare = [bare_evaluation(model, clean, rows=rows)]
-    costs = [run_method(model, name, start, options) for _ in range(rounds)]
-    bare.append(bare_evaluation(model, clean, rows=rows))
+    bare, costs = [], list[tuple[float, Cost]]()
+    for _ in range(rounds):
+        bare.append(bare_evaluation(model, clean, rows=rows, least=BARE_SECONDS))
+        costs.append(run_method(model, name, start, options))
+    bare.append(bare_evaluation(model, clean, rows=rows, least=BARE_SECONDS))
     seconds, evaluations = min(seconds for seconds, _ in costs), costs[0][1].evaluations
     return {
         "options": dict(options),
@@ -232,14 +236,28 @@ def _half(latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def bare_evaluation(
-    model: Model, latents: Tensor, calls: int = 2, rows: int = 4, clock: Callable[[], float] = time.process_time
+    model: Model,
+    latents: Tensor,
+    *,
+    rows: int = 4,
+    least: float = 0.0,
+    clock: Callable[[], float] = time.process_time,
 ) -> float:
-    """Seconds by the clock that the network alone takes for one row, in calls of some rows."""
+    """Seconds by the clock that the network alone takes for one row, in two calls of some rows, or more.
+
+    Args:
+        model: Its network is called.
+        latents: The first image is taken, (batch, channels, height, width).
+        rows: Of a call.
+        least: Seconds that are to pass.
+        clock: Tells them.
+    """
     condition = model.encode_prompt(["", "", SOURCE, TARGET][:rows] + [TARGET] * (rows - 4))
     batch = latents[:1].expand(rows, -1, -1, -1).contiguous()
-    begun = clock()
-    for _ in range(calls):
+    begun, calls = clock(), 0
+    while calls < 2 or clock() - begun < least:
         model.predict(batch, 500, condition)
+        calls += 1
     return (clock() - begun) / (rows * calls)
 
 

@@ -7,6 +7,8 @@ import os
 import signal
 import types
 
+gc.disable()  # until all tests are collected: a fifth of that time
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -49,6 +51,7 @@ def pytest_collection_finish() -> None:
     """Leaves what is imported by now, about a million objects, out of what Python's collector looks through."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
