@@ -8,11 +8,10 @@ a process of its own; bare network calls on four rows (of flow models, on as man
 read beforehand) run before and after each round, for two seconds at least. Measures processor seconds, network
 evaluations, the seconds that as many bare evaluations take, their ratio, and the process's peak memory, libraries and
 weights included. A ratio well above 1 has a reason of its own: pix2pix-zero differentiates through the network. MODEL
-is whatever `sfumato.load_model` takes, or
-`toy-sd3` or `toy-flux`: the pipelines of `tests/toy_flow.py` at a width of 256 (with `PYTHONPATH=.`). The published
-figures are from `tests/conformance/cases/tiny-sd`. With --out, writes method-cost.json, or method-cost-MODEL.json for a
-toy, after each method; what is written is not run again. With --together all methods run in one process, whose memory
-is not measured.
+is whatever `sfumato.load_model` takes, or `toy-sd3` or `toy-flux`: the pipelines of `tests/toy_flow.py` at a width of
+256 (with `PYTHONPATH=.`). The published figures are from `tests/conformance/cases/tiny-sd`. With --out, writes
+method-cost.json, or method-cost-MODEL.json for a toy, after each method; what is written is not run again. With
+--together all methods run in one process, whose memory is not measured.
 """
 
 from __future__ import annotations

@@ -258,3 +258,20 @@ def test_starts_light_and_fast(code: str) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == []
     assert min(seconds) < 0.5
+
+
+def test_no_body_of_a_function_is_longer_than_a_screen() -> None:
+    """Signature and docstring apart, which name and explain every option of a command."""
+    long = [
+        f"{path.relative_to(PACKAGE)}: {node.name}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if _end(node) - node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0].lineno + 1 > 60
+    ]
+    assert long == []
+
+
+def _end(node: ast.stmt) -> int:
+    assert node.end_lineno is not None
+    return node.end_lineno

@@ -209,9 +209,7 @@ def edit(
         paths = _outputs(output, images, vars(request), len(request.targets), like)
         name, revision = recipe.model(model, revision, variant)
         added = recipe.parts(lora, embedding, vae, clip_skip)
-    loaded = load(
-        name, device, dtype, revision=revision, variant=variant, added=added, compile_=compile_, offload=offload
-    )
+    loaded = load(name, device, dtype, compile_, offload, revision=revision, variant=variant, added=added)
     if recipe is not None:
         for text in recipe.differences(loaded):
             note(text)

@@ -91,16 +91,8 @@ def generate(
         size=size_pixels,
         **given(guidance_interval=interval, cache_interval=cache_interval),
     )
-    loaded = load(
-        model or "emoji",
-        device,
-        dtype,
-        revision=revision,
-        variant=variant,
-        added=parts(lora, embedding, vae, clip_skip),
-        compile_=compile_,
-        offload=offload,
-    )
+    added = parts(lora, embedding, vae, clip_skip)
+    loaded = load(model or "emoji", device, dtype, compile_, offload, revision=revision, variant=variant, added=added)
     result = request.run(loaded)
     result.save(path)
     paths = [str(name) for name in outputs(path, count)]

@@ -104,16 +104,8 @@ def invert(
         encode_steps=encode_steps,
         options=parse_options(INVERSIONS[inversion], settings),
     )
-    loaded = load(
-        model or "emoji",
-        device,
-        dtype,
-        revision=revision,
-        variant=variant,
-        added=parts(lora, embedding, vae, clip_skip),
-        compile_=compile_,
-        offload=offload,
-    )
+    added = parts(lora, embedding, vae, clip_skip)
+    loaded = load(model or "emoji", device, dtype, compile_, offload, revision=revision, variant=variant, added=added)
     result = request.run(loaded)
     if reconstruction is not None:
         save_image(result.reconstruction, reconstruction, recipe=result.recipe)

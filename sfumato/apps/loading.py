@@ -43,12 +43,12 @@ def load(
     name: str,
     device: str | None,
     dtype: str | None,
+    compile_: bool = False,
+    offload: str | None = None,
     *,
     revision: str | None = None,
     variant: str | None = None,
     added: Added | None = None,
-    compile_: bool = False,
-    offload: str | None = None,
 ) -> Model:
     """Loads a model with what is added to it under a spinner, and says what was decided and where it runs."""
     with working(f"loading {name}"):

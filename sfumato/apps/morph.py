@@ -143,16 +143,8 @@ def morph(
         alpha=alpha,
         options=options,
     )
-    loaded = load(
-        model or "emoji",
-        device,
-        dtype,
-        revision=revision,
-        variant=variant,
-        added=parts(lora, embedding, vae, clip_skip),
-        compile_=compile_,
-        offload=offload,
-    )
+    added = parts(lora, embedding, vae, clip_skip)
+    loaded = load(model or "emoji", device, dtype, compile_, offload, revision=revision, variant=variant, added=added)
     try:
         result = request.run(loaded)
     except (KeyboardInterrupt, Cancelled):

@@ -73,7 +73,7 @@ def serve(
     _check_reach(host, token)
     limits = web.Limits(upload_bytes=_bytes(max_upload))
     listening = _listen(host, port)
-    loaded = [load(name, device, dtype, compile_=compile_, offload=offload) for name in model or ["emoji"]]
+    loaded = [load(name, device, dtype, compile_, offload) for name in model or ["emoji"]]
     names = web.named_models(loaded)
     warnings.simplefilter("ignore", UserWarning)  # notes of runs, which may hold prompts: the page shows them
     jobs = JobQueue(names, Bounds(waiting=queue, per_client=per_client, seconds=max_seconds))

@@ -194,9 +194,7 @@ def slider(
         ),
     )
     added = parts(lora, embedding, vae, clip_skip)
-    loaded = load(
-        name, device, dtype, revision=revision, variant=variant, added=added, compile_=compile_, offload=offload
-    )
+    loaded = load(name, device, dtype, compile_, offload, revision=revision, variant=variant, added=added)
     result = request.run(loaded)
     movie.write(result, path, playing, strip, plot)
     movie.report(result, path, strip, plot, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -15,13 +14,20 @@ from sfumato import checks
 from sfumato.errors import ModelError, UsageError
 from sfumato.models import hub
 from sfumato.models.devices import resolve_device, resolve_dtype
-from sfumato.models.embeddings import learned_words
 from sfumato.models.files import PICKLED, read_header, refuse_pickle, size_of
 from sfumato.models.folder import read_index
 from sfumato.models.layout import INDEX, is_flow, parts_of
 from sfumato.models.parts import Lora, PathLike, entries, read_parts
 from sfumato.models.pipelines import family_of, family_of_checkpoint, load_file, load_folder, refuse_partial
-from sfumato.models.ready import check_networks, execution_device, is_offloaded, is_quantised, networks, plain
+from sfumato.models.ready import (
+    check_networks,
+    execution_device,
+    fingerprint,
+    is_offloaded,
+    is_quantised,
+    networks,
+    plain,
+)
 from sfumato.models.scheduling import scheduler_class, suit
 from sfumato.models.silence import quiet
 from sfumato.models.speed import AS_LOADED, OFFLOADS, Speed
@@ -234,7 +240,7 @@ def adapter_for(
     family = family_of([base.__name__ for base in type(pipeline).__mro__], name)
     refuse_partial(name, family, [part for part in parts_of(family) if getattr(pipeline, part, None) is not None])
     check_networks(pipeline, family, name)
-    revision = revision or _pipeline_fingerprint(pipeline)
+    revision = revision or fingerprint(pipeline)
     elsewhere = any(is_offloaded(network) for _, network in networks(pipeline))
     if elsewhere or any(is_quantised(network) for _, network in networks(pipeline)):
         if device or dtype:
@@ -339,17 +345,3 @@ def _looks_like_path(name: str) -> bool:
     path = Path(name)
     is_file = path.suffix.lower() in (".safetensors", *PICKLED)
     return path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or is_file
-
-
-def _pipeline_fingerprint(pipeline: Any) -> str:
-    """Names the content of a ready pipeline, of which no file may exist: shapes and a few values of every parameter."""
-    digest = hashlib.sha256()
-    for part, vectors in learned_words(pipeline):
-        digest.update(f"{part}{vectors}".encode())
-    for part, module in networks(pipeline):
-        for key, value in module.state_dict().items():
-            few = value.detach().flatten()[:: max(1, value.numel() // 4)][:4].double().tolist()
-            digest.update(f"{part}.{key}{tuple(value.shape)}{few}".encode())
-    schedule = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
-    digest.update(repr(sorted(schedule.items())).encode())
-    return f"sha256:{digest.hexdigest()[:16]}"

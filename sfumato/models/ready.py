@@ -1,4 +1,4 @@
-"""The networks of a pipeline that is already loaded: which they are, and whether they can be used.
+"""The networks of a pipeline that is already loaded: which they are, their fingerprint, and whether they can be used.
 
 Their weights must be plain floats, on one device or brought to it by diffusers, network by network or group by group.
 Those of flow models, which are large, may also be quantised or cast, as long as layers can be called as they are. What
@@ -8,11 +8,13 @@ torch.compile made of a network is left aside, because it takes no part in what 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Collection, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from sfumato.errors import ModelError
+from sfumato.models.embeddings import learned_words
 from sfumato.models.identify import SUPPORTED, refuse_inputs
 from sfumato.models.layout import classes_of, is_flow
 
@@ -79,6 +81,20 @@ def _eager(network: Module) -> Module:
         return network
     tensors = [*network.parameters(), *network.buffers()]
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})  # a copy of a module is not compiled
+
+
+def fingerprint(pipeline: Any) -> str:
+    """Names the content of a ready pipeline, of which no file may exist: shapes and a few values of every parameter."""
+    digest = hashlib.sha256()
+    for part, vectors in learned_words(pipeline):
+        digest.update(f"{part}{vectors}".encode())
+    for part, module in networks(pipeline):
+        for key, value in module.state_dict().items():
+            few = value.detach().flatten()[:: max(1, value.numel() // 4)][:4].double().tolist()
+            digest.update(f"{part}.{key}{tuple(value.shape)}{few}".encode())
+    schedule = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
+    digest.update(repr(sorted(schedule.items())).encode())
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def is_offloaded(network: Module) -> bool:
