@@ -1,5 +1,6 @@
 """MasaCtrl: identities, what each variant reads, topologies, costs, leaks, loud failures."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -155,6 +156,23 @@ def test_real_pictures_are_pinned_to_their_inversion(toy_model: Any) -> None:
     assert far(pinned.latents[0], one[0]) < 1e-5
     assert far(loose.latents[0], one[0]) > 1e-4
     assert far(pinned.latents[1], loose.latents[1]) > 1e-6
+
+
+def test_steps_before_the_first_are_plain_sampling(toy_model: Any) -> None:
+    start = drawn(toy_model)
+
+    def latents_controlled_at(steps: Sequence[int]) -> list[Tensor]:
+        shown: list[Tensor] = []
+
+        def keep(latents: Tensor, step: Step) -> Tensor:
+            shown.append(latents)
+            return latents
+
+        run(toy_model, start, start_step=None, steps=steps, on_step=[keep])
+        return shown
+
+    latents = zip(latents_controlled_at([2, 3]), latents_controlled_at([]), strict=True)
+    assert [far(controlled[1], free[1]) > 1e-6 for controlled, free in latents] == [False, False, True, True]
 
 
 def test_it_starts_at_step_4_of_50(toy_model: Any) -> None:

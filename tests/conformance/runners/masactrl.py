@@ -1,5 +1,6 @@
 """MasaCtrl: synthesis from given noises, and edits of an inverted image."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Model
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
-from tests.conformance.first_steps import stopped_early
+from tests.conformance.first_steps import steps_of_run, stopped_early
 from tests.conformance.golden import Case
 from tests.conformance.registry import Result, runner
 
@@ -24,18 +25,27 @@ from tests.conformance.registry import Result, runner
 def synthesis(case: Case, model: Model) -> dict[str, Result]:
     noise = case.tensors["initial_latents"]  # one row, shared by the branches, or one a branch
     start = Inversion("drawn", noise if len(noise) == 1 else noise[:, None], _timesteps(case))
+    if _in_part(case, "latents_per_step"):
+        return {"latents_per_step": _first_controlled(case, model, start)}
     return _edit(case, model, start)
 
 
 @runner("masactrl", "real", short_inversion=True)
 def real(case: Case, model: Model) -> dict[str, Result]:
     condition = model.encode_prompt(case.prompts[0])
-    start = ddim_inversion(InversionTask(model, case.tensors["source_latent"], condition, timesteps=_timesteps(case)))
+    task = InversionTask(model, case.tensors["source_latent"], condition, timesteps=_timesteps(case))
+    in_part = _in_part(case, "inversion_latents", "latents_per_step")
+    with stopped_early(1, inversions=True) if in_part else nullcontext():
+        start = ddim_inversion(task)
     assert start.trajectory is not None
     inverted = start.trajectory[:, 0]
-    stopped = len(inverted) <= case.num_steps
-    if stopped and {"inversion_latents", "latents_per_step"} <= set(case.tensors):
-        return {"inversion_latents": inverted, "latents_per_step": _first_controlled(case, model, start)}
+    if in_part:
+        stored = case.tensors["inversion_latents"]
+        start = replace(start, noise=stored[[-1]], trajectory=None)
+        return {
+            "inversion_latents": torch.cat([inverted, stored[len(inverted) :]]),
+            "latents_per_step": _first_controlled(case, model, start),
+        }
     return {
         **_edit(case, model, start),
         "inversion_latents": inverted,
@@ -43,14 +53,17 @@ def real(case: Case, model: Model) -> dict[str, Result]:
     }
 
 
+def _in_part(case: Case, *stored: str) -> bool:
+    """Whether the first steps alone are run, and the case has what a run of one step goes on from."""
+    return steps_of_run(case.num_steps) < case.num_steps and set(stored) <= set(case.tensors)
+
+
 def _first_controlled(case: Case, model: Model, start: Inversion) -> Tensor:
     """Latents of the first step at which the control acts, from the stored ones before it, which stand before them."""
     first, stored = case.parameters["start_step"], case.tensors["latents_per_step"]
-    noise = stored[first - 1][:, None] if first else case.tensors["inversion_latents"][[-1]]
+    noise = stored[first - 1][:, None] if first else start.noise
     with stopped_early(1):
-        latents = _edit(case, model, replace(start, noise=noise, trajectory=None, start_index=first))[
-            "latents_per_step"
-        ]
+        latents = _edit(case, model, replace(start, noise=noise, start_index=first))["latents_per_step"]
     assert isinstance(latents, Tensor)
     return torch.cat([stored[:first], latents])
 
