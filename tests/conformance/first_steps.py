@@ -38,9 +38,16 @@ def by_step(case: Case, name: str) -> bool:
     return bool(shape) and case.num_steps > 0 and shape[0] - case.num_steps in (0, 1)
 
 
-def cost(case: Case) -> tuple[int, int]:
-    """What of the cases of a kind `make test` runs the least: steps of one that takes long, then numbers."""
-    return (steps_to_run(case) if takes_long(case) else 0, case.size)
+def cost(case: Case) -> tuple[int, int, int]:
+    """What of the cases of a kind `make test` runs the least: steps of one that takes long, their updates, numbers."""
+    steps = steps_to_run(case) if takes_long(case) else 0
+    return (steps, _updates(case, steps), case.size)
+
+
+def _updates(case: Case, steps: int) -> int:
+    """How many updates the first steps make, each with a gradient, where the case stores how many each step made."""
+    made = case.tensors.get("inner_iterations")
+    return 0 if made is None else int(made[:steps].sum())
 
 
 def steps_to_run(case: Case) -> int:

@@ -58,6 +58,15 @@ def test_of_long_cases_the_one_with_the_fewest_steps_to_run_costs_least(tmp_path
     assert cost(short) < cost(long) < cost(more) < cost(late)
 
 
+def test_of_cases_that_tune_the_one_whose_first_steps_make_the_fewest_updates_costs_least(tmp_path: Path) -> None:
+    def tuned(name: str, updates: list[int]) -> Case:
+        tensors = {"timesteps": torch.arange(2), "latents": torch.ones(2, 4, 64, 64)}
+        tensors["inner_iterations"] = torch.tensor(updates, dtype=torch.int32)
+        return make_case(tmp_path / "s" / name, tensors, 1e-3, ["latents", "inner_iterations"])
+
+    assert cost(tuned("stops-early", [1, 5])) < cost(tuned("does-not", [3, 3]))
+
+
 def test_first_steps_are_compared_and_the_end_of_the_run_is_not(tmp_path: Path) -> None:
     case = case_of(tmp_path, 16)
 

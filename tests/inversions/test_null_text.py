@@ -13,6 +13,7 @@ from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.null_text import null_text_inversion
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
+from sfumato.sampling.ddim import ddim_step
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.inversions.test_deterministic import MODELS, SOURCE, clean
@@ -103,6 +104,29 @@ def test_the_stop_looks_at_the_loss_before_the_update(toy_model: Any) -> None:
     assert stopped is not None
     assert stopped[0, 0].isfinite().tolist() == [True, True, False]
     assert torch.equal(stopped[0, 0, :2], losses[0, 0, :2])
+
+
+def test_updates_of_a_step_are_adams(toy_model: Any) -> None:
+    """Written out: both moments are carried from update to update, and corrected for where they start."""
+    found = invert(toy_model, clean(), inner_steps=3, early_stop=0.0)
+    assert found.null_embeds is not None
+    assert found.trajectory is not None
+    condition, first = toy_model.encode_prompt([SOURCE, ""]), toy_model.schedule.steps(4)[0]
+    noise, target = found.noise, found.latents_at(1)
+    embeds = condition.text[[1]].clone()
+    mean, square = torch.zeros_like(embeds), torch.zeros_like(embeds)
+    for count in (1, 2, 3):
+        embeds.requires_grad_()
+        empty = condition[[1]].with_text(embeds)
+        uncond, cond = (toy_model.predict(noise, first.time, one) for one in (empty, condition[[0]]))
+        prediction = toy_model.schedule.split(uncond + 3.0 * (cond - uncond), noise, first.level)
+        loss = (ddim_step(prediction, first.level, first.level_prev) - target).square().mean()
+        (gradient,) = torch.autograd.grad(loss, embeds)
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        update = (mean / (1 - 0.9**count)) / ((square / (1 - 0.999**count)).sqrt() + 1e-8)
+        embeds = (embeds - 1e-2 * update).detach()
+    start = condition.text[[1]]
+    torch.testing.assert_close(found.null_embeds[0] - start, embeds - start, rtol=1e-3, atol=1e-6)
 
 
 def test_images_come_out_as_if_alone_to_the_bit(toy_model: Any) -> None:
