@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sfumato.bench import distill
 from sfumato.bench.benchmark import Configuration
 from sfumato.bench.distill import (
     CONFIGURATIONS,
@@ -98,7 +99,11 @@ def test_the_answer_is_right_and_the_source_keeps_everything(atlas: Atlas, judge
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_one_run_trains_and_measures_and_can_be_continued(toy_model: Any, judged: DistillJudge, tmp_path: Path) -> None:
+def test_one_run_trains_and_measures_and_can_be_continued(
+    toy_model: Any, judged: DistillJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "LONG", 10)  # steps of a teacher that is timed
+    monkeypatch.setattr(distill, "BATCH", 4)
     given = {
         "teacher": "sdedit", "edits": "swap", "pairs": "34", "per_edit": "2", "training_steps": "2", "width": "8",
         "least_psnr": "0", "atlas": str(write_toy_atlas(tmp_path / "toy.png")),

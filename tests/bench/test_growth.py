@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import growth
+from tests.toy import toy_sd_folder
 
 
-def test_rows_grow_with_steps_and_targets(tiny_sd: Path, tmp_path: Path) -> None:
+def test_rows_grow_with_steps_and_targets(tmp_path: Path) -> None:
     arguments = ["--methods", "sdedit,prompt-to-prompt", "--axes", "steps,targets", "--points", "2", "--rounds", "1"]
-    report = growth.main([str(tiny_sd), *arguments, "--out", str(tmp_path)])
+    report = growth.main([str(toy_sd_folder(tmp_path / "toy")), *arguments, "--out", str(tmp_path)])
     assert json.loads((tmp_path / "growth.json").read_text()) == report
     rows = {
         name: [[cell["rows"] for cell in by_value.values()] for by_value in by_axis.values()]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
 import pytest
 
+import sfumato
 from benchmarks import peers
+from tests.toy import toy_sd_folder
 
 SMALL = ["--latents", "8", "--steps", "3", "--rounds", "1", "--together"]
 
 
-def test_results_are_those_of_diffusers_pipelines(tiny_sd: Path, tmp_path: Path) -> None:
+def test_results_are_those_of_diffusers_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pix2pix-zero, CycleDiffusion and LEDITS++ (with masks by guidance) give the latents of diffusers."""
-    methods = "cycle-diffusion,pix2pix-zero,ledits"
-    report = peers.main([str(tiny_sd), *SMALL, "--methods", methods, "--out", str(tmp_path)])
+    methods, toy = "cycle-diffusion,pix2pix-zero,ledits", toy_sd_folder(tmp_path / "toy")
+    monkeypatch.setattr(peers, "WARM_UP", {"latents": 8, "steps": 2})
+    monkeypatch.setattr(sfumato, "load_model", functools.cache(sfumato.load_model))
+    report = peers.main([str(toy), *SMALL, "--methods", methods, "--out", str(tmp_path)])
     assert json.loads((tmp_path / "peers.json").read_text()) == report
     rows = report["8"]["methods"]
     assert set(rows) == set(methods.split(","))

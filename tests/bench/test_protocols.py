@@ -131,7 +131,8 @@ def test_reads_triplets(folder: Path) -> None:
         ZeroShot(trials=0)
 
 
-def test_morphs_by_method_and_spacing(folder: Path, tmp_path: Path) -> None:
+def test_morphs_by_method_and_spacing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(morphs, "NUM_FRAMES", 9)
     benchmark = Morphs(steps=2, encode_steps=0)
     kinds = [case.kind for case in benchmark.cases()]
     assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(KINDS, 6)
