@@ -5,10 +5,14 @@ Of the one with the fewest steps to run, sampling and optimising stop after thes
 but its own steps is compared, or the edit can start where the stored inversion ends; elsewhere it is run to its end, as
 the edit starts there. What the case stores step by step is compared as far as the run came, at the case's own
 tolerance. `make conformance` runs every case to its end, these included.
+
+Some kinds store the ends of several long runs, not their steps: of frames, of an edit and of what it is held against.
+Where `make test` runs these (`part_alone`), their runners make some of the runs and take the others' ends as stored.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from sfumato.watch import Watch
@@ -18,6 +22,7 @@ STEPS = 2
 LARGE = 32
 VERY_LARGE = 64  # a step takes as long as eight at 32x32
 INVERTING = "inverting"  # that stage of `Watch`
+_PART = ContextVar("part", default=False)
 
 
 def takes_long(case: Case) -> bool:
@@ -83,6 +88,21 @@ def stopped_early(steps: int, *, inversions: bool = False) -> Iterator[None]:
 def steps_of_run(num_steps: int) -> int:
     """How many of its steps a run makes here: all, or the first ones inside `stopped_early`."""
     return len(list(Watch().over(range(num_steps))))
+
+
+@contextmanager
+def part_alone() -> Iterator[None]:
+    """Inside the block runners of kinds that are registered with `in_part` make some of a case's runs."""
+    token = _PART.set(True)
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
+def is_part() -> bool:
+    """Whether some of a case's runs are enough."""
+    return _PART.get()
 
 
 def compare_first_steps(case: Case, results: Mapping[str, Any], steps: int) -> list[Comparison]:

@@ -20,6 +20,7 @@ class Runner:
 
     run: Run
     short_inversion: bool
+    in_part: bool
 
     def __call__(self, case: Case, model: Any) -> Mapping[str, Result]:
         return self.run(case, model)
@@ -28,7 +29,7 @@ class Runner:
 _RUNNERS: dict[tuple[str, str], Runner] = {}
 
 
-def runner(system: str, kind: str, *, short_inversion: bool = False) -> Callable[[Run], Run]:
+def runner(system: str, kind: str, *, short_inversion: bool = False, in_part: bool = False) -> Callable[[Run], Run]:
     """Registers `run(case, model) -> {output name: tensor}` for every case of this system and kind.
 
     The runner reads prompts, parameters, inputs and random draws from the case, nothing from elsewhere, so that other
@@ -37,13 +38,16 @@ def runner(system: str, kind: str, *, short_inversion: bool = False) -> Callable
 
     `short_inversion`: where `make test` runs the first steps alone (`first_steps.py`), those of the inversion are
     enough: the cases store no other steps, or the runner starts the edit where the stored inversion ends.
+
+    `in_part`: the cases store the ends of several long runs; the runner makes some of them where `is_part()`, as
+    `make test` asks, and returns the others' ends as stored.
     """
 
     def register(run: Run) -> Run:
         if (system, kind) in _RUNNERS:
             modules = _RUNNERS[system, kind].run.__module__, run.__module__
             raise ValueError(f"two runners for {system}, {kind}: {', '.join(modules)}")
-        _RUNNERS[system, kind] = Runner(run, short_inversion)
+        _RUNNERS[system, kind] = Runner(run, short_inversion, in_part)
         return run
 
     return register

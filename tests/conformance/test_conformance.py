@@ -1,15 +1,22 @@
 """Every golden case, against the authors' numbers. `SFUMATO_CONFORMANCE=FOLDER` runs other cases of the same kinds.
 
 `make conformance` runs all of them to their end. `make test` runs the quickest committed case of each kind: to its end,
-or its first steps where a step takes seconds (`first_steps.py`). Of a folder that you name, both run every case to its
-end.
+or its first steps where a step takes seconds, or some of its runs (`first_steps.py`). Of a folder that you name, both
+run every case to its end.
 """
 
 from typing import Any
 
 import pytest
 
-from tests.conformance.first_steps import compare_first_steps, cost, steps_to_run, stopped_early, takes_long
+from tests.conformance.first_steps import (
+    compare_first_steps,
+    cost,
+    part_alone,
+    steps_to_run,
+    stopped_early,
+    takes_long,
+)
 from tests.conformance.golden import (
     COMMITTED,
     Case,
@@ -26,12 +33,16 @@ PLANNED: set[str] = set()
 
 
 def chosen() -> tuple[list[Case], list[Case]]:
-    """The cases that `make test` runs: to their end, and their first steps."""
+    """The cases that `make test` runs: to their end, and their first steps or some of their runs."""
     cases = discover(cases_folder())
     if cases_folder() != COMMITTED:
         return cases, []
-    quickest = least_of_each_kind(cases, cost)
-    return [case for case in quickest if not takes_long(case)], [case for case in quickest if takes_long(case)]
+    whole, shortened = [], []
+    for case in least_of_each_kind(cases, cost):
+        run = find_runner(case.system, case.kind)
+        short = takes_long(case) or (run is not None and run.in_part)
+        (shortened if short else whole).append(case)
+    return whole, shortened
 
 
 def parameters() -> list[Any]:
@@ -57,9 +68,13 @@ def test_case(case: Case, request: pytest.FixtureRequest) -> None:
 def test_first_steps(case: Case, conformance_model: Any) -> None:
     run = find_runner(case.system, case.kind)
     assert run is not None, f"no runner for {case.system}, {case.kind}"
-    steps = steps_to_run(case)
-    with stopped_early(steps, inversions=run.short_inversion):
-        judge(case, compare_first_steps(case, run(case, conformance_model(case.model)), steps))
+    model, steps = conformance_model(case.model), steps_to_run(case)
+    if takes_long(case):
+        with stopped_early(steps, inversions=run.short_inversion):
+            judge(case, compare_first_steps(case, run(case, model), steps))
+    else:
+        with part_alone():
+            judge(case, compare(case, run(case, model)))
 
 
 def judge(case: Case, comparisons: list[Comparison]) -> None:

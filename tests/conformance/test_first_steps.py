@@ -11,6 +11,8 @@ from sfumato.watch import Watch
 from tests.conformance.first_steps import (
     compare_first_steps,
     cost,
+    is_part,
+    part_alone,
     steps_of_run,
     steps_to_run,
     stopped_early,
@@ -85,6 +87,12 @@ def test_first_steps_are_compared_and_the_end_of_the_run_is_not(tmp_path: Path) 
     assert problems(case, results(2)) == good | {"latents_per_step": short}
     missing = {"trajectory": torch.ones(9, 4, 16, 16)}
     assert problems(case, missing) == good | {"latents_per_step": "the runner does not return latents_per_step"}
+
+
+def test_some_runs_are_enough_inside_the_block_alone() -> None:
+    with part_alone():
+        assert is_part()
+    assert not is_part()
 
 
 def test_sampling_stops_early_and_inversions_only_where_asked() -> None:

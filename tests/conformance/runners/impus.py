@@ -1,6 +1,9 @@
 """IMPUS: the training objectives and their updates, inversion, interpolation, corrected sampling, path diversity."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -14,9 +17,10 @@ from sfumato.conditions.mixing import mixed_condition
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.models.base import Condition, Model
+from sfumato.morphs import rppd as rppd_of_path
 from sfumato.morphs.impus import Adapted
-from sfumato.morphs.rppd import path_diversity
 from sfumato.morphs.slerp import slerp
+from tests.conformance.first_steps import is_part
 from tests.conformance.golden import Case
 from tests.conformance.registry import runner
 
@@ -140,12 +144,14 @@ def interpolation(case: Case, model: Model) -> dict[str, Tensor]:
     }
 
 
-@runner("impus", "sampling")
+@runner("impus", "sampling", in_part=True)
 def sampling(case: Case, model: Model) -> dict[str, Tensor]:
     parameters = case.parameters
     cond, uncond = lora(case, "cond_lora"), lora(case, "uncond_lora")
     plan = plan_of(case, Condition(case.tensors["embedding"]), model, parameters["num_inference_steps"], cond, uncond)
-    result = plan.draw(model, parameters["alphas"])
+    weights, result = parameters["alphas"], case.tensors["result"]
+    drawn = [len(weights) // 2] if is_part() else list(range(len(weights)))
+    result[drawn] = plan.draw(model, [weights[k] for k in drawn])
 
     first = model.schedule.steps(parameters["num_inference_steps"])[0]
     assert first.time == parameters.get("timesteps", [first.time])[0]
@@ -159,7 +165,22 @@ def sampling(case: Case, model: Model) -> dict[str, Tensor]:
     return {"result": result, "first_prediction": together}
 
 
-@runner("impus", "rppd")
+@contextmanager
+def few_frames_of(stored: Tensor) -> Iterator[None]:
+    """Inside the block the first two frames of each batch on a path are drawn, the others taken as stored."""
+    draw, left = rppd_of_path._frames, iter(stored.split(1))
+
+    def frames(
+        model: Model, noise: Tensor, condition: Condition, negative: Condition | None, plan: Any, *others: Any
+    ) -> Tensor:
+        kept = [next(left) for _ in plan]
+        return torch.cat([draw(model, noise, condition, negative, plan[:2], *others), *kept[2:]])
+
+    with patch.object(rppd_of_path, "_frames", frames):
+        yield
+
+
+@runner("impus", "rppd", in_part=True)
 def rppd(case: Case, model: Model) -> dict[str, Tensor]:
     parameters, tensors = case.parameters, case.tensors
 
@@ -169,16 +190,18 @@ def rppd(case: Case, model: Model) -> dict[str, Tensor]:
         def __call__(self, first: Tensor, second: Tensor) -> Tensor:
             return (first - second).square().flatten(1).mean(dim=1)
 
-    found = path_diversity(
-        model,
-        torch.cat([tensors["noise_1"], tensors["noise_2"]]),
-        Condition(tensors["embedding"]),
-        MeanSquare(),
-        negative=model.encode_prompt(case.prompts.get("unconditional prompt", "")),
-        guidance_scale=parameters["max_scale"],
-        end_guidance_scale=parameters["min_scale"],
-        num_inference_steps=parameters["num_inference_steps"],
-    )
+    stored = torch.cat([tensors[name] for name in ("reconstruction_1", "reconstruction_2", "path")])
+    with few_frames_of(stored) if is_part() else nullcontext():
+        found = rppd_of_path.path_diversity(
+            model,
+            torch.cat([tensors["noise_1"], tensors["noise_2"]]),
+            Condition(tensors["embedding"]),
+            MeanSquare(),
+            negative=model.encode_prompt(case.prompts.get("unconditional prompt", "")),
+            guidance_scale=parameters["max_scale"],
+            end_guidance_scale=parameters["min_scale"],
+            num_inference_steps=parameters["num_inference_steps"],
+        )
     return {
         "reconstruction_1": found.reconstructions[:1],
         "reconstruction_2": found.reconstructions[1:],
