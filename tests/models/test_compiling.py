@@ -73,7 +73,7 @@ def test_nothing_is_compiled_anew_for_another_step_edit_method_or_image(toy_mode
     def same(image: Any, target: str, method: str, **options: Any) -> bool:
         results = [
             sfumato.edit(
-                one, image, source_prompt="a cat", target_prompt=target, method=method, num_inference_steps=5, **options
+                one, image, source_prompt="a cat", target_prompt=target, method=method, num_inference_steps=3, **options
             )
             for one in (model, toy_model)
         ]
