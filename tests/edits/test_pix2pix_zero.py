@@ -1,6 +1,7 @@
 """pix2pix-zero: identities, what holds the layout, counted evaluations, memory habits, loud failures. The authors'
 numbers: conformance."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from tests.served import DIFFUSION, on
 
 SOURCE, TARGET = "a photo of a cat on the house", "a photo of a dog on the house"
 MODELS = ["toy_model", "toy_velocity_model", "toy_xl_model"]
+STEPS = 2
 
 
 @pytest.fixture(params=MODELS)
@@ -40,11 +42,12 @@ def model(request: Any) -> Any:
     return request.getfixturevalue(request.param)
 
 
+@functools.cache
 def way(model: Any, source: str = "cat", target: str = "dog") -> Direction:
     return make_direction(model, source, target, write=lambda word: [f"a photo of a {word} on the house", f"a {word}"])
 
 
-def start(model: Any, steps: int = 3, images: int = 1, size: tuple[int, int] = (16, 16)) -> Inversion:
+def start(model: Any, steps: int = STEPS, images: int = 1, size: tuple[int, int] = (16, 16)) -> Inversion:
     noise = torch.randn(images, 4, *size, generator=torch.Generator().manual_seed(1))
     return Inversion("drawn", noise, tuple(model.schedule.timesteps(steps)))
 
@@ -80,7 +83,7 @@ def test_control_off_is_plain_sampling(model: Any) -> None:
         "source": Branch(condition, guidance_scale=3.0),
         "target": Branch(way(model).apply(condition, 0.5), guidance_scale=3.0),
     }
-    plain = sample(model, start(model).noise, branches, num_inference_steps=3)
+    plain = sample(model, start(model).noise, branches, num_inference_steps=STEPS)
     for update in ("paper", "released"):
         result = run(model, attention_guidance=0.0, direction_scale=0.5, update=update)
         assert far(result.latents, plain) < 1e-5
@@ -88,7 +91,7 @@ def test_control_off_is_plain_sampling(model: Any) -> None:
 
 def test_the_source_branch_is_plain_sampling(model: Any) -> None:
     branch = {"source": Branch(model.encode_prompt(SOURCE), guidance_scale=3.0)}
-    plain = sample(model, start(model).noise, branch, num_inference_steps=3)
+    plain = sample(model, start(model).noise, branch, num_inference_steps=STEPS)
     assert far(run(model).latents[0], plain[0]) < 1e-5
 
 
@@ -176,7 +179,7 @@ def test_by_default_guidance_leads_to_the_target_prompt(model: Any) -> None:
     """Without the pull of the maps it is plain sampling of the target, in the image's own noise."""
     result = run(model, direction=None, attention_guidance=0.0, source_guidance_scale=1.0)
     target = {"target": Branch(model.encode_prompt(TARGET), guidance_scale=3.0)}
-    assert far(result.latents[1], sample(model, start(model).noise, target, num_inference_steps=3)[0]) < 1e-4
+    assert far(result.latents[1], sample(model, start(model).noise, target, num_inference_steps=STEPS)[0]) < 1e-4
 
 
 @pytest.mark.parametrize("options", [{"attention_guidance": 0.0}, {"caption_as_negative": True}, {}])
@@ -195,7 +198,7 @@ def test_maps_are_handed_over(model: Any, options: Any) -> None:
 def _mean_maps(model: Any, branch: dict[str, Branch]) -> Tensor:
     """Mean conditional maps of plain sampling from the same noise, (image, height, width, token)."""
     maps = CrossAttentionMaps()
-    sample(model, start(model).noise, branch, num_inference_steps=3, controls=[AttentionControl([maps])])
+    sample(model, start(model).noise, branch, num_inference_steps=STEPS, controls=[AttentionControl([maps])])
     return maps.average[0]
 
 
@@ -242,7 +245,7 @@ def test_evaluations_are_as_the_docstring_says(toy_model: Any, options: Any, a_s
     direction = [way(toy_model)] * len(options.get("target_prompts", [TARGET]))
     before = toy_model.evaluations
     run(toy_model, direction=direction, **options)
-    assert toy_model.evaluations - before == 3 * a_step
+    assert toy_model.evaluations - before == STEPS * a_step
 
 
 def test_targets_and_pictures_in_one_batch_equal_single_runs(toy_model: Any) -> None:
@@ -277,7 +280,7 @@ def test_maps_are_dropped_after_each_step_and_weights_stay_frozen(toy_model: Any
 
     run(toy_model, observe=observe)
     cross = sum(site.kind == "cross" for site in toy_model.sites((16, 16)))
-    assert sizes == [2 * 2 * cross] * 3  # two halves of source and target, of this step alone
+    assert sizes == [2 * 2 * cross] * STEPS  # two halves of source and target, of this step alone
     assert all(len(maps) == 0 for maps in held)
     assert all(p.grad is None and not p.requires_grad for p in toy_model.unet.parameters())
     assert not torch.is_grad_enabled() or run(toy_model).latents.grad_fn is None
