@@ -19,6 +19,7 @@ from sfumato.attention.inject import InjectSelfAttention
 from sfumato.attention.patch import AttentionControl, AttentionEdit
 from sfumato.attention.word_weights import word_weights
 from sfumato.conditions import align
+from sfumato.conditions.words import ReadOnce
 from sfumato.errors import UsageError
 from sfumato.models.base import Model, TextSide
 from sfumato.models.prompt_syntax import plain_text
@@ -104,7 +105,7 @@ def prompt_control(
     Raises:
         UsageError: Prompts, words or bounds do not fit one another.
     """
-    text, targets, steps = model.text, list(target_prompts), num_inference_steps
+    text, targets, steps = ReadOnce(model.text), list(target_prompts), num_inference_steps
     written = [word_weights(text, source_prompt, target) for target in targets]
     prompts = tuple(targets)
     if released:  # looks words up in the text as it is

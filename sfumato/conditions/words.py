@@ -33,6 +33,30 @@ class Piece:
     is_punctuation: bool
 
 
+class ReadOnce:
+    """A text side that cuts each prompt once: for where the same prompts are asked about many times in a row.
+
+    Attributes:
+        length, start: As of the text.
+        sides: Of a text whose encoders' positions follow one another, each of them, likewise; else empty.
+    """
+
+    def __init__(self, text: TextSide) -> None:
+        self.length, self.start = text.length, text.start
+        self.sides: tuple[ReadOnce, ...] = tuple(ReadOnce(side) for side in getattr(text, "sides", ()))
+        self._text, self._words = text, dict[str, list[tuple[str, tuple[int, ...]]]]()
+
+    def words(self, prompt: str) -> list[tuple[str, tuple[int, ...]]]:
+        """See `TextSide`."""
+        if prompt not in self._words:
+            self._words[prompt] = self._text.words(prompt)
+        return self._words[prompt]
+
+    def tokens(self, prompt: str) -> list[tuple[int, str]]:
+        """See `TextSide`."""
+        return self._text.tokens(prompt)
+
+
 def pieces_of(text: TextSide, prompt: str) -> list[Piece]:
     """The pieces of a prompt in order. Every token is in exactly one of them."""
     ends = list(accumulate(len(word) for word in plain_text(prompt).split()))

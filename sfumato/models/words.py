@@ -6,6 +6,7 @@ between words (Chinese, Japanese, Thai and their kin) each letter.
 
 from __future__ import annotations
 
+import re
 import string
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -15,15 +16,15 @@ from typing import Protocol
 from sfumato.models.prompt_syntax import plain_text
 
 PUNCTUATION = string.punctuation + "“”‘’«»…、。，！？；：（）「」『』・"
-_NO_SPACES = (  # first and last letter of scripts whose words are not set apart
-    ("\u0e00", "\u0eff"),  # Thai, Lao
-    ("\u1000", "\u109f"),  # Burmese
-    ("\u1780", "\u17ff"),  # Khmer
-    ("\u3005", "\u3007"),  # ideographic marks
-    ("\u3041", "\u30ff"),  # kana
-    ("\u3400", "\u9fff"),  # Chinese characters
-    ("\uf900", "\ufaff"),
-    ("\U00020000", "\U000323af"),
+_NO_SPACES = re.compile(  # a letter of a script whose words are not set apart
+    "[\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f"  # Burmese
+    "\u1780-\u17ff"  # Khmer
+    "\u3005-\u3007"  # ideographic marks
+    "\u3041-\u30ff"  # kana
+    "\u3400-\u9fff"  # Chinese characters
+    "\uf900-\ufaff"
+    "\U00020000-\U000323af]"
 )
 
 
@@ -69,14 +70,21 @@ def words_with_positions(tokens: Tokens, prompt: str, start: int) -> list[tuple[
 
 def _parts(word: str) -> Iterator[str]:
     """A word of no spaces cut at its outer punctuation, and at each letter of a script without spaces."""
-    for is_single, group in groupby(_letters(word), key=lambda letter: _has_no_spaces(letter[0])):
+    if not _NO_SPACES.search(word):
+        yield from _without_punctuation_around(word)
+        return
+    for is_single, group in groupby(_letters(word), key=lambda letter: _NO_SPACES.match(letter) is not None):
         if is_single:
             yield from group
-            continue
-        text = "".join(group)
-        core = text.strip(PUNCTUATION)
-        before = text[: len(text) - len(text.lstrip(PUNCTUATION))]
-        yield from filter(None, (before, core, text[len(before) + len(core) :]))
+        else:
+            yield from _without_punctuation_around("".join(group))
+
+
+def _without_punctuation_around(text: str) -> Iterator[str]:
+    """The punctuation before a word, the word and the punctuation behind it, as far as they are there."""
+    core = text.strip(PUNCTUATION)
+    before = text[: len(text) - len(text.lstrip(PUNCTUATION))]
+    yield from filter(None, (before, core, text[len(before) + len(core) :]))
 
 
 def _letters(word: str) -> list[str]:
@@ -88,10 +96,6 @@ def _letters(word: str) -> list[str]:
         else:
             letters.append(character)
     return letters
-
-
-def _has_no_spaces(letter: str) -> bool:
-    return any(first <= letter <= last for first, last in _NO_SPACES)
 
 
 def _ends_by_bytes(tokens: Tokens, ids: Sequence[int], parts: Sequence[tuple[int, str]]) -> list[int | None] | None:
