@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.attention.patch import Attend, AttentionEdit
+from sfumato.attention.patch import Attend, AttentionEdit, MakeMap
 from sfumato.models.attention import AttentionSite
 from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
@@ -93,8 +93,9 @@ class CrossAttentionEdit(AttentionEdit):
     Where image and text are one sequence, M is the part of its map that is of image positions and tokens. The rest of
     a row stays the branch's own, and rows are not re-normalised.
 
-    Where the image looks at text alone, no map is made: with M_new = M S + M* diag(o) a branch's output is that of the
-    fused kernel for the source's queries and keys with the values S v, and for its own with o v.
+    Where the image looks at text alone, the edited map is not made: with M_new = M S + M* diag(o) a branch's output is
+    that of the fused kernel for the source's queries and keys with the values S v, and for its own with o v. Where the
+    mean over heads is looked at, maps are made instead, and their means are edited.
     """
 
     needs_map = True
@@ -123,22 +124,45 @@ class CrossAttentionEdit(AttentionEdit):
         self._alpha, self._whole = self.alpha[step.index], self._all[step.index]
 
     def without_map(self, query: Tensor, key: Tensor, value: Tensor, attend: Attend, site: AttentionSite) -> Tensor:
-        tokens, edits = self.alpha.shape[-1], query.shape[1] - 1
+        taken, kept = self._values(value)
+        edits, source = taken.shape[1], slice(0, 1)
+        queries, keys, values = [query[:, source]] * (1 + edits), [key[:, source]] * (1 + edits), [value[:, source]]
+        if kept is None:
+            return attend(torch.cat(queries, dim=1), torch.cat(keys, dim=1), torch.cat([*values, taken], dim=1))
+        queries, keys, values = [*queries, query[:, 1:]], [*keys, key[:, 1:]], [*values, taken, kept]
+        output = attend(torch.cat(queries, dim=1), torch.cat(keys, dim=1), torch.cat(values, dim=1))
+        return torch.cat([output[:, source], output[:, 1 : 1 + edits] + output[:, 1 + edits :]], dim=1)
+
+    def with_mean_map(
+        self, query: Tensor, key: Tensor, value: Tensor, make: MakeMap, site: AttentionSite, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        taken, kept = self._values(value)
+        source = make(query[:, :1], key[:, :1])
+        wanted = torch.cat([value[:, :1], taken], dim=1)  # all by the source's map, side by side along head_dim
+        beside = source[:, 0] @ wanted.movedim(1, -2).flatten(-2)
+        output = beside.unflatten(-1, (-1, value.shape[-1])).movedim(-2, 1)
+        mean = source.mean(dim=3, keepdim=True)
+        if kept is None:  # the edited map has nothing of the branch's own, which is not made
+            own_mean = torch.zeros_like(mean).expand(-1, taken.shape[1], *mean.shape[2:])
+        else:
+            own = make(query[:, 1:], key[:, 1:])
+            own_mean = own.mean(dim=3, keepdim=True)
+            output = torch.cat([output[:, :1], output[:, 1:] + own @ kept], dim=1)
+        return output, self.edit_maps(torch.cat([mean, own_mean], dim=1), site, step)
+
+    def _values(self, value: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the source's map and the branches' own are applied to in the edited branches, shaped like their values.
+
+        None in place of the second where nothing of their own map is left.
+        """
+        tokens = self.alpha.shape[-1]
         alpha = self._alpha.to(value)[:, None, None, None]  # (edit, image, heads, query, token)
         edited, later = value[:, 1:, ..., :tokens, :], value[:, 1:, ..., tokens:, :]
-        taken = (self._from_source.to(value) * alpha) @ edited
-        source = slice(None), slice(0, 1)
-        queries, keys = [query[source]] * (1 + edits), [key[source]] * (1 + edits)
-        values = [value[source], F.pad(taken, (0, 0, 0, later.shape[-2]))]
-        keeps_own = self._keeps_own or not self._whole or later.shape[-2] > 0
-        if keeps_own:
-            kept = (self._from_own.to(value) * alpha + (1 - alpha)).transpose(-1, -2) * edited
-            queries, keys = [*queries, query[:, 1:]], [*keys, key[:, 1:]]
-            values.append(torch.cat([kept, later], dim=-2))
-        output = attend(torch.cat(queries, dim=1), torch.cat(keys, dim=1), torch.cat(values, dim=1))
-        if not keeps_own:
-            return output
-        return torch.cat([output[source], output[:, 1 : 1 + edits] + output[:, 1 + edits :]], dim=1)
+        taken = F.pad((self._from_source.to(value) * alpha) @ edited, (0, 0, 0, later.shape[-2]))
+        if self._whole and not self._keeps_own and later.shape[-2] == 0:
+            return taken, None
+        kept = (self._from_own.to(value) * alpha + (1 - alpha)).transpose(-1, -2) * edited
+        return taken, torch.cat([kept, later], dim=-2)
 
     def edit_maps(self, maps: Tensor, site: AttentionSite, step: Step) -> Tensor:
         maps = maps[0]
@@ -168,6 +192,7 @@ class CrossAttentionMaps(AttentionEdit):
     """
 
     needs_map = True
+    sees_mean = True
     observes = True
 
     def __init__(self) -> None:

@@ -42,7 +42,11 @@ def layout_map(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, si
 
 def _softmax_map(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     scores = (query * scale) @ key.transpose(-1, -2)
-    probs: Tensor = (scores if mask is None else scores + mask).softmax(dim=-1)
+    scores = scores if mask is None else scores + mask
+    if scores.requires_grad:
+        return scores.softmax(dim=-1)
+    # in place: two of the largest tensors of a run at a time would be asked from the system anew at each layer
+    probs: Tensor = torch.softmax(scores, dim=-1, out=scores)
     return probs
 
 

@@ -27,6 +27,8 @@ BOTH = ("uncond", "cond")
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """The fused kernel: query, key, value to softmax(q k) v, all (guidance, branch, image, heads, tokens, head_dim)."""
+MakeMap = Callable[[Tensor, Tensor], Tensor]
+"""Query and key to the layout map softmax(q k), (guidance, branch, image, heads, image position, token)."""
 
 
 class AttentionEdit:
@@ -38,6 +40,7 @@ class AttentionEdit:
     Attributes:
         guidance: The guidance rows it acts on.
         needs_map: Whether it wants the layout map, of sites that look at text.
+        sees_mean: Whether it changes no map, and the mean over heads will do for it.
         mixes_outputs: Whether `attention` takes over what attends to what.
         sets_source: Whether it exchanges what keys and values are projected from, and nothing else.
         observes: Whether it only looks, and may miss steps whose features are those of an earlier one.
@@ -46,6 +49,7 @@ class AttentionEdit:
 
     guidance: tuple[str, ...] = CONDITIONAL
     needs_map = False
+    sees_mean = False
     mixes_outputs = False
     sets_source = False
     observes = False
@@ -110,6 +114,15 @@ class AttentionEdit:
 
         Asked only when `needs_map`, where the image looks at text alone, no other edit asks for the map, and no mask is
         on the scores. Takes the guidance rows it acts on; the kernel may be called with other numbers of branches.
+        """
+        return None
+
+    def with_mean_map(
+        self, query: Tensor, key: Tensor, value: Tensor, make: MakeMap, site: AttentionSite, step: Step
+    ) -> tuple[Tensor, Tensor] | None:
+        """The attention output that its edited map would give, and the mean of that map over heads, as one head.
+
+        As `without_map`, where other edits only look at the mean. None: make the edited map of every head.
         """
         return None
 
@@ -220,9 +233,8 @@ class AttentionControl:
                 continue
             given, part_mask = _parts((query, key, value), rows), None if mask is None else mask[rows]
             if of == names:
-                attend = partial(attended, mask=None, scale=call.scale)
-                alone = len(mapped) == 1 and part_mask is None and site.image_keys is None
-                if alone and (output := mapped[0].without_map(*given, attend, site)) is not None:
+                plain = part_mask is None and site.image_keys is None
+                if plain and (output := _without_edited_maps(mapped, given, call, step)) is not None:
                     parts[rows.start] = output
                     continue
                 before = maps = layout_map(*given[:2], part_mask, call.scale, site)
@@ -264,6 +276,25 @@ class AttentionControl:
                 bias = _put(bias, rows, added.expand(rows.stop - rows.start, *layout.axes[1:], *added.shape[3:]))
                 mask = bias if mask is None else mask + bias
         return query, key, value, mask
+
+
+def _without_edited_maps(
+    mapped: Sequence[AttentionEdit], given: tuple[Tensor, Tensor, Tensor], call: KernelCall, step: Step
+) -> Tensor | None:
+    """The output of a layer that looks at text alone, where its edit can do without the edited map of every head."""
+    first, others = mapped[0], mapped[1:]
+    if not others:
+        return first.without_map(*given, partial(attended, mask=None, scale=call.scale), call.site)
+    if not all(edit.sees_mean and edit.guidance == first.guidance for edit in others):
+        return None
+    make = partial(layout_map, mask=None, scale=call.scale, site=call.site)
+    made = first.with_mean_map(*given, make, call.site, step)
+    if made is None:
+        return None
+    output, mean = made
+    for edit in others:
+        edit.edit_maps(mean, call.site, step)
+    return output
 
 
 def _reaches_scores(edit: AttentionEdit) -> bool:

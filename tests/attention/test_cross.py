@@ -77,7 +77,7 @@ FACTORS = torch.tensor([[1.0, -0.5, 2.0]])
 @pytest.mark.parametrize("alpha", [(1.0, 1.0, 1.0), (1.0, 0.0, 0.25)], ids=["whole", "in part"])
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_an_edit_of_maps_is_one_of_values(edit: MapEdit, alpha: tuple[float, ...], chunks: int) -> None:
-    """What the fused kernel gives without the map is what the edited map gives, also for prompts of more chunks."""
+    """Without the edited map, output and mean over heads are as with it, also for prompts of more chunks."""
     generator, branches = torch.Generator().manual_seed(2), 3 if isinstance(edit, OneEach) else 2
     query, key, value = (
         torch.randn(1, branches, 2, 2, count, 5, generator=generator) for count in (IMAGE, TEXT * chunks, TEXT * chunks)
@@ -85,17 +85,26 @@ def test_an_edit_of_maps_is_one_of_values(edit: MapEdit, alpha: tuple[float, ...
     control = CrossAttentionEdit(edit, torch.tensor(alpha).expand(2, branches - 1, TEXT))
     control.at_step(STEP)
     maps = layout_map(query, key, None, 0.5, SITES["cross"])
-    calls = []
+    calls, made = list[int](), list[int]()
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         calls.append(query.shape[1])
         return attended(query, key, value, None, 0.5)
 
+    def make(query: Tensor, key: Tensor) -> Tensor:
+        made.append(query.shape[1])
+        return layout_map(query, key, None, 0.5, SITES["cross"])
+
+    edited = control.edit_maps(maps, SITES["cross"], STEP)
     output = control.without_map(query, key, value, attend, SITES["cross"])
-    torch.testing.assert_close(output, control.edit_maps(maps, SITES["cross"], STEP) @ value)
+    torch.testing.assert_close(output, edited @ value)
+    output, mean = control.with_mean_map(query, key, value, make, SITES["cross"], STEP)
+    torch.testing.assert_close(output, edited @ value)
+    torch.testing.assert_close(mean, edited.mean(dim=3, keepdim=True))
     of_source_alone = edit is SWAP or (isinstance(edit, Reweight) and edit.inner is None)
     nothing_own = of_source_alone and alpha == (1.0, 1.0, 1.0) and chunks == 1
     assert calls == [branches if nothing_own else 2 * branches - 1]
+    assert made == ([1] if nothing_own else [1, branches - 1])
 
 
 def test_maps_are_made_where_they_are_looked_at_alone(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
