@@ -43,9 +43,9 @@ def layout_map(query: Tensor, key: Tensor, mask: Tensor | None, scale: float, si
 def _softmax_map(query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     scores = (query * scale) @ key.transpose(-1, -2)
     scores = scores if mask is None else scores + mask
-    if scores.requires_grad:
+    if scores.requires_grad or scores.device.type != "cpu":
         return scores.softmax(dim=-1)
-    # in place: two of the largest tensors of a run at a time would be asked from the system anew at each layer
+    # in place: of tensors as large as these, two at a time would be asked from the system anew at each layer
     probs: Tensor = torch.softmax(scores, dim=-1, out=scores)
     return probs
 

@@ -38,7 +38,7 @@ from torch import Tensor
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import AttentionControl
 from sfumato.conditions import align
-from sfumato.conditions.words import pieces_of
+from sfumato.conditions.words import ReadOnce, pieces_of
 from sfumato.edits.known_source import with_source
 from sfumato.edits.method import edit_method
 from sfumato.edits.noise_map_replay import fits_origin, reconstructed
@@ -216,7 +216,7 @@ def _plan(task: EditTask, concepts: Mapping[str, float] | None, first: int) -> t
 
     `first` is the first branch that is run: 0, or 1 without the source.
     """
-    text, scale = task.model.text, task.guidance_scale
+    text, scale = ReadOnce(task.model.text), task.guidance_scale
     source_prompt, condition = task.source_prompt, task.condition
     named: Mapping[str, Condition] = {}
     if concepts:
