@@ -20,7 +20,6 @@ from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
-from sfumato.guidance.energies import WeightedSum
 from sfumato.guidance.energies_by_name import Rows, Spec, check_energy, energies_of, names
 from sfumato.guidance.langevin import code_decoder, code_of, langevin
 from sfumato.inversions.noise_maps import noise_map_inversion
@@ -162,7 +161,7 @@ def langevin_edit(
     chain = langevin(
         code.repeat(1, count, 1, 1, 1), measured, energies, num_langevin_steps=num_langevin_steps,
         step_size=step_size, prior_weight=prior_weight, generator=generators, watch=task.watch,
-        metric=WeightedSum(tuple(energies)) if keep == "best" else None,
+        metric="energies" if keep == "best" else None,
     )  # fmt: skip
     return task.edited(
         chain.images.unflatten(0, (count, images)), source=clean, distances=torch.stack(distances),

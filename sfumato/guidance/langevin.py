@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -62,7 +62,7 @@ def langevin(
     num_langevin_steps: int = 200,
     step_size: float = 0.05,
     prior_weight: float = 1.0,
-    metric: Energy | None = None,
+    metric: Energy | Literal["energies"] | None = None,
     noise: Tensor | None = None,
     generator: Generators = None,
     on_step: Callable[[Tensor, int], Any] | None = None,
@@ -80,7 +80,8 @@ def langevin(
         num_langevin_steps: At least 0.
         step_size: h above 0; 0.05 in the paper.
         prior_weight: w_0, at least 0; 1 in the paper: at 0 nothing holds the code where the model knows its way.
-        metric: Judges each image, lowest is best; None: the last code counts.
+        metric: Judges each image, lowest is best; "energies": their weighted sum, which costs nothing more; None: the
+            last code counts.
         noise: xi of every step, (num_langevin_steps, *code.shape); None: drawn.
         generator: Draws it, one draw a step; one for each image.
         on_step: Called with the code after each step and the step's index.
@@ -93,11 +94,18 @@ def langevin(
     _check(code, num_langevin_steps, step_size, prior_weight, energies, noise)
     code, history = code.detach(), []
     best: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def judged(metric: Energy | Literal["energies"], values: Tensor, images: Tensor) -> Tensor:
+        if isinstance(metric, str):
+            weighted = [weight * value for (weight, _), value in zip(energies, values[1:], strict=True)]
+            return torch.stack(weighted).sum(dim=0)
+        return evaluated(metric, images)
+
     for index in (watch or Watch()).during("guiding").over(range(num_langevin_steps)):
         gradient, values, images = energy_gradient(code, decode, energies)
         history.append(values)
         if metric is not None:
-            best = _better(best, evaluated(metric, images), code, images)
+            best = _better(best, judged(metric, values, images), code, images)
         drift = prior_weight * code + gradient
         draw = draw_noise(code.shape, generator, code) if noise is None else noise[index].to(code)
         code = code - step_size / 2 * drift + sqrt(step_size) * draw
@@ -106,10 +114,11 @@ def langevin(
 
     with torch.no_grad():
         images = decode(code)
-        history.append(_values(code, images, energies))
+        values = _values(code, images, energies)
+        history.append(values)
         if metric is None:
             return LangevinResult(code, images, torch.stack(history))
-        metric_value, code, images = _better(best, evaluated(metric, images), code, images)
+        metric_value, code, images = _better(best, judged(metric, values, images), code, images)
     return LangevinResult(code, images, torch.stack(history), metric_value)
 
 

@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.errors import UsageError
-from sfumato.guidance.energies import ClassLabel, Quadratic, TextAgreement, evaluated, low_pass, random_views
+from sfumato.guidance.energies import (
+    ClassLabel,
+    Quadratic,
+    TextAgreement,
+    WeightedSum,
+    evaluated,
+    low_pass,
+    random_views,
+)
 from sfumato.guidance.langevin import LangevinResult, code_decoder, code_of, energy_gradient, langevin
 from sfumato.inversions.ddim import ddim_inversion
 from sfumato.inversions.noise_maps import dpm_encoder
@@ -130,6 +138,27 @@ def test_the_metric_keeps_the_best_code_of_each_chain(gaussian: GaussianModel) -
     with torch.no_grad():
         torch.testing.assert_close(decoder(gaussian)(found.code), found.images)
     torch.testing.assert_close(found.images.mean(dim=(1, 2, 3)), found.metric)
+
+
+def test_energies_as_the_metric_are_not_computed_again(gaussian: GaussianModel) -> None:
+    seen: list[Tensor] = []
+
+    def height(images: Tensor) -> Tensor:
+        seen.append(images.detach())
+        return images.mean(dim=(1, 2, 3))
+
+    code, options = normal(*SHAPE), {"num_langevin_steps": 4, "step_size": 0.5}
+    energies = [(2.0, height), (-0.5, height)]
+    made = {
+        metric: langevin(
+            code, decoder(gaussian), energies, metric=metric, generator=torch.Generator().manual_seed(0), **options
+        )
+        for metric in ("energies", WeightedSum(tuple(energies)))
+    }
+    assert len(seen) == 10 + 20  # two before every step and at the end, and as many for a metric of its own
+    once, again = made.values()
+    assert torch.equal(once.images, again.images)
+    assert torch.equal(once.metric, again.metric)
 
 
 def test_evaluations_are_as_told(toy_model: Any) -> None:
