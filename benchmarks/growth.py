@@ -5,10 +5,10 @@
 Along each axis one number grows and the others stay as they are (4 steps, 16x16 latents, one image, one target, prompts
 of one chunk). Each method edits latents with its default options, from its first inversion (made beforehand, not
 counted); its network calls are noted, and made again with nothing around them: as many rows of the same size with the
-same prompts, and with a backward pass where the method made one. The two take turns; the least processor time of the
-rounds counts. A ratio that rises along an axis is cost that grows faster than the network's own. MODEL is whatever
-`sfumato.load_model` takes; the published figures are from `tests/conformance/cases/tiny-sd`. With --out, writes
-growth.json after each method; what is written is not run again.
+same prompts, and with a backward pass where the method made one (`method_cost.make`). The two take turns; the least
+processor time of the rounds counts. A ratio that rises along an axis is cost that grows faster than the network's own.
+MODEL is whatever `sfumato.load_model` takes; the published figures are from `tests/conformance/cases/tiny-sd`. With
+--out, writes growth.json after each method; what is written is not run again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,16 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from torch import Tensor
 
 import sfumato
-from benchmarks.method_cost import GUIDANCE, processor
+from benchmarks.method_cost import GUIDANCE, BareCall, make, noted, processor
 from sfumato.edits.method import METHODS
 from sfumato.edits.task import EditTask
 from sfumato.files import write_whole
 from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
-from sfumato.models.base import Condition, Model
+from sfumato.models.base import Model
 
 AXES: Mapping[str, tuple[int, ...]] = {
     "steps": (4, 8, 16),
@@ -80,16 +78,6 @@ class Work:
     def prompts(self) -> list[str]:
         """The targets."""
         return [self.prompt(thing) for thing in THINGS[: self.targets]]
-
-
-@dataclass(frozen=True)
-class Call:
-    """A network call that a method made."""
-
-    shape: torch.Size
-    time: float
-    condition: Condition
-    differentiated: bool
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -145,7 +133,7 @@ def cost(model: Model, name: str, work: Work, rounds: int) -> dict[str, float]:
     source = start_of(model, name, work)
     seconds, bare = [], []
     for _ in range(rounds):
-        calls: list[Call] = []
+        calls: list[BareCall] = []
         begun = time.process_time()
         with noted(model, calls):
             edit(model, name, source, work)
@@ -182,32 +170,6 @@ def edit(model: Model, name: str, source: Inversion, work: Work) -> None:
     generator = torch.Generator().manual_seed(0)
     scales = {"guidance_scale": GUIDANCE, "source_guidance_scale": source.guidance_scale}
     METHODS[name].function(EditTask(model, source, work.prompt("cat"), work.prompts, generator=generator, **scales))
-
-
-@contextmanager
-def noted(model: Model, calls: list[Call]) -> Iterator[None]:
-    """Writes down the network calls inside the block."""
-    predict = model.predict
-
-    def noting(latents: Tensor, t: float, condition: Condition) -> Tensor:
-        calls.append(Call(latents.shape, t, condition, torch.is_grad_enabled() and latents.requires_grad))
-        return predict(latents, t, condition)
-
-    model.predict = noting  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del model.predict
-
-
-def make(model: Model, calls: Sequence[Call]) -> None:
-    """The calls with nothing around them."""
-    for call in calls:
-        latents = torch.zeros(call.shape).requires_grad_(call.differentiated)
-        with torch.set_grad_enabled(call.differentiated):
-            output = model.predict(latents, call.time, call.condition)
-            if call.differentiated:
-                torch.autograd.grad(output.sum(), latents)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ Each method edits the same latents with its default options, from its first inve
 a process of its own; bare network calls on four rows (of flow models, on as many as the method's have, and prompts are
 read beforehand) run before and after each round, for two seconds at least. Measures processor seconds, network
 evaluations, the seconds that as many bare evaluations take, their ratio, and the process's peak memory, libraries and
-weights included. A ratio well above 1 has a reason of its own: pix2pix-zero differentiates through the network. MODEL
-is whatever `sfumato.load_model` takes, or `toy-sd3` or `toy-flux`: the pipelines of `tests/toy_flow.py` at a width of
-256 (with `PYTHONPATH=.`). The published figures are from `tests/conformance/cases/tiny-sd`. With --out, writes
-method-cost.json, or method-cost-MODEL.json for a toy, after each method; what is written is not run again. With
---together all methods run in one process, whose memory is not measured.
+weights included. Where a method differentiates through the network, the bare calls are its own, made again after each
+round with nothing around them: each on as many rows with the same prompts, with a backward pass where the method made
+one (`make` says what that is), and calls of the decoder for its energy likewise. MODEL is whatever `sfumato.load_model`
+takes, or `toy-sd3` or `toy-flux`: the pipelines of `tests/toy_flow.py` at a width of 256 (with `PYTHONPATH=.`). The
+published figures are from `tests/conformance/cases/tiny-sd`. With --out, writes method-cost.json, or
+method-cost-MODEL.json for a toy, after each method; what is written is not run again. With --together all methods run
+in one process, whose memory is not measured.
 """
 
 from __future__ import annotations
@@ -25,12 +27,13 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -44,7 +47,7 @@ from sfumato.edits.task import EditTask
 from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
-from sfumato.models.base import Model
+from sfumato.models.base import Condition, Model
 from sfumato.models.flow_transformer import FlowTransformer
 
 TOYS = ("toy-sd3", "toy-flux")
@@ -128,20 +131,104 @@ def _measure(
         for prompt in (SOURCE, TARGET, ""):  # in a model this small, reading them would count
             model.give_prompt(prompt, model.encode_prompt(prompt))
         rows = _rows_of_a_call(model, lambda: run_method(model, name, start, options))
-    bare, costs = [], list[tuple[float, Cost]]()
+    bare, mirrored, costs = [], [], list[tuple[float, Cost]]()
     for _ in range(rounds):
         bare.append(bare_evaluation(model, clean, rows=rows, least=BARE_SECONDS))
-        costs.append(run_method(model, name, start, options))
+        calls: list[BareCall] = []
+        with noted(model, calls):
+            costs.append(run_method(model, name, start, options))
+        if any(call.backward for call in calls):
+            begun = time.process_time()
+            make(model, calls)
+            mirrored.append(time.process_time() - begun)
     bare.append(bare_evaluation(model, clean, rows=rows, least=BARE_SECONDS))
     seconds, evaluations = min(seconds for seconds, _ in costs), costs[0][1].evaluations
+    bare_seconds = min(mirrored) if mirrored else min(bare) * evaluations
     return {
         "options": dict(options),
         "evaluations": evaluations,
+        **({"with_backward": sum(c.shape[0] for c in calls if c.condition and c.backward)} if mirrored else {}),
         "seconds": round(seconds, 2),
-        "bare_seconds": round(min(bare) * evaluations, 2),
-        "ratio": round(seconds / (min(bare) * evaluations), 3),
+        "bare_seconds": round(bare_seconds, 2),
+        "ratio": round(seconds / bare_seconds, 3),
         "peak_memory_gb": round(max(cost.peak_memory for _, cost in costs) / 2**30, 2),
     }
+
+
+@dataclass(frozen=True)
+class BareCall:
+    """A call of the network, or of the decoder, that a method made.
+
+    Attributes:
+        shape: Of the latents.
+        time: Timestep.
+        condition: Of the rows; None: a call of the decoder.
+        backward: Where a gradient on the latents came from: the output, or only what is inside the network; or none.
+    """
+
+    shape: torch.Size
+    time: float = 0.0
+    condition: Condition | None = None
+    backward: Literal["output", "inside"] | None = None
+
+
+@contextmanager
+def noted(model: Model, calls: list[BareCall]) -> Iterator[None]:
+    """Writes down the calls of the network and of the decoder inside the block."""
+    predict, decode = model.predict, model.decode_latents
+
+    def note(latents: Tensor, output: Tensor, time: float = 0.0, condition: Condition | None = None) -> Tensor:
+        differentiated = torch.is_grad_enabled() and latents.requires_grad
+        calls.append(BareCall(latents.shape, time, condition, "inside" if differentiated else None))
+        if differentiated:
+            output.register_hook(partial(passed, len(calls) - 1))
+        return output
+
+    def passed(index: int, _: Tensor) -> None:
+        calls[index] = replace(calls[index], backward="output")
+
+    model.predict = lambda x, t, condition: note(x, predict(x, t, condition), t, condition)  # type: ignore[method-assign]
+    model.decode_latents = lambda x: note(x, decode(x))  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.predict, model.decode_latents
+
+
+def make(model: Model, calls: Sequence[BareCall]) -> None:
+    """The calls with nothing around them.
+
+    A backward pass is that of the sum of the output. Where a method has a gradient of attention maps alone, it is that
+    of the sum of the queries of all layers where the image looks at text: as deep into the network as the maps are.
+    All activations are kept for it, as the methods do by default, and nothing is computed again.
+    """
+    for call in calls:
+        latents = torch.zeros(call.shape).requires_grad_(call.backward is not None)
+        queries: list[Tensor] = []
+        with torch.set_grad_enabled(call.backward is not None), _queries(model, call, queries):
+            if call.condition is None:
+                output = model.decode_latents(latents)
+            else:
+                output = model.predict(latents, call.time, call.condition)
+            if call.backward:
+                depth = torch.stack([query.sum() for query in queries]).sum() if queries else output.sum()
+                torch.autograd.grad(depth, latents)
+
+
+@contextmanager
+def _queries(model: Model, call: BareCall, found: list[Tensor]) -> Iterator[None]:
+    """Collects the queries of layers where the image looks at text, where a call's gradient is from there."""
+    if call.condition is None or call.backward != "inside":
+        yield
+        return
+
+    def collect(name: str, given: Tensor, query: Tensor) -> Tensor:
+        found.append(query)
+        return query
+
+    sites = model.sites((call.shape[-2], call.shape[-1]))
+    with model.projection_hook([f"{site.name}.to_q" for site in sites if site.text_keys is not None], collect):
+        yield
 
 
 def _toy(name: str) -> Any:

@@ -19,6 +19,15 @@ TWICE = (
     " text ([flow models](flow.md))."
 )
 
+GRADIENTS = """
+- `pix2pix-zero` and `langevin` differentiate through the network. They stand beside their own calls, made again with
+  nothing around them: on as many rows, with a backward pass where the method makes one; for Langevin guidance also
+  those of the decoder, all but the last with a backward pass. A backward pass is from the sum of the output to the
+  latents; for `pix2pix-zero`, whose gradient is of attention maps, from the sum of the queries of all cross-attention
+  layers, so that it is no deeper than the method's. Activations are kept, and none is computed again. Making attention
+  maps, and the dual encoder of Langevin guidance, count against the methods.
+"""
+
 
 def written(_: str) -> str:
     """The page, of the stored figures."""
@@ -39,7 +48,7 @@ def page(report: Mapping[str, Any], flows: Mapping[str, Mapping[str, Any]]) -> s
         *_table(report, memory=True),
         "",
         "- The inversion is made beforehand and is not included. Memory is that of the whole process.",
-        "- `pix2pix-zero` and `langevin` differentiate through the network, so that their evaluations cost more.",
+        GRADIENTS.strip(),
     ]
     for name, own in flows.items():
         lines += ["", f"## {FLOWS[name]}", "", f"`{name}`, {_run(own)}.", ""]
@@ -65,4 +74,7 @@ def _table(report: Mapping[str, Any], *, memory: bool) -> Iterator[str]:
     for name, row in report["methods"].items():
         label = f"`{name}`" + "".join(f", {key} {value}" for key, value in row["options"].items())
         keys = ("evaluations", "seconds", "bare_seconds", "ratio", *(("peak_memory_gb",) if memory else ()))
-        yield "| " + " | ".join([label, *(str(row[key]) for key in keys)]) + " |"
+        cells = [label, *(str(row[key]) for key in keys)]
+        if "with_backward" in row:
+            cells[1] += f", {row['with_backward']} with a backward pass"
+        yield "| " + " | ".join(cells) + " |"
