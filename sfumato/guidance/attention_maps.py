@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.attention.cross import CrossAttentionMaps
 from sfumato.attention.patch import AttentionControl
-from sfumato.attention.record import Recorder, RecordKey, RecordMaps
+from sfumato.attention.record import Recorder, RecordMaps
 from sfumato.models.attention import AttentionSite
 from sfumato.models.base import Condition, Model
 from sfumato.models.schedules import Step
@@ -65,8 +66,8 @@ class CrossAttentionGuidance:
         """Takes lambda, and whether the source's two guidance rows are one because they see the same text."""
         self.amount, self.shared, self.update, self.observe = amount, shared, update, observe
         self._maps = Recorder()
-        self._record = RecordMaps(self._maps, on=False)
-        self._match = _MatchMaps(self._maps, shared=shared, keep=observe is not None)
+        self._record = _SourceMaps(self._maps)
+        self._match = _MatchMaps(self._maps, self._record, keep=observe is not None)
         self._seen = _MeanMaps(), _MeanMaps()  # of the source, of the edits
         self._controls: list[AttentionControl] = []
 
@@ -86,7 +87,11 @@ class CrossAttentionGuidance:
             try:
                 yield self
             finally:
-                self._maps.forget()
+                self._forget()
+
+    def _forget(self) -> None:
+        self._maps.forget()
+        self._record.whole.clear()
 
     def at_step(self, step: Step) -> None:
         for control in self._controls:
@@ -124,7 +129,7 @@ class CrossAttentionGuidance:
             moved = leaf.detach() - self.amount * gradient
             if self.observe is not None:
                 self.observe(Pull(step, loss.detach(), gradient, self._maps))
-            self._maps.forget()
+            self._forget()
         with self._seen[1].switched_on():
             edited = predict(moved, rows)
         output = torch.cat([combined(source, scales[:1]), combined(edited, scales[1:])])
@@ -150,12 +155,28 @@ class _MeanMaps(CrossAttentionMaps):
             self.on = False
 
 
+class _SourceMaps(RecordMaps):
+    """Records the source's maps.
+
+    Attributes:
+        whole: The same by layer, all rows together, (guidance, 1, image, heads, image position, token).
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__(recorder, on=False)
+        self.whole: dict[str, Tensor] = {}
+
+    def edit_maps(self, maps: Tensor, site: AttentionSite, step: Step) -> Tensor:
+        self.whole[site.name] = maps.detach().float()
+        return super().edit_maps(maps, site, step)
+
+
 class _MatchMaps(RecordMaps):
     """Adds up how far the edits' maps are from the source's, (branch, image)."""
 
-    def __init__(self, recorder: Recorder, *, shared: bool, keep: bool) -> None:
+    def __init__(self, recorder: Recorder, source: _SourceMaps, *, keep: bool) -> None:
         super().__init__(recorder, on=False)
-        self.shared, self.keep = shared, keep
+        self.source, self.keep = source, keep
         self.loss = torch.zeros(())
 
     @contextmanager
@@ -165,11 +186,7 @@ class _MatchMaps(RecordMaps):
             yield
 
     def edit_maps(self, maps: Tensor, site: AttentionSite, step: Step) -> Tensor:
-        assert self._layout is not None, "the edit must be installed"
-        halves = [
-            RecordKey(self._layout.guidance[-1] if self.shared else name, "source") for name in self._layout.guidance
-        ]
-        reference = torch.stack([self.recorder.get(step.index, site.name, row) for row in halves])
-        difference = maps.float() - reference[:, None].float()  # (guidance, branch, image, heads, ...)
-        self.loss = self.loss.to(difference.device) + difference.square().sum(dim=(-2, -1)).mean(dim=(0, 3))
+        reference = self.source.whole[site.name].expand_as(maps)  # the one row of a source that has one, for both
+        squares = F.mse_loss(maps.float(), reference, reduction="none")  # which keeps nothing more for the gradient
+        self.loss = self.loss.to(maps.device) + squares.sum(dim=(-2, -1)).mean(dim=(0, 3))
         return super().edit_maps(maps, site, step) if self.keep else maps
