@@ -25,7 +25,7 @@ GRADIENTS = """
   those of the decoder, all but the last with a backward pass. A backward pass is from the sum of the output to the
   latents; for `pix2pix-zero`, whose gradient is of attention maps, from the sum of the queries of all cross-attention
   layers, so that it is no deeper than the method's. Activations are kept, and none is computed again. Making attention
-  maps, and the dual encoder of Langevin guidance, count against the methods.
+  maps, and the dual encoder of Langevin guidance, count against the methods. Other jobs ran on the machine meanwhile.
 """
 
 
