@@ -52,8 +52,8 @@ class Word:
 
     Attributes:
         text: Without spaces; a comma is a word of its own.
-        thing: Index of the thing that it tells of, or None.
-        role: "name", "tint", "size", "amount", or "" for any other.
+        thing: Index of the thing that it tells of, or None; a relation tells where the thing before it is.
+        role: "name", "tint", "size", "relation", "amount", or "" for any other.
     """
 
     text: str
@@ -88,8 +88,10 @@ def caption_words(scene: Scene, telling: Telling | None = None, world: World | N
     last = len(telling.things) - 1
     for number, index in enumerate(telling.things):
         if number:
-            between = telling.relation if telling.relation and last == 1 else "and" if number == last else ","
-            words += [Word(text) for text in between.split()]
+            if telling.relation and last == 1:
+                words += [Word(text, telling.things[0], "relation") for text in telling.relation.split()]
+            else:
+                words.append(Word("and" if number == last else ","))
         words += _noun(scene, index, telling, world)
     style = [Word(text) for text in (scene.style, "style")] if telling.style else []
     if style and not telling.style_last:
@@ -131,14 +133,14 @@ def sample_telling(scene: Scene, generator: random.Random) -> Telling:
         indices.pop()
     relation = ""
     if len(indices) == 2 and (true := Scene(tuple(scene.things[i] for i in indices)).relation):
-        relation = generator.choices(("", true, "next to"), (0.45, 0.47, 0.08))[0]
+        relation = generator.choices(("", true, "next to"), (0.3, 0.64, 0.06))[0]
     plain = scene.background.pattern == "plain"
     return Telling(
         tuple(indices),
         tints=generator.random() < 0.9,
         sizes=generator.random() < 0.5,
         relation=relation,
-        style=generator.random() < 0.5,
+        style=generator.random() < 0.65,
         colour=generator.random() < 0.85,
         pattern=generator.random() < (0.2 if plain else 0.75),
         amount=generator.random() < 0.8,

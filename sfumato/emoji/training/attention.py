@@ -1,9 +1,10 @@
 """Attention of words to their things: supervised in training, and measured.
 
-The renderer knows where each thing is. The loss asks four things of the cross-attention of a word at 16x16: that it
+The renderer knows where each thing is. The loss asks five things of the cross-attention of a word at 16x16: that it
 lies inside the mask of its thing, that it stays out of the masks of other things, that among the words of things the
-right one is strongest, and that every place of a thing looks at its words. Without the last, a word has its thing in a
-few spots only, and a map of spots makes a poor mask.
+right one is strongest, that every place of a thing looks at its words, and that it looks at the word of the style, too.
+Without the fourth, a word has its thing in a few spots only, and a map of spots makes a poor mask. But a place is not to
+look at its own words alone: then the network never reads styles and relations, so half of it is enough.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from torch import Tensor
 
 from sfumato.emoji.training.networks import MAP_SIDE
 
-ROLES = ("name", "tint")
+ROLES = ("name", "tint", "relation")
 """Roles of words that are supervised, in the order of the rows of shares."""
+OWN_SHARE, STYLE_SHARE = 0.5, 0.1
+"""Shares of a place's attention that its thing's own words and the style's word should have at least."""
 
 
 class Recorded:
@@ -65,18 +68,19 @@ def word_maps(maps: Tensor, share: Tensor) -> Tensor:
     return torch.einsum("bqt,brkt->brkq", maps, share)
 
 
-def attention_loss(maps: Tensor, share: Tensor, masks: Tensor) -> Tensor:
+def attention_loss(maps: Tensor, share: Tensor, masks: Tensor, style: Tensor) -> Tensor:
     """How far words look away from their things.
 
     Args:
         maps: (batch, positions, tokens).
         share: Which tokens are a thing's words, see `Encoder.encode`; (batch, roles, things, tokens), names first.
         masks: How much each thing covers of each position, (batch, things, positions).
+        style: Which tokens name the style, 1 or 0, (batch, tokens).
 
     Returns:
-        For each row, (batch,): for names and tints 1 - the share inside the own mask + twice the share inside the masks
-        of others; for names the cross-entropy of the right one among all names, at the positions of things; and minus
-        the logarithm of all that the own words get there.
+        For each row, (batch,): for names, tints and relations 1 - the share inside the own mask + twice the share inside
+        the masks of others; for names the cross-entropy of the right one among all names, at the positions of things;
+        and minus the logarithm of what the own words and the style get there, up to `OWN_SHARE` and `STYLE_SHARE`.
     """
     words = word_maps(maps, share)
     told = share.sum(-1)  # (batch, roles, things), 1 where the word is there
@@ -89,8 +93,15 @@ def attention_loss(maps: Tensor, share: Tensor, masks: Tensor) -> Tensor:
     area = masks * seen
     among = -(right * area).sum((1, 2)) / area.sum((1, 2)).clamp_min(1e-6)
     own = torch.einsum("bqt,bkt->bkq", maps, (share.sum(1) > 0).to(maps))
-    covering = -(own.clamp_min(1e-6).log() * area).sum((1, 2)) / area.sum((1, 2)).clamp_min(1e-6)
+    styled = torch.einsum("bqt,bt->bq", maps, style)[:, None]
+    covering = _missing(own, OWN_SHARE, area) + style.amax(1) * _missing(styled, STYLE_SHARE, area)
     return places + 0.5 * among + 0.3 * covering
+
+
+def _missing(found: Tensor, least: float, area: Tensor) -> Tensor:
+    """Minus the logarithm of `found` / `least`, 0 beyond 1, in the mean over an area; both (batch, things, positions)."""
+    short = -(found / least).clamp(1e-6, 1.0).log()
+    return (short * area).sum((1, 2)) / area.sum((1, 2)).clamp_min(1e-6)
 
 
 def area_under_curve(scores: Tensor, inside: Tensor) -> float:
@@ -110,9 +121,9 @@ def curve_areas(words: Tensor, told: Tensor, masks: Tensor) -> dict[str, list[fl
         masks: (batch, things, positions); a position is inside where the thing covers half of it.
 
     Returns:
-        "own", "other" (a name against the mask of another thing) and "tint", one figure for each word.
+        "own", "other" (a name against the mask of another thing), "tint" and "relation", one figure for each word.
     """
-    areas: dict[str, list[float]] = {"own": [], "other": [], "tint": []}
+    areas: dict[str, list[float]] = {"own": [], "other": [], "tint": [], "relation": []}
     for row, role, thing in told.nonzero().tolist():
         for at in range(masks.shape[1]):
             inside = masks[row, at] > 0.5

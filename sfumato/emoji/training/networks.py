@@ -36,7 +36,7 @@ class Widths:
     unet_layers: int = 1
     heads: int = 4
     text: int = 128
-    text_layers: int = 1
+    text_layers: int = 2
 
 
 SIZES: dict[str, Widths] = {

@@ -22,11 +22,14 @@ def two_things() -> tuple[torch.Tensor, torch.Tensor]:
     masks = torch.zeros(1, 2, 256)
     masks[0, 0, :40] = 1
     masks[0, 1, 100:150] = 1
-    share = torch.zeros(1, 2, 2, 6)
+    share = torch.zeros(1, 3, 2, 6)
     share[0, 0, 0, 1] = 1
     share[0, 0, 1, 2:4] = 0.5
     share[0, 1, 1, 4] = 1
     return masks, share
+
+
+NO_STYLE = torch.zeros(1, 6)
 
 
 def test_the_loss_is_least_where_words_lie_on_their_things() -> None:
@@ -36,7 +39,7 @@ def test_the_loss_is_least_where_words_lie_on_their_things() -> None:
     right[0, 100:150, 2:5] = 1 / 3
     swapped = right[..., [0, 2, 1, 1, 1, 5]]
     even = torch.full((1, 256, 6), 1 / 6)
-    losses = [float(attention_loss(maps, share, masks)) for maps in (right, even, swapped)]
+    losses = [float(attention_loss(maps, share, masks, NO_STYLE)) for maps in (right, even, swapped)]
     assert losses[0] < 0.05
     assert losses[0] < losses[1] < losses[2]
 
@@ -46,7 +49,7 @@ def test_a_word_in_a_few_spots_of_its_thing_costs_more_than_one_all_over_it() ->
     over, spots = torch.full((2, 1, 256, 6), 1e-4)
     over[0, :40, 1], over[0, 100:150, 2:5] = 0.2, 0.1
     spots[0, :2, 1], spots[0, 100:102, 2:5] = 0.9, 0.3
-    assert float(attention_loss(over, share, masks)) < float(attention_loss(spots, share, masks))
+    assert float(attention_loss(over, share, masks, NO_STYLE)) < float(attention_loss(spots, share, masks, NO_STYLE))
 
 
 def test_the_loss_moves_attention_onto_the_things() -> None:
@@ -55,7 +58,7 @@ def test_the_loss_moves_attention_onto_the_things() -> None:
     optimizer = torch.optim.Adam([logits], lr=0.3)
     for _ in range(40):
         optimizer.zero_grad()
-        attention_loss(logits.softmax(-1), share, masks).sum().backward()
+        attention_loss(logits.softmax(-1), share, masks, NO_STYLE).sum().backward()
         optimizer.step()
     areas = curve_areas(word_maps(logits.softmax(-1).detach(), share), share.sum(-1) > 0, masks)
     assert min(areas["own"]) > 0.99
@@ -65,10 +68,31 @@ def test_the_loss_moves_attention_onto_the_things() -> None:
     assert (across < inside / 100).all()
 
 
+def test_half_of_a_place_is_enough_so_that_other_words_are_read() -> None:
+    masks, share = two_things()
+    all_of_it, half, little = (torch.full((1, 256, 6), 1e-4) for _ in range(3))
+    for maps, part in ((all_of_it, 1.0), (half, 0.5), (little, 0.2)):
+        maps[0, :40, 1], maps[0, 100:150, 2:5] = part, part / 3
+    losses = [float(attention_loss(maps, share, masks, NO_STYLE)) for maps in (all_of_it, half, little)]
+    assert losses[0] == pytest.approx(losses[1], abs=0.01)
+    assert losses[2] > losses[1] + 0.2
+
+
+def test_a_style_that_is_told_is_looked_at_from_all_things() -> None:
+    masks, share = two_things()
+    told = torch.zeros(1, 6)
+    told[0, 5] = 1
+    without = torch.full((1, 256, 6), 1e-4)
+    without[0, :40, 1], without[0, 100:150, 2:5] = 0.8, 0.27
+    looked_at = without.clone()
+    looked_at[..., 5] = 0.1
+    assert float(attention_loss(looked_at, share, masks, told)) < float(attention_loss(without, share, masks, told)) - 1
+
+
 def test_words_that_are_not_told_cost_nothing() -> None:
     masks, share = two_things()
     maps = torch.rand(1, 256, 6, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    assert float(attention_loss(maps, torch.zeros_like(share), masks)) == 0
+    assert float(attention_loss(maps, torch.zeros_like(share), masks, NO_STYLE)) == 0
 
 
 @pytest.mark.parametrize(
