@@ -38,8 +38,9 @@ MOST_WEIGHT = 5.0
 DROP_CAPTION = 0.1
 PLACES_TOLD = 0.5
 """Least weight of the attention loss of a caption that tells a relation, at any noise."""
-NOISIEST, SHARE_AT_NOISIEST = 950, 0.35
-"""From this time on hardly anything tells where things are but a relation; so many of those captions are trained there."""
+NOISIEST, PURE_SHARE = 950, 0.2
+"""From this time on so many samples are noise alone, as runs begin: at the schedule's last level the mean colours and
+the places of an image can still be made out, and what the noisy latents tell is not read in the caption."""
 SHARD = "15MB"
 """Largest size of a file of weights."""
 
@@ -114,15 +115,16 @@ def train_diffusion(
         noise = torch.randn(latents.shape, device=device, generator=worker.generator)
         t = stratified_times(len(latents), len(alpha_bars), worker.generator)
         told = (share[:, ROLES.index("relation")].sum((1, 2)) > 0).to(device)
-        up, late = torch.rand(2, len(t), device=device, generator=worker.generator)
-        noisiest = NOISIEST + late * (len(alpha_bars) - NOISIEST)
-        t = torch.where(told & (up < SHARE_AT_NOISIEST), noisiest.long(), t)
+        chance, late = torch.rand(2, len(t), device=device, generator=worker.generator)
+        pure = chance < PURE_SHARE
+        t = torch.where(pure, (NOISIEST + late * (len(alpha_bars) - NOISIEST)).long(), t)
         alpha_bar = alpha_bars[t].view(-1, 1, 1, 1)
-        noisy = alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+        signal, level = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        noisy = torch.where(pure.view(-1, 1, 1, 1), noise, signal * latents + level * noise)
         with autocast(device):
             embeds = network.text_encoder(ids.to(device))[0]
             velocity = network.unet(noisy.contiguous(memory_format=memory_format(device)), t, embeds).sample
-        target = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
+        target = (signal * noisy - latents) / level  # the velocity by which the noisy latents lead to the clean ones
         error = (velocity.float() - target).square().mean(dim=(1, 2, 3))
         loss: Tensor = (weights[t] * error).mean()
         if attention_weight:

@@ -19,8 +19,8 @@ from sfumato.emoji.training.pool import MOST_THINGS, encode_scenes
 from sfumato.emoji.training.tokenizer import Encoder
 
 TIMES = (600, 750, 900, 980)
-NOISIEST = (960, 980, 999)
-"""Times for relations: below, the noisy latents show already where things are."""
+PURE = (980,)
+"""Time at which runs begin, with noise alone: what is read there decides what is drawn and where."""
 
 KINDS = ("style", "relation", "tint", "colour", "name")
 
@@ -61,7 +61,8 @@ def measure_reading(
     """How much the error of the velocity rises, on unseen scenes of two things, when words of a kind are exchanged.
 
     Returns:
-        "reads_style" and so on, each in thousandths of the squared error, the mean over the times 600 to 980.
+        "reads_style" and so on, each in thousandths of the squared error, the mean over the times 600 to 980; and
+        "begins_with_style" and so on, of noise alone.
     """
     draw = random.Random(seed)
     scenes: list[Scene] = []
@@ -73,15 +74,16 @@ def measure_reading(
     alpha_bars = build_scheduler().alphas_cumprod
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
 
-    def errors(captions: list[list[Word]], rows: list[int], times: tuple[int, ...] = TIMES) -> torch.Tensor:
+    def errors(captions: list[list[Word]], rows: list[int], *, pure: bool = False) -> torch.Tensor:
         ids, _ = encoder.encode(captions, MOST_THINGS, ("name",))
         embeds = model.text_encoder(ids.to(latents.device))[0]
         total = torch.zeros(len(rows))
+        times = PURE if pure else TIMES
         for t in times:
             a = alpha_bars[t]
             clean, eps = latents[rows], noise[rows]
-            noisy = a.sqrt() * clean + (1 - a).sqrt() * eps
-            target = a.sqrt() * eps - (1 - a).sqrt() * clean
+            noisy = eps if pure else a.sqrt() * clean + (1 - a).sqrt() * eps
+            target = (a.sqrt() * noisy - clean) / (1 - a).sqrt()
             for start in range(0, len(rows), 16):
                 part = slice(start, start + 16)
                 out = model.unet(noisy[part], t, embeds[part]).sample
@@ -95,8 +97,8 @@ def measure_reading(
         changed = [_exchange(kind, scene, telling, atlas) for scene, telling in zip(scenes, told, strict=True)]
         rows = [row for row, words in enumerate(changed) if words is not None]
         if rows:
-            at = NOISIEST if kind == "relation" else TIMES
-            wrong = errors([words for words in changed if words is not None], rows, at)
-            right = errors([words for row, words in enumerate(as_told) if row in rows], rows, at)
-            found[f"reads_{kind}"] = 1000 * float((wrong - right).mean())
+            for name, pure in (("reads", False), ("begins_with", True)):
+                wrong = errors([words for words in changed if words is not None], rows, pure=pure)
+                right = errors([words for row, words in enumerate(as_told) if row in rows], rows, pure=pure)
+                found[f"{name}_{kind}"] = 1000 * float((wrong - right).mean())
     return found
