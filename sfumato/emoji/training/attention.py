@@ -2,9 +2,9 @@
 
 The renderer knows where each thing is. The loss asks five things of the cross-attention of a word at 16x16: that it
 lies inside the mask of its thing, that it stays out of the masks of other things, that among the words of things the
-right one is strongest, that every place of a thing looks at its words, and that it looks at the word of the style, too.
-Without the fourth, a word has its thing in a few spots only, and a map of spots makes a poor mask. But a place is not to
-look at its own words alone: then the network never reads styles and relations, so half of it is enough.
+right one is strongest, that every place of a thing looks at its words, and that it looks at the words of the style and
+of its relation, too. Without the fourth, a word has its thing in a few spots only, and these make a poor mask. But
+a place is not to look at its own words alone: then the network never reads styles and relations, so half is enough.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from sfumato.emoji.training.networks import MAP_SIDE
 
 ROLES = ("name", "tint", "relation")
 """Roles of words that are supervised, in the order of the rows of shares."""
-OWN_SHARE, STYLE_SHARE = 0.5, 0.1
-"""Shares of a place's attention that its thing's own words and the style's word should have at least."""
+OWN_SHARE, STYLE_SHARE, RELATION_SHARE = 0.5, 0.1, 0.15
+"""Shares of a place's attention that its thing's own words, the style's word and the relation of its thing should have
+at least."""
 
 
 class Recorded:
@@ -68,7 +69,7 @@ def word_maps(maps: Tensor, share: Tensor) -> Tensor:
     return torch.einsum("bqt,brkt->brkq", maps, share)
 
 
-def attention_loss(maps: Tensor, share: Tensor, masks: Tensor, style: Tensor) -> Tensor:
+def attention_loss(maps: Tensor, share: Tensor, masks: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
     """How far words look away from their things.
 
     Args:
@@ -78,16 +79,18 @@ def attention_loss(maps: Tensor, share: Tensor, masks: Tensor, style: Tensor) ->
         style: Which tokens name the style, 1 or 0, (batch, tokens).
 
     Returns:
-        For each row, (batch,): for names, tints and relations 1 - the share inside the own mask + twice the share inside
-        the masks of others; for names the cross-entropy of the right one among all names, at the positions of things;
-        and minus the logarithm of what the own words and the style get there, up to `OWN_SHARE` and `STYLE_SHARE`.
+        Of names and tints, and of relations, each for every row, (batch,): 1 - the share inside the own mask + twice
+        the share inside the masks of others; for names the cross-entropy of the right one among all names, at the
+        positions of things; and minus the logarithm of what the own words, the style and the relation get there, up to
+        `OWN_SHARE`, `STYLE_SHARE` and `RELATION_SHARE`.
     """
-    words = word_maps(maps, share)
+    words, relation = word_maps(maps, share), ROLES.index("relation")
     told = share.sum(-1)  # (batch, roles, things), 1 where the word is there
     lying = words / words.sum(-1, keepdim=True).clamp_min(1e-8)
     inside = torch.einsum("brkq,bkq->brk", lying, masks)
     others = torch.einsum("brkq,bjq->brk", lying, masks) - inside
-    places = (told * (1 - inside + 2 * others)).sum((1, 2)) / told.sum((1, 2)).clamp_min(1)
+    away = told * (1 - inside + 2 * others)
+    places = away[:, :relation].sum((1, 2)) / told[:, :relation].sum((1, 2)).clamp_min(1)
     names, seen = words[:, 0], told[:, 0, :, None]
     right = (names / names.sum(1, keepdim=True).clamp_min(1e-8)).clamp_min(1e-6).log()
     area = masks * seen
@@ -95,11 +98,13 @@ def attention_loss(maps: Tensor, share: Tensor, masks: Tensor, style: Tensor) ->
     own = torch.einsum("bqt,bkt->bkq", maps, (share.sum(1) > 0).to(maps))
     styled = torch.einsum("bqt,bt->bq", maps, style)[:, None]
     covering = _missing(own, OWN_SHARE, area) + style.amax(1) * _missing(styled, STYLE_SHARE, area)
-    return places + 0.5 * among + 0.3 * covering
+    at = masks * told[:, relation, :, None]
+    related = away[:, relation].sum(1) + 0.3 * _missing(words[:, relation], RELATION_SHARE, at)
+    return places + 0.5 * among + 0.3 * covering, related
 
 
 def _missing(found: Tensor, least: float, area: Tensor) -> Tensor:
-    """Minus the logarithm of `found` / `least`, 0 beyond 1, in the mean over an area; both (batch, things, positions)."""
+    """Minus the logarithm of `found` / `least`, 0 beyond 1, in the mean over an area; (batch, things, positions)."""
     short = -(found / least).clamp(1e-6, 1.0).log()
     return (short * area).sum((1, 2)) / area.sum((1, 2)).clamp_min(1e-6)
 

@@ -25,6 +25,7 @@ from sfumato.emoji.training.attention import (
     word_maps,
 )
 from sfumato.emoji.training.export import export_pipeline
+from sfumato.emoji.training.knowing import Probe
 from sfumato.emoji.training.loop import Settings, Worker, autocast, memory_format, train_loop
 from sfumato.emoji.training.networks import Widths, build_scheduler, build_text_encoder, build_unet
 from sfumato.emoji.training.pool import MOST_THINGS, ScenePool, encode_scenes
@@ -36,11 +37,13 @@ from sfumato.emoji.training.tokenizer import Encoder
 MOST_WEIGHT = 5.0
 """Largest weight of an error of the clean latents."""
 DROP_CAPTION = 0.1
-PLACES_TOLD = 0.5
-"""Least weight of the attention loss of a caption that tells a relation, at any noise."""
+RELATION_WEIGHT = 3.0
+"""Of the attention of relations, which counts at any noise: noise alone shows no places, a relation does."""
 NOISIEST, PURE_SHARE = 950, 0.2
 """From this time on so many samples are noise alone, as runs begin: at the schedule's last level the mean colours and
 the places of an image can still be made out, and what the noisy latents tell is not read in the caption."""
+KNOWING_WEIGHT = 0.02
+"""Of what the words must know of the scene."""
 SHARD = "15MB"
 """Largest size of a file of weights."""
 
@@ -49,14 +52,16 @@ class Denoiser(nn.Module):
     """The two networks that are trained together.
 
     Args:
-        unet: Predicts the noise.
+        unet: Predicts the velocity.
         text_encoder: Embeds the caption.
+        probe: In training, asks the embeddings what they know of the scene.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, probe: Probe | None = None) -> None:
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
+        self.probe = probe
 
 
 def train_diffusion(
@@ -95,7 +100,8 @@ def train_diffusion(
     autoencoder = autoencoder.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     pool, encoder = ScenePool(atlas, autoencoder, pool_size), Encoder(tokenizer)
     styles = torch.tensor([encoder.word(style)[0] for style in atlas.world.styles])
-    model = Denoiser(build_unet(widths), build_text_encoder(widths, tokenizer))
+    probe = Probe(widths.text, atlas.world)
+    model = Denoiser(build_unet(widths), build_text_encoder(widths, tokenizer), probe)
     model = model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
     record_maps(model.unet)
     alpha_bars = build_scheduler().alphas_cumprod.to(device)
@@ -105,6 +111,7 @@ def train_diffusion(
     def loss_of_batch(worker: Worker) -> Tensor:
         mine, draw, network = range(worker.index, len(pool), worker.count), worker.random, worker.model
         assert isinstance(network, Denoiser)
+        assert network.probe is not None
         pool.renew(draw.sample(mine, max(1, round(renewed * worker.batch))), draw)
         latents, masks, scenes = pool.take([draw.choice(mine) for _ in range(worker.batch)], draw)
         captions = [
@@ -114,7 +121,6 @@ def train_diffusion(
         ids, share = encoder.encode(captions, MOST_THINGS, ROLES)
         noise = torch.randn(latents.shape, device=device, generator=worker.generator)
         t = stratified_times(len(latents), len(alpha_bars), worker.generator)
-        told = (share[:, ROLES.index("relation")].sum((1, 2)) > 0).to(device)
         chance, late = torch.rand(2, len(t), device=device, generator=worker.generator)
         pure = chance < PURE_SHARE
         t = torch.where(pure, (NOISIEST + late * (len(alpha_bars) - NOISIEST)).long(), t)
@@ -126,12 +132,12 @@ def train_diffusion(
             velocity = network.unet(noisy.contiguous(memory_format=memory_format(device)), t, embeds).sample
         target = (signal * noisy - latents) / level  # the velocity by which the noisy latents lead to the clean ones
         error = (velocity.float() - target).square().mean(dim=(1, 2, 3))
-        loss: Tensor = (weights[t] * error).mean()
+        share = share.to(device)
+        loss: Tensor = (weights[t] * error).mean() + KNOWING_WEIGHT * network.probe.loss(embeds, share, scenes)
         if attention_weight:
-            share, style = share.to(device), torch.isin(ids, styles).float().to(device)
-            looking = attention_loss(recorded_maps(network.unet), share, masks, style)
-            known = alpha_bars[t].sqrt().clamp(min=PLACES_TOLD * told)  # noise alone shows no places, a relation does
-            loss = loss + attention_weight * (known * looking).mean()
+            style = torch.isin(ids, styles).float().to(device)
+            looking, related = attention_loss(recorded_maps(network.unet), share, masks, style)
+            loss = loss + attention_weight * (alpha_bars[t].sqrt() * looking + RELATION_WEIGHT * related).mean()
         return loss
 
     prompts = sheet_prompts(atlas)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -48,9 +47,8 @@ def _exchange(kind: str, scene: Scene, telling: Telling, atlas: Atlas) -> list[W
         )
         return caption_words(replace(scene, things=things), telling)
     names = [concept.name for concept in atlas.world.concepts]
-    things = tuple(
-        replace(thing, concept=names[(names.index(thing.concept) + 5) % len(names)], tint=None) for thing in scene.things
-    )
+    other = {name: names[(number + 5) % len(names)] for number, name in enumerate(names)}
+    things = tuple(replace(thing, concept=other[thing.concept], tint=None) for thing in scene.things)
     return caption_words(replace(scene, things=things), replace(telling, tints=False))
 
 
