@@ -2,9 +2,10 @@
 
 The renderer knows where each thing is. The loss asks five things of the cross-attention of a word at 16x16: that it
 lies inside the mask of its thing, that it stays out of the masks of other things, that among the words of things the
-right one is strongest, that every place of a thing looks at its words, and that it looks at the words of the style and
-of its relation, too. Without the fourth, a word has its thing in a few spots only, and these make a poor mask. But
-a place is not to look at its own words alone: then the network never reads styles and relations, so half is enough.
+right one is strongest, that every place of a thing looks at its words, and that it looks at the word of the style, too.
+Without the fourth, a word has its thing in a few spots only, and these make a poor mask. But a place is not to look at
+its own words alone: then the network never reads styles and relations, so half is enough. Relations are held to the
+thing before them at 8x8 as well, where the network knows on noise alone which place is where.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from sfumato.emoji.training.networks import MAP_SIDE
+from sfumato.emoji.training.networks import MAP_SIDE, MAP_SIDES, SMALL_SIDE
 
 ROLES = ("name", "tint", "relation")
 """Roles of words that are supervised, in the order of the rows of shares."""
+RELATION = ROLES.index("relation")
 OWN_SHARE, STYLE_SHARE, RELATION_SHARE = 0.5, 0.1, 0.15
 """Shares of a place's attention that its thing's own words, the style's word and the relation of its thing should have
 at least."""
@@ -30,7 +33,7 @@ class Recorded:
 
     Attributes:
         maps: Of the last call, (batch, positions, tokens), with its gradient; None where it was no cross-attention at
-            16x16.
+            16x16 or 8x8.
     """
 
     def __init__(self) -> None:
@@ -46,7 +49,7 @@ class Recorded:
             for to, states in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
         )
         probs = (query @ key.transpose(-1, -2) * attn.scale).softmax(-1)
-        if encoder_hidden_states is not None and hidden_states.shape[1] == MAP_SIDE**2:
+        if encoder_hidden_states is not None and hidden_states.shape[1] in {side**2 for side in MAP_SIDES}:
             self.maps = probs.float().mean(1)
         out: Tensor = attn.to_out[0]((probs.to(value.dtype) @ value).transpose(1, 2).flatten(2))
         return out
@@ -57,10 +60,10 @@ def record_maps(unet: UNet2DConditionModel) -> None:
     unet.set_attn_processor({name: Recorded() for name in unet.attn_processors})
 
 
-def recorded_maps(unet: UNet2DConditionModel) -> Tensor:
-    """The maps of the last call, averaged over layers, (batch, positions, tokens)."""
-    processors = [one for one in unet.attn_processors.values() if isinstance(one, Recorded)]
-    return torch.stack([one.maps for one in processors if one.maps is not None]).mean(0)
+def recorded_maps(unet: UNet2DConditionModel, side: int = MAP_SIDES[0]) -> Tensor:
+    """The maps of the last call at one resolution, averaged over layers, (batch, side * side, tokens)."""
+    found = [one.maps for one in unet.attn_processors.values() if isinstance(one, Recorded) and one.maps is not None]
+    return torch.stack([maps for maps in found if maps.shape[1] == side**2]).mean(0)
 
 
 def word_maps(maps: Tensor, share: Tensor) -> Tensor:
@@ -69,8 +72,13 @@ def word_maps(maps: Tensor, share: Tensor) -> Tensor:
     return torch.einsum("bqt,brkt->brkq", maps, share)
 
 
-def attention_loss(maps: Tensor, share: Tensor, masks: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
-    """How far words look away from their things.
+def smaller(masks: Tensor) -> Tensor:
+    """Masks at 16x16, (batch, things, 256), at 8x8, (batch, things, 64)."""
+    return F.avg_pool2d(masks.unflatten(-1, (MAP_SIDE, MAP_SIDE)), MAP_SIDE // SMALL_SIDE).flatten(2)
+
+
+def attention_loss(maps: Tensor, share: Tensor, masks: Tensor, style: Tensor) -> Tensor:
+    """How far names and tints look away from their things.
 
     Args:
         maps: (batch, positions, tokens).
@@ -79,18 +87,13 @@ def attention_loss(maps: Tensor, share: Tensor, masks: Tensor, style: Tensor) ->
         style: Which tokens name the style, 1 or 0, (batch, tokens).
 
     Returns:
-        Of names and tints, and of relations, each for every row, (batch,): 1 - the share inside the own mask + twice
-        the share inside the masks of others; for names the cross-entropy of the right one among all names, at the
-        positions of things; and minus the logarithm of what the own words, the style and the relation get there, up to
-        `OWN_SHARE`, `STYLE_SHARE` and `RELATION_SHARE`.
+        For each row, (batch,): of names and tints 1 - the share inside the own mask + twice the share inside the masks
+        of others; of names the cross-entropy of the right one among all names, at the positions of things; and minus
+        the logarithm of what the own words and the style get there, up to `OWN_SHARE` and `STYLE_SHARE`.
     """
-    words, relation = word_maps(maps, share), ROLES.index("relation")
-    told = share.sum(-1)  # (batch, roles, things), 1 where the word is there
-    lying = words / words.sum(-1, keepdim=True).clamp_min(1e-8)
-    inside = torch.einsum("brkq,bkq->brk", lying, masks)
-    others = torch.einsum("brkq,bjq->brk", lying, masks) - inside
-    away = told * (1 - inside + 2 * others)
-    places = away[:, :relation].sum((1, 2)) / told[:, :relation].sum((1, 2)).clamp_min(1)
+    words = word_maps(maps, share)[:, :RELATION]
+    told = share[:, :RELATION].sum(-1)  # (batch, roles, things), 1 where the word is there
+    places = (told * _away(words, masks)).sum((1, 2)) / told.sum((1, 2)).clamp_min(1)
     names, seen = words[:, 0], told[:, 0, :, None]
     right = (names / names.sum(1, keepdim=True).clamp_min(1e-8)).clamp_min(1e-6).log()
     area = masks * seen
@@ -98,9 +101,26 @@ def attention_loss(maps: Tensor, share: Tensor, masks: Tensor, style: Tensor) ->
     own = torch.einsum("bqt,bkt->bkq", maps, (share.sum(1) > 0).to(maps))
     styled = torch.einsum("bqt,bt->bq", maps, style)[:, None]
     covering = _missing(own, OWN_SHARE, area) + style.amax(1) * _missing(styled, STYLE_SHARE, area)
-    at = masks * told[:, relation, :, None]
-    related = away[:, relation].sum(1) + 0.3 * _missing(words[:, relation], RELATION_SHARE, at)
-    return places + 0.5 * among + 0.3 * covering, related
+    return places + 0.5 * among + 0.3 * covering
+
+
+def relation_loss(maps: Tensor, share: Tensor, masks: Tensor) -> Tensor:
+    """How far the words of a relation look away from the thing before them, for each row, (batch,).
+
+    As `attention_loss`, with the same arguments: their place, and that they get `RELATION_SHARE` there. It makes sense
+    on noise alone, too, which shows no places, but a relation tells them.
+    """
+    words, told = word_maps(maps, share)[:, RELATION], share[:, RELATION].sum(-1)
+    area = masks * told[..., None]
+    return (told * _away(words[:, None], masks)[:, 0]).sum(1) + 0.3 * _missing(words, RELATION_SHARE, area)
+
+
+def _away(words: Tensor, masks: Tensor) -> Tensor:
+    """1 - the share of maps (batch, roles, things, positions) inside the own mask + twice that inside other masks."""
+    lying = words / words.sum(-1, keepdim=True).clamp_min(1e-8)
+    inside = torch.einsum("brkq,bkq->brk", lying, masks)
+    others = torch.einsum("brkq,bjq->brk", lying, masks) - inside
+    return 1 - inside + 2 * others
 
 
 def _missing(found: Tensor, least: float, area: Tensor) -> Tensor:

@@ -16,18 +16,21 @@ from sfumato.emoji.scene_captions import Telling, caption, caption_words, sample
 from sfumato.emoji.scene_sampling import sample_scene
 from sfumato.emoji.scenes import COLOURS, Background, Scene, Thing
 from sfumato.emoji.training.attention import (
+    RELATION,
     ROLES,
     attention_loss,
     curve_areas,
     means,
     record_maps,
     recorded_maps,
+    relation_loss,
+    smaller,
     word_maps,
 )
 from sfumato.emoji.training.export import export_pipeline
 from sfumato.emoji.training.knowing import Probe
 from sfumato.emoji.training.loop import Settings, Worker, autocast, memory_format, train_loop
-from sfumato.emoji.training.networks import Widths, build_scheduler, build_text_encoder, build_unet
+from sfumato.emoji.training.networks import SMALL_SIDE, Widths, build_scheduler, build_text_encoder, build_unet
 from sfumato.emoji.training.pool import MOST_THINGS, ScenePool, encode_scenes
 from sfumato.emoji.training.reading import measure_reading
 from sfumato.emoji.training.sampling import generate
@@ -37,11 +40,12 @@ from sfumato.emoji.training.tokenizer import Encoder
 MOST_WEIGHT = 5.0
 """Largest weight of an error of the clean latents."""
 DROP_CAPTION = 0.1
-RELATION_WEIGHT = 3.0
-"""Of the attention of relations, which counts at any noise: noise alone shows no places, a relation does."""
-NOISIEST, PURE_SHARE = 950, 0.2
+RELATION_WEIGHT = 10.0
+"""Of the attention of relations, at any noise."""
+NOISIEST, PURE_SHARE, PURE_SHARE_TOLD = 950, 0.2, 0.5
 """From this time on so many samples are noise alone, as runs begin: at the schedule's last level the mean colours and
-the places of an image can still be made out, and what the noisy latents tell is not read in the caption."""
+the places of an image can still be made out, and what the noisy latents tell is not read in the caption. More of those
+whose caption tells a relation, which decides there."""
 KNOWING_WEIGHT = 0.02
 """Of what the words must know of the scene."""
 SHARD = "15MB"
@@ -122,7 +126,8 @@ def train_diffusion(
         noise = torch.randn(latents.shape, device=device, generator=worker.generator)
         t = stratified_times(len(latents), len(alpha_bars), worker.generator)
         chance, late = torch.rand(2, len(t), device=device, generator=worker.generator)
-        pure = chance < PURE_SHARE
+        told = share[:, RELATION].sum((1, 2)).to(device) > 0
+        pure = chance < torch.where(told, PURE_SHARE_TOLD, PURE_SHARE)
         t = torch.where(pure, (NOISIEST + late * (len(alpha_bars) - NOISIEST)).long(), t)
         alpha_bar = alpha_bars[t].view(-1, 1, 1, 1)
         signal, level = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
@@ -136,8 +141,10 @@ def train_diffusion(
         loss: Tensor = (weights[t] * error).mean() + KNOWING_WEIGHT * network.probe.loss(embeds, share, scenes)
         if attention_weight:
             style = torch.isin(ids, styles).float().to(device)
-            looking, related = attention_loss(recorded_maps(network.unet), share, masks, style)
-            loss = loss + attention_weight * (alpha_bars[t].sqrt() * looking + RELATION_WEIGHT * related).mean()
+            maps, small = recorded_maps(network.unet), recorded_maps(network.unet, SMALL_SIDE)
+            looking = alpha_bars[t].sqrt() * attention_loss(maps, share, masks, style)
+            related = relation_loss(maps, share, masks) + relation_loss(small, share, smaller(masks))
+            loss = loss + attention_weight * (looking + RELATION_WEIGHT * related).mean()
         return loss
 
     prompts = sheet_prompts(atlas)

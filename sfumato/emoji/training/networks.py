@@ -12,8 +12,8 @@ from sfumato.emoji.scenes import SIZE
 
 MAX_TOKENS = 40
 LATENT_SIDE = 32
-MAP_SIDE = 16
-"""Side of the finest attention maps."""
+MAP_SIDE, SMALL_SIDE = MAP_SIDES = 16, 8
+"""Sides of attention maps: of the finest ones, which edits use, and below."""
 
 
 @dataclass(frozen=True)
