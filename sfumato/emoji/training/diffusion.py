@@ -50,6 +50,8 @@ KNOWING_WEIGHT = 0.02
 """Of what the words must know of the scene."""
 SHARD = "15MB"
 """Largest size of a file of weights."""
+SCENES_LOOKED_AT, SCENES_READ = 32, 64
+"""On how many scenes attention and reading are measured with each checkpoint."""
 
 
 class Denoiser(nn.Module):
@@ -163,8 +165,8 @@ def train_diffusion(
         if export_to is not None:
             export_pipeline(export_to, **parts, shard=SHARD)
             save_sheet(to_images(pixels), export_to / "samples.png", columns=8)
-        figures = measure_attention(average, encoder, atlas, autoencoder, count=32)
-        return {**figures, **measure_reading(average, encoder, atlas, autoencoder, count=64)}
+        figures = measure_attention(average, encoder, atlas, autoencoder, count=SCENES_LOOKED_AT)
+        return {**figures, **measure_reading(average, encoder, atlas, autoencoder, count=SCENES_READ)}
 
     average = train_loop("diffusion", model, loss_of_batch, settings, on_save=on_save)
     assert isinstance(average, Denoiser)

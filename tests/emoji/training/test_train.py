@@ -38,6 +38,8 @@ def test_one_command_trains_a_model_that_loads_and_draws(
     clock: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(diffusion, "sheet_prompts", lambda atlas: ["a disc", "a square"])  # else most of the time
+    monkeypatch.setattr(diffusion, "SCENES_LOOKED_AT", 4)
+    monkeypatch.setattr(diffusion, "SCENES_READ", 2)
     atlas, folder = write_toy_atlas(tmp_path / "toy.png"), tmp_path / "work"
     command = [
         f"--atlas={atlas}",
@@ -68,6 +70,7 @@ def test_one_command_trains_a_model_that_loads_and_draws(
     resumed = (folder / "diffusion.jsonl").read_text().removeprefix(steps)
     assert '"step": 6' in resumed
     assert "auc_own" in resumed
+    assert "begins_with_name" in resumed
 
 
 def test_a_stage_that_needs_an_earlier_one_says_so(tmp_path: Path) -> None:
