@@ -60,4 +60,5 @@ class Probe(nn.Module):
         tints = torch.tensor([self._tints[thing.tint] for thing in told], device=embeds.device)
         places = torch.tensor([[thing.x - 0.5, thing.y - 0.5] for thing in told], device=embeds.device)
         far = (place - places).square().sum(1).mean()
-        return F.cross_entropy(concept, concepts) + F.cross_entropy(tint, tints) + PLACE_WEIGHT * far
+        loss: Tensor = F.cross_entropy(concept, concepts) + F.cross_entropy(tint, tints) + PLACE_WEIGHT * far
+        return loss

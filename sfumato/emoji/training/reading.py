@@ -47,8 +47,8 @@ def _exchange(kind: str, scene: Scene, telling: Telling, atlas: Atlas) -> list[W
         )
         return caption_words(replace(scene, things=things), telling)
     names = [concept.name for concept in atlas.world.concepts]
-    other = {name: names[(number + 5) % len(names)] for number, name in enumerate(names)}
-    things = tuple(replace(thing, concept=other[thing.concept], tint=None) for thing in scene.things)
+    renamed = {name: names[(number + 5) % len(names)] for number, name in enumerate(names)}
+    things = tuple(replace(thing, concept=renamed[thing.concept], tint=None) for thing in scene.things)
     return caption_words(replace(scene, things=things), replace(telling, tints=False))
 
 
