@@ -23,9 +23,9 @@ from sfumato.emoji.training.networks import MAP_SIDE, MAP_SIDES, SMALL_SIDE
 ROLES = ("name", "tint", "relation")
 """Roles of words that are supervised, in the order of the rows of shares."""
 RELATION = ROLES.index("relation")
-OWN_SHARE, STYLE_SHARE, RELATION_SHARE = 0.5, 0.1, 0.15
+OWN_SHARE, STYLE_SHARE, RELATION_SHARE, SNOW_SHARE = 0.5, 0.1, 0.15, 0.2
 """Shares of a place's attention that its thing's own words, the style's word and the relation of its thing should have
-at least."""
+at least; and words of snow where no thing is."""
 
 
 class Recorded:
@@ -113,6 +113,21 @@ def relation_loss(maps: Tensor, share: Tensor, masks: Tensor) -> Tensor:
     words, told = word_maps(maps, share)[:, RELATION], share[:, RELATION].sum(-1)
     area = masks * told[..., None]
     return (told * _away(words[:, None], masks)[:, 0]).sum(1) + 0.3 * _missing(words, RELATION_SHARE, area)
+
+
+def snow_loss(maps: Tensor, snow: Tensor, masks: Tensor) -> Tensor:
+    """How far the background looks away from the words of snow, for each row, (batch,).
+
+    The text encoder could as well carry the amount of snow to all tokens after these words; then to re-weight them does
+    nothing.
+
+    Args:
+        maps: (batch, positions, tokens).
+        snow: Which tokens tell of snow and its amount, 1 or 0, (batch, tokens).
+        masks: How much each thing covers of each position, (batch, things, positions).
+    """
+    seen = torch.einsum("bqt,bt->bq", maps, snow)[:, None]
+    return snow.amax(1) * _missing(seen, SNOW_SHARE, (1 - masks.sum(1, keepdim=True)).clamp_min(0))
 
 
 def _away(words: Tensor, masks: Tensor) -> Tensor:

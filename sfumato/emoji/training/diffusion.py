@@ -14,7 +14,7 @@ from transformers import CLIPTextModel
 from sfumato.emoji.render import Atlas
 from sfumato.emoji.scene_captions import Telling, caption, caption_words, sample_telling
 from sfumato.emoji.scene_sampling import sample_scene
-from sfumato.emoji.scenes import COLOURS, Background, Scene, Thing
+from sfumato.emoji.scenes import AMOUNTS, COLOURS, Background, Scene, Thing
 from sfumato.emoji.training.attention import (
     RELATION,
     ROLES,
@@ -25,6 +25,7 @@ from sfumato.emoji.training.attention import (
     recorded_maps,
     relation_loss,
     smaller,
+    snow_loss,
     word_maps,
 )
 from sfumato.emoji.training.export import export_pipeline
@@ -42,6 +43,8 @@ MOST_WEIGHT = 5.0
 DROP_CAPTION = 0.1
 RELATION_WEIGHT = 10.0
 """Of the attention of relations, at any noise."""
+SNOW_WEIGHT = 3.0
+"""Of the attention of words of snow, at any noise."""
 NOISIEST, PURE_SHARE, PURE_SHARE_TOLD = 950, 0.2, 0.5
 """From this time on so many samples are noise alone, as runs begin: at the schedule's last level the mean colours and
 the places of an image can still be made out, and what the noisy latents tell is not read in the caption. More of those
@@ -106,6 +109,7 @@ def train_diffusion(
     autoencoder = autoencoder.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     pool, encoder = ScenePool(atlas, autoencoder, pool_size), Encoder(tokenizer)
     styles = torch.tensor([encoder.word(style)[0] for style in atlas.world.styles])
+    snow_words = torch.tensor([encoder.word(word)[0] for word in (*AMOUNTS, "snowflakes")])
     probe = Probe(widths.text, atlas.world)
     model = Denoiser(build_unet(widths), build_text_encoder(widths, tokenizer), probe)
     model = model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
@@ -142,11 +146,12 @@ def train_diffusion(
         share = share.to(device)
         loss: Tensor = (weights[t] * error).mean() + KNOWING_WEIGHT * network.probe.loss(embeds, share, scenes)
         if attention_weight:
-            style = torch.isin(ids, styles).float().to(device)
+            style, snow = (torch.isin(ids, words).float().to(device) for words in (styles, snow_words))
             maps, small = recorded_maps(network.unet), recorded_maps(network.unet, SMALL_SIDE)
             looking = alpha_bars[t].sqrt() * attention_loss(maps, share, masks, style)
             related = relation_loss(maps, share, masks) + relation_loss(small, share, smaller(masks))
-            loss = loss + attention_weight * (looking + RELATION_WEIGHT * related).mean()
+            snowy = snow_loss(maps, snow, masks) + snow_loss(small, snow, smaller(masks))
+            loss = loss + attention_weight * (looking + RELATION_WEIGHT * related + SNOW_WEIGHT * snowy).mean()
         return loss
 
     prompts = sheet_prompts(atlas)

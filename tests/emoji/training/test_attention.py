@@ -13,6 +13,7 @@ from sfumato.emoji.training.attention import (
     record_maps,
     recorded_maps,
     relation_loss,
+    snow_loss,
     word_maps,
 )
 from sfumato.emoji.training.networks import SIZES, build_unet
@@ -101,6 +102,17 @@ def test_a_relation_that_is_told_is_looked_at_from_the_thing_before_it() -> None
     losses = [float(relation_loss(maps, share, masks)) for maps in (looked_at, without, from_the_other)]
     assert losses[0] < losses[1] - 0.5
     assert losses[1] < losses[2]
+
+
+def test_words_of_snow_are_looked_at_where_no_thing_is() -> None:
+    masks, _ = two_things()
+    snow, ground = torch.tensor([[0.0, 0, 0, 0, 0, 1]]), masks.sum(1) == 0
+    maps = {name: torch.full((1, 256, 6), 0.01) for name in ("ground", "things", "nowhere")}
+    maps["ground"][ground], maps["things"][~ground] = 0.2, 0.2
+    losses = {name: float(snow_loss(one, snow, masks)) for name, one in maps.items()}
+    assert losses["ground"] == 0
+    assert losses["things"] == losses["nowhere"] > 1
+    assert float(snow_loss(maps["nowhere"], torch.zeros(1, 6), masks)) == 0
 
 
 def test_words_that_are_not_told_cost_nothing() -> None:
