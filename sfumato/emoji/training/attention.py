@@ -27,6 +27,9 @@ OWN_SHARE, STYLE_SHARE, RELATION_SHARE, SNOW_SHARE = 0.5, 0.1, 0.15, 0.2
 """Shares of a place's attention that its thing's own words, the style's word and the relation of its thing should have
 at least; and words of snow where no thing is."""
 
+RELATION_WEIGHT, SNOW_WEIGHT = 10.0, 3.0
+"""Weights of the attention of relations and of words of snow, at any noise."""
+
 
 class Recorded:
     """An attention processor that keeps the attention of image positions to words, averaged over heads.
@@ -70,6 +73,24 @@ def word_maps(maps: Tensor, share: Tensor) -> Tensor:
     """Maps of things' words: maps (batch, positions, tokens), share (batch, roles, things, tokens) to (batch, roles,
     things, positions)."""
     return torch.einsum("bqt,brkt->brkq", maps, share)
+
+
+def looking_loss(
+    unet: UNet2DConditionModel, share: Tensor, masks: Tensor, *, style: Tensor, snow: Tensor, signal: Tensor
+) -> Tensor:
+    """All that is asked of the attention of the network's last call, a scalar.
+
+    Args:
+        unet: Has `Recorded` processors.
+        share, masks, style: See `attention_loss`.
+        snow: See `snow_loss`.
+        signal: Share of the clean latents in the noisy ones, (batch,): in more noise, names and tints are asked less.
+    """
+    maps, small = recorded_maps(unet), recorded_maps(unet, SMALL_SIDE)
+    looking = signal * attention_loss(maps, share, masks, style)
+    related = relation_loss(maps, share, masks) + relation_loss(small, share, smaller(masks))
+    snowy = snow_loss(maps, snow, masks) + snow_loss(small, snow, smaller(masks))
+    return (looking + RELATION_WEIGHT * related + SNOW_WEIGHT * snowy).mean()
 
 
 def smaller(masks: Tensor) -> Tensor:

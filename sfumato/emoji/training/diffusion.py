@@ -18,20 +18,17 @@ from sfumato.emoji.scenes import AMOUNTS, COLOURS, Background, Scene, Thing
 from sfumato.emoji.training.attention import (
     RELATION,
     ROLES,
-    attention_loss,
     curve_areas,
+    looking_loss,
     means,
     record_maps,
     recorded_maps,
-    relation_loss,
-    smaller,
-    snow_loss,
     word_maps,
 )
 from sfumato.emoji.training.export import export_pipeline
 from sfumato.emoji.training.knowing import Probe
 from sfumato.emoji.training.loop import Settings, Worker, autocast, memory_format, train_loop
-from sfumato.emoji.training.networks import SMALL_SIDE, Widths, build_scheduler, build_text_encoder, build_unet
+from sfumato.emoji.training.networks import Widths, build_scheduler, build_text_encoder, build_unet
 from sfumato.emoji.training.pool import MOST_THINGS, ScenePool, encode_scenes
 from sfumato.emoji.training.reading import measure_reading
 from sfumato.emoji.training.sampling import generate
@@ -41,10 +38,6 @@ from sfumato.emoji.training.tokenizer import Encoder
 MOST_WEIGHT = 5.0
 """Largest weight of an error of the clean latents."""
 DROP_CAPTION = 0.1
-RELATION_WEIGHT = 10.0
-"""Of the attention of relations, at any noise."""
-SNOW_WEIGHT = 3.0
-"""Of the attention of words of snow, at any noise."""
 NOISIEST, PURE_SHARE, PURE_SHARE_TOLD = 950, 0.2, 0.5
 """From this time on so many samples are noise alone, as runs begin: at the schedule's last level the mean colours and
 the places of an image can still be made out, and what the noisy latents tell is not read in the caption. More of those
@@ -129,29 +122,17 @@ def train_diffusion(
             for scene in scenes
         ]
         ids, share = encoder.encode(captions, MOST_THINGS, ROLES)
-        noise = torch.randn(latents.shape, device=device, generator=worker.generator)
-        t = stratified_times(len(latents), len(alpha_bars), worker.generator)
-        chance, late = torch.rand(2, len(t), device=device, generator=worker.generator)
-        told = share[:, RELATION].sum((1, 2)).to(device) > 0
-        pure = chance < torch.where(told, PURE_SHARE_TOLD, PURE_SHARE)
-        t = torch.where(pure, (NOISIEST + late * (len(alpha_bars) - NOISIEST)).long(), t)
-        alpha_bar = alpha_bars[t].view(-1, 1, 1, 1)
-        signal, level = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-        noisy = torch.where(pure.view(-1, 1, 1, 1), noise, signal * latents + level * noise)
+        share = share.to(device)
+        t, noisy, target = noise_latents(latents, share[:, RELATION].sum((1, 2)) > 0, alpha_bars, worker.generator)
         with autocast(device):
             embeds = network.text_encoder(ids.to(device))[0]
             velocity = network.unet(noisy.contiguous(memory_format=memory_format(device)), t, embeds).sample
-        target = (signal * noisy - latents) / level  # the velocity by which the noisy latents lead to the clean ones
         error = (velocity.float() - target).square().mean(dim=(1, 2, 3))
-        share = share.to(device)
         loss: Tensor = (weights[t] * error).mean() + KNOWING_WEIGHT * network.probe.loss(embeds, share, scenes)
         if attention_weight:
             style, snow = (torch.isin(ids, words).float().to(device) for words in (styles, snow_words))
-            maps, small = recorded_maps(network.unet), recorded_maps(network.unet, SMALL_SIDE)
-            looking = alpha_bars[t].sqrt() * attention_loss(maps, share, masks, style)
-            related = relation_loss(maps, share, masks) + relation_loss(small, share, smaller(masks))
-            snowy = snow_loss(maps, snow, masks) + snow_loss(small, snow, smaller(masks))
-            loss = loss + attention_weight * (looking + RELATION_WEIGHT * related + SNOW_WEIGHT * snowy).mean()
+            looking = looking_loss(network.unet, share, masks, style=style, snow=snow, signal=alpha_bars[t].sqrt())
+            loss = loss + attention_weight * looking
         return loss
 
     prompts = sheet_prompts(atlas)
@@ -176,6 +157,32 @@ def train_diffusion(
     average = train_loop("diffusion", model, loss_of_batch, settings, on_save=on_save)
     assert isinstance(average, Denoiser)
     return average
+
+
+def noise_latents(
+    latents: Tensor, told: Tensor, alpha_bars: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws times and noise for a batch; a share of it is noise alone.
+
+    Args:
+        latents: Clean, (batch, channels, height, width).
+        told: Which captions tell a relation, (batch,) bool: more of these are noise alone.
+        alpha_bars: Of every time.
+        generator: Of all draws.
+
+    Returns:
+        Times (batch,), noisy latents, and the velocity by which these lead to the clean ones.
+    """
+    device = latents.device
+    noise = torch.randn(latents.shape, device=device, generator=generator)
+    t = stratified_times(len(latents), len(alpha_bars), generator)
+    chance, late = torch.rand(2, len(t), device=device, generator=generator)
+    pure = chance < torch.where(told, PURE_SHARE_TOLD, PURE_SHARE)
+    t = torch.where(pure, (NOISIEST + late * (len(alpha_bars) - NOISIEST)).long(), t)
+    signal = alpha_bars[t].sqrt().view(-1, 1, 1, 1)
+    level = (1 - signal.square()).sqrt()
+    noisy = torch.where(pure.view(-1, 1, 1, 1), noise, signal * latents + level * noise)
+    return t, noisy, (signal * noisy - latents) / level
 
 
 def stratified_times(count: int, times: int, generator: torch.Generator) -> Tensor:
