@@ -69,7 +69,7 @@ def final_latents(model: Any, image: Any, monkeypatch: pytest.MonkeyPatch, **opt
     decoded: list[Tensor] = []
     decode = type(model).decode_latents
     with monkeypatch.context() as patch:
-        patch.setattr(model, "decode_latents", lambda latents: decoded.append(latents) or decode(model, latents))
+        patch.setitem(vars(model), "decode_latents", lambda latents: decoded.append(latents) or decode(model, latents))
         edit(model, image, **options)
     return next(latents for latents in decoded if len(latents) > 1)
 

@@ -65,7 +65,7 @@ def test_a_pinned_source_is_decoded_once(
     toy_model: Any, picture: Image.Image, monkeypatch: pytest.MonkeyPatch, inversion: str, rows: list[int]
 ) -> None:
     decoded, decode = [], toy_model.decode_latents
-    monkeypatch.setattr(toy_model, "decode_latents", lambda latents: decoded.append(latents) or decode(latents))
+    monkeypatch.setitem(vars(toy_model), "decode_latents", lambda latents: decoded.append(latents) or decode(latents))
     result = edit(toy_model, picture, inversion=inversion)
     assert [len(latents) for latents in decoded] == rows
     best = sfumato.images.to_images(decode(toy_model.encode_image(sfumato.images.to_pixels(picture))))[0]

@@ -60,7 +60,7 @@ def shifted(model: Any, latents: Tensor) -> Inversion:
 WITHOUT_INVERSION = {
     "virtual-inversion": (virtual_inversion, {}),
     "chord-edit": (chord_edit, {"cleanup": False, "num_edit_steps": 2}),
-    "delta-denoising": (delta_denoising, {"iterations": 3}),
+    "delta-denoising": (delta_denoising, {"iterations": 6}),
     "delta-denoising at edit-friendly rates": (delta_denoising, {"rates": "edit-friendly"}),
 }
 

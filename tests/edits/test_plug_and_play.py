@@ -185,7 +185,7 @@ def test_layers_by_topology(toy_model: Any, toy_xl_model: Any, tiny_model: Any) 
 
 
 def test_a_model_without_such_a_decoder_is_refused(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toy_model, "decoder_blocks", lambda: ())
+    monkeypatch.setitem(vars(toy_model), "decoder_blocks", lambda: ())
     before = toy_model.evaluations
     with pytest.raises(ModelError, match="no decoder stage"):
         run(toy_model, Inversion("drawn", noise(), tuple(toy_model.schedule.timesteps(3))))

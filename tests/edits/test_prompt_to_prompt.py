@@ -75,7 +75,7 @@ def test_maps_are_made_only_where_they_are_used(toy_model: Any, monkeypatch: pyt
         return output
 
     monkeypatch.setattr(patch, "layout_map", recorded)
-    monkeypatch.setattr(toy_model, "predict", counted)
+    monkeypatch.setitem(vars(toy_model), "predict", counted)
     run(toy_model, TARGET, steps=5, cross_replace_steps=0.4, self_replace_steps=0.8)
     text = [site for site in toy_model.sites((16, 16)) if site.kind == "cross"]
     at_maps_grid = [site for site in text if site.grid == (16, 16)]

@@ -53,7 +53,7 @@ def test_guidance_of_the_source_is_that_of_its_inversion_where_nothing_is_said(t
 
 def test_prompts_are_encoded_once(toy_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     task, asked, encode = EditTask(toy_model, drawn(toy_model), SOURCE, [TARGET]), [], toy_model.encode_prompt
-    monkeypatch.setattr(toy_model, "encode_prompt", lambda prompts: (asked.append(prompts), encode(prompts))[1])
+    monkeypatch.setitem(vars(toy_model), "encode_prompt", lambda prompts: (asked.append(prompts), encode(prompts))[1])
     _ = task.branches, task.targets, task.branches, task.targets
     assert asked == [[SOURCE, TARGET, ""], [TARGET, ""]]
 

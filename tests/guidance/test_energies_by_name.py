@@ -97,7 +97,7 @@ def test_several_energies_of_pictures_decode_once(toy_model: Any, monkeypatch: p
         pixels: Tensor = decode(latents)
         return pixels
 
-    monkeypatch.setattr(toy_model, "decode_latents", counted)
+    monkeypatch.setitem(vars(toy_model), "decode_latents", counted)
     both = WeightedSum(tuple(energies_of({"text-agreement": 1.0, "classifier:fox": 1.0}, given)))
     latents = normal(2, 4, 16, 16, seed=1)
     with torch.no_grad():
