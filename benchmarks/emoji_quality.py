@@ -14,7 +14,7 @@ Figures of what it draws, on captions of scenes that were never trained on, samp
 Of its attention, on scenes of two things: `attention_auc`, `attention_auc_other`, `attention_auc_tint`, see
 `sfumato.emoji.training.diffusion.measure_attention`.
 
-`reweight_rank`: rank correlation of the factor (-1, 0, 1, 2, 3) of "some snowflakes" with the amount of snow, or of
+`reweight_rank`: rank correlation of the factor (-1, 0, 1, 2, 3) of "many" snowflakes with the amount of snow, or of
 "big" with the size of a thing, that the judge measures, in the mean over scenes; `reweight_rank_of` has both apart.
 
 Of edits (`--parts edits --run RUN`, a run of the benchmark emoji-edit): `redraw_ratio`, the best method's mean distance
@@ -208,10 +208,10 @@ def measure_reweighting(folder: Path, atlas: Atlas, judge: SceneJudge, arguments
     for number in range(arguments.reweight):
         scene = sample_scene(world, draw, things=1)
         snow = number % 2 == 0
-        ground = Background("blue", pattern="snow" if snow else "plain", amount=0.5 if snow else 0.0, seed=number)
+        ground = Background("blue", pattern="snow" if snow else "plain", amount=0.85 if snow else 0.0, seed=number)
         name = scene.things[0].concept
         scene = Scene((replace(scene.things[0], tint=None, size=0.5 if snow else 0.72),), ground, scene.style)
-        words = ("some", "snowflakes") if snow else ("big",)
+        word = "many" if snow else "big"
         prompt = caption(scene, Telling((0,), sizes=not snow, pattern=snow))
         (source,), _ = render([scene], atlas)
         measured = []
@@ -224,7 +224,7 @@ def measure_reweighting(folder: Path, atlas: Atlas, judge: SceneJudge, arguments
                 method="prompt-to-prompt",
                 num_inference_steps=arguments.steps,
                 guidance_scale=arguments.guidance,
-                weights=dict.fromkeys(words, factor),
+                weights={word: factor},
             )
             (seen,) = judge.look(to_pixels(result.image))
             thing = seen.thing(name)
