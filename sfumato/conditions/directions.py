@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -188,14 +188,21 @@ def make_direction(model: Model, source: str, target: str, *, write: Writer | No
         write: Writes the sentences for each; None: `template_sentences`.
 
     Raises:
-        UsageError: A word is empty, or no sentence was written.
+        UsageError: A word is empty, or `write` is no function or does not return sentences.
     """
     for word, name in ((source, "source"), (target, "target")):
         checks.text(f"the {name} word of a direction", word, empty="give a word, such as 'cat'")
-    if write is not None and not callable(write):
+    if write is not None and (not callable(write) or isinstance(write, type)):
         raise checks.refuse("write", "a function from a word to sentences", write)
-    writer = write or template_sentences
-    return direction_between(model, list(writer(source)), list(writer(target)), source=source, target=target)
+    written = [_written(write or template_sentences, word) for word in (source, target)]
+    return direction_between(model, *written, source=source, target=target)
+
+
+def _written(write: Writer, word: str) -> list[str]:
+    sentences: object = write(word)
+    if isinstance(sentences, str) or not isinstance(sentences, Iterable):
+        raise checks.refuse(f"what write returns for {word!r}", "several sentences", sentences)
+    return list(sentences)
 
 
 def direction_between(

@@ -191,6 +191,9 @@ def test_any_callable_may_write(toy_model: Any) -> None:
         (lambda word: [], "cat", "needs sentences"),
         (lambda word: ["a cat", " "], "cat", "none of them blank"),
         (template_sentences, " ", "source word of a direction is empty"),
+        (lambda word: "a cat", "cat", "what write returns for 'cat' must be several sentences, got 'a cat'"),
+        (lambda word: 5, "cat", "must be several sentences, got 5"),
+        (int, "cat", "write must be a function from a word to sentences, got <class 'int'>"),
     ):
         with pytest.raises(UsageError, match=message):
             make_direction(toy_model, source, "dog", write=write)
