@@ -149,7 +149,7 @@ def sampling(case: Case, model: Model) -> dict[str, Tensor]:
     parameters = case.parameters
     cond, uncond = lora(case, "cond_lora"), lora(case, "uncond_lora")
     plan = plan_of(case, Condition(case.tensors["embedding"]), model, parameters["num_inference_steps"], cond, uncond)
-    weights, result = parameters["alphas"], case.tensors["result"]
+    weights, result = parameters["alphas"], case.tensors["result"].clone()
     drawn = [len(weights) // 2] if is_part() else list(range(len(weights)))
     result[drawn] = plan.draw(model, [weights[k] for k in drawn])
 
