@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from sfumato.emoji.render import Atlas
 from sfumato.emoji.scene_captions import Telling, caption, caption_words, sample_telling
@@ -34,6 +34,7 @@ from sfumato.emoji.training.reading import measure_reading
 from sfumato.emoji.training.sampling import generate
 from sfumato.emoji.training.sheets import save_sheet, to_images
 from sfumato.emoji.training.tokenizer import Encoder
+from sfumato.errors import ModelError
 
 MOST_WEIGHT = 5.0
 """Largest weight of an error of the clean latents."""
@@ -76,6 +77,7 @@ def train_diffusion(
     attention_weight: float = 0.05,
     pool_size: int = 8_000,
     renewed: float = 0.08,
+    go_on_from: Path | None = None,
     export_to: Path | None = None,
 ) -> Denoiser:
     """Trains the text encoder and the UNet to predict the velocity.
@@ -92,10 +94,14 @@ def train_diffusion(
         attention_weight: Weight of `attention_loss`; 0 for none.
         pool_size: Scenes that are kept encoded.
         renewed: Share of a batch that is drawn anew in the pool at each step.
+        go_on_from: Folder of a model whose networks are trained further, see `load_networks`; None: new networks.
         export_to: Folder of the weights and a sheet of samples, written at each checkpoint; or None.
 
     Returns:
         The averaged networks.
+
+    Raises:
+        ModelError: The model to go on from has other words or sizes.
     """
     torch.manual_seed(settings.seed)
     device = settings.device
@@ -105,6 +111,8 @@ def train_diffusion(
     snow_words = torch.tensor([encoder.word(word)[0] for word in (*AMOUNTS, "snowflakes")])
     probe = Probe(widths.text, atlas.world)
     model = Denoiser(build_unet(widths), build_text_encoder(widths, tokenizer), probe)
+    if go_on_from is not None:
+        load_networks(model, go_on_from, tokenizer)
     model = model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
     record_maps(model.unet)
     alpha_bars = build_scheduler().alphas_cumprod.to(device)
@@ -157,6 +165,38 @@ def train_diffusion(
     average = train_loop("diffusion", model, loss_of_batch, settings, on_save=on_save)
     assert isinstance(average, Denoiser)
     return average
+
+
+def load_networks(model: Denoiser, folder: Path, tokenizer: Any) -> None:
+    """Gives new networks the weights of a finished model, to train them further.
+
+    Layers that the model's text encoder lacks begin as the identity: the last parts of both of their branches are 0.
+
+    Args:
+        model: Changed in place.
+        folder: Of the finished model.
+        tokenizer: Of `model`; must be the finished model's.
+
+    Raises:
+        ModelError: The finished model has other words or sizes.
+    """
+    if CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab() != tokenizer.get_vocab():
+        raise ModelError(f"{folder} knows other words than those of this world")
+    unet, text_encoder = (
+        network.from_pretrained(folder / part).state_dict()
+        for network, part in ((UNet2DConditionModel, "unet"), (CLIPTextModel, "text_encoder"))
+    )
+    try:
+        model.unet.load_state_dict(unet)
+        lacking, surplus = model.text_encoder.load_state_dict(text_encoder, strict=False)
+    except RuntimeError as error:
+        raise ModelError(f"{folder} has networks of other sizes, see --size: {error}") from None
+    layers = {name for name in lacking if ".layers." in name}
+    if surplus or layers != set(lacking):
+        raise ModelError(f"{folder} has another text encoder: {[*surplus, *sorted(set(lacking) - layers)]}")
+    for name, weights in model.text_encoder.named_parameters():
+        if name in layers and (".out_proj." in name or ".fc2." in name):
+            nn.init.zeros_(weights)
 
 
 def noise_latents(

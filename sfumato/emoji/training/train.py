@@ -25,6 +25,7 @@ from sfumato.emoji.scenes import load_concepts
 from sfumato.emoji.training.data import cache_folder
 from sfumato.emoji.training.loop import Settings, console
 from sfumato.emoji.training.networks import SIZES, Widths
+from sfumato.errors import SfumatoError
 
 STAGES = ("autoencoder", "diffusion", "judge", "clip")
 
@@ -62,6 +63,7 @@ class Plan:
         folder: Where checkpoints, logs and sheets go.
         out: Where the weights go.
         start_from: Folder of a model whose autoencoder is trained further, or None.
+        go_on_from: Folder of a model whose text encoder and UNet are trained further, or None.
         attention_weight: Of the loss that holds words to their things; 0 for none.
         pool_size: Scenes that the diffusion stage keeps encoded.
     """
@@ -71,6 +73,7 @@ class Plan:
     folder: Path
     out: Path
     start_from: Path | None = None
+    go_on_from: Path | None = None
     attention_weight: float = 0.05
     pool_size: int = 8_000
 
@@ -85,6 +88,7 @@ def run_stage(stage: str, plan: Plan, settings: Settings) -> None:
 
     Raises:
         SystemExit: An earlier stage has not been run.
+        ModelError: The model to go on from does not fit.
     """
     if stage == "autoencoder":
         from sfumato.emoji.training.autoencoder import train_autoencoder
@@ -127,6 +131,7 @@ def _diffusion(plan: Plan, settings: Settings) -> None:
         settings,
         attention_weight=plan.attention_weight,
         pool_size=plan.pool_size,
+        go_on_from=plan.go_on_from,
         export_to=plan.out,
     )
 
@@ -174,11 +179,14 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument(
         "--start-from", type=Path, help="a model whose autoencoder is trained further, or used as it is"
     )
+    parser.add_argument("--go-on-from", type=Path, help="a model whose text encoder and UNet are trained further")
     parser.add_argument("--attention-weight", type=float, default=0.05, help="0: words are not held to their things")
     parser.add_argument("--pool", type=int, help="scenes that the diffusion stage keeps encoded")
     arguments = parser.parse_args(words)
     if arguments.start_from and not (arguments.start_from / "vae").is_dir():
         parser.error(f"--start-from {arguments.start_from}: no folder 'vae' in it")
+    if arguments.go_on_from and not (arguments.go_on_from / "unet").is_dir():
+        parser.error(f"--go-on-from {arguments.go_on_from}: no folder 'unet' in it")
     if not arguments.atlas.is_file():
         parser.error(f"--atlas {arguments.atlas}: no such file; write it with python -m sfumato.emoji.training.atlas")
     try:
@@ -193,6 +201,7 @@ def main(words: list[str] | None = None) -> None:
         folder,
         arguments.out or folder / "weights",
         arguments.start_from,
+        arguments.go_on_from,
         arguments.attention_weight,
         arguments.pool or (60_000 if on_gpu else 8_000),
     )
@@ -211,7 +220,10 @@ def main(words: list[str] | None = None) -> None:
         )
         world = plan.atlas.world
         console.print(f"{stage}: {len(world.concepts)} concepts, {len(world.styles)} styles, {settings}")
-        run_stage(stage, plan, settings)
+        try:
+            run_stage(stage, plan, settings)
+        except SfumatoError as error:
+            raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

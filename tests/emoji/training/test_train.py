@@ -87,6 +87,7 @@ def test_a_stage_that_needs_an_earlier_one_says_so(tmp_path: Path) -> None:
         (["judge=-1"], "the minutes of judge must be above 0, got -1"),
         (["judge=nan"], "the minutes of judge must be above 0, got nan"),
         (["judge=1", "--start-from", "nowhere"], "--start-from nowhere: no folder 'vae' in it"),
+        (["judge=1", "--go-on-from", "nowhere"], "--go-on-from nowhere: no folder 'unet' in it"),
     ],
 )
 def test_bad_arguments_are_refused(
