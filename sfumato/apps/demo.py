@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sfumato.apps.contact_sheet import Row
     from sfumato.models.base import Model
 
-SHEET = "sheet.png"
+SHEET, IMAGES = "sheet.png", "images"
 COLUMNS = ("source", "reconstruction", "result", "where the word looks")
 
 
@@ -93,7 +93,7 @@ def demo(
 
 
 def run_all(folder: Path, *, model: str = "emoji", steps: int | None = None, device: str | None = None) -> Path:
-    """Runs all edits of `EDITS`; writes each result and the sheet.
+    """Runs all edits of `EDITS`; writes each result, the sheet, and the bundled images.
 
     Returns:
         Path of the sheet.
@@ -117,8 +117,21 @@ def run_all(folder: Path, *, model: str = "emoji", steps: int | None = None, dev
 
         heading = f"sfumato demo: edits by text with the model {loaded.name}"
         sheet = save_image(draw_sheet(rows, COLUMNS, heading=heading), folder / SHEET)
-    table([("results", str(folder.resolve())), ("all on one sheet", str(sheet.resolve()))], to=console)
+    images = folder.resolve() / IMAGES
+    copy_examples(images)
+    places = [("results", folder.resolve()), ("all on one sheet", sheet.resolve()), ("bundled images, to edit", images)]
+    table([(what, str(place)) for what, place in places], to=console)
     return sheet
+
+
+def copy_examples(folder: Path) -> None:
+    """Copies the bundled images to where a user finds them."""
+    from sfumato.emoji import EXAMPLES
+    from sfumato.files import write_whole
+
+    folder.mkdir(exist_ok=True)
+    for file in bundled():
+        write_whole(folder / file, (EXAMPLES / file).read_bytes(), ImageError)
 
 
 def run_edit(model: Model, edit: DemoEdit, caption: str, *, steps: int | None = None) -> EditResult:

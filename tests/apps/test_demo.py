@@ -32,6 +32,7 @@ def test_demo(run: Any, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Image.open(folder / "sheet.png") as sheet:
         assert sheet.width > 4 * 192
     assert str(folder.resolve() / "sheet.png") in result.stdout
+    assert {path.name for path in (folder / "images").iterdir()} == set(demo.bundled())
 
 
 def test_demo_leaves_no_empty_folder(run: Any, folder: Path) -> None:
