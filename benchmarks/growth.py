@@ -5,7 +5,7 @@
 Along each axis one number grows and the others stay as they are (4 steps, 16x16 latents, one image, one target, prompts
 of one chunk). Each method edits latents with its default options, from its first inversion (made beforehand, not
 counted); its network calls are noted, and made again with nothing around them: as many rows of the same size with the
-same prompts, and with a backward pass where the method made one (`method_cost.make`). The two take turns; the least
+same prompts, and with a backward pass where the method made one (`bare_calls.make`). The two take turns; the least
 processor time of the rounds counts. A ratio that rises along an axis is cost that grows faster than the network's own.
 MODEL is whatever `sfumato.load_model` takes; the published figures are from `tests/conformance/cases/tiny-sd`. With
 --out, writes growth.json after each method; what is written is not run again.
@@ -29,7 +29,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 import sfumato
-from benchmarks.method_cost import GUIDANCE, BareCall, make, noted, processor
+from benchmarks.bare_calls import BareCall, make, noted
+from benchmarks.machine import processor
+from benchmarks.method_cost import GUIDANCE
 from sfumato.edits.method import METHODS
 from sfumato.edits.task import EditTask
 from sfumato.files import write_whole

@@ -1,7 +1,7 @@
 """What each inversion costs and how well the image comes back: writes docs/inversions.json.
 
-    python benchmarks/inversions.py [--model emoji] [--out docs] [--steps 50] [--images 12] [--only NAME ...]
-    python benchmarks/inversions.py [--model emoji] [--out docs] --edits
+    python -m benchmarks.inversions [--model emoji] [--out docs] [--steps 50] [--images 12] [--only NAME ...]
+    python -m benchmarks.inversions [--model emoji] [--out docs] --edits
 
 Every registered inversion, with its default options, at guidance 1 and 7.5, on the embedded example images, one
 image at a time: the inversion is timed, then replayed at the guidance it was made for and decoded. With --edits:
@@ -26,11 +26,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import diffusers
 import numpy as np
 import torch
-from gallery import perceptual_distance, tasks
-from method_cost import memory
 from PIL import Image
 
 import sfumato
+from benchmarks.gallery import perceptual_distance, tasks
+from benchmarks.machine import memory
 from sfumato.api.cost import measured
 from sfumato.edits.method import METHODS
 from sfumato.images import to_images, to_pixels

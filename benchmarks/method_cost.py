@@ -1,6 +1,6 @@
 """Time and peak memory of editing methods beside the same number of bare network calls.
 
-    python benchmarks/method_cost.py MODEL [--methods a,b] [--latents 64] [--steps 10] [--rounds 2]
+    python -m benchmarks.method_cost MODEL [--methods a,b] [--latents 64] [--steps 10] [--rounds 2]
         [--set METHOD.NAME=VALUE ...] [--out docs]
 
 Each method edits the same latents with its default options, from its first inversion (made beforehand, not counted), in
@@ -9,8 +9,8 @@ read beforehand) run before and after each round, for two seconds at least. Meas
 evaluations, the seconds that as many bare evaluations take, their ratio, and the process's peak memory, libraries and
 weights included. Where a method differentiates through the network, the bare calls are its own, made again after each
 round with nothing around them: each on as many rows with the same prompts, with a backward pass where the method made
-one (`make` says what that is), and calls of the decoder for its energy likewise. MODEL is whatever `sfumato.load_model`
-takes, or `toy-sd3` or `toy-flux`: the pipelines of `tests/toy_flow.py` at a width of 256 (with `PYTHONPATH=.`). The
+one (`bare_calls.make` says what that is), and calls of the decoder for its energy likewise. MODEL is whatever
+`sfumato.load_model` takes, or `toy-sd3` or `toy-flux`: the pipelines of `tests/toy_flow.py` at a width of 256. The
 published figures are from `tests/conformance/cases/tiny-sd`. With --out, writes method-cost.json, or
 method-cost-MODEL.json for a toy, after each method; what is written is not run again. With --together all methods run
 in one process, whose memory is not measured.
@@ -19,21 +19,17 @@ in one process, whose memory is not measured.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import multiprocessing
 import os
-import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -41,13 +37,15 @@ import torch
 from torch import Tensor
 
 import sfumato
+from benchmarks.bare_calls import BareCall, make, noted
+from benchmarks.machine import processor
 from sfumato.api.cost import Cost, measured
 from sfumato.edits.method import METHODS
 from sfumato.edits.task import EditTask
 from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
-from sfumato.models.base import Condition, Model
+from sfumato.models.base import Model
 from sfumato.models.flow_transformer import FlowTransformer
 
 TOYS = ("toy-sd3", "toy-flux")
@@ -155,82 +153,6 @@ def _measure(
     }
 
 
-@dataclass(frozen=True)
-class BareCall:
-    """A call of the network, or of the decoder, that a method made.
-
-    Attributes:
-        shape: Of the latents.
-        time: Timestep.
-        condition: Of the rows; None: a call of the decoder.
-        backward: Where a gradient on the latents came from: the output, or only what is inside the network; or none.
-    """
-
-    shape: torch.Size
-    time: float = 0.0
-    condition: Condition | None = None
-    backward: Literal["output", "inside"] | None = None
-
-
-@contextmanager
-def noted(model: Model, calls: list[BareCall]) -> Iterator[None]:
-    """Writes down the calls of the network and of the decoder inside the block."""
-    predict, decode = model.predict, model.decode_latents
-
-    def note(latents: Tensor, output: Tensor, time: float = 0.0, condition: Condition | None = None) -> Tensor:
-        differentiated = torch.is_grad_enabled() and latents.requires_grad
-        calls.append(BareCall(latents.shape, time, condition, "inside" if differentiated else None))
-        if differentiated:
-            output.register_hook(partial(passed, len(calls) - 1))
-        return output
-
-    def passed(index: int, _: Tensor) -> None:
-        calls[index] = replace(calls[index], backward="output")
-
-    model.predict = lambda x, t, condition: note(x, predict(x, t, condition), t, condition)  # type: ignore[method-assign]
-    model.decode_latents = lambda x: note(x, decode(x))  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del model.predict, model.decode_latents
-
-
-def make(model: Model, calls: Sequence[BareCall]) -> None:
-    """The calls with nothing around them.
-
-    A backward pass is that of the sum of the output. Where a method has a gradient of attention maps alone, it is that
-    of the sum of the queries of all layers where the image looks at text: as deep into the network as the maps are.
-    All activations are kept for it, as the methods do by default, and nothing is computed again.
-    """
-    for call in calls:
-        latents = torch.zeros(call.shape).requires_grad_(call.backward is not None)
-        queries: list[Tensor] = []
-        with torch.set_grad_enabled(call.backward is not None), _queries(model, call, queries):
-            if call.condition is None:
-                output = model.decode_latents(latents)
-            else:
-                output = model.predict(latents, call.time, call.condition)
-            if call.backward:
-                depth = torch.stack([query.sum() for query in queries]).sum() if queries else output.sum()
-                torch.autograd.grad(depth, latents)
-
-
-@contextmanager
-def _queries(model: Model, call: BareCall, found: list[Tensor]) -> Iterator[None]:
-    """Collects the queries of layers where the image looks at text, where a call's gradient is from there."""
-    if call.condition is None or call.backward != "inside":
-        yield
-        return
-
-    def collect(name: str, given: Tensor, query: Tensor) -> Tensor:
-        found.append(query)
-        return query
-
-    sites = model.sites((call.shape[-2], call.shape[-1]))
-    with model.projection_hook([f"{site.name}.to_q" for site in sites if site.text_keys is not None], collect):
-        yield
-
-
 def _toy(name: str) -> Any:
     """A pipeline of random weights that is wide enough for the network to take most of the time."""
     from tests.toy_flow import toy_flux_pipeline, toy_sd3_pipeline
@@ -254,25 +176,6 @@ def _rows_of_a_call(model: Model, run: Callable[[], Any]) -> int:
     finally:
         del model.predict
     return max(1, round((model.evaluations - before) / calls))
-
-
-def processor() -> str:
-    """The processor's name where the system says it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def memory() -> int:
-    """Bytes that the process holds now, after giving back what it can."""
-    gc.collect()
-    if platform.system() == "Linux":
-        ctypes.CDLL(None).malloc_trim(0)
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 def start_of(model: Model, clean: Tensor, name: str, steps: int) -> Inversion:

@@ -36,7 +36,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from benchmarks.method_cost import memory, processor
+from benchmarks.machine import memory, processor
 from benchmarks.peer_methods import PAIRS, Job, Side, network_of
 from sfumato.api.cost import peak, reset_peak
 from sfumato.files import write_whole

@@ -32,7 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 import sfumato
-from benchmarks.method_cost import processor
+from benchmarks.machine import processor
 from sfumato.edits.method import METHODS
 from sfumato.emoji import EXAMPLES, WEIGHTS
 from sfumato.files import write_whole

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import method_cost
-from benchmarks.method_cost import BareCall, make, noted
+from benchmarks import bare_calls, method_cost
+from benchmarks.bare_calls import BareCall, make, noted
 
 
 def test_a_gradient_is_taken_as_deep_as_the_methods(tiny_model: Any) -> None:
@@ -24,7 +24,7 @@ def test_a_gradient_is_taken_as_deep_as_the_methods(tiny_model: Any) -> None:
         images = tiny_model.decode_latents(tiny_model.predict(leaf, 500.0, condition))
         images.sum().backward()
         found = list[Tensor]()
-        inside = partial(method_cost._queries, tiny_model, BareCall(latents.shape, 500.0, condition, "inside"), found)
+        inside = partial(bare_calls._queries, tiny_model, BareCall(latents.shape, 500.0, condition, "inside"), found)
         with inside():
             tiny_model.predict(leaf, 500.0, condition)
         found[-1].sum().backward()

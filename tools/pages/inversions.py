@@ -44,7 +44,7 @@ def page(report: dict[str, Any]) -> str:
     return f"""# Inversions, measured
 
 An inversion finds the noise, and whatever else a replay needs, from which the model reconstructs an image. Measured by
-`python benchmarks/inversions.py`: every inversion with its default options, {report["steps"]} steps,
+`python -m benchmarks.inversions`: every inversion with its default options, {report["steps"]} steps,
 {report["images"]} example images of the embedded model one at a time, inverted for a source branch at guidance scale
 1 and at 7.5 and replayed at the same scale. `docs/inversions.json` has all numbers.
 {other_weights(report.get("model"))}

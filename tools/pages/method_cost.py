@@ -43,7 +43,7 @@ def page(report: Mapping[str, Any], flows: Mapping[str, Mapping[str, Any]]) -> s
     lines = [
         "# Cost of each method, beside the bare network",
         "",
-        f"Written by `python benchmarks/method_cost.py`: `{report['model']}`, {_run(report)}.",
+        f"Written by `python -m benchmarks.method_cost`: `{report['model']}`, {_run(report)}.",
         "",
         *_table(report, memory=True),
         "",
