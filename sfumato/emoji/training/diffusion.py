@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from sfumato.emoji.render import Atlas
 from sfumato.emoji.scene_captions import Telling, caption, caption_words, sample_telling
 from sfumato.emoji.scene_sampling import sample_scene
-from sfumato.emoji.scenes import AMOUNTS, COLOURS, Background, Scene, Thing
+from sfumato.emoji.scenes import AMOUNTS, COLOURS, Background, Scene, Thing, World
 from sfumato.emoji.training.attention import (
     RELATION,
     ROLES,
@@ -109,10 +109,7 @@ def train_diffusion(
     pool, encoder = ScenePool(atlas, autoencoder, pool_size), Encoder(tokenizer)
     styles = torch.tensor([encoder.word(style)[0] for style in atlas.world.styles])
     snow_words = torch.tensor([encoder.word(word)[0] for word in (*AMOUNTS, "snowflakes")])
-    probe = Probe(widths.text, atlas.world)
-    model = Denoiser(build_unet(widths), build_text_encoder(widths, tokenizer), probe)
-    if go_on_from is not None:
-        load_networks(model, go_on_from, tokenizer)
+    model = _networks(widths, tokenizer, atlas.world, go_on_from)
     model = model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
     record_maps(model.unet)
     alpha_bars = build_scheduler().alphas_cumprod.to(device)
@@ -165,6 +162,14 @@ def train_diffusion(
     average = train_loop("diffusion", model, loss_of_batch, settings, on_save=on_save)
     assert isinstance(average, Denoiser)
     return average
+
+
+def _networks(widths: Widths, tokenizer: Any, world: World, go_on_from: Path | None) -> Denoiser:
+    """New networks, or those of a finished model."""
+    model = Denoiser(build_unet(widths), build_text_encoder(widths, tokenizer), Probe(widths.text, world))
+    if go_on_from is not None:
+        load_networks(model, go_on_from, tokenizer)
+    return model
 
 
 def load_networks(model: Denoiser, folder: Path, tokenizer: Any) -> None:

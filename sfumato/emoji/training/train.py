@@ -156,8 +156,8 @@ def _budgets(words: list[str]) -> dict[str, float]:
     return {stage: given[stage] for stage in STAGES if stage in given}
 
 
-def main(words: list[str] | None = None) -> None:
-    """The command; `words` in place of the process's own arguments."""
+def _parser() -> argparse.ArgumentParser:
+    """All that the command takes."""
     parser = argparse.ArgumentParser(
         prog="python -m sfumato.emoji.training.train", description="Train the embedded model."
     )
@@ -182,6 +182,12 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--go-on-from", type=Path, help="a model whose text encoder and UNet are trained further")
     parser.add_argument("--attention-weight", type=float, default=0.05, help="0: words are not held to their things")
     parser.add_argument("--pool", type=int, help="scenes that the diffusion stage keeps encoded")
+    return parser
+
+
+def main(words: list[str] | None = None) -> None:
+    """The command; `words` in place of the process's own arguments."""
+    parser = _parser()
     arguments = parser.parse_args(words)
     if arguments.start_from and not (arguments.start_from / "vae").is_dir():
         parser.error(f"--start-from {arguments.start_from}: no folder 'vae' in it")
