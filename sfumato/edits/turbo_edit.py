@@ -12,7 +12,7 @@ so this is guidance with the source prompt in the place of the negative one. k b
 
 Differs from the authors' code (github.com/GiilDe/turbo-edit): the bound is a root mean square, so that it holds for
 any size (theirs, a norm of 15.5 at 4 x 64 x 64, is 0.121) and each image of a batch; the reconstruction is the image
-itself.
+itself; a network that takes the guidance scale as an input is given 1, and w acts all the same.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from sfumato.errors import InversionError, UsageError
 from sfumato.inversions.shifted import shifted_edit_friendly
 from sfumato.inversions.task import InversionTask
 from sfumato.options import Option
+from sfumato.sampling.guidance import classifier_free
 
 SCALED = "its noise maps are those of latents at the levels of their own timesteps"
 
@@ -89,8 +90,9 @@ def turbo_edit(
     del branches["source"]
     hooks = [with_source(source, hook) for hook in task.on_step]
     latents = replace(task, on_step=hooks).sample(
-        source.latents_at(source.start_index), branches, replay=replace(source, noise_maps=torch.stack(maps))
-    )
+        source.latents_at(source.start_index), branches, replay=replace(source, noise_maps=torch.stack(maps)),
+        guide=classifier_free,
+    )  # fmt: skip
     return task.edited(latents, source=source.clean)
 
 

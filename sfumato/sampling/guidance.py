@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sfumato.models.base import Condition, Model
+from sfumato.models.schedules import Step
 from sfumato.sampling.layout import Layout
 
 
@@ -40,6 +41,16 @@ def guided_output(
     if layout.guidance == ("cond",):
         condition = model.with_guidance(condition, scales.repeat_interleave(layout.images))
     return combined(layout.view(model.predict(rows, t, condition)), scales)
+
+
+def classifier_free(
+    model: Model, latents: Tensor, step: Step, condition: Condition, scales: Tensor, layout: Layout
+) -> Tensor:
+    """A `guide` of the loop: away from the negative condition by a row of its own, whatever the network takes.
+
+    One that takes the guidance scale as an input is given 1, for that input knows no negative condition.
+    """
+    return guided_output(model, latents, step.time, condition, scales, layout)
 
 
 def combined(output: Tensor, scales: Tensor) -> Tensor:

@@ -25,8 +25,10 @@ from sfumato.inversions.renoise import renoise
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.shifted import shifted_edit_friendly
 from sfumato.inversions.task import InversionTask
+from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
+from tests.toy import toy_sd_pipeline
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 GRID = (799, 599, 399, 199)
@@ -57,6 +59,14 @@ def shifted(model: Any, latents: Tensor) -> Inversion:
     return shifted_edit_friendly(inverting(model, latents), noise=drawn(3, *latents.shape), strength=1.0)
 
 
+@pytest.fixture(scope="module")
+def guided_model() -> Any:
+    """A network that takes its guidance scale as an input."""
+    pipeline = toy_sd_pipeline(time_cond_proj_dim=32)
+    torch.nn.init.normal_(pipeline.unet.time_embedding.cond_proj.weight, generator=torch.Generator().manual_seed(0))
+    return StableDiffusion.from_pipeline(pipeline, name="toy-lcm", revision="toy-lcm")
+
+
 WITHOUT_INVERSION = {
     "virtual-inversion": (virtual_inversion, {}),
     "chord-edit": (chord_edit, {"cleanup": False, "num_edit_steps": 2}),
@@ -77,9 +87,11 @@ def test_equal_prompts_change_nothing(toy_model: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("w", [1.0, 1.5, 3.0])
-def test_turbo_edit_with_equal_prompts_gives_the_image_whatever_w_is(toy_model: Any, w: float) -> None:
-    latents = clean()
-    result = turbo_edit(task(toy_model, shifted(toy_model, latents), SOURCE), w=w, max_rms=None)
+@pytest.mark.parametrize("name", ["toy_model", "guided_model"])
+def test_turbo_edit_with_equal_prompts_gives_the_image_whatever_w_is(name: str, w: float, request: Any) -> None:
+    """Also where the network takes a guidance scale: w is the weight of the target against the source, and no input."""
+    model, latents = request.getfixturevalue(name), clean()
+    result = turbo_edit(task(model, shifted(model, latents), SOURCE), w=w, max_rms=None)
     torch.testing.assert_close(result.latents[1], latents, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(result.latents[0], latents, atol=0.0, rtol=0.0)
 
