@@ -112,7 +112,7 @@ def _with_maps(task: EditTask) -> EditTask:
         raise InversionError(
             f"a {source.method} inversion has no maps of shifted latents: invert with shifted-edit-friendly"
         )
-    check_origin(source, task.source_prompt, 1.0)
+    check_origin(source, task.source_prompt, source.guidance_scale)  # made without any, whatever it was asked for
     return task
 
 

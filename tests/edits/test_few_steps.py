@@ -96,6 +96,15 @@ def test_turbo_edit_with_equal_prompts_gives_the_image_whatever_w_is(name: str, 
     torch.testing.assert_close(result.latents[0], latents, atol=0.0, rtol=0.0)
 
 
+def test_turbo_edit_takes_maps_that_were_asked_for_with_guidance(toy_model: Any) -> None:
+    """The inversion never has any, so that a scale it was given is no reason to refuse it."""
+    found, guided = shifted(toy_model, clean()), replace(shifted(toy_model, clean()), guidance_scale=2.0, prompt=SOURCE)
+    edits = [turbo_edit(task(toy_model, each)).latents for each in (found, guided)]
+    torch.testing.assert_close(*edits, atol=0.0, rtol=0.0)
+    with pytest.raises(InversionError, match="was made with the prompt 'a fox'"):
+        turbo_edit(task(toy_model, replace(guided, prompt="a fox")))
+
+
 def test_turbo_edit_without_shift_and_w_is_edit_friendly(toy_model: Any) -> None:
     latents, noise = clean(), drawn(4, 1, 4, 8, 8)
     maps = shifted_edit_friendly(inverting(toy_model, latents), noise=noise, strength=1.0, shift=0.0)
