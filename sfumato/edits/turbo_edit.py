@@ -30,6 +30,7 @@ from sfumato.edits.noise_map_replay import WITHOUT_NOISE, WITHOUT_NOISE_MAPS, ch
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
 from sfumato.errors import InversionError, UsageError
+from sfumato.inversions.result import Inversion
 from sfumato.inversions.shifted import shifted_edit_friendly
 from sfumato.inversions.task import InversionTask
 from sfumato.options import Option
@@ -93,7 +94,7 @@ def turbo_edit(
         source.latents_at(source.start_index), branches, replay=replace(source, noise_maps=torch.stack(maps)),
         guide=classifier_free,
     )  # fmt: skip
-    return task.edited(latents, source=source.clean)
+    return task.edited(latents, source=source.clean, notes=_start_notes(source))
 
 
 def _with_maps(task: EditTask) -> EditTask:
@@ -114,6 +115,15 @@ def _with_maps(task: EditTask) -> EditTask:
         )
     check_origin(source, task.source_prompt, source.guidance_scale)  # made without any, whatever it was asked for
     return task
+
+
+def _start_notes(source: Inversion) -> tuple[str, ...]:
+    """What there is to say of a run that is too short for its first latents to be noisy ones."""
+    if not torch.equal(source.latents_at(source.start_index), source.clean):
+        return ()
+    run, count = len(source.timesteps) - source.start_index, len(source.timesteps)
+    few = f"{run} of {count} steps {'is' if run == 1 else 'are'} run, from the image without noise"
+    return (f"{few}, which is too few for TurboEdit: use 4 or 5 steps",)
 
 
 def _bounded(noise_map: Tensor, limit: float | None) -> Tensor:

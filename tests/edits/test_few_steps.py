@@ -105,6 +105,14 @@ def test_turbo_edit_takes_maps_that_were_asked_for_with_guidance(toy_model: Any)
         turbo_edit(task(toy_model, replace(guided, prompt="a fox")))
 
 
+def test_turbo_edit_says_where_its_steps_are_too_few(toy_model: Any) -> None:
+    """One step of an SD-Turbo starts at the image itself, told that it is noise."""
+    one = InversionTask(toy_model, clean(), toy_model.encode_prompt(SOURCE), timesteps=(999,))
+    (note,) = turbo_edit(task(toy_model, shifted_edit_friendly(one))).notes
+    assert note.startswith("1 of 1 steps is run, from the image without noise")
+    assert turbo_edit(task(toy_model, shifted(toy_model, clean()))).notes == ()
+
+
 def test_turbo_edit_without_shift_and_w_is_edit_friendly(toy_model: Any) -> None:
     latents, noise = clean(), drawn(4, 1, 4, 8, 8)
     maps = shifted_edit_friendly(inverting(toy_model, latents), noise=noise, strength=1.0, shift=0.0)
