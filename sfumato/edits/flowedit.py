@@ -88,7 +88,7 @@ def flowedit(
     steps = task.steps_from(start)
     source, *targets = task.branches.values()
     branches = task.guided(
-        {"source": Branch(source.condition, source.negative, source_guidance)}
+        {"source": Branch(source.condition, source.negative, task.limited(source_guidance))}
         | dict(zip(task.names[1:], targets, strict=True)),
         steps,
     )

@@ -79,9 +79,12 @@ def virtual_inversion(
     ).control(task, first)
     drawn, replay = (source.noise.to(clean), None) if noise is None else _given(noise.to(clean), first, task)
     level = task.model.schedule.steps(timesteps=task.source.timesteps)[first].level
-    task = replace(task, source_guidance_scale=source_guidance)
-    latents = (task if control is None else replace(task, target_prompts=control.prompts)).sample(
+    run = task if control is None else replace(task, target_prompts=control.prompts)
+    branches = run.branches
+    branches["source"] = replace(branches["source"], guidance_scale=task.limited(source_guidance))
+    latents = run.sample(
         drawn if start == "noise" else add_noise(clean, drawn, level),
+        branches,
         start_index=first,
         stepper=VirtualInversion(clean),
         replay=replay,

@@ -13,6 +13,7 @@ from sfumato.edits.chord_edit import chord_edit
 from sfumato.edits.clean_difference import Differences
 from sfumato.edits.delta_denoising import delta_denoising
 from sfumato.edits.edit_friendly import edit_friendly
+from sfumato.edits.flowedit import flowedit
 from sfumato.edits.keep_outside import KeepOutside
 from sfumato.edits.sdedit import sdedit
 from sfumato.edits.task import EditTask
@@ -160,6 +161,17 @@ def test_one_step_of_virtual_inversion_is_a_move_by_delta_denoising(toy_model: A
     rate = level.noise / level.signal
     other = delta_denoising(task(toy_model, source), noise=noise, times=[599], rate=rate).latents[1]
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("edit", [flowedit, virtual_inversion])
+def test_the_source_is_guided_where_the_edit_is(edit: Any, toy_model: Any) -> None:
+    """Equal prompts at equal guidance change nothing, in whichever steps they are guided."""
+    latents = clean()
+    given = task(toy_model, of_image(latents), SOURCE, guidance_scale=3.0, guidance_interval=(0.5, 1.0))
+    before = toy_model.evaluations
+    edited = edit(given, strength=1.0, source_guidance=3.0).latents[1]
+    torch.testing.assert_close(edited, latents, atol=1e-4, rtol=1e-4)
+    assert toy_model.evaluations - before == 2 * 2 + 2 * 4
 
 
 @pytest.mark.parametrize("name", list(WITHOUT_INVERSION))
