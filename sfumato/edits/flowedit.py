@@ -26,6 +26,7 @@ from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
 from sfumato.errors import UsageError
+from sfumato.models.base import Model
 from sfumato.models.schedules import Level, add_noise
 from sfumato.options import Option
 from sfumato.sampling.draws import draw_noise
@@ -58,8 +59,14 @@ def flowedit(
     ] = 0.0,
     draws: Annotated[int, Option("draws of noise a step whose edits are averaged; more are smoother", low=1)] = 1,
     source_guidance: Annotated[
-        float, Option("guidance scale of the source prompt; closer to the target's changes less", low=0, high=100)
-    ] = 1.5,
+        float | None,
+        Option(
+            "guidance scale of the source prompt; closer to the target's changes less; none: 1.5, or 1 on a few-step"
+            " model that is run without guidance",
+            low=0,
+            high=100,
+        ),
+    ] = None,
 ) -> LatentEdit:
     """Moves the images along the difference of two flows.
 
@@ -86,9 +93,10 @@ def flowedit(
         return given_draw
 
     steps = task.steps_from(start)
+    own = _usual_guidance(task.model) if source_guidance is None else source_guidance
     source, *targets = task.branches.values()
     branches = task.guided(
-        {"source": Branch(source.condition, source.negative, task.limited(source_guidance))}
+        {"source": Branch(source.condition, source.negative, task.limited(own))}
         | dict(zip(task.names[1:], targets, strict=True)),
         steps,
     )
@@ -117,6 +125,11 @@ def _noisy(clean: Tensor, edited: Tensor, noise: Tensor, level: Level) -> Tensor
     """What the networks of source and targets see, (branch, image, channels, height, width)."""
     source = add_noise(clean, noise, level)
     return torch.cat([source[None], source + (level.signal + level.noise) * (edited - clean)])
+
+
+def _usual_guidance(model: Model) -> float:
+    """Of the source prompt: the paper's, but where guidance is part of the network and no input of it."""
+    return 1.0 if model.few_steps and not model.takes_guidance else 1.5
 
 
 def _time(level: Level) -> float:

@@ -147,8 +147,12 @@ def _suit_flow(model: Model, scheduler: str, names: Sequence[str]) -> None:
     check_flow(scheduler)
     named = [name for name in names if _FEW_STEPS.search(name)]
     if named and not model.few_steps:
-        model.few_steps, model.num_inference_steps, model.guidance_scale = True, 4, 1.0
-        model.notes += (f"a few-step model (by its name, {named[0]}): 4 steps and guidance 1 (off) by default",)
+        model.few_steps, model.num_inference_steps = True, 4
+        guidance = f"guidance {model.guidance_scale:g}"
+        if not model.takes_guidance:
+            model.guidance_scale, guidance = 1.0, "guidance 1 (off)"
+            model.method_guidance, model.method_options = {}, {}  # of the model that it was distilled from
+        model.notes += (f"a few-step model (by its name, {named[0]}): 4 steps and {guidance} by default",)
 
 
 def _few_step_scheduler(name: str, schedule: DiscreteVP) -> str | None:

@@ -174,6 +174,21 @@ def test_the_source_is_guided_where_the_edit_is(edit: Any, toy_model: Any) -> No
     assert toy_model.evaluations - before == 2 * 2 + 2 * 4
 
 
+def test_flowedit_on_a_few_step_model_guides_neither_prompt(toy_model: Any, guided_model: Any) -> None:
+    """Guidance is part of such a network; one that takes it as an input is given the paper's."""
+    few = copy.copy(toy_model)
+    few.few_steps = True
+
+    def edited(model: Any, **options: Any) -> Tensor:
+        return flowedit(task(model, of_image(clean())), **options).latents[1]
+
+    assert torch.equal(edited(few), edited(toy_model, source_guidance=1.0))
+    assert torch.equal(edited(toy_model), edited(toy_model, source_guidance=1.5))
+    guided = copy.copy(guided_model)
+    guided.few_steps = True
+    assert torch.equal(edited(guided), edited(guided, source_guidance=1.5))
+
+
 @pytest.mark.parametrize("name", list(WITHOUT_INVERSION))
 def test_outside_a_mask_the_image_stays(toy_model: Any, name: str) -> None:
     edit, options = WITHOUT_INVERSION[name]

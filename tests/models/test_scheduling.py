@@ -15,10 +15,12 @@ from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.loading import load_model
 from sfumato.models.scheduler_config import SCHEDULERS
 from sfumato.models.schedules import Level
+from sfumato.models.scheduling import suit
 from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.toy import toy_sd_folder, toy_sd_pipeline, toy_sdxl_folder
+from tests.toy_flow import toy_flux_pipeline, toy_sd3_pipeline
 
 LEVELS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 TURBO = LEVELS | {"set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "trailing"}
@@ -187,6 +189,18 @@ def test_few_step_models_start_with_few_steps_and_without_guidance(
     assert model.schedule.timesteps(4)[1] == (759 if model.schedule.spacing == "lcm" else 749)
     own = {"TCDScheduler": "tcd", "EulerAncestralDiscreteScheduler": "euler-ancestral"}
     assert model.sampler == own.get(scheduler, "lcm" if model.schedule.spacing == "lcm" else "ddim")
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_few_step_flow_has_no_guidance_of_the_model_it_was_distilled_from(family: str) -> None:
+    """SD3's flowedit is guided by 13.5 and 3.5; one that takes its guidance as an input keeps it."""
+    model = load_model(toy_sd3_pipeline() if family == "sd3" else toy_flux_pipeline())
+    own = model.guidance_scale
+    suit(model, "FlowMatchEulerDiscreteScheduler", names=["large-turbo"])
+    assert (model.few_steps, model.num_inference_steps) == (True, 4)
+    assert model.guidance_scale == (1.0 if family == "sd3" else own)
+    assert ("flowedit" in model.method_guidance) == ("flowedit" in model.method_options) == (family == "flux")
+    assert f"guidance {model.guidance_scale:g}" in model.notes[-1]
 
 
 @pytest.mark.parametrize("name", ["hyperrealistic", "lcmoon", "model"])
