@@ -31,7 +31,7 @@ from sfumato.models.schedules import Level, add_noise
 from sfumato.options import Option
 from sfumato.sampling.draws import draw_noise
 from sfumato.sampling.layout import Branch
-from sfumato.sampling.shares import Strength, first_step, strength_notes
+from sfumato.sampling.shares import Strength, first_step, strength_notes, window_notes
 
 
 @edit_method(
@@ -118,7 +118,8 @@ def flowedit(
         first = task.steps_from(max(plain, start))[0]
         latents = _noisy(clean, edited, draw(), first.level)[1:]
         edited = task.sample(latents, task.targets, start_index=first.index)
-    return task.edited(edited, source=clean, notes=strength_notes(strength, task.num_steps))
+    notes = (*strength_notes(strength, task.num_steps), *window_notes(task.num_steps, plain_end=plain_end))
+    return task.edited(edited, source=clean, notes=notes)
 
 
 def _noisy(clean: Tensor, edited: Tensor, noise: Tensor, level: Level) -> Tensor:

@@ -104,6 +104,12 @@ def test_outside_the_mask_the_image_stays(model: Any, method: Any) -> None:
     assert not torch.equal(edited[..., :2, :], clean[..., :2, :])
 
 
+def test_a_plain_end_of_no_step_is_said(toy_model: Any) -> None:
+    done = flowedit(from_image(toy_model, latents(toy_model)), plain_end=0.2)
+    less = "plain_end=0.2 of 4 steps is less than one step, so it does nothing"
+    assert done.notes == (f"{less}: use 0.25 or more, or more steps",)
+
+
 def test_a_run_of_no_steps_gives_the_image_back(model: Any) -> None:
     clean = latents(model)
     for method in (flowedit, flowalign, dnaedit):
