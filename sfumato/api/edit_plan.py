@@ -178,7 +178,8 @@ def _guidance(
     model: Model, request: EditRequest, inversion: str, inverted: Inversion | None
 ) -> tuple[float, float, float | None]:
     """Guidance of the edited branches and of the source's, and what the inversion is made for; None: any."""
-    of_method = None if model.few_steps else request.entry.guidance_scale
+    inside = model.few_steps and not model.takes_guidance  # no other guidance suits such a network
+    of_method = None if inside else request.entry.guidance_scale
     suited = model.method_guidance.get(request.entry.name, of_method or model.guidance_scale)
     guidance = suited if request.guidance_scale is None else request.guidance_scale
     suits = INVERSIONS[inversion].source_guidance_scale if inversion else None

@@ -32,7 +32,8 @@ class Method(Entry[Callable[Concatenate[EditTask, ...], LatentEdit]]):
             itself.
         refuses: Why each of the other inversions does not serve it, by its name; see `why_not`.
         takes_mask: Whether it has a mask of its own, which the user's mask replaces.
-        guidance_scale: Where the user says nothing and the model is no few-step one; None: the model's.
+        guidance_scale: Where the user says nothing and the model is no few-step one, or one that takes the guidance
+            scale as an input; None: the model's.
         guidance_interval: Whether its guidance can be limited to an interval of the run.
         cache_interval: Whether some steps can use features of earlier ones: its run is the sampling loop's, and not at
             each step something reads or changes the network.

@@ -8,8 +8,11 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from PIL import Image
 
 from sfumato import generate
+from sfumato.api.edit_plan import plan_edit
+from sfumato.api.requests import EditRequest
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.discrete_vp import DiscreteVP
 from sfumato.models.loading import load_model
@@ -262,6 +265,18 @@ def test_such_a_network_starts_at_its_own_timesteps_whatever_its_scheduler() -> 
     model = load_model(toy_sd_pipeline(time_cond_proj_dim=32))
     assert model.schedule.timesteps(4) == [999, 759, 499, 259]
     assert model.schedule.final_alpha_bar == 1.0
+
+
+def test_such_a_network_is_edited_at_the_guidance_of_the_method(lcm_pipeline: Any) -> None:
+    """Virtual inversion gives the network 1 and 2; 8.5 beside 1 would be far from what it was made for."""
+    model, image = load_model(lcm_pipeline), Image.radial_gradient("L").resize((32, 32)).convert("RGB")
+    prompts: dict[str, Any] = {"source_prompt": "a cat", "target_prompt": "a dog"}
+    for method, scale in [("virtual-inversion", 2.0), ("chord-edit", 1.0), ("sdedit", 8.5)]:
+        plan = plan_edit(model, EditRequest(image=image, method=method, **prompts))
+        assert plan.request.guidance_scale == scale
+    turbo = StableDiffusion.from_pipeline(toy_sd_pipeline(), name="toy", revision="x")
+    suit(turbo, "DDIMScheduler", names=["sd-turbo"])
+    assert plan_edit(turbo, EditRequest(image=image, method="virtual-inversion", **prompts)).request.guidance_scale == 1
 
 
 def test_such_a_network_is_guided_in_one_row_a_step(lcm_pipeline: Any) -> None:
