@@ -30,6 +30,8 @@ _FEW_STEPS = re.compile(r"turbo|lightning|hyper-?_?sd|(?<![a-z])(lcm|tcd)(?![a-z
 _FEW_STEPS_LORA = re.compile(
     r"lcm.?lora|lora.?lcm|(lightning|hyper|turbo|tcd).*\d.?steps?|turbo.*lora|hyper.?sd.*lora", re.IGNORECASE
 )
+_CLEAN = re.compile(r"lightning.*(?<![a-z0-9])x0(?![a-z0-9])", re.IGNORECASE)
+"""Names of the one-step models of SDXL-Lightning, which predict clean latents; their configurations do not say so."""
 _COUNT = re.compile(r"(?<!\d)(\d{1,2})[-_ ]?steps?(?![a-z])", re.IGNORECASE)
 
 
@@ -132,6 +134,9 @@ def suit(model: Model, scheduler: str, *, names: Sequence[str], loras: Sequence[
         return
     if spacing != schedule.spacing:
         model.schedule = schedule = replace(schedule, spacing=spacing, final_alpha_bar=1.0)
+    if schedule.prediction_type == "epsilon" and any(_CLEAN.search(name) for name in names):
+        model.schedule = schedule = replace(schedule, prediction_type="sample")
+        reason += ", which predicts clean latents"
     model.few_steps = True
     model.sampler = _OWN_SAMPLERS.get(scheduler, "lcm" if spacing == "lcm" else model.sampler)
     model.num_inference_steps = _step_count(model, schedule, named)

@@ -194,6 +194,17 @@ def test_few_step_models_start_with_few_steps_and_without_guidance(
     assert model.sampler == own.get(scheduler, "lcm" if model.schedule.spacing == "lcm" else "ddim")
 
 
+@pytest.mark.parametrize(
+    ("name", "predicts"), [("sdxl_lightning_1step_x0", "x0"), ("sdxl_lightning_1step", "noise"), ("x0", "noise")]
+)
+def test_the_one_step_model_of_lightning_predicts_clean_latents(name: str, predicts: str) -> None:
+    """Its configuration says noise, as that of the model it was distilled from; only its name says otherwise."""
+    model = StableDiffusion.from_pipeline(toy_sd_pipeline(), name=name, revision="x")
+    suit(model, "EulerDiscreteScheduler", names=[f"{name}.safetensors"])
+    assert model.schedule.target == predicts
+    assert any("predicts clean latents" in note for note in model.notes) == (predicts == "x0")
+
+
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_a_few_step_flow_has_no_guidance_of_the_model_it_was_distilled_from(family: str) -> None:
     """SD3's flowedit is guided by 13.5 and 3.5; one that takes its guidance as an input keeps it."""
