@@ -83,15 +83,23 @@ def delta_denoising(
     edited = clean.expand(len(task.target_prompts), *clean.shape)
     for index in task.watch.over(range(count)):
         (pair,) = differences(clean[None], edited, draws[index], [drawn[index]])
-        size = rate if steps is None else edit_friendly_rate(steps[index])
-        edited = held(task, clean, edited - size * pair.noise, index, count, drawn[index][0])
+        if steps is None:
+            edited = edited - rate * pair.noise
+        else:
+            edited = edited + edit_friendly_weight(steps[index]) * (clean + pair.clean - edited)
+        edited = held(task, clean, edited, index, count, drawn[index][0])
     return task.edited(edited, source=clean)
 
 
-def edit_friendly_rate(step: Step) -> float:
-    r"""The rate at which a step equals one of edit-friendly inversion: (1 - alpha_bar / alpha_bar_prev) / (s n)."""
-    kept = (step.level.signal / step.level_prev.signal) ** 2
-    return (1.0 - kept) / (step.level.signal * step.level.noise)
+def edit_friendly_weight(step: Step) -> float:
+    r"""How far towards the image plus the difference of clean predictions a step of edit-friendly inversion moves it.
+
+    .. math:: y \leftarrow y + w\,(x + \Delta - y), \qquad w = 1 - \left(\frac{s\,n_{prev}}{s_{prev}\,n}\right)^2
+
+    As predicted noise tells it, the rate is w n / s, of a diffusion (1 - alpha_bar / alpha_bar_prev) / (s n); but this
+    holds for a flow, too, and at a level without signal.
+    """
+    return 1.0 - (step.level.signal * step.level_prev.noise / (step.level_prev.signal * step.level.noise)) ** 2
 
 
 def _random_times(task: EditTask, images: int, count: int) -> list[Times]:

@@ -30,6 +30,7 @@ from sfumato.models.stable_diffusion import StableDiffusion
 from sfumato.sampling.layout import Branch
 from sfumato.sampling.loop import sample
 from tests.toy import toy_sd_pipeline
+from tests.toy_flow import short_sd3
 
 SOURCE, TARGET = "a photo of a cat", "a photo of a dog"
 GRID = (799, 599, 399, 199)
@@ -161,6 +162,25 @@ def test_one_step_of_virtual_inversion_is_a_move_by_delta_denoising(toy_model: A
     rate = level.noise / level.signal
     other = delta_denoising(task(toy_model, source), noise=noise, times=[599], rate=rate).latents[1]
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_delta_denoising_at_edit_friendly_rates_is_edit_friendly() -> None:
+    """On a flow, too, whose first level holds no signal: there the rate on predicted noise was a division by zero."""
+    flow = short_sd3()
+    latents = torch.randn(1, flow.latent_channels, 4, 6, generator=torch.Generator().manual_seed(0))
+    times = flow.schedule.timesteps(4, latent_size=(4, 6))
+    assert flow.schedule.level(times[0]).signal == 0.0
+    one = task(flow, Inversion("picture", latents, (times[1],), trajectory=latents[None]))
+    inverting = InversionTask(flow, latents, flow.encode_prompt(SOURCE), timesteps=(times[1],))
+    noise = drawn(1, *latents.shape)
+    maps = shifted_edit_friendly(inverting, noise=noise, strength=1.0, shift=0.0)
+    ours = delta_denoising(one, noise=noise, rates="edit-friendly").latents[1]
+    theirs = turbo_edit(task(flow, maps), w=1.0, max_rms=None).latents[1]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    whole = task(flow, Inversion("picture", latents, tuple(times), trajectory=latents[None]))
+    edited = delta_denoising(whole, rates="edit-friendly").latents[1]
+    assert bool(torch.isfinite(edited).all())
+    assert float((edited - latents).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("edit", [flowedit, virtual_inversion])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.edits.chord_edit import chord_edit
-from sfumato.edits.delta_denoising import delta_denoising, edit_friendly_rate
+from sfumato.edits.delta_denoising import delta_denoising, edit_friendly_weight
 from sfumato.edits.task import EditTask
 from sfumato.edits.turbo_edit import turbo_edit
 from sfumato.edits.virtual_inversion import virtual_inversion
@@ -167,7 +167,8 @@ def delta(case: Case, model: Any) -> dict[str, Result]:
             rates="edit-friendly" if friendly else "fixed",
         )  # fmt: skip
         steps = model.schedule.steps(timesteps=times) if friendly else []
-    sizes = torch.tensor([edit_friendly_rate(step) for step in steps] if friendly else [rate] * len(times))
+    rates = [edit_friendly_weight(step) * step.level.noise / step.level.signal for step in steps]
+    sizes = torch.tensor(rates if friendly else [rate] * len(times))
     before = torch.cat([clean[None], kept.steps[:-1]])
     return {"steps": kept.steps, "gradients": (before - kept.steps) / sizes.view(-1, 1, 1, 1, 1)}
 
