@@ -36,7 +36,7 @@ from sfumato.inversions.result import Inversion
 from sfumato.inversions.together import together
 from sfumato.models.base import Model
 from sfumato.registry import recorded
-from sfumato.sampling.draws import Generators
+from sfumato.sampling.draws import Generators, draw_noise
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch, progress_bar
 
@@ -146,6 +146,8 @@ def _source(model: Model, plan: EditPlan, generator: torch.Generator, watch: Wat
         clean = encoded(model, image.pixels, encode_steps=request.encode_steps, watch=encoding)
     prompt = request.source_prompt
     if inverted is not None and (plan.inversion or inverted.method in STARTS):
+        if inverted.method in STARTS:  # its noise was drawn first, and the edit goes on from there
+            draw_noise(inverted.noise.shape, generator, torch.empty(0))
         return _Source(clean, inverted)
     if clean is None:
         noise = drawn_noise(model, [generator], request.size)

@@ -105,6 +105,17 @@ def test_an_inversion_is_made_once_and_used_again(toy_model: Any, picture: Image
         edit(toy_model, picture.rotate(180), inverted=loaded)
 
 
+@pytest.mark.parametrize("drawn", [True, False])
+def test_what_an_edit_started_from_gives_the_same_edit_again(toy_model: Any, picture: Any, drawn: bool) -> None:
+    """Its draws come after the first noise, which they repeated: the same noise twice in one run."""
+    small: dict[str, Any] = {"size": (32, 32)} if drawn else {}
+    first = edit(toy_model, None if drawn else picture.resize((32, 32)), method="virtual-inversion", **small)
+    assert first.inversion.method == ("drawn" if drawn else "picture")
+    again = edit(toy_model, None, inverted=first.inversion, method="virtual-inversion")
+    assert again.inversion is first.inversion
+    assert again.image.tobytes() == first.image.tobytes()
+
+
 def test_padding_is_cut_off_again(toy_model: Any, picture: Image.Image) -> None:
     odd = picture.crop((0, 0, 101, 67))
     with pytest.raises(ImageError, match="104x64"):
