@@ -1,20 +1,24 @@
 """Samplers by name: which stepper each one is.
 
 In levels (signal, noise), several that diffusers keeps apart are one rule: Euler on sigmas is DDIM, and Euler's
-ancestral form is DDIM at eta 1.
+ancestral form is DDIM at eta 1. As there, they end at clean latents, where DDIM may end at the level of timestep 0, as
+Stable Diffusion's does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from sfumato.errors import UsageError
-from sfumato.models.schedules import Schedule
+from sfumato.models.schedules import Level, Prediction, Schedule, Step
 from sfumato.registry import unknown
 from sfumato.sampling.ddim import DDIM
 from sfumato.sampling.dpm_solver import DPMSolverPP
-from sfumato.sampling.lcm import LCM
+from sfumato.sampling.lcm import LCM, is_last
 from sfumato.sampling.stepper import Stepper
 from sfumato.sampling.tcd import TCD
 
@@ -29,6 +33,34 @@ SAMPLERS: Mapping[str, Callable[[Schedule], Stepper[Any]]] = {
 }
 DEFAULT = "ddim"
 _OF_FLOWS = ("ddim", "euler", "dpm-solver++")
+_END_CLEAN = ("ddpm", "euler", "euler-ancestral", "dpm-solver++")
+"""Whatever level a model's schedule ends at."""
+
+
+@dataclass(frozen=True)
+class EndingClean:
+    """Another stepper, whose last step goes to the level without noise.
+
+    Attributes:
+        stepper: It takes all steps.
+    """
+
+    stepper: Stepper[Any]
+
+    def init(self, latents: Tensor, first: Step) -> Any:
+        return self.stepper.init(latents, first)
+
+    def stochastic(self, step: Step) -> bool:
+        return self.stepper.stochastic(_ending_clean(step))
+
+    def step(
+        self, latents: Tensor, prediction: Prediction, step: Step, state: Any, z: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        return self.stepper.step(latents, prediction, _ending_clean(step), state, z)
+
+
+def _ending_clean(step: Step) -> Step:
+    return replace(step, level_prev=Level(1.0, 0.0)) if is_last(step) else step
 
 
 def stepper_of(name: str, schedule: Schedule, *, eta: float = 0.0) -> Stepper[Any]:
@@ -47,7 +79,8 @@ def stepper_of(name: str, schedule: Schedule, *, eta: float = 0.0) -> Stepper[An
     if schedule.target == "flow" and name not in _OF_FLOWS:
         raise UsageError(f"the sampler {name} is not for rectified flows: take one of {', '.join(_OF_FLOWS)}")
     if eta == 0.0:
-        return SAMPLERS[name](schedule)
+        stepper = SAMPLERS[name](schedule)
+        return EndingClean(stepper) if name in _END_CLEAN and schedule.level(-1).noise > 0.0 else stepper
     if name != DEFAULT:
         raise UsageError(f"eta={eta:g} is for the sampler ddim, not {name}: leave one of them out")
     return DDIM(eta)

@@ -42,9 +42,12 @@ def walked(schedule: DiscreteVP, name: str, count: int, noise: Tensor, draws: Te
     return found
 
 
+@pytest.mark.parametrize("own", ["DPMSolverMultistepScheduler", "DDIMScheduler"])
 @pytest.mark.parametrize("count", [1, 2, 4, 20])
-def test_dpm_solver_is_that_of_diffusers(count: int) -> None:
-    config = {**CONFIG, "timestep_spacing": "trailing", "_class_name": "DPMSolverMultistepScheduler"}
+def test_dpm_solver_is_that_of_diffusers(count: int, own: str) -> None:
+    """Also on a model whose own scheduler ends at the level of timestep 0, as Stable Diffusion's."""
+    config = {**CONFIG, "timestep_spacing": "trailing", "set_alpha_to_one": False, "clip_sample": False}
+    config["_class_name"] = own
     theirs = diffusers.DPMSolverMultistepScheduler(
         **CONFIG, timestep_spacing="trailing", algorithm_type="dpmsolver++", solver_order=2
     )
@@ -59,6 +62,17 @@ def test_dpm_solver_is_that_of_diffusers(count: int) -> None:
     found = walked(schedule, "dpm-solver++", count, noise, torch.zeros(count))
     for ours, right in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, right, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "euler", "euler-ancestral", "dpm-solver++"])
+def test_samplers_that_end_at_clean_latents_do_so_on_any_schedule(name: str) -> None:
+    schedule = DiscreteVP.from_config({**CONFIG, "set_alpha_to_one": False})
+    assert schedule.final_alpha_bar < 1.0
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (step,) = schedule.steps(1)
+    clean = schedule.split(output(noise, step.time), noise, step.level).x0
+    torch.testing.assert_close(walked(schedule, name, 1, noise, torch.ones(1))[0], clean)
+    assert not torch.allclose(walked(schedule, "ddim", 1, noise, torch.ones(1))[0], clean, atol=1e-3)
 
 
 def end_of(name: str, steps: int) -> Tensor:
