@@ -129,7 +129,8 @@ class DiscreteVP:
         https://arxiv.org/abs/2310.04378, as released: k - 1, 2k - 1, ... with k training timesteps a stride).
         """
         stride = self.num_train_timesteps // self.original_inference_steps
-        distilled = [j * stride - 1 for j in range(int(self.original_inference_steps * strength), 0, -1)]
+        count = int(self.original_inference_steps * strength + 1e-6)  # 50 * 0.58 is 28.99...
+        distilled = [j * stride - 1 for j in range(count, 0, -1)]
         if num_inference_steps > len(distilled):
             raise UsageError(
                 f"num_inference_steps must be in [1, {len(distilled)}] for a latent consistency model distilled at"

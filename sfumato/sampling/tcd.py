@@ -45,7 +45,7 @@ class TCD:
         self, latents: Tensor, prediction: Prediction, step: Step, state: None, z: Tensor | None
     ) -> tuple[Tensor, None]:
         following = 0.0 if is_last(step) else step.time_prev
-        below = self.schedule.level(floor((1.0 - self.eta) * following))
+        below = self.schedule.level(floor((1.0 - self.eta) * following + 1e-6))  # 0.7 * 350 is 244.99...
         reached = add_noise(prediction.x0, prediction.eps, below)
         if not self.stochastic(step):
             return reached, None

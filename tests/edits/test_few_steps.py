@@ -353,6 +353,14 @@ def test_sdedit_runs_a_consistency_model_as_diffusers_does(toy_model: Any) -> No
     torch.testing.assert_close(edited, latents, rtol=0.0, atol=1e-4)
 
 
+def test_sdedit_counts_timesteps_as_the_schedule_does(toy_model: Any) -> None:
+    """50 times 0.58 is a little below 29 in floating point: one of the two took 29, the other 28."""
+    few = consistency_model(toy_model, 50)
+    source = Inversion("picture", drawn(1, 4, 8, 8), tuple(few.schedule.timesteps(40)), trajectory=clean()[None])
+    done = sdedit(task(few, source), strength=0.58)
+    assert done.notes == ("the model was distilled at 29 timesteps below strength=0.58: 29 of 40 steps are run",)
+
+
 def test_sdedit_runs_no_more_steps_than_a_model_was_distilled_at(toy_model: Any) -> None:
     few = consistency_model(toy_model, 8)
     source = Inversion("picture", drawn(1, 4, 8, 8), tuple(few.schedule.timesteps(4)), trajectory=clean()[None])

@@ -75,6 +75,23 @@ def test_samplers_that_end_at_clean_latents_do_so_on_any_schedule(name: str) -> 
     assert not torch.allclose(walked(schedule, "ddim", 1, noise, torch.ones(1))[0], clean, atol=1e-3)
 
 
+def test_tcd_goes_to_the_timestep_that_diffusers_goes_to() -> None:
+    """0.7 times 350 is a little below 245 in double precision, and is not in theirs."""
+    schedule = DiscreteVP.from_config({**CONFIG, "_class_name": "TCDScheduler"})
+    first, _ = schedule.steps(timesteps=[700, 350])
+    latents, z = (torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    made = stepper_of("tcd", schedule).step(
+        latents, schedule.split(output(latents, 700), latents, first.level), first, None, z
+    )[0]
+    theirs = diffusers.TCDScheduler(**CONFIG)
+    theirs.set_timesteps(timesteps=[700, 350], original_inference_steps=1000)
+    right = theirs.step(output(latents, 700), theirs.timesteps[0], latents, eta=0.3, generator=None)
+    below = theirs.alphas_cumprod[245]
+    kept = right.pred_noised_sample
+    ratio = (theirs.alphas_cumprod[350] / below).sqrt()
+    torch.testing.assert_close(made, ratio * kept + (1 - ratio**2).sqrt() * z, rtol=1e-4, atol=1e-4)
+
+
 def end_of(name: str, steps: int) -> Tensor:
     model = GaussianModel(cosine_schedule())
     noise = torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
