@@ -73,8 +73,8 @@ def sdedit(
     if start == task.num_steps:
         return task.edited(edited, source=clean, notes=notes)
     first = source.noise if task.source is source else None
-    if below := _distilled_below(task, strength):
-        start, notes = 0, _fewer(len(below), task.num_steps, strength)
+    if below := distilled_below(task, strength):
+        start, notes = 0, fewer_steps(len(below), task.num_steps, strength)
         stepper = LCM() if eta == 1.0 else None
         task = replace(task, source=Inversion("picture", source.noise, below, trajectory=clean[None]))
     edited = renoised(
@@ -83,7 +83,7 @@ def sdedit(
     return task.edited(edited, source=clean, notes=notes)
 
 
-def _distilled_below(task: EditTask, strength: float) -> tuple[int, ...]:
+def distilled_below(task: EditTask, strength: float) -> tuple[int, ...]:
     """Times of a run of a latent consistency model that starts at a strength; none for any other model.
 
     All its steps are run, at timesteps of its distillation below that noise: as many as there are.
@@ -96,7 +96,8 @@ def _distilled_below(task: EditTask, strength: float) -> tuple[int, ...]:
     return tuple(schedule.timesteps(min(task.num_steps, there), strength=share))
 
 
-def _fewer(count: int, asked: int, strength: float) -> tuple[str, ...]:
+def fewer_steps(count: int, asked: int, strength: float) -> tuple[str, ...]:
+    """What there is to say where `distilled_below` gives fewer steps than were asked for."""
     few = f"the model was distilled at {count} timesteps below strength={strength:g}: {count} of {asked} steps are run"
     return () if count == asked else (few,)
 

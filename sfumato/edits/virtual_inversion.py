@@ -3,7 +3,8 @@
 Source and targets are denoised together by a sampler that adds fresh noise at every step, the same to all. The source's
 clean latents are known, so that it needs no inversion and stays exact; each target is the image plus the difference
 between the predictions for the two prompts (`sampling/virtual_inversion.py`). Four steps do on a latent consistency
-model; other models serve, too, at low guidance. With Prompt-to-Prompt's attention control where words are exchanged.
+model, which runs them all below the noise of `strength`, as in SDEdit; other models serve, too, at low guidance. With
+Prompt-to-Prompt's attention control where words are exchanged.
 
 Written from the paper (the authors' code, under CC BY-NC-ND, was not read). Its unified attention control has a third
 branch for the layout and mutual self-attention, which are not here.
@@ -21,6 +22,7 @@ from sfumato.attention.prompt_control import CrossReplaceSteps, SelfReplaceSize,
 from sfumato.edits.method import edit_method
 from sfumato.edits.noise_map_replay import AttentionControlKind, PromptToPromptOptions
 from sfumato.edits.result import LatentEdit
+from sfumato.edits.sdedit import distilled_below, fewer_steps
 from sfumato.edits.task import EditTask
 from sfumato.inversions.result import Inversion
 from sfumato.models.schedules import Step, add_noise
@@ -73,7 +75,10 @@ def virtual_inversion(
         ModelError: The model has no attention layers that could be controlled.
     """
     first, source = first_step(strength, task.num_steps, at_least=1), task.with_latents
-    clean = source.clean.to(task.model.device)
+    clean, notes = source.clean.to(task.model.device), strength_notes(strength, task.num_steps)
+    if strength < 1.0 and (below := distilled_below(task, strength)):
+        first, notes = 0, fewer_steps(len(below), task.num_steps, strength)
+        task = replace(task, source=Inversion("picture", source.noise, below, trajectory=clean[None]))
     control = PromptToPromptOptions(
         attention_control, cross_replace_steps, self_replace_steps, self_replace_size, released=False
     ).control(task, first)
@@ -91,8 +96,9 @@ def virtual_inversion(
         controls=[] if control is None else [control.control],
         before_step=[] if task.mask is None else [same_noise_outside(task.mask)],
     )
-    maps, notes = (None, ()) if control is None else (control.maps.average, control.notes)
-    return task.edited(latents, maps=maps, notes=(*strength_notes(strength, task.num_steps), *notes))
+    if control is None:
+        return task.edited(latents, notes=notes)
+    return task.edited(latents, maps=control.maps.average, notes=(*notes, *control.notes))
 
 
 def same_noise_outside(mask: Tensor) -> OnStep:

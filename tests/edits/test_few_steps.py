@@ -353,6 +353,24 @@ def test_sdedit_runs_a_consistency_model_as_diffusers_does(toy_model: Any) -> No
     torch.testing.assert_close(edited, latents, rtol=0.0, atol=1e-4)
 
 
+def test_virtual_inversion_runs_all_steps_of_a_consistency_model_below_the_noise(toy_model: Any) -> None:
+    few = consistency_model(toy_model, 50)
+    source = Inversion("picture", drawn(1, 4, 8, 8), tuple(few.schedule.timesteps(4)), trajectory=clean()[None])
+    given, times = task(few, source), list[float]()
+
+    def seen(latents: Tensor, step: Any) -> Tensor:
+        times.append(step.time)
+        return latents
+
+    virtual_inversion(replace(given, on_step=[seen]), strength=0.5)
+    assert times == [499, 379, 259, 139]
+    (note,) = virtual_inversion(given, strength=0.04).notes
+    assert note == "the model was distilled at 2 timesteps below strength=0.04: 2 of 4 steps are run"
+    times.clear()
+    virtual_inversion(task(toy_model, of_image(clean()), on_step=[seen]), strength=0.5)
+    assert times == [399, 199]
+
+
 def test_sdedit_counts_timesteps_as_the_schedule_does(toy_model: Any) -> None:
     """50 times 0.58 is a little below 29 in floating point: one of the two took 29, the other 28."""
     few = consistency_model(toy_model, 50)
