@@ -22,6 +22,7 @@ from sfumato.edits.clean_difference import Differences, held
 from sfumato.edits.method import edit_method
 from sfumato.edits.result import LatentEdit
 from sfumato.edits.task import EditTask
+from sfumato.errors import UsageError
 from sfumato.models.schedules import add_noise
 from sfumato.options import Option
 from sfumato.sampling.draws import given_or_drawn
@@ -70,8 +71,13 @@ def chord_edit(
         t_start, t_delta, t_end, num_edit_steps, step_size, noise_samples, cleanup: See their `Option`.
 
     Raises:
-        UsageError: An option is out of range, or the noise has another shape.
+        UsageError: An option is out of range, several steps would go up, or the noise has another shape.
     """
+    if num_edit_steps > 1 and t_end > t_start:
+        raise UsageError(
+            f"num_edit_steps={num_edit_steps} go from t_start down to t_end: t_end must be at most {t_start:g}, got"
+            f" {t_end:g}"
+        )
     schedule = task.model.schedule
     clean = task.with_latents.clean.to(task.model.device).float()
     shape = (noise_samples, *clean.shape)

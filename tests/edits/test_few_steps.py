@@ -209,6 +209,12 @@ def test_flowedit_on_a_few_step_model_guides_neither_prompt(toy_model: Any, guid
     assert torch.equal(edited(guided), edited(guided, source_guidance=1.5))
 
 
+def test_steps_of_chord_edit_go_down(toy_model: Any) -> None:
+    with pytest.raises(UsageError, match=r"go from t_start down to t_end: t_end must be at most 0\.2, got 0\.3"):
+        chord_edit(task(toy_model, of_image(clean())), t_start=0.2, num_edit_steps=2)
+    chord_edit(task(toy_model, of_image(clean())), t_start=0.2)
+
+
 @pytest.mark.parametrize("name", list(WITHOUT_INVERSION))
 def test_outside_a_mask_the_image_stays(toy_model: Any, name: str) -> None:
     edit, options = WITHOUT_INVERSION[name]
