@@ -15,6 +15,9 @@ from sfumato.models.folder import check_folder, check_part, read_index
 from sfumato.models.layout import INDEX, wanted_files, wanted_of_network
 from sfumato.models.silence import quiet
 
+EMBEDDED: Final = ("emoji", "emoji-turbo", "emoji-flow")
+"""Models that come with the package, see `loading.BUNDLED`."""
+
 SHORT_NAMES: Final[dict[str, str]] = {
     "sd14": "CompVis/stable-diffusion-v1-4",
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -57,7 +60,7 @@ def resolve_name(name: str) -> str:
         )
     if _REPO.fullmatch(repo):
         return repo
-    known = ["emoji", *SHORT_NAMES]
+    known = [*EMBEDDED, *SHORT_NAMES]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise ModelError(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from sfumato.errors import ModelError
 from sfumato.models import hub
 from sfumato.models.layout import wanted_files
-from sfumato.models.loading import here, load_model
+from sfumato.models.loading import BUNDLED, here, load_model
 from tests.models.original_layout import original_checkpoint
 from tests.models.test_loading import UNET, same_weights
 from tests.toy import toy_sd_pipeline
@@ -56,6 +56,7 @@ def test_a_folder_wins_over_a_hub_name(sd: Path, tmp_path: Path, monkeypatch: py
     ("name", "message"),
     [
         ("sd1.5", "there is no model 'sd1.5': did you mean sd15"),
+        ("emoji_turbo", "there is no model 'emoji_turbo': did you mean emoji-turbo"),
         ("./gone", "no model file or folder ./gone"),
         ("/gone/model", "no model file or folder /gone/model"),
         ("gone.safetensors", "no model file or folder gone.safetensors"),
@@ -72,6 +73,10 @@ def test_a_folder_wins_over_a_hub_name(sd: Path, tmp_path: Path, monkeypatch: py
 def test_names_that_lead_nowhere(name: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load_model(name)
+
+
+def test_the_names_of_embedded_models_are_known() -> None:
+    assert set(hub.EMBEDDED) == BUNDLED.keys()
 
 
 def test_an_incomplete_cache_is_not_taken_for_a_model(sd: Path, cache: Path) -> None:
