@@ -103,7 +103,10 @@ class EditResult:
             raise UsageError(f"{self.recipe['method']} keeps no attention maps: use prompt-to-prompt, which does")
         prompts = [self.recipe["source_prompt"], *self.recipe["target_prompts"]]
         branch = 0 if target is None else 1 + checks.whole("target", target, low=0, high=len(prompts) - 2)
-        tokens = positions_in(self._pieces[branch], prompts[branch], word)
+        known = self.maps.shape[-1]
+        tokens = [k for k in positions_in(self._pieces[branch], prompts[branch], word) if k < known]
+        if not tokens:
+            raise UsageError(f"{word!r} stands where attention does not see it: move it further to the front")
         heat = self.maps[branch][..., tokens].sum(dim=-1).clamp(min=0)
         return heat / heat.max().clamp(min=1e-12)
 

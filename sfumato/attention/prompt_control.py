@@ -262,7 +262,7 @@ def _warn_long_prompts(text: TextSide, prompts: Sequence[str]) -> None:
     for side in align.encoders_of(text):
         limit = align.room(side)
         for prompt in prompts:
-            count = align.words_end(side, prompt) - side.start
+            count = align.tokens_of_words(side, prompt)
             if count > limit:
                 warnings.warn(
                     f"the prompt has {count} tokens; attention is edited for its first {limit} only:"

@@ -47,6 +47,11 @@ def words_end(text: TextSide, prompt: str) -> int:
     return max((position for _, positions in text.words(prompt) for position in positions), default=text.start - 1) + 1
 
 
+def tokens_of_words(text: TextSide, prompt: str) -> int:
+    """How many tokens the prompt has, in all of its chunks."""
+    return sum(len(positions) for _, positions in text.words(prompt))
+
+
 def words_of(prompt: str, *, released: bool = False) -> list[str]:
     """The prompt's words: split at white space (released: the prompt as it is, at every single space)."""
     return prompt.split(" ") if released else plain_text(prompt).split()

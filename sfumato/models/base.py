@@ -137,7 +137,8 @@ class TextSide(Protocol):
     def words(self, prompt: str) -> list[tuple[str, tuple[int, ...]]]:
         """The words of a prompt and its punctuation, in order, each with all its positions.
 
-        Weights written in the prompt are left out. Positions go on beyond `length` where the prompt does.
+        Weights written in the prompt are left out. Of a longer prompt, positions beyond `length` are those of its
+        further chunks; they may lie beyond the text where an encoder needs more chunks than attention sees.
         """
 
     def tokens(self, prompt: str) -> list[tuple[int, str]]:

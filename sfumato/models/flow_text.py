@@ -82,19 +82,17 @@ class SD3Text:
         return fingerprint(self.encoders, [*(clip for clip, _ in self.clips), *([self.t5] if self.t5 else [])])
 
     def words(self, prompt: str) -> list[tuple[str, tuple[int, ...]]]:
-        """Each word with CLIP's and T5's positions of the first chunk; those of T5 where it cuts the prompt alike."""
+        """Each word with CLIP's and T5's positions; those of T5 where it cuts the prompt alike."""
         words = self.clip.words(prompt)
         of_t5 = self.t5.words(prompt) if self.t5 is not None else []
-        behind = self.clip.length
         alike = [word for word, _ in words] == [word for word, _ in of_t5]
         more = [positions for _, positions in of_t5] if alike else [()] * len(words)
         return [
             (
                 word,
                 (
-                    # what is in no first chunk stands behind all of it
-                    *(p if p < behind - 1 else self.length + p for p in own),
-                    *(behind + p for p in others),
+                    *(p // self.clip.length * self.length + p % self.clip.length for p in own),
+                    *(p // self.t5_length * self.length + self.clip.length + p % self.t5_length for p in others),
                 ),
             )
             for (word, own), others in zip(words, more, strict=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sfumato.errors import ModelError
 from sfumato.models.prompt_syntax import Prompt, read_prompt
-from sfumato.models.words import words_with_positions
+from sfumato.models.words import words_with_tokens
 
 _LETTERS: Final = "abc"
 _FACTS: Final = ("hidden_act", "num_attention_heads", "num_hidden_layers", "layer_norm_eps")
@@ -60,8 +60,13 @@ class EncoderText(ABC):
         return ids, [*weights, *[1.0] * len(ids)][: len(ids)]
 
     def words(self, prompt: str) -> list[tuple[str, tuple[int, ...]]]:
-        """See `TextSide`; positions beyond `length` are of further chunks."""
-        return words_with_positions(self, prompt, self.start)
+        """See `TextSide`."""
+        found = words_with_tokens(self, prompt)
+        return [(word, tuple(self._position(token) for token in tokens)) for word, tokens in found]
+
+    def _position(self, token: int) -> int:
+        """Where a prompt's token stands: each further chunk begins with tokens of its own, and ends with them."""
+        return token // self.chunk * self.length + self.start + token % self.chunk
 
     def tokens(self, prompt: str) -> list[tuple[int, str]]:
         """See `TextSide`."""

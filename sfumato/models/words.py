@@ -44,15 +44,14 @@ class Tokens(Protocol):
         """
 
 
-def words_with_positions(tokens: Tokens, prompt: str, start: int) -> list[tuple[str, tuple[int, ...]]]:
-    """The words of a prompt in order, each with its positions; those that share a token are one.
+def words_with_tokens(tokens: Tokens, prompt: str) -> list[tuple[str, tuple[int, ...]]]:
+    """The words of a prompt in order, each with its tokens, counted from 0; those that share a token are one.
 
     Every token is in exactly one of them. Weights written in the prompt are left out.
 
     Args:
         tokens: The tokenizer.
         prompt: As it is written.
-        start: Position of the first token.
     """
     prompt = plain_text(prompt)
     ids = tokens.ids(prompt)
@@ -63,7 +62,7 @@ def words_with_positions(tokens: Tokens, prompt: str, start: int) -> list[tuple[
         text += part
         if end is None:  # its last token goes on into the next part
             continue
-        words.append((text, tuple(range(start + first, start + end))))
+        words.append((text, tuple(range(first, end))))
         text, first = "", end
     return words
 

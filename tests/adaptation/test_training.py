@@ -195,6 +195,8 @@ def test_a_placeholder_is_all_that_is_learned(toy_model: Model) -> None:
     assert at
     assert moved[at].min() > 0
     assert moved[[k for k in range(len(moved)) if k not in at]].max() == 0
+    long = positions(toy_model, " ".join(["a"] * (toy_model.text.length - 2)) + " cat", "cat")
+    assert long.nonzero().flatten().tolist() == [toy_model.text.length + toy_model.text.start]  # in its second chunk
 
 
 @pytest.mark.parametrize("placeholder", ["dog", "", "ca"])

@@ -60,6 +60,17 @@ def test_edit_of_a_picture(toy_model: Any, picture: Image.Image, tmp_path: Path)
     assert recipe["image"]["sha256"] == result.recipe["image"]["sha256"]
 
 
+@pytest.mark.filterwarnings("ignore:the prompt has 80 tokens")
+def test_the_map_of_a_word_in_a_further_chunk_is_its_own(toy_model: Any, picture: Image.Image) -> None:
+    long = " ".join(["a"] * 78)
+    result = edit(
+        toy_model, picture, source_prompt=f"{long} cat hat", target_prompt=f"{long} dog hat", num_inference_steps=1
+    )
+    assert result.maps is not None
+    own = result.maps[1, ..., toy_model.text.length + toy_model.text.start + 78 - toy_model.text.chunk]
+    assert torch.equal(result.attention_map("dog"), own / own.max())
+
+
 @pytest.mark.parametrize(("inversion", "rows"), [("direct", [2]), ("null-text", [2, 1])])
 def test_a_pinned_source_is_decoded_once(
     toy_model: Any, picture: Image.Image, monkeypatch: pytest.MonkeyPatch, inversion: str, rows: list[int]

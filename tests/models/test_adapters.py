@@ -89,6 +89,16 @@ def test_prompts_of_any_length_are_encoded_in_full(toy_model: Any, toy_xl_model:
         assert bool(torch.isfinite(latents).all())
 
 
+def test_words_stand_where_their_embeddings_do(toy_model: Any, toy_xl_model: Any) -> None:
+    """A weight changes the embeddings of its word alone, in whichever chunk that stands."""
+    before = " ".join(["cat"] * (toy_model.text.chunk + 3))
+    for model in (toy_model, toy_xl_model):
+        plain, strong = (model.encode_prompt(f"{before} {dog} hat").text for dog in ("dog", "(dog:1.5)"))
+        changed = (strong - plain).abs().amax(dim=-1)[0] > 1e-6
+        assert changed.nonzero().flatten().tolist() == list(dict(model.text.words(f"{before} dog hat"))["dog"])
+        assert int(changed.nonzero()) == model.text.length + model.text.start + 3
+
+
 def test_sizes_that_the_autoencoder_cannot_halve_are_refused(toy_model: Any) -> None:
     with pytest.raises(UsageError, match="multiples of 8, got 100x64"):
         toy_model.latent_shape((100, 64))

@@ -81,6 +81,16 @@ def test_words_have_the_positions_of_all_encoders(sd3: Any, flux: Any) -> None:
     assert sd3.text.length == 77 + 256
 
 
+def test_words_of_further_chunks_stand_where_their_embeddings_do(sd3: Any) -> None:
+    """CLIP's for as many chunks as T5 has: of 260 tokens it needs four, and T5 two."""
+    for count in (80, 150, 260):
+        before = " ".join(["cat"] * count)
+        plain, strong = (sd3.encode_prompt(f"{before} {dog} hat").text for dog in ("dog", "(dog:1.5)"))
+        changed = (strong - plain).abs().amax(dim=-1)[0] > 1e-6
+        places = dict(sd3.text.words(f"{before} dog hat"))["dog"]
+        assert changed.nonzero().flatten().tolist() == sorted(p for p in places if p < len(changed))
+
+
 def test_tokens_of_two_prompts_are_paired_in_each_encoder(sd3: Any) -> None:
     places = paired_tokens(sd3.text, "a cat on the house", "a red cat on the house", sd3.text.length)
     for start in (1, 77):  # CLIP's "cat" is the second token of the source and the third of the target, and T5's
