@@ -234,7 +234,8 @@ def _plan(task: EditTask, concepts: Mapping[str, float] | None, first: int) -> t
             rows.append(Row(f"target-{k}", k - first, condition[[k]]))
             looks = [(f"target-{k}", target, _new_words(text, target, source_prompt))]
             looks.append(("base-0", source_prompt, _new_words(text, source_prompt, target)))
-            looked_at = tuple((row, align.indicator(text, prompt, words)) for row, prompt, words in looks if words)
+            tokens = [(row, align.indicator(text, prompt, words)) for row, prompt, words in looks if words]
+            looked_at = tuple((row, at) for row, at in tokens if bool(at.any()))  # else it would look everywhere
             if target != source_prompt:
                 terms.append(_Concept(k, f"target-{k}", scale, True, looked_at))
             continue

@@ -108,6 +108,18 @@ def test_words_that_look_elsewhere_do_not_limit_the_edit(toy_model: Any) -> None
     assert torch.equal(mask(two, "auto"), torch.cat([mask(two, "both")[:1], mask(two, "noise")[1:]]))
 
 
+@pytest.mark.filterwarnings("ignore:.* lies beyond the first 75 tokens")
+def test_a_word_that_attention_does_not_reach_opens_no_mask(toy_model: Any) -> None:
+    """The source's "cat" is in its second chunk; the mask is that of the target's "dog" alone."""
+    rest = " ".join(["a"] * 80)
+    result = edit_by(
+        ledits, toy_model, friendly(toy_model), source_prompt=f"{rest} cat", target_prompts=[f"dog {rest}"],
+        guidance_scale=4.0, strength=1.0, masks="attention", quantile=0.6,
+    )  # fmt: skip
+    assert result.mask is not None
+    assert float(result.mask.float().mean()) == pytest.approx(0.4, abs=0.01)
+
+
 def test_concepts_add_up_and_can_be_taken_away(toy_model: Any) -> None:
     source = friendly(toy_model)
     options: dict[str, Any] = {"masks": "none", "strength": 0.25}  # a single step is linear in the concepts
