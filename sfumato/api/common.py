@@ -20,7 +20,7 @@ from sfumato.inversions.method import INVERSIONS
 from sfumato.inversions.result import Inversion
 from sfumato.inversions.task import InversionTask
 from sfumato.metrics.psnr import psnr
-from sfumato.models.base import Model
+from sfumato.models.base import Condition, Model
 from sfumato.models.prompt_syntax import prompt_notes
 from sfumato.sampling.draws import draw_noise
 from sfumato.tensorfile import content_key
@@ -96,10 +96,10 @@ def inverted_image(
     **options: Any,
 ) -> Inversion:
     """Runs an inversion and stamps it with all that it was made from, which its content key is of, and the image."""
+    condition, negative = source_conditions(model, prompt, negative_prompt)
     task = InversionTask(
-        model, clean, model.encode_prompt(prompt), model.encode_prompt(negative_prompt), guidance_scale,
-        num_inference_steps, generator=generator, watch=watch,
-    )  # fmt: skip
+        model, clean, condition, negative, guidance_scale, num_inference_steps, generator=generator, watch=watch
+    )
     inversion = INVERSIONS[name].function(task, **options)
     plain: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
     plain |= {key: value for key, value in options.items() if isinstance(value, int | float | str | bool | None)}
@@ -117,6 +117,12 @@ def inverted_image(
         image_sha256=image.digest,
         key=key,
     )
+
+
+def source_conditions(model: Model, prompt: str, negative_prompt: str) -> tuple[Condition, Condition]:
+    """Source and negative prompt, read together as in the replay: there, the shorter one is padded likewise."""
+    both = model.encode_prompt([prompt, negative_prompt])
+    return both[[0]], both[[1]]
 
 
 def image_psnr(image: Image.Image, reference: Image.Image) -> float:

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from sfumato.api.arguments import boundary
-from sfumato.api.common import LOW_PSNR, check_prompts, image_psnr, inverted_image, low_psnr_note, seeded, warn
+from sfumato.api.common import (
+    LOW_PSNR,
+    check_prompts,
+    image_psnr,
+    inverted_image,
+    low_psnr_note,
+    seeded,
+    source_conditions,
+    warn,
+)
 from sfumato.api.cost import measured
 from sfumato.api.encoding import encoded
 from sfumato.api.request import recipe_of
@@ -116,7 +125,7 @@ def run(model: Model, request: InvertRequest, watch: Watch | None = None) -> Inv
 
 def _reconstructed(model: Model, inversion: Inversion, guidance_scale: float, watch: Watch) -> Tensor:
     """Clean latents as the inversion gives them back, (image, channels, height, width)."""
-    prompt, negative_prompt = model.encode_prompt(inversion.prompt), model.encode_prompt(inversion.negative_prompt)
+    prompt, negative_prompt = source_conditions(model, inversion.prompt, inversion.negative_prompt)
     latents = sample(
         model,
         inversion.noise,

@@ -61,7 +61,11 @@ class T5Text(EncoderText):
         return max(len(self.weighted_ids(prompt)[0]) // self.length + 1 for prompt in prompts)
 
     def encode(self, prompts: Sequence[str], chunks: int) -> Tensor:
-        """Embeddings with the weights of the prompts, (rows, chunks x length, dim)."""
+        """Embeddings with the weights of the prompts, (rows, chunks x length, dim).
+
+        The encoder reads padding, too, so each prompt has that of its own chunks: what it means must not depend on the
+        prompts beside it. Chunks of the empty prompt follow, as many as are missing.
+        """
 
         def encoded(prompts: Sequence[str], chunks: int) -> Tensor:
             words = [[*self.weighted_ids(prompt)[0], self.end_token] for prompt in prompts]
@@ -69,4 +73,13 @@ class T5Text(EncoderText):
             output: Tensor = self._encoder(torch.tensor(rows, device=self._encoder.device))[0]
             return output
 
-        return reweighted(encoded(prompts, chunks), self, prompts, lambda: encoded([""], 1))
+        needed = [self.chunks([prompt]) for prompt in prompts]
+        rows: dict[int, Tensor] = {}
+        for count in set(needed):
+            alike = [row for row, own in enumerate(needed) if own == count]
+            texts = [prompts[row] for row in alike]
+            embeds = reweighted(encoded(texts, count), self, texts, lambda: encoded([""], 1))
+            if count < chunks:
+                embeds = torch.cat([embeds, encoded([""], 1).repeat(len(alike), chunks - count, 1)], dim=1)
+            rows |= dict(zip(alike, embeds, strict=True))
+        return torch.stack([rows[row] for row in range(len(prompts))])

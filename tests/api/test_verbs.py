@@ -217,6 +217,24 @@ def test_masked_pixels_are_the_sources_own(toy_model: Any, picture: Image.Image,
     assert result.recipe["mask"]["pixels"] is True
 
 
+def test_a_prompt_shorter_than_its_negative_prompt_is_padded_alike_in_inversion_and_edit(
+    toy_xl_model: Any, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SDXL's empty prompt is zeros, which is not what fills a prompt up that is read beside a longer one."""
+    seen, predict = list[torch.Tensor](), toy_xl_model.predict
+
+    def noted(latents: torch.Tensor, t: Any, condition: Any) -> Any:
+        seen.append(condition.text)
+        return predict(latents, t, condition)
+
+    monkeypatch.setattr(toy_xl_model, "zeroes_empty_negative", True)
+    monkeypatch.setattr(toy_xl_model, "predict", noted)
+    edit(toy_xl_model, picture, inversion="ddim", negative_prompt=" ".join(["a"] * 80), num_inference_steps=1)
+    inverting, editing = seen
+    assert editing.shape[1] == 2 * toy_xl_model.text.length
+    torch.testing.assert_close(inverting[0], editing[1])  # the target's negative prompt, source, target
+
+
 def test_masks_from_words(toy_model: Any, picture: Image.Image) -> None:
     result = edit(toy_model, picture, mask_words="cat", mask_threshold=0.6, mask_pixels=True)
     same = (np.asarray(result.image) == np.asarray(picture)).all(axis=-1).mean()

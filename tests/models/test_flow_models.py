@@ -65,6 +65,9 @@ def test_a_long_prompt_takes_further_chunks_and_a_short_one_beside_it_is_padded(
     assert both.tokens == 2 * empty.tokens or (family == "flux" and both.tokens == empty.tokens)
     assert not torch.equal(both.text[0], model.encode_prompt([LONG + " cat", "a dog"]).text[0])  # nothing is cut off
     assert predicted(model, both).isfinite().all()
+    short, end = model.encode_prompt("a dog"), LONG + LONG  # more than one chunk of both
+    beside = model.encode_prompt([end, "a dog"])[[1]]  # as if it was read by itself
+    torch.testing.assert_close(beside.text, short.padded(beside.tokens, empty).text)
 
 
 def test_weights_in_prompts_act_on_the_tokens_of_t5(flux: Any) -> None:
