@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.conditions.align import pairing_of
+from sfumato.conditions.align import edited_pieces, pairing_of
 from sfumato.conditions.words import Piece, pieces_of
 from sfumato.models.base import TextSide
 from sfumato.models.prompt_syntax import read_prompt, write_prompt
@@ -38,10 +38,11 @@ def word_weights(text: TextSide, source: str, target: str) -> WordWeights:
     old, new = pieces_of(text, source), pieces_of(text, target)
     weights_old, weights_new = _by_piece(source, old), _by_piece(target, new)
     carried = [1.0] * len(new)
-    found = pairing_of(text, source, target)  # of the first pieces, so that indices agree
+    found = pairing_of(text, source, target)
+    old_at, new_at = _edited_places(text, source, old), _edited_places(text, target, new)
     for sources, targets in [*(((s,), (t,)) for s, t in found.kept), *found.swapped]:
         for k in targets:
-            carried[k] = weights_old[sources[0]]
+            carried[new_at[k]] = weights_old[old_at[sources[0]]]
     factors = torch.ones(text.length)
     for k, piece in enumerate(new):
         if carried[k] == 0.0 or any(position >= len(factors) - 1 for position in piece.positions):
@@ -51,6 +52,12 @@ def word_weights(text: TextSide, source: str, target: str) -> WordWeights:
         else:
             factors[list(piece.positions)] = weights_new[k] / carried[k]
     return WordWeights(factors, _written(read_prompt(target).text, new, carried))
+
+
+def _edited_places(text: TextSide, prompt: str, pieces: Sequence[Piece]) -> list[int]:
+    """Which of a prompt's pieces attention is edited for: those that a pairing counts."""
+    places = {piece: k for k, piece in enumerate(pieces)}
+    return [places[piece] for piece in edited_pieces(text, prompt)]
 
 
 def _by_piece(prompt: str, pieces: Sequence[Piece]) -> list[float]:

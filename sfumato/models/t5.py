@@ -49,6 +49,9 @@ class T5Text(EncoderText):
         ids = self.ids(plain_text(prompt))
         words, moved = [], 0
         for word, positions in super().words(prompt):
+            if not positions:  # nothing is left of it: T5's tokenizer leaves out characters that are not seen
+                words.append((word, positions))
+                continue
             first, end = positions[0] - moved, positions[-1] + 1
             moved = 0
             while end - first > 1 and ids[end - 1 - moved : end - moved] and not self.characters(ids[end - 1 - moved]):

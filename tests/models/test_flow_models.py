@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.attention.word_weights import word_weights
 from sfumato.conditions.mixing import paired_tokens
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.base import GUIDANCE, POOLED, Condition
@@ -100,6 +101,17 @@ def test_tokens_of_two_prompts_are_paired_in_each_encoder(sd3: Any) -> None:
         assert places[start + 2] == start + 1
     assert all(place < 77 for place in places[:77])
     assert all(place >= 77 for place in places[77:])
+
+
+def test_a_word_that_t5_leaves_out_has_no_position(flux: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tokenizer makes a space of a zero-width one, which is a word by itself to everything else."""
+    plain = flux.text.t5.ids
+    monkeypatch.setattr(flux.text.t5, "ids", lambda prompt: plain(prompt.replace("\u200b", " ")))
+    assert flux.text.words("a \u200b cat") == [("a", (0,)), ("\u200b", ()), ("cat", (1,))]
+    parted = word_weights(flux.text, "a \u200b red cat", "a \u200b red (dog:1.5)")
+    assert parted.factors.nonzero().shape[0] == flux.text.length
+    assert (parted.factors != 1.0).nonzero().flatten().tolist() == [2]
+    assert word_weights(flux.text, "a \u200b (red:2) cat", "a \u200b red dog").prompt == "a \u200b (red:2.000000) dog"
 
 
 def test_guidance_is_an_input_of_flux_dev_alone(sd3: Any, flux: Any) -> None:
