@@ -192,10 +192,12 @@ class RunConditions:
         self._empty = model.encode_prompt("")
         given = [branch.condition for branch in branches.values()]
         negatives = [branch.negative or self._empty for branch in branches.values()]
-        rows = [row.expand(layout.images) for row in Condition.equally_long([*given, *negatives], self._empty)]
+        self._null_embeds = None if replay is None or "uncond" not in layout.guidance else replay.null_embeds
+        tuned = 0 if self._null_embeds is None else self._null_embeds.shape[-2]  # of the prompts of the inversion
+        tokens = max(tuned, *(condition.tokens for condition in [*given, *negatives]))
+        rows = [row.padded(tokens, self._empty).expand(layout.images) for row in [*given, *negatives]]
         self._layout, self._cond = layout, Condition.cat(rows[: len(given)])
         self._negatives = dict(zip(branches, rows[len(given) :], strict=True))
-        self._null_embeds = None if replay is None else replay.null_embeds
         self._null_extras = {} if replay is None else replay.null_extras
 
     def at(self, step: Step) -> Condition:

@@ -92,6 +92,18 @@ def test_embeddings_in_the_empty_prompts_place_stand_in_guided_rows_only(toy_mod
     torch.testing.assert_close(*results, rtol=0.0, atol=1e-4)
 
 
+def test_prompts_are_padded_to_embeddings_of_more_chunks(toy_model: Any) -> None:
+    """As tuned under a longer prompt: the run is that of conditions which are as long."""
+    condition, empty = toy_model.encode_prompt(TARGET), toy_model.encode_prompt("")
+    longer = condition.padded(2 * empty.tokens, empty)
+    replay = Inversion("given", noise(), tuple(toy_model.schedule.timesteps(1)), null_embeds=0.5 * longer.text[None])
+    results = [
+        sample(toy_model, noise(), {"target": Branch(one, guidance_scale=3.0)}, num_inference_steps=1, replay=replay)
+        for one in (condition, longer)
+    ]
+    assert torch.equal(*results)
+
+
 def test_equal_conditions_are_one_row_even_where_others_look(toy_model: Any) -> None:
     condition = toy_model.encode_prompt(["", TARGET])
     target, control = Branch(condition[[1]], guidance_scale=3.0), Reads()
