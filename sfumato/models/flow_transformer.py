@@ -68,23 +68,30 @@ class FlowTransformer(LatentModel):
         """Sets what a prompt means, one row: for a model without text encoders, or to leave them unused."""
         if len(condition) != 1:
             raise UsageError(f"the condition of a prompt has one row, got {len(condition)}")
-        self._given[prompt] = condition
+        self._given[prompt] = condition.each(lambda tensor: tensor.to(self.device))
 
     @torch.no_grad()
     def encode_prompt(self, prompts: str | Sequence[str]) -> Condition:
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        unknown = [text for text in texts if text not in self._given]
-        if not unknown:
-            return Condition.cat([self._given[text] for text in texts])
+        if not any(text in self._given for text in texts):
+            return self._read(texts)
+        encoded = [self._given.get(text) or self._read([text]) for text in texts]
+        if len({condition.tokens for condition in encoded}) > 1:
+            encoded = Condition.equally_long(encoded, self._given.get("") or self._read([""]))
+        return Condition.cat(encoded)
+
+    def _read(self, texts: Sequence[str]) -> Condition:
+        """What the text encoders make of prompts.
+
+        Raises:
+            ModelError: There are none.
+        """
         if self.reader is None:
             raise ModelError(
-                f"{self.name} came without its text encoders, so it cannot read {unknown[0][:80]!r}: load it with them,"
+                f"{self.name} came without its text encoders, so it cannot read {texts[0][:80]!r}: load it with them,"
                 " or set what the prompt means with give_prompt"
             )
-        if len(unknown) == len(texts):
-            return self.reader.encode(texts)
-        encoded = [self._given.get(text) or self.reader.encode([text]) for text in texts]
-        return Condition.cat(Condition.equally_long(encoded, self.reader.encode([""])))
+        return self.reader.encode(texts)
 
     @property
     def networks(self) -> tuple[object, ...]:

@@ -202,6 +202,20 @@ def test_a_model_without_text_encoders_knows_the_prompts_given_to_it(tmp_path: P
         model.give_prompt("both", flux.encode_prompt(PROMPTS))
 
 
+def test_given_prompts_are_padded_to_the_longest_and_lie_where_the_model_is(flux: Any) -> None:
+    model = load_model(toy_flux_pipeline())
+    assert isinstance(model, FlowTransformer)
+    model.reader = None
+    for prompt in ("", "a dog", LONG + LONG):
+        model.give_prompt(prompt, flux.encode_prompt(prompt))
+    both = model.encode_prompt(["a dog", LONG + LONG])
+    torch.testing.assert_close(both.text, flux.encode_prompt(["a dog", LONG + LONG]).text)
+    model.device = torch.device("meta")  # instead of a GPU
+    model.give_prompt("a cat", flux.encode_prompt("a cat"))
+    given = model.encode_prompt("a cat")
+    assert {tensor.device.type for tensor in (given.text, *given.extras.values())} == {"meta"}
+
+
 def test_half_precision_of_a_flow_model_is_bf16_by_default(tmp_path: Path, tiny_sd: Path) -> None:
     toy_flux_pipeline(schnell=True).save_pretrained(tmp_path)
     assert suited_dtype(tmp_path, torch.float16) == torch.bfloat16
