@@ -92,9 +92,20 @@ def fingerprint(pipeline: Any) -> str:
         for key, value in module.state_dict().items():
             few = value.detach().flatten()[:: max(1, value.numel() // 4)][:4].double().tolist()
             digest.update(f"{part}.{key}{tuple(value.shape)}{few}".encode())
+        for key, state in _adapters(module):
+            digest.update(f"{part}.{key}{state}".encode())
     schedule = {key: value for key, value in pipeline.scheduler.config.items() if not key.startswith("_")}
     digest.update(repr(sorted(schedule.items())).encode())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _adapters(network: Module) -> Iterator[tuple[str, str]]:
+    """Layers that peft put LoRAs into, and which of these act there, how strongly: it is in no weight."""
+    for name, layer in network.named_modules():
+        scales = getattr(layer, "scaling", None)
+        if isinstance(scales, dict) and hasattr(layer, "active_adapters"):
+            off, merged = getattr(layer, "disable_adapters", False), getattr(layer, "merged_adapters", [])
+            yield name, repr((sorted(scales.items()), list(layer.active_adapters), off, merged))
 
 
 def is_offloaded(network: Module) -> bool:

@@ -134,6 +134,24 @@ def test_fingerprints_follow_the_content_and_not_the_place(sd: Path, copy: Path)
     assert len({original, trained, load_model(copy, device="cpu").revision}) == 3
 
 
+def test_the_fingerprint_of_a_pipeline_knows_how_strongly_its_loras_act() -> None:
+    from peft import LoraConfig
+
+    def revision(scale: float | None) -> str:
+        pipeline: Any = toy_sd_pipeline()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), "style")
+        if scale is None:
+            pipeline.unet.disable_adapters()
+        else:
+            pipeline.unet.set_adapters(["style"], [scale])
+        return load_model(pipeline).revision
+
+    assert revision(1.0) == revision(1.0)
+    assert len({revision(1.0), revision(0.5), revision(None)}) == 3
+
+
 def test_a_pipeline_has_a_fingerprint_too() -> None:
     revisions = [load_model(toy_sd_pipeline(seed=seed)).revision for seed in (0, 0, 1)]
     assert revisions[0] == revisions[1] != revisions[2]
