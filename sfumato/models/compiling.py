@@ -8,6 +8,7 @@ something hooks into its layers: features, projections, what keys and values are
 from __future__ import annotations
 
 import importlib.util
+from inspect import signature
 from types import MethodType
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ _BLOCKS: Final = (
 _COMPILED: Final = "_sfumato_compiled"
 _OWN: Final = "_sfumato_forward"
 _MOST: Final = 256
-"""Kinds of blocks, times sizes, times rows, that are compiled in a process; torch stops at 8."""
+"""Sizes, times rows, that a kind of block is compiled for; torch stops at 8."""
 
 
 def compile_blocks(
@@ -57,10 +58,6 @@ def compile_blocks(
         raise ModelError(f"{name} has no repeated blocks ({', '.join(_BLOCKS)}) to compile: leave out compile")
     if backend == "inductor":
         check_compiler(device or next(network.parameters()).device)
-    config = torch._dynamo.config
-    config.recompile_limit, config.accumulated_recompile_limit = (
-        max(_MOST, limit) for limit in (config.recompile_limit, config.accumulated_recompile_limit)
-    )
     for layer_name, layer in attention_layers(network).items():
         if hasattr(layer, SEAT):
             continue
@@ -74,9 +71,21 @@ def compile_blocks(
         if hasattr(block, _COMPILED):  # a pipeline's network, compiled here before
             continue
         if kind not in compiled:
-            compiled[kind] = torch.compile(kind.forward, backend=backend, fullgraph=fullgraph, dynamic=False)
+            compiled[kind] = torch.compile(
+                kind.forward, backend=backend, fullgraph=fullgraph, dynamic=False, **_limits()
+            )
         setattr(block, _COMPILED, compiled[kind])
         block.forward = MethodType(_block_forward, block)
+
+
+def _limits() -> dict[str, Any]:
+    """What lets torch.compile compile a block so often; earlier versions of torch are told for the whole process."""
+    config = torch._dynamo.config
+    most = max(_MOST, config.recompile_limit)
+    if "recompile_limit" in signature(torch.compile).parameters:
+        return {"recompile_limit": most}
+    config.recompile_limit = most
+    return {}
 
 
 def check_compiler(device: torch.device) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,18 @@ def test_hooks_act_in_compiled_blocks_as_in_plain_ones(family: Callable[[], Any]
             assert not torch.equal(output(model, *hooks), before)
         assert torch.equal(output(model), before)
     assert len(graphs) == made
+
+
+@pytest.mark.skipif(
+    "recompile_limit" not in signature(torch.compile).parameters, reason="this torch has one limit for all of a process"
+)
+def test_blocks_are_compiled_beyond_the_limit_that_other_code_keeps() -> None:
+    with torch._dynamo.config.patch(recompile_limit=1):
+        model, graphs = compiled(toy_sd_pipeline())
+        with torch.no_grad():
+            model.predict(torch.zeros(1, 4, *SIZE), 500, model.encode_prompt("a cat"))
+        assert len(graphs) == GRIDS
+        assert torch._dynamo.config.recompile_limit == 1
 
 
 def test_hooks_leave_their_seats_when_the_block_raises() -> None:
