@@ -76,6 +76,8 @@ def bring(network: Any) -> None:
     """Brings an offloaded network to the device, as a call of it would; does nothing with another one."""
     if (come := getattr(network, _BRING, None)) is not None:
         come()
+    elif (hook := getattr(network, "_hf_hook", None)) is not None:  # of accelerate, as diffusers' own calls ask it
+        hook.pre_forward(network)
 
 
 def _kept(tensor: Tensor) -> Tensor:

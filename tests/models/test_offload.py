@@ -14,6 +14,7 @@ from sfumato.models.loading import adapter_for, load_model
 from sfumato.models.offload import Weights, bring, offload
 from sfumato.models.speed import OFFLOADS, Speed
 from tests.models.test_compiling import compiled, nothing_compiled
+from tests.models.test_placed import whole_models
 from tests.toy import toy_sd_pipeline, toy_sdxl_pipeline
 from tests.toy_flow import toy_flux_pipeline, toy_sd3_pipeline
 
@@ -109,6 +110,28 @@ def test_an_autoencoder_comes_before_free_memory_is_read(monkeypatch: pytest.Mon
     with torch.no_grad():
         model.decode_latents(torch.zeros(1, 4, 8, 8, device=NO_VALUES))
     assert seen == [[{"cpu"}, {"meta"}, {"cpu"}]]
+
+
+def test_an_autoencoder_that_accelerate_brings_comes_before_free_memory_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from accelerate import hooks
+
+    from sfumato.models import memory
+
+    pipeline, seen, come = toy_sd_pipeline(), list[Any](), hooks.CpuOffload.pre_forward
+
+    def noted(hook: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(module)
+        return come(hook, module, *args, **kwargs)
+
+    whole_models(pipeline)
+    model: Any = load_model(pipeline)
+    monkeypatch.setattr(hooks.CpuOffload, "pre_forward", noted)
+    monkeypatch.setattr(memory, "free_memory", lambda device: seen.append("read"))
+    with torch.no_grad():
+        model.decode_latents(torch.zeros(1, 4, 8, 8))
+    assert seen[:2] == [model.vae, "read"]
 
 
 def test_blocks_go_also_when_one_raises() -> None:
