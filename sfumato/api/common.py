@@ -23,6 +23,7 @@ from sfumato.metrics.psnr import psnr
 from sfumato.models.base import Condition, Model
 from sfumato.models.prompt_syntax import prompt_notes
 from sfumato.sampling.draws import draw_noise
+from sfumato.sampling.turns import taking_turns
 from sfumato.tensorfile import content_key
 from sfumato.watch import Watch
 
@@ -137,12 +138,13 @@ def check_inverted(model: Model, inverted: Inversion, image: SourceImage | None,
     shape = (model.latent_channels, height, width)
     if image is not None:
         shape = model.latent_shape(image.fitted.image.size[::-1])
-    tuned = inverted.null_embeds is not None or inverted.null_extras
-    digest = "" if image is None else image.digest
+    digest, empty = "" if image is None else image.digest, None
+    if inverted.null_embeds is not None or inverted.null_extras:
+        with taking_turns(model):  # an offloaded model takes another network away for it, which a run may need
+            empty = model.encode_prompt("")
     inverted.check(
-        model_revision=model.revision, timesteps=timesteps, image_sha256=digest, latent_shape=shape,
-        empty=model.encode_prompt("") if tuned else None,
-    )  # fmt: skip
+        model_revision=model.revision, timesteps=timesteps, image_sha256=digest, latent_shape=shape, empty=empty
+    )
 
 
 def against_source(

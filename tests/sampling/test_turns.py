@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sfumato
+from sfumato.api.common import check_inverted
 from sfumato.errors import Cancelled
+from sfumato.inversions.result import Inversion
 from sfumato.sampling.turns import taking_turns
 from sfumato.watch import Watch
 
@@ -49,6 +52,23 @@ def test_every_verb_gives_in_a_thread_beside_the_others_what_it_gives_alone(toy_
         started = {name: pool.submit(run) for name, run in runs.items()}
         together = {name: future.result().tobytes() for name, future in started.items()}
     assert {name for name in runs if together[name] != alone[name]} == set()
+
+
+def test_an_inversion_is_not_checked_by_a_text_encoder_beside_a_run(toy_model: Any) -> None:
+    """Of an offloaded model, that would take away the network which the run is in."""
+    noise, null_embeds = torch.zeros(1, 4, 8, 8), toy_model.encode_prompt("").text[None]
+    inverted, checked = Inversion("null-text", noise, (1,), null_embeds=null_embeds), Event()
+
+    def check() -> None:
+        check_inverted(toy_model, inverted, None, (1,))
+        checked.set()
+
+    with taking_turns(toy_model):
+        beside = Thread(target=check)
+        beside.start()
+        assert not checked.wait(1.0)
+    beside.join()
+    assert checked.is_set()
 
 
 def test_a_model_around_the_same_networks_waits_too(toy_model: Any) -> None:
