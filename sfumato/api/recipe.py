@@ -34,6 +34,7 @@ from sfumato.images import read_recipe
 from sfumato.inversions.method import INVERSIONS
 from sfumato.json_input import check_fields
 from sfumato.models.base import Model
+from sfumato.models.flow_reading import FLOW_MARK
 from sfumato.models.loading import here
 from sfumato.models.parts import content_hash
 from sfumato.parameters import Parameter
@@ -307,9 +308,13 @@ class Recipe:
     def differences(self, model: Model) -> list[str]:
         """What differs from then, so that the image may differ, too."""
         notes = []
-        then, now = (revision.partition("+")[0] for revision in (self.facts["revision"], model.revision))  # no parts
-        if model.name == self.facts["model"] and then != now:
+        revisions, same_name = (self.facts["revision"], model.revision), model.name == self.facts["model"]
+        then, now = (revision.partition("+")[0] for revision in revisions)  # no parts
+        if same_name and then != now:
             notes.append(f"the model {model.name} has changed since: {then} then, {now} now")
+        was_flow, is_flow = (revision.endswith(FLOW_MARK) for revision in revisions)
+        if same_name and was_flow and not is_flow:
+            notes.append(f"the model {model.name} was read as a flow then, and is not now: the image differs")
         if self.facts["sfumato"] != __version__:
             notes.append(f"made with sfumato {self.facts['sfumato']}, this is {__version__}; the image may differ")
         return notes

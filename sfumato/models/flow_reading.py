@@ -26,6 +26,9 @@ from sfumato.models.schedules import Level
 from sfumato.models.sdxl import StableDiffusionXL
 from sfumato.models.stable_diffusion import StableDiffusion
 
+FLOW_MARK: Final = "+flow"
+"""At the end of the revision of a model that is read so."""
+
 
 class FlowReading(StableDiffusion):
     """Stable Diffusion's networks behind the levels of a rectified flow.
@@ -75,7 +78,7 @@ def read_as_flow(model: Model) -> FlowReading:
         model: Stable Diffusion 1.x, 2.x or XL, which stays as it is.
 
     Returns:
-        A model of its own that shares the weights; its revision ends in "+flow".
+        A model of its own that shares the weights; its revision ends in `FLOW_MARK`.
 
     Raises:
         ModelError: The model is no such diffusion, or one that was distilled for a few steps.
@@ -86,7 +89,7 @@ def read_as_flow(model: Model) -> FlowReading:
     reading = kind.__new__(kind)
     reading.__dict__.update(vars(model))
     reading.diffusion, reading.schedule = model.schedule, RectifiedFlow()
-    reading.revision, reading.evaluations = f"{model.revision}+flow", 0
+    reading.revision, reading.evaluations = f"{model.revision}{FLOW_MARK}", 0
     return reading
 
 

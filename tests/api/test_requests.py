@@ -24,6 +24,7 @@ from sfumato.api.requests import (
 from sfumato.errors import ImageError, InversionError, UsageError
 from sfumato.images import save_image
 from sfumato.json_input import read_json
+from sfumato.models.flow_reading import read_as_flow
 
 pytestmark = pytest.mark.filterwarnings("ignore:the reconstruction differs from the image")  # random weights
 RECIPES = sorted((Path(__file__).parent / "recipes").iterdir())
@@ -204,3 +205,12 @@ def test_a_request_stays_as_it_is() -> None:
     assert request.targets == ("a dog",)
     with pytest.raises(AttributeError):
         request.seed = 3  # type: ignore[misc]
+
+
+def test_an_image_of_a_model_read_as_a_flow_says_so_where_that_is_not(toy_model: Any) -> None:
+    flow = read_as_flow(toy_model)
+    facts = {"model": flow.name, "revision": flow.revision, "sfumato": sfumato.__version__}
+    recipe = Recipe(Path("image.png"), GenerateRequest(prompt="a cat"), facts)
+    assert recipe.differences(flow) == []
+    (said,) = recipe.differences(toy_model)
+    assert said == f"the model {toy_model.name} was read as a flow then, and is not now: the image differs"
