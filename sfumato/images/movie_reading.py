@@ -74,7 +74,8 @@ def _stream(path: Path) -> Iterator[MovieFrames]:
     fps = _fps(source)
     command = [ffmpeg(), "-hide_banner", "-loglevel", "error", *source, "-map", "0:v:0", "-fps_mode", "passthrough"]
     process = subprocess.Popen(
-        [*command, "-f", "image2pipe", "-c:v", "ppm", "-"],
+        # by itself ffmpeg writes frames of more than 8 bits a channel as PPM of two bytes
+        [*command, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdout is not None

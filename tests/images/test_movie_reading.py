@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from sfumato.errors import ImageError
 from sfumato.images import Pace, save_movie
+from sfumato.images.ffmpeg import ffmpeg
 from sfumato.images.movie_reading import is_movie, open_movie
 from sfumato.images.video import save_frames
 
@@ -78,3 +80,16 @@ def test_a_movie_that_was_cut_off_gives_what_is_whole_or_an_error(tmp_path: Path
         path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
         with suppress(ImageError), open_movie(path) as movie:
             assert len(list(movie.frames)) <= 12
+
+
+@pytest.mark.parametrize(("codec", "pixels"), [("libx264", "yuv420p10le"), ("ffv1", "gray16le")])
+def test_a_movie_of_more_than_8_bits_a_channel_is_read_as_its_frames(codec: str, pixels: str, tmp_path: Path) -> None:
+    made = save_frames(iter(frames()), tmp_path / "bar.mp4", size=(48, 32), fps=10.0)
+    deep = tmp_path / "deep.mkv"
+    subprocess.run([ffmpeg(), "-loglevel", "error", "-i", made, "-c:v", codec, "-pix_fmt", pixels, deep], check=True)
+    with open_movie(deep) as movie:
+        read = list(movie.frames)
+    assert len(read) == len(frames())
+    for before, after in zip(frames(), read, strict=True):
+        near = np.asarray(after.convert("L"), int) - np.asarray(before.convert("L"), int)
+        assert np.abs(near).mean() < 8
