@@ -14,6 +14,7 @@ from sfumato.distillation.distilled import Applied, Distilled, check_strength
 from sfumato.errors import ImageError, SfumatoError, UsageError
 from sfumato.files import at_home
 from sfumato.images.movie_reading import open_movie
+from sfumato.images.reading import existing_file
 from sfumato.images.video import check_movie_path, save_frames
 from sfumato.images.writing import check_writable
 from sfumato.watch import Progress, Watch
@@ -106,6 +107,7 @@ def apply_to_movie(
     """
     check_strength(strength)
     path, watch = check_movie_path(out), (watch or Watch()).during("applying")
+    source = existing_file(source)
     if path.exists() and path.samefile(source):
         raise UsageError(f"{path} is the source and would be overwritten; choose another name")
     notes: dict[str, int] = {}
@@ -143,6 +145,7 @@ def _paths(sources: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
     Raises:
         UsageError: A result would overwrite a source.
     """
+    given = {_file(at_home(source)) for source in sources}
     taken: set[str] = set()
     found = []
     for source in sources:
@@ -152,7 +155,16 @@ def _paths(sources: Sequence[Path], folder: Path) -> list[tuple[Path, Path]]:
                 break
         taken.add(name.lower())
         path = folder / name
-        if path.exists() and any(path.samefile(other) for other in sources if other.exists()):
+        if path.exists() and _file(path) in given:
             raise UsageError(f"{path} is a source and would be overwritten; choose another folder with -o")
         found.append((source, path))
     return found
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    """Equal for names of one file; None: there is none."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino

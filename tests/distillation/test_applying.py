@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,26 @@ def test_a_folder_is_edited_as_its_images(distilled: Distilled, tmp_path: Path) 
         with Image.open(row.output) as image:
             assert image.tobytes() == distilled.apply(row.source, strength=0.7).image.tobytes()
         assert read_recipe(row.output)["strength"] == 0.7
+
+
+def test_a_second_run_into_a_full_folder_looks_at_each_file_a_few_times(
+    distilled: Distilled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [tmp_path / f"{number:03d}.png" for number in range(120)]
+    (tmp_path / "out").mkdir()
+    for source in sources:
+        source.touch()
+        (tmp_path / "out" / source.name).touch()
+    looks, stat = 0, Path.stat
+
+    def counted(self: Path, **given: bool) -> os.stat_result:
+        nonlocal looks
+        looks += 1
+        return stat(self, **given)
+
+    monkeypatch.setattr(Path, "stat", counted)
+    apply_to_files(distilled, sources, tmp_path / "out")  # all are empty
+    assert looks < 12 * len(sources)
 
 
 def test_a_damaged_image_costs_its_row_and_equal_names_are_told_apart(distilled: Distilled, tmp_path: Path) -> None:
@@ -82,8 +103,9 @@ def test_a_movie_is_not_written_over_itself_nor_half(distilled: Distilled, tmp_p
     movie = save_frames((picture(32, 32, n) for n in range(20)), tmp_path / "in.mp4", size=(32, 32), fps=12.0)
     with pytest.raises(UsageError, match="is the source"):
         apply_to_movie(distilled, movie, movie)
-    with pytest.raises(ImageError, match="no file"):
-        apply_to_movie(distilled, tmp_path / "none.mp4", tmp_path / "out.mp4")
+    for out in ("out.mp4", "in.mp4"):
+        with pytest.raises(ImageError, match="no file"):
+            apply_to_movie(distilled, tmp_path / "none.mp4", tmp_path / out)
     seen: list[Progress] = []
     watch = Watch(progress=seen.append, cancelled=lambda: bool(seen))
     with pytest.raises(Cancelled, match="after 8 frames"):
