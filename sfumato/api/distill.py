@@ -208,13 +208,14 @@ def distill(
         write_verdicts(made, verdicts, place)
         kept = made.pairs.some([row for row, one in enumerate(verdicts) if not one.reason])
         check_count(len(kept), [one.reason for one in verdicts])
-        pupil, plan = _pupil(model, a, made.prompts[0][1])
+        first = made.prompts[0]
+        told = a["source_prompt"] or first[0], a["target_prompt"] or first[1]
+        pupil, plan = _pupil(model, a, told[1])  # by the prompt that its file names
         slot = Store(place).slot(TRAINING)
         trained = train(pupil, *kept.split(), plan, distance=perceptual, slot=slot, watch=watching, tell=tell)
     notes = [*more, *noted, *trained.notes, *_left_out(made, verdicts)]
-    first = made.prompts[0]
     card = Card(
-        a["source_prompt"] or first[0], a["target_prompt"] or first[1], model.name, model.revision, entry.name,
+        *told, model.name, model.revision, entry.name,
         kept.size, len(verdicts), len(kept), len(kept.split()[1]), kept.digest(), trained.steps, a["inversion"],
         _plain(checked), a["num_inference_steps"], a["guidance_scale"], a["seed"], notes=tuple(notes),
     )  # fmt: skip

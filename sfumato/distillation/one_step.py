@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sfumato import checks
 from sfumato.adaptation.lora import Lora, adapted, clamped_rank
 from sfumato.distillation.student import Edited
+from sfumato.distillation.templates import filled
 from sfumato.errors import ModelError, UsageError
 from sfumato.models.adapted_autoencoder import AdaptedAutoencoder
 from sfumato.models.autoencoder import LatentModel
@@ -71,7 +72,7 @@ class OneStepStudent(nn.Module):
 
     Args:
         model: The one-step network.
-        prompt: What the results show.
+        prompt: What the results show; where it has alternatives, one of each is taken, always the same.
         arch: How large the adapters are.
         seed: Of their draws.
 
@@ -86,7 +87,8 @@ class OneStepStudent(nn.Module):
         super().__init__()
         if not isinstance(model, LatentModel):
             raise ModelError(f"{model.name} has no autoencoder: use a small student")
-        self.arch, self._model, self._condition = arch, model, model.encode_prompt(prompt)
+        self.arch, self._model = arch, model
+        self._condition = model.encode_prompt(filled(prompt, prompt, 0)[0])
         self.channels = 2 * model.latent_channels
         generator = torch.Generator().manual_seed(seed)
         rank, _ = clamped_rank(model, arch.rank, chosen=True)

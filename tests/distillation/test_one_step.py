@@ -127,6 +127,33 @@ def test_the_same_verb_distils_it(toy_model: Any, tmp_path: Path) -> None:
     assert len(result.held_out) == 3
 
 
+def test_read_back_it_has_the_prompt_that_it_was_trained_by(toy_model: Any, tmp_path: Path) -> None:
+    from tests.api.test_distill import QUICK, draw
+
+    lines = ["image,source_prompt,target_prompt"]
+    for seed in range(32):
+        draw(tmp_path / f"{seed:02d}.png", seed, 16)
+        lines.append(f"{seed:02d}.png,a red cat,a red dog")
+    (tmp_path / "edits.csv").write_text("\n".join(lines))
+    given = {**QUICK, "student": "one-step", "rank": 2, "training_steps": 1, "num_inference_steps": 1}
+    result = sfumato.distill(toy_model, tmp_path / "edits.csv", source_prompt="a cat", target_prompt="a dog", **given)
+    again = load_distilled(result.distilled.save(tmp_path / "edit.safetensors"), model=toy_model)
+    image = tmp_path / "00.png"
+    assert again.apply(image).image.tobytes() == result.distilled.apply(image).image.tobytes()
+
+
+def test_of_a_prompt_with_alternatives_it_takes_one_of_each(toy_model: Any) -> None:
+    pixels = squares(1, side=32).pixels([0])[0]
+    arch = OneStepArch(rank=2)
+    with torch.no_grad():
+        made, red, blue = (
+            OneStepStudent(toy_model, f"a photo of a {word} dog", arch)(pixels).pixels
+            for word in ("{red|blue}", "red", "blue")
+        )
+    assert not torch.equal(red, blue)
+    assert torch.equal(made, red) or torch.equal(made, blue)
+
+
 @pytest.mark.parametrize("change", [{"rank": 0}, {"rank": 10**6}, {"autoencoder_rank": 0}, {"rank": 2.5}], ids=str)
 def test_sizes_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="rank must be"):
