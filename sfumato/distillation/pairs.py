@@ -52,10 +52,20 @@ class Pairs:
         return Pairs(tuple(self.names[row] for row in chosen), self.sources[chosen], self.targets[chosen])
 
     def split(self) -> tuple[Pairs, Pairs]:
-        """Those that are trained on, and those held out: one in ten, by their names alone."""
+        """Those that are trained on, and those held out: one in ten, by their names.
+
+        Pairs of one source are all held out or none, as long as that leaves half of the pairs to be trained on.
+        """
         order = sorted(range(len(self)), key=lambda row: hashlib.sha256(self.names[row].encode()).hexdigest())
         count = max(2, round(HELD_OUT * len(self)))
-        held_out = set(order[:count])
+        alike: dict[bytes, list[int]] = {}
+        for row in order:
+            alike.setdefault(hashlib.sha256(self.sources[row].contiguous().numpy().tobytes()).digest(), []).append(row)
+        held_out: set[int] = set()
+        for rows in alike.values():
+            if len(held_out) < count and len(held_out) + len(rows) <= len(self) // 2:
+                held_out.update(rows)
+        held_out = held_out or set(order[:count])
         return self.some([k for k in range(len(self)) if k not in held_out]), self.some(sorted(held_out))
 
     def pixels(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:

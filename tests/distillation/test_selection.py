@@ -83,3 +83,14 @@ def test_held_out_pairs_follow_from_their_names() -> None:
     assert (len(training), len(held_out)) == (36, 4)
     assert not set(training.names) & set(held_out.names)
     assert squares(40, seed=5).split()[1].names == held_out.names
+
+
+def test_no_source_is_both_trained_on_and_held_out() -> None:
+    pairs = squares(40)
+    sources = pairs.sources[:20].repeat(2, 1, 1, 1)  # each with two results
+    training, held_out = Pairs(pairs.names, sources, pairs.targets).split()
+    assert (len(training), len(held_out)) == (36, 4)
+    seen = {source.numpy().tobytes() for source in training.sources}
+    assert not seen & {source.numpy().tobytes() for source in held_out.sources}
+    one = Pairs(pairs.names, pairs.sources[:1].repeat(40, 1, 1, 1), pairs.targets)  # no way around it
+    assert [len(part) for part in one.split()] == [36, 4]
