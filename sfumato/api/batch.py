@@ -50,6 +50,7 @@ class Options:
         environments: Variables of each worker in turn; empty: those of this process.
         retry_errors: Try items again that ended in an error.
         stop_after: Begin nothing more after so many errors; None: go on.
+        adopt: Take images without a row as they are; else they are made again, as only a row has figures.
     """
 
     limit: int | None = None
@@ -59,6 +60,7 @@ class Options:
     environments: Sequence[Mapping[str, str]] = ()
     retry_errors: bool = False
     stop_after: int | None = None
+    adopt: bool = True
 
 
 def run_batch(
@@ -269,7 +271,9 @@ class Batch:
         revision = self._settings["revision"]
         for item in self._first.values():
             path = self._images / item.name
-            if revision is None or item.error or item.name not in self._missing or not path.is_file():
+            if not self._options.adopt or revision is None or item.error:
+                continue
+            if item.name not in self._missing or not path.is_file():
                 continue
             with suppress(SfumatoError):  # a damaged one is made again
                 recipe = read_recipe(path)

@@ -35,7 +35,7 @@ from sfumato.images import fit_image, load_image, save_image
 from sfumato.images.reading import by
 from sfumato.models.base import Model
 from sfumato.run.crew import ThisProcess
-from sfumato.run.rows import each_row
+from sfumato.run.rows import each_row, finite
 from sfumato.watch import Progress as Shown
 from sfumato.watch import Watch
 
@@ -127,7 +127,8 @@ def make_pairs(
     watch = watch or Watch()
     named = loading or {"name": model.name, "revision": model.revision, "dtype": str(model.dtype), **model.parts}
     settings = Settings(json.loads(json.dumps(named, default=str)), inputs.folder, not inputs.manifest, "{key}.png")
-    options = Options(workers=workers, threads=1 if workers > 1 else None, retry_errors=True)
+    # an image without its row has no PSNR to be chosen by
+    options = Options(workers=workers, threads=1 if workers > 1 else None, retry_errors=True, adopt=False)
     items = laid_out(inputs.lines, defaults, settings, options, {})
     _check(items, model)
 
@@ -156,8 +157,8 @@ def write_verdicts(made: Made, verdicts: Sequence[Verdict], folder: Path) -> Non
         json.dumps(
             {
                 "target": f"{PAIRS}/images/{name}.png", "kept": not one.reason, "reason": one.reason,
-                "change": round(one.change, 4), "agreement": one.agreement, "source_prompt": before,
-                "target_prompt": after,
+                "change": round(one.change, 4), "agreement": finite(one.agreement), "psnr": finite(one.psnr),
+                "source_prompt": before, "target_prompt": after,
             }
         )
         for name, one, (before, after) in zip(made.pairs.names, verdicts, made.prompts, strict=True)

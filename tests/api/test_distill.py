@@ -62,6 +62,7 @@ def test_an_edit_is_distilled_and_its_card_says_how(whole: tuple[Any, Path], ima
     assert len(result.held_out) == 3
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     assert len(rows) == 34
+    assert all(row["psnr"] == verdict.psnr > 0 for row, verdict in zip(rows, result.verdicts, strict=True))
     assert all((folder / row["target"]).is_file() and row["kept"] for row in rows)
     again = sfumato.load_distilled(result.distilled.save(tmp_path / "edit.safetensors"))
     image = images / "00.png"
@@ -99,6 +100,30 @@ def test_killed_while_pairs_are_made_and_while_it_trains_it_comes_to_the_same(
     assert told[0].step == 3
     assert torch.equal(weights_of(result), weights_of(whole[0]))
     assert result.distilled.card.data == whole[0].distilled.card.data
+
+
+def test_killed_after_an_image_and_before_its_row_it_chooses_the_same_pairs(
+    toy_model: Any, images: Path, whole: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    calls, works = 0, Worker.__call__
+
+    def dies(self: Worker, task: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        rows = works(self, task)
+        if calls == 2:
+            raise Killed
+        return rows
+
+    monkeypatch.setattr(Worker, "__call__", dies)
+    with pytest.raises(Killed):
+        sfumato.distill(toy_model, images, **TEXTS, **QUICK, folder=tmp_path)
+    assert len(list((tmp_path / "pairs" / "images").glob("*.png"))) == 2
+    result = sfumato.distill(toy_model, images, **TEXTS, **QUICK, folder=tmp_path)
+    assert result.verdicts == whole[0].verdicts
 
 
 def test_a_request_to_stop_ends_it_between_two_edits(toy_model: Any, images: Path, tmp_path: Path) -> None:
