@@ -60,9 +60,7 @@ class TrainingState:
         self.pupil, self.training, self.held_out, self.plan, self.distance = pupil, training, held_out, plan, distance
         self.parameters: list[Tensor] = [one for one in pupil.parameters() if one.requires_grad]
         self.device = self.parameters[0].device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(plan.seed + 1)
-            self.critic = Critic().to(self.device)
+        self.critic = self._fresh_critic()
         self.optimizers = {
             "pupil": torch.optim.AdamW(self.parameters, lr=plan.rate, betas=(0.9, 0.99), weight_decay=1e-4),
             "critic": torch.optim.AdamW(self.critic.parameters(), lr=plan.rate / 4, betas=(0.5, 0.99)),
@@ -72,6 +70,11 @@ class TrainingState:
         self.step, self.steps, self.poor, self.slower = 0, 0, 0, 1.0
         self.scores: list[float] = []
         self.notes: list[str] = []
+
+    def _fresh_critic(self) -> Critic:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.plan.seed + 1)
+            return Critic().to(self.device)
 
     def trial(self) -> TrainingState:
         """Another run of the same network, in which the critic works from the first step."""
@@ -165,6 +168,8 @@ class TrainingState:
         good = self.best if self.scores else self.start
         vector_to_parameters(good.clone(), self.parameters)
         self.average = good.clone()
+        if not all(bool(value.isfinite().all()) for value in self.critic.state_dict().values()):
+            self.critic.load_state_dict(self._fresh_critic().state_dict())
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
         self.step += 1  # another batch

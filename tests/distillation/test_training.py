@@ -108,6 +108,21 @@ def test_a_loss_that_is_no_number_costs_half_the_rate_once(monkeypatch: pytest.M
         trained(squares(24))
 
 
+def test_a_critic_that_broke_down_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, loss = 0, Critic.loss
+
+    def broken(self: Critic, *args: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return loss(self, *args) * (math.nan if calls == 5 else 1.0)
+
+    monkeypatch.setattr(Critic, "loss", broken)
+    student, done = trained(squares(24))
+    assert "half the rate" in done.notes[0]
+    assert done.steps == PLAN.steps
+    assert weights_of(student).isfinite().all()
+
+
 def test_minutes_become_steps_and_too_few_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(100))
     monkeypatch.setattr(module.time, "perf_counter", lambda: 7.5 * next(ticks))  # 1.9 seconds a step
