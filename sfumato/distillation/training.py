@@ -31,6 +31,8 @@ from sfumato.watch import Watch
 
 SECONDS_BETWEEN_SAVES = 30.0
 TRIAL_STEPS = 4
+MOST_SEEDS = 2**62
+"""Seeds beyond would leave what a generator takes: every step adds to them."""
 SHARE_OF_STEPS = 0.95
 """Of the time; the rest is for evaluations and checkpoints."""
 
@@ -105,7 +107,7 @@ def train(
         SamplingError: The losses became NaN twice.
         Cancelled: The watch asked to stop.
     """
-    plan = replace(plan, batch=min(plan.batch, len(training)))
+    plan = replace(plan, batch=min(plan.batch, len(training)), seed=plan.seed % MOST_SEEDS)
     watch = (watch or Watch()).during("training")
     run = TrainingState(pupil, training, held_out, plan, distance)
     with nullcontext() if slot is None else slot.locked(watch):

@@ -59,6 +59,11 @@ def test_a_student_of_no_edit_gives_the_image() -> None:
     assert -10 * math.log10(float(error)) >= 45
 
 
+def test_any_seed_can_be_trained_by() -> None:
+    for seed in (2**64 - 1, -(2**63)):
+        assert trained(squares(24), replace(PLAN, steps=2, seed=seed))[1].steps == 2
+
+
 @pytest.mark.parametrize("stops", [(3,), (12, 13, 29)])
 def test_a_training_that_is_stopped_comes_to_the_same_weights(stops: tuple[int, ...], tmp_path: Path) -> None:
     whole, whole_done = trained(squares(24))
