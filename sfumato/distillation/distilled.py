@@ -25,6 +25,7 @@ from sfumato.errors import UsageError
 from sfumato.images import ImageSource, as_transparent, load_image, save_image, to_images, to_pixels
 from sfumato.images.reading import by
 from sfumato.json_input import check_fields
+from sfumato.metrics.values import checked_pixels
 from sfumato.models.base import Model
 from sfumato.models.loading import here, load_model
 from sfumato.tensorfile import Kind, load_tensors, save_tensors
@@ -174,8 +175,12 @@ class Distilled:
             strength: Share of the change, in [0, 2]; at 0 the pixels are those given, exactly.
 
         Raises:
-            UsageError: The strength is out of range.
+            UsageError: The strength is out of range, or the pixels are of another type, shape or range.
         """
+        try:
+            checked_pixels(pixels)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         edited, _ = self._edited(pixels, strength)
         return edited
 

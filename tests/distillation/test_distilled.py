@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,13 @@ def test_a_strength_out_of_range_is_refused(distilled: Distilled, strength: Any)
         distilled.apply(picture(), strength=strength)
     with pytest.raises(UsageError, match="strength must be"):
         distilled(torch.zeros(1, 3, 8, 8), strength=strength)
+
+
+def test_pixels_of_another_kind_are_refused(distilled: Distilled) -> None:
+    good = torch.zeros(1, 3, 8, 8)
+    for pixels in (good[0], good[:, :1], good.byte(), good + 9, good * math.nan):
+        with pytest.raises(UsageError, match="pixels must"):
+            distilled(pixels)
 
 
 def test_what_is_no_image_is_refused(distilled: Distilled, tmp_path: Path) -> None:
