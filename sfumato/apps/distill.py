@@ -94,6 +94,9 @@ def distill(
             help="Smallest agreement of the changes of image and text, -1 to 1.", show_default="0.2 with a CLIP model"
         ),
     ] = None,
+    least_change: Annotated[
+        float, typer.Option(help="Smallest change of a pair, root mean square, as a share of the range of values.")
+    ] = 0.02,
     least_psnr: Annotated[
         float, typer.Option(help="Smallest reconstruction PSNR of a pair's source by the teacher, dB.")
     ] = 20.0,
@@ -184,9 +187,9 @@ def distill(
             source_prompt=source, target_prompt=target, draw=draw, method=method, inversion=inversion,
             inversion_options=of_inversion or None, num_inference_steps=steps, guidance_scale=guidance,
             negative_prompt=negative, seed=seed, size=size_pixels, fit=None if fit is None else fit.value, keep=keep,
-            agreement=agreement, least_psnr=least_psnr, encoder=encoder, distance=distance, minutes=minutes,
-            training_steps=training_steps, student=student.value, width=width, rank=rank, features=features,
-            adversarial=adversarial, mirror=mirror, hue=hue,
+            agreement=agreement, least_change=least_change, least_psnr=least_psnr, encoder=encoder, distance=distance,
+            minutes=minutes, training_steps=training_steps, student=student.value, width=width, rank=rank,
+            features=features, adversarial=adversarial, mirror=mirror, hue=hue,
             folder=work or path.with_suffix(WORK), loading=loading, workers=workers, watch=watch, tell=tell, **options,
         )  # fmt: skip
     result.distilled.save(path)

@@ -77,7 +77,8 @@ def judged(
     if pairs.names and max(changes) < limits.least_change:
         raise UsageError(
             f"the teacher changed nothing: of {len(pairs)} pairs the largest change is {max(changes):.4f}, below"
-            f" {limits.least_change:g}; try the edit with `sfumato edit` first, with more guidance or another method"
+            f" {limits.least_change:g}; try the edit with `sfumato edit` first, with more guidance or another method;"
+            " an edit that changes little needs a smaller least_change"
         )
     agreements: list[float | None] = [None] * len(pairs)
     if encoder is not None:

@@ -117,6 +117,7 @@ def test_what_is_wrong_is_said_in_a_line(run: Any, toy: Path, images: Path, fold
         (command(toy, images, "-o", "dog.safetensors", "--target", "a cat"), "are the same"),
         (command(toy, images / "00.png", "-o", "dog.safetensors"), "give at least 31 more"),
         (command(toy, images, "-o", "dog.safetensors", "--width", 12), "multiple of 8"),
+        (command(toy, images, "-o", "dog.safetensors", "--least-change", 0), "least_change must be"),
         (command(toy, images, "-o", "dog.safetensors", "--set", "strenght=1"), "strength"),
         (["apply", "none.safetensors", images, "-o", "x"], "no distilled-edit"),
         (["apply", images / "00.png", images, "-o", "x"], "damaged or no .safetensors file"),
