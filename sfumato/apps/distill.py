@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -45,6 +47,8 @@ class StudentKinds(StrEnum):
     one_step = "one-step"
 
 
+SHEET = "distill-sheet"
+"""Marks the image of held-out pairs, which the next run may replace."""
 WORK = ".distill"
 """Ending of the folder of pairs and checkpoints, beside the output."""
 
@@ -146,7 +150,10 @@ def distill(
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Image of pairs that were held out.", show_default="NAME.png beside the output"),
+        typer.Option(
+            help="Image of pairs that were held out.",
+            show_default="NAME.png beside the output, where no other image is",
+        ),
     ] = None,
     model: ModelName = None,
     device: Device = None,
@@ -166,7 +173,7 @@ def distill(
     if output is None:
         raise UsageError("-o is missing: name the distilled edit, such as -o cat-to-dog.safetensors")
     path = choose_output(output, "", ".safetensors", inputs=[Path(one) for one in inputs or ()])
-    image = choose_output(sheet or path.with_suffix(".png"), "", ".png", inputs=[Path(one) for one in inputs or ()])
+    image = choose_output(sheet or _sheet(path), "", ".png", inputs=[Path(one) for one in inputs or ()])
     size_pixels = parse_size(size)
     with working("starting"):
         from sfumato.api.distill import distill as distilled
@@ -193,8 +200,21 @@ def distill(
             folder=work or path.with_suffix(WORK), loading=loading, workers=workers, watch=watch, tell=tell, **options,
         )  # fmt: skip
     result.distilled.save(path)
-    save_image(_drawn(result), image)
+    save_image(_drawn(result), image, recipe={"command": SHEET})
     _report(result, path, image, as_json)
+
+
+def _sheet(path: Path) -> Path:
+    """NAME.png beside the output, or NAME-2.png and so on: an image that is there and no sheet is not replaced."""
+    from sfumato.errors import ImageError
+    from sfumato.images import read_recipe
+
+    for number in itertools.count(1):
+        image = path.with_name(f"{path.stem}{'' if number == 1 else f'-{number}'}.png")
+        with suppress(ImageError):
+            if not image.exists() or read_recipe(image).get("command") == SHEET:
+                break
+    return image
 
 
 def _drawn(result: DistillResult) -> Image.Image:

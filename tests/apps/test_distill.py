@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.images import read_recipe
+from sfumato.apps.distill import SHEET
+from sfumato.apps.distill import _sheet as sheet_of
+from sfumato.images import read_recipe, save_image
 from sfumato.images.video import save_frames
 from tests.command import invoke
 from tests.distillation.test_distilled import made
@@ -60,6 +62,7 @@ def test_an_edit_is_distilled_and_applied(run: Any, whole: dict[str, Any], image
     dog = Path(whole["distilled"])
     assert (dog.name, Path(whole["sheet"])) == ("dog.safetensors", dog.with_name("dog.png"))
     assert (whole["card"]["pairs_kept"], whole["card"]["options"]) == (33, {"strength": 0.5})
+    assert read_recipe(whole["sheet"])["command"] == SHEET
     with Image.open(whole["sheet"]) as sheet:
         assert sheet.width > 4 * 100
     assert len(list((dog.parent / "dog.distill" / "pairs" / "images").glob("*.png"))) == 33
@@ -77,6 +80,17 @@ def test_an_edit_is_distilled_and_applied(run: Any, whole: dict[str, Any], image
     movie = save_frames((Image.new("RGB", (32, 32), (20 * n, 0, 90)) for n in range(6)), "in.mp4", size=(32, 32), fps=6)
     run("apply", dog, movie, "-o", "out.mp4")
     assert Path("out.mp4").stat().st_size > 0
+
+
+def test_an_image_that_is_no_sheet_is_not_replaced_by_one(folder: Path) -> None:
+    edit, theirs, ours = Path("cat.safetensors"), Path("cat.png"), Path("cat-2.png")
+    assert sheet_of(edit) == theirs
+    Image.new("RGB", (8, 8)).save(theirs)
+    assert sheet_of(edit) == ours
+    save_image(Image.new("RGB", (8, 8)), ours, recipe={"command": SHEET})
+    assert sheet_of(edit) == ours
+    theirs.write_bytes(b"no image")
+    assert sheet_of(edit) == ours
 
 
 @pytest.mark.long
