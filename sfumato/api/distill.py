@@ -28,6 +28,7 @@ from sfumato.distillation.pairs import Pairs, check_count
 from sfumato.distillation.selection import Limits, Verdict, judged
 from sfumato.distillation.student import Arch, Student, fresh
 from sfumato.distillation.templates import check_alternatives, has_alternatives
+from sfumato.distillation.timing import milliseconds
 from sfumato.distillation.training import Plan, Standing, Trained, train
 from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
@@ -189,7 +190,7 @@ def distill(
         SamplingError: The losses broke down.
         Cancelled: The watch asked to stop.
     """
-    given = {name: value for name, value in locals().items() if name in _CHECKS}
+    given, start = {name: value for name, value in locals().items() if name in _CHECKS}, time.perf_counter()
     check_model("model", model, negative_prompt)
     a = {name: _CHECKS[name](name, value) for name, value in given.items()}
     entry = METHODS[a["method"]]
@@ -213,13 +214,17 @@ def distill(
         pupil, plan = _pupil(model, a, told[1])  # by the prompt that its file names
         slot = Store(place).slot(TRAINING)
         trained = train(pupil, *kept.split(), plan, distance=perceptual, slot=slot, watch=watching, tell=tell)
+    # a run that was stopped has done a part in another process, of which this one knows what it kept
+    took = max(time.perf_counter() - start, made.seconds / workers + trained.seconds)
+    figures = {"minutes": took / 60.0, "cores": _cores(model, workers)}
     notes = [*more, *noted, *trained.notes, *_left_out(made, verdicts)]
     card = Card(
         *told, model.name, model.revision, entry.name,
         kept.size, len(verdicts), len(kept), len(kept.split()[1]), kept.digest(), trained.steps, a["inversion"],
         _plain(checked), a["num_inference_steps"], a["guidance_scale"], a["seed"], notes=tuple(notes),
+        inversion_options=_plain(a["inversion_options"] or {}), negative_prompt=a["negative_prompt"],
     )  # fmt: skip
-    distilled = finished(pupil, kept, card, trained)
+    distilled = finished(pupil, kept, card, trained, figures)
     return DistillResult(distilled, tuple(verdicts), trained, tuple(_shown(distilled, kept)), tuple(notes))
 
 
@@ -241,7 +246,14 @@ def _pupil(model: Model, a: Mapping[str, Any], prompt: str) -> tuple[Any, Plan]:
     return student, replace(plan, batch=BATCH, rate=RATE)
 
 
-def finished(student: Any, kept: Pairs, card: Card, trained: Trained) -> Distilled:
+def _cores(model: Model, workers: int) -> int:
+    """How many cores a distillation takes; 0: it computes on something else."""
+    return max(workers, torch.get_num_threads()) if model.device.type == "cpu" else 0
+
+
+def finished(
+    student: Any, kept: Pairs, card: Card, trained: Trained, figures: Mapping[str, float] | None = None
+) -> Distilled:
     """The student as it is saved, its card with what was measured on the held-out pairs; a small one on the CPU."""
     student = student.to("cpu") if isinstance(student, Student) else student
     rounded(student)
@@ -249,17 +261,13 @@ def finished(student: Any, kept: Pairs, card: Card, trained: Trained) -> Distill
     _, held_out = kept.split()
     pairs = [held_out.pixels([row]) for row in range(len(held_out))]
     values = [psnr(distilled(source), target, data_range=2.0) for source, target in pairs]
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        distilled(pairs[0][0])
-        seconds.append(time.perf_counter() - start)
-    figures = {
+    image = to_images(pairs[0][0])[0]
+    measured = {
         "held_out_score": trained.score,
         "held_out_psnr": min(99.0, sum(values) / len(values)),
-        "milliseconds": round(1000.0 * min(seconds), 2),
+        "milliseconds": round(milliseconds(distilled, image, tries=10), 2),
     }
-    distilled.card = replace(card, figures=figures)
+    distilled.card = replace(card, figures={**measured, **(figures or {})})
     return distilled
 
 
@@ -319,6 +327,8 @@ def _perceptual(model: Model, name: str | Distance | None) -> tuple[Distance | N
 def _left_out(made: Made, verdicts: Sequence[Verdict]) -> list[str]:
     reasons = [one.reason for one in verdicts if one.reason]
     notes = [f"{len(reasons)} of {len(verdicts)} pairs were left out, such as: {reasons[0]}"] if reasons else []
+    if made.own:
+        notes.append(f"rows of the manifest have their own {', '.join(made.own)}: the card names those of all others")
     return notes + ([f"{made.failed} edits could not be made"] if made.failed else [])
 
 

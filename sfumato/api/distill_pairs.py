@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ from sfumato.watch import Progress as Shown
 from sfumato.watch import Watch
 
 PAIRS, VERDICTS = "pairs", "pairs.jsonl"
+_TEACHER = (
+    "method", "inversion", "options", "inversion_options", "num_inference_steps", "guidance_scale", "negative_prompt",
+    "seed",
+)  # fmt: skip
 AT_ONCE = 8
 """Images that are drawn in one run."""
 
@@ -53,12 +57,16 @@ class Made:
         prompts: Source and target prompt of each.
         psnrs: Of the reconstructions, dB; None where it is not known.
         failed: Number of edits that could not be made.
+        seconds: That all edits took, one after another.
+        own: Arguments of the teacher that rows have given themselves.
     """
 
     pairs: Pairs
     prompts: tuple[tuple[str, str], ...]
     psnrs: tuple[float | None, ...]
     failed: int
+    seconds: float = 0.0
+    own: tuple[str, ...] = ()
 
 
 def draw_sources(model: Model, prompts: tuple[str, str], count: int, folder: Path, watch: Watch, **more: Any) -> Inputs:
@@ -148,7 +156,7 @@ def make_pairs(
     )  # fmt: skip
     if batch.progress.left:
         raise Cancelled(f"stopped while making pairs, after {batch.progress.done} of {batch.progress.items}")
-    return _read(items, folder / PAIRS, model)
+    return replace(_read(items, folder / PAIRS, model), own=_own(items, defaults))
 
 
 def write_verdicts(made: Made, verdicts: Sequence[Verdict], folder: Path) -> None:
@@ -223,7 +231,18 @@ def _read(items: Sequence[Item], folder: Path, model: Model) -> Made:
         reasons = [row["error"] for row in rows.values() if row.get("error")]
         raise UsageError(f"no pair could be made: {reasons[0] if reasons else 'there are no rows'}")
     failed = sum(rows.get(item.name, {}).get("status") != "done" for item in items)
-    return Made(Pairs(tuple(names), torch.stack(sources), torch.stack(targets)), tuple(prompts), tuple(psnrs), failed)
+    seconds = sum(float(rows[item.name].get("took", 0.0)) for item in chosen.values())
+    pairs = Pairs(tuple(names), torch.stack(sources), torch.stack(targets))
+    return Made(pairs, tuple(prompts), tuple(psnrs), failed, seconds)
+
+
+def _own(items: Sequence[Item], defaults: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which arguments of the teacher rows have given themselves."""
+    return tuple(
+        name
+        for name in _TEACHER
+        if any(item.arguments.get(name) != defaults.get(name) for item in items if not item.error)
+    )
 
 
 def _prompts(item: Item) -> tuple[str, str]:

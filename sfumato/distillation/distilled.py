@@ -39,7 +39,8 @@ _whole, _number = partial(checks.whole, low=0), partial(checks.number, low=-1e12
 _CARD: Mapping[str, checks.Check] = {
     **dict.fromkeys(("source_prompt", "target_prompt", "model", "revision", "method", "data", "sfumato"), checks.text),
     "inversion": checks.optional(checks.text),
-    "options": checks.table,
+    **dict.fromkeys(("options", "inversion_options"), checks.table),
+    "negative_prompt": checks.text,
     "num_inference_steps": checks.optional(_whole),
     "guidance_scale": checks.optional(_number),
     "size": checks.size,
@@ -56,12 +57,15 @@ class Card:
     Attributes:
         source_prompt, target_prompt: Of the edit; of the first pair where each has its own.
         model, revision: The teacher.
-        method, inversion, options, num_inference_steps, guidance_scale, seed: How it edited.
+        method, inversion, options, inversion_options, num_inference_steps, guidance_scale, negative_prompt, seed: How
+            it edited.
         size: (width, height) of the images that it was trained on.
         pairs_made, pairs_kept, held_out: Numbers of pairs; those held out are among the kept.
         data: SHA-256 of all kept pairs.
         steps: Of training.
-        figures: Measured in training, by name.
+        figures: Measured in training, by name: `held_out_score`, `held_out_psnr` (student to teacher, dB),
+            `milliseconds` (of an image on one thread), `minutes` (of pairs and training) on so many `cores` (0: of no
+            CPU).
         notes: What the user should know.
         sfumato: Version that made it.
     """
@@ -85,6 +89,8 @@ class Card:
     figures: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
     sfumato: str = __version__
+    inversion_options: Mapping[str, Any] = field(default_factory=dict)
+    negative_prompt: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As a file holds it."""
@@ -266,6 +272,27 @@ def load_distilled(path: str | os.PathLike[str], *, model: Model | None = None, 
         UsageError: The file is missing, damaged, of another kind, or of a newer version; or it needs a model that is
             not on this computer, or another one than was given.
     """
+    tensors, found, card = _read(path)
+    try:
+        one_step = found["arch"].get("name") == ONE_STEP
+        student = _adapters(found["arch"], card, tensors, model, device) if one_step else _small(found["arch"], tensors)
+        domain = Domain.read(tensors, found["limit"], student.channels)
+    except (KeyError, UsageError) as error:
+        raise UsageError(f"{path} does not fit this version of sfumato ({error}): {KIND.again}") from error
+    return Distilled(student if one_step else student.to(device or "cpu"), card, domain)
+
+
+def load_card(path: str | os.PathLike[str]) -> Card:
+    """Reads where a distilled edit comes from, and opens no model.
+
+    Raises:
+        UsageError: The file is missing, damaged, of another kind, or of a newer version.
+    """
+    return _read(path)[2]
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any], Card]:
+    """Tensors, checked fields and card of a file."""
     tensors, fields = load_tensors(path, KIND)
     what = f"the card of {path}"
     table: dict[str, checks.Check] = {
@@ -274,14 +301,9 @@ def load_distilled(path: str | os.PathLike[str], *, model: Model | None = None, 
         "limit": partial(checks.number, low=0.0, high=1e6),
     }
     found = check_fields(fields, table, what=f"the file {path}", remedy=KIND.again, error=UsageError)
-    card = Card(**check_fields(found["card"], _CARD, what=what, remedy=KIND.again, error=UsageError))
-    try:
-        one_step = found["arch"].get("name") == ONE_STEP
-        student = _adapters(found["arch"], card, tensors, model, device) if one_step else _small(found["arch"], tensors)
-        domain = Domain.read(tensors, found["limit"], student.channels)
-    except (KeyError, UsageError) as error:
-        raise UsageError(f"{path} does not fit this version of sfumato ({error}): {KIND.again}") from error
-    return Distilled(student if one_step else student.to(device or "cpu"), card, domain)
+    newer = ("inversion_options", "negative_prompt")  # the first files have none
+    card = Card(**check_fields(found["card"], _CARD, optional=newer, what=what, remedy=KIND.again, error=UsageError))
+    return tensors, found, card
 
 
 def check_strength(strength: float) -> float:

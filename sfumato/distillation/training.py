@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -71,6 +71,7 @@ class Trained:
         score: On the held-out pairs, lower is better.
         scores: At each evaluation.
         notes: What happened on the way.
+        seconds: Wall-clock time, that of runs that were stopped included, as far as it was kept.
     """
 
     steps: int
@@ -78,6 +79,7 @@ class Trained:
     score: float
     scores: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    seconds: float = field(default=0.0, compare=False)
 
 
 def train(
@@ -112,18 +114,19 @@ def train(
     run = TrainingState(pupil, training, held_out, plan, distance)
     with nullcontext() if slot is None else slot.locked(watch):
         key = _key(training, held_out, plan, run)
-        kept = None if slot is None else slot.load()
+        kept, begun = None if slot is None else slot.load(), time.monotonic()
         if kept is not None and kept[1].get("key") == key:
             run.restore(*kept)
         else:
             run.steps = plan.steps or steps_in(run, plan.minutes or 0.0)
-        saved, since = run.step, time.monotonic()
+        saved, since, before = run.step, time.monotonic(), run.seconds
         try:
             for _ in watch.over(range(run.step, run.steps)):
                 if run.ended:
                     break
                 with unbroken():
                     losses = run.advance()
+                    run.seconds = before + time.monotonic() - begun
                 if tell is not None:
                     tell(Standing(run.step, run.steps, losses, run.scores[-1] if run.scores else None))
                 if slot is not None and time.monotonic() - since > SECONDS_BETWEEN_SAVES:
@@ -135,7 +138,7 @@ def train(
     vector_to_parameters(run.best, run.parameters)
     early = (f"training ended at step {run.step} of {run.steps}: the held-out pairs no longer improved",)
     notes = (*run.notes, *(early if run.step < run.steps else ()))
-    return Trained(run.step, run.steps, min(run.scores), tuple(run.scores), notes)
+    return Trained(run.step, run.steps, min(run.scores), tuple(run.scores), notes, run.seconds)
 
 
 def steps_in(run: TrainingState, minutes: float) -> int:

@@ -69,6 +69,7 @@ class TrainingState:
         self.start, self.best = self.average.clone(), self.average.clone()
         self.step, self.steps, self.poor, self.slower = 0, 0, 0, 1.0
         self.scores: list[float] = []
+        self.seconds = 0.0
         self.notes: list[str] = []
 
     def _fresh_critic(self) -> Critic:
@@ -199,14 +200,14 @@ class TrainingState:
         }
         return {
             "step": self.step, "steps": self.steps, "poor": self.poor, "slower": self.slower, "notes": self.notes,
-            "counted": counted,
+            "counted": counted, "seconds": self.seconds,
         }  # fmt: skip
 
     def restore(self, tensors: Mapping[str, Tensor], fields: Mapping[str, Any]) -> None:
         """Sets everything to what `tensors` and `fields` gave."""
         self.step, self.steps, self.poor = fields["step"], fields["steps"], fields["poor"]
         self.slower, self.notes = fields["slower"], list(fields["notes"])
-        self.scores = tensors["scores"].tolist()
+        self.seconds, self.scores = fields.get("seconds", 0.0), tensors["scores"].tolist()
         self.average, self.best = (tensors[name].to(self.device) for name in ("average", "best"))
         vector_to_parameters(tensors["pupil"].to(self.device), self.parameters)
         own = {name.removeprefix("critic/"): value for name, value in tensors.items() if name.startswith("critic/")}

@@ -57,7 +57,9 @@ def test_an_edit_is_distilled_and_its_card_says_how(whole: tuple[Any, Path], ima
     assert (card.source_prompt, card.target_prompt) == tuple(TEXTS.values())
     assert (card.model, card.method, card.options, card.size) == ("toy", "sdedit", {"strength": 0.5}, (32, 32))
     assert (card.pairs_made, card.pairs_kept, card.held_out, card.steps) == (34, 34, 3, 4)
-    assert set(card.figures) == {"held_out_score", "held_out_psnr", "milliseconds"}
+    assert set(card.figures) == {"held_out_score", "held_out_psnr", "milliseconds", "minutes", "cores"}
+    assert card.figures["minutes"] >= result.trained.seconds / 60 > 0
+    assert card.figures["cores"] == torch.get_num_threads()
     assert any("no encoder" in note for note in result.notes)
     assert len(result.held_out) == 3
     rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
@@ -169,10 +171,12 @@ def test_images_that_the_model_draws_differ_by_the_alternatives_of_the_prompts(t
 
 
 def test_a_manifest_gives_each_image_its_prompts(toy_model: Any, images: Path, tmp_path: Path) -> None:
-    lines = [f"{seed:02d}.png,a cat {seed},a dog {seed}" for seed in range(32)]
+    lines = [f"{seed:02d}.png,a cat {seed},a dog {seed},{seed}" for seed in range(32)]
     manifest = images / "edits.csv"
-    manifest.write_text("\n".join(["image,source_prompt,target_prompt", *lines]))
-    sfumato.distill(toy_model, manifest, **QUICK, folder=tmp_path)
+    manifest.write_text("\n".join(["image,source_prompt,target_prompt,seed", *lines]))
+    result = sfumato.distill(toy_model, manifest, **QUICK, negative_prompt="blurry", folder=tmp_path)
+    assert result.distilled.card.negative_prompt == "blurry"
+    assert any("their own seed:" in note for note in result.notes)
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert {row["target_prompt"] for row in rows} == {f"a dog {seed}" for seed in range(32)}
 

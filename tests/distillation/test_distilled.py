@@ -123,6 +123,15 @@ def test_pixels_of_another_kind_are_refused(distilled: Distilled) -> None:
             distilled(pixels)
 
 
+def test_a_card_of_the_first_files_is_read(distilled: Distilled, tmp_path: Path) -> None:
+    tensors, fields = contents(distilled.save(tmp_path / "edit.safetensors"))
+    card = {
+        name: value for name, value in fields["card"].items() if name not in ("negative_prompt", "inversion_options")
+    }
+    path = written(tmp_path / "first.safetensors", tensors, {**fields, "card": card})
+    assert load_distilled(path).card == load_distilled(tmp_path / "edit.safetensors").card
+
+
 def test_what_is_no_image_is_refused(distilled: Distilled, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="no file"):
         distilled.apply(tmp_path / "none.png")

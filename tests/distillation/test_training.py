@@ -82,6 +82,7 @@ def test_a_training_that_is_stopped_comes_to_the_same_weights(stops: tuple[int, 
     assert told[0].step == stops[-1] + 1
     assert torch.equal(weights_of(again), weights_of(whole))
     assert again_done == whole_done
+    assert trained(squares(24), slot=slot)[1].seconds == again_done.seconds > 0  # of all runs together
 
 
 def test_a_checkpoint_of_another_training_is_not_used(tmp_path: Path) -> None:
