@@ -28,7 +28,9 @@ from sfumato.apps.options import (
 from sfumato.errors import SfumatoError, UsageError
 
 if TYPE_CHECKING:
-    from sfumato.bench.benchmark import Benchmark
+    from collections.abc import Sequence
+
+    from sfumato.bench.benchmark import Bar, Benchmark
     from sfumato.bench.statistics import Change, Summary
 
 
@@ -104,6 +106,7 @@ def bench(
     options: dict[str, Any] = {"steps": steps, "seed": seed}
     options |= {key: value for key, value in (("data", data), ("protocol", protocol)) if value is not None}
     with working("starting"):
+        from sfumato.bench.benchmark import HasBars
         from sfumato.bench.report import write_report
         from sfumato.bench.rows import by_configuration, read_rows, read_settings
         from sfumato.bench.runner import run
@@ -131,10 +134,11 @@ def bench(
     changes = [] if before is None else compare_runs(rows, before, benchmark.measures)
     _note_other_machine(compare, folder)
     totals = {key: _total(benchmark, own, folder) for key, own in by_configuration(rows)}
+    bars = list(benchmark.bars(rows, folder)) if isinstance(benchmark, HasBars) else []
     page = write_report(
         folder, folder / "report.html", rows, benchmark.measures, read_settings(folder),
         title=benchmark.title, about=benchmark.about, totals={key: own for key, own in totals.items() if own},
-        changes=changes,
+        changes=changes, bars=bars,
     )  # fmt: skip
     summaries = summarise(shared_cases(rows), benchmark.measures)
     if as_json:
@@ -147,15 +151,33 @@ def bench(
                 "summaries": [vars(summary) for summary in summaries],
                 "totals": totals,
                 "changes": [vars(change) for change in changes],
+                "bars": [{**vars(bar), "met": bar.met} for bar in bars],
                 "notes": list(benchmark.notes),
             }
         )
     else:
         _show(benchmark, summaries, changes)
+        _show_bars(bars)
         table([("rows", str(folder / "rows.jsonl")), ("report", str(page))], to=stdout())
     _check_outcome([row for row in rows if row["configuration"] in {one.name for one in configurations}])
     if before is not None and not changes:
         raise SfumatoError(f"nothing to compare: no figure of this run has a counterpart in {compare}")
+
+
+def _show_bars(bars: Sequence[Bar]) -> None:
+    """What is asked for, and whether it is met."""
+    from rich.table import Table
+
+    from sfumato.bench.benchmark import shown_number
+
+    if not bars:
+        return
+    board = Table("", "asked for", "measured", "met", "", box=None, pad_edge=False)
+    for bar in bars:
+        limit = f"{'at least' if bar.better == 'higher' else 'at most'} {shown_number(bar.bound, bar.digits)}"
+        met = {True: "yes", False: "no", None: "not measured"}[bar.met]
+        board.add_row(bar.kind or "all", limit, shown_number(bar.value, bar.digits), met, bar.title)
+    stdout().print(board)
 
 
 def _texts(settings: list[str]) -> dict[str, str]:

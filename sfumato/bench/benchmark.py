@@ -44,12 +44,17 @@ class Measure:
 
     def shown(self, value: float | None) -> str:
         """A figure as every table shows it: halves go up, as they do in the report (ECMAScript's `toFixed`)."""
-        if value is None or isnan(value):
-            return "–"
-        if not isfinite(value):
-            return "∞" if value > 0 else "-∞"
-        text = str(Decimal(value).quantize(Decimal(1).scaleb(-self.digits), ROUND_HALF_UP))
-        return text.removeprefix("-") if not float(text) else text
+        return shown_number(value, self.digits)
+
+
+def shown_number(value: float | None, digits: int) -> str:
+    """A number with so many decimals, halves rounded up; "–" for none."""
+    if value is None or isnan(value):
+        return "–"
+    if not isfinite(value):
+        return "∞" if value > 0 else "-∞"
+    text = str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+    return text.removeprefix("-") if not float(text) else text
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,34 @@ class Configuration:
         """As rows and reports call it: `prompt-to-prompt`, `prompt-to-prompt/direct`, `sdedit{strength=0.6}`."""
         options = ",".join(f"{name}={value}" for name, value in sorted(self.options.items()))
         return f"{self.method}{f'/{self.inversion}' if self.inversion else ''}{f'{{{options}}}' if options else ''}"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bound that a benchmark holds a run to.
+
+    Attributes:
+        kind: Of the cases that it is about; "": all.
+        title: What is measured, for people, with the unit.
+        value: As measured; None where it was not, or not as the bound asks.
+        bound: Its limit.
+        better: "higher": at least the bound is asked for; "lower": at most.
+        digits: Decimals shown.
+    """
+
+    kind: str
+    title: str
+    value: float | None
+    bound: float
+    better: Direction
+    digits: int = 2
+
+    @property
+    def met(self) -> bool | None:
+        """None where nothing was measured."""
+        if self.value is None:
+            return None
+        return self.value >= self.bound if self.better == "higher" else self.value <= self.bound
 
 
 @dataclass(frozen=True)
@@ -179,4 +212,17 @@ class MakesFirst(Protocol):
             model: The one that is measured.
             folder: Of the run.
             watch: Progress and cancellation.
+        """
+
+
+@runtime_checkable
+class HasBars(Protocol):
+    """A benchmark that knows what is asked for."""
+
+    def bars(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Sequence[Bar]:
+        """What is asked for, and what the rows of a run say to it.
+
+        Args:
+            rows: Of all configurations.
+            folder: Of the run.
         """

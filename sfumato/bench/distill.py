@@ -7,15 +7,16 @@ other scenes, drawn by another seed. The perceptual distance is one that student
 results; the judge is not. PSNR rewards blur.
 
 `make` trains the students, in the folder `students` of the run; a run that is stopped goes on. Or a distilled edit that
-is there already is measured (`student`): of a swap, the one that its prompts name.
+is there already is measured (`student`), beside the teacher that its card names: of a swap, the one that its prompts
+name. `bars` says what is asked for of each edit, and whether it is met.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,13 +27,16 @@ import torch
 import sfumato
 from sfumato.adaptation.store import Store
 from sfumato.api.distill import finished
-from sfumato.bench.benchmark import Case, Configuration, Measure, Outcome, Seed, Steps
+from sfumato.api.recipe import FILES, NETWORKS
+from sfumato.bench.benchmark import Bar, Case, Configuration, Measure, Outcome, Seed, Steps
 from sfumato.bench.distill_judge import DistillJudge
 from sfumato.bench.distill_scenes import EDITS, SWAP, scene_edits
 from sfumato.bench.editing import QUIET
-from sfumato.distillation.distilled import Card, Distilled, load_distilled
+from sfumato.bench.rows import figure
+from sfumato.distillation.distilled import Card, Distilled, load_card, load_distilled
 from sfumato.distillation.pairs import Pairs
 from sfumato.distillation.student import Arch, fresh
+from sfumato.distillation.timing import milliseconds, one_thread
 from sfumato.distillation.training import Plan, train
 from sfumato.edits.method import METHODS
 from sfumato.emoji import WEIGHTS
@@ -57,6 +61,8 @@ TRAINING_SEED, TEST_SEED = 1, 2024
 BATCH, LONG = 16, 50
 """Images in the batch that is timed, and steps of the edit that a student is held against."""
 STUDENTS = "students"
+PAIRS, CORES = 400, 2
+"""With as many pairs, and on so many cores at most, the minutes are asked for."""
 
 
 @dataclass
@@ -71,7 +77,8 @@ class Distill:
         pairs: Scenes that the teacher edits for each.
         per_edit: Scenes that are measured of each.
         minutes, training_steps, width, least_psnr: As of `sfumato.distill`.
-        student: File of a distilled edit to measure on the one edit that is named, in place of training; "": none.
+        student: File of a distilled edit to measure on the one edit that is named, in place of training; "": none. The
+            teacher is the one of its card, with all its arguments.
         judges: Folder of `judge.safetensors` and `emoji-clip.safetensors`.
         atlas: The drawings.
     """
@@ -108,6 +115,9 @@ class Distill:
         self._given = load_distilled(self.student) if self.student else None
         if self._given is not None and len(self.kinds) != 1:
             raise UsageError(f"student is measured on one edit: give edits, one of {', '.join(EDITS)}")
+        self._taught_by: dict[str, Any] = {"method": self.teacher, "num_inference_steps": self.steps, "seed": self.seed}
+        if self._given is not None:
+            self._taught_by = _teacher_of(self._given.card, self.student, self.steps)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -123,7 +133,11 @@ class Distill:
             "least_psnr",
             "student",
         )
-        return {"split": TEST_SEED, **{name: getattr(self, name) for name in names}}
+        given = {}
+        if self._given is not None:
+            content = hashlib.sha256(Path(self.student).expanduser().read_bytes()).hexdigest()
+            given = {"student_content": content[:16], "taught_by": self._taught_by}
+        return {"split": TEST_SEED, **{name: getattr(self, name) for name in names}, **given}
 
     def cases(self) -> Sequence[Case]:
         return [
@@ -145,6 +159,12 @@ class Distill:
         """Trains the students that are missing, each with a teacher's pairs and on the exact answers."""
         self._students = folder / STUDENTS
         if self._given is not None:
+            card = self._given.card
+            if model.revision != card.revision:
+                raise UsageError(
+                    f"{self.student} learned from revision {card.revision} of {card.model}, and this is revision"
+                    f" {model.revision} of {model.name}: give its teacher, by --model and --revision"
+                )
             return
         for kind in self.kinds:
             place, (student, of_truth) = self._students / kind, self._files(kind)
@@ -231,7 +251,10 @@ class Distill:
             case student:
                 distilled = self._trained[case.kind][student]
                 result = distilled.apply(source).image
-                times |= _timed(distilled, source)
+                times |= {
+                    "milliseconds": milliseconds(distilled, source),
+                    "milliseconds_16": milliseconds(distilled, source, at_once=BATCH, tries=1),
+                }
                 if first:
                     long = self._seconds(model, edit, source, LONG)
                     times["times_faster"] = 1000.0 * long / (times["milliseconds"] or 1.0)
@@ -242,10 +265,7 @@ class Distill:
         self, model: Model, edit: SceneEdit, source: Image.Image, times: dict[str, float | int | None], *, batch: bool
     ) -> Image.Image:
         """What the teacher makes, and how long it takes."""
-        given: dict[str, Any] = {
-            "source_prompt": edit.source_prompt, "target_prompt": edit.target_prompt, "method": self.teacher,
-            "num_inference_steps": self.steps, "seed": self.seed, "watch": QUIET,
-        }  # fmt: skip
+        given = self._request(edit)
         done = sfumato.edit(model, source, **given)
         times |= {"milliseconds": 1000.0 * done.cost.seconds, "evaluations": done.cost.evaluations}
         if batch:
@@ -257,12 +277,27 @@ class Distill:
 
     def _seconds(self, model: Model, edit: SceneEdit, source: Image.Image, steps: int) -> float:
         """Seconds of one edit of the teacher on one thread."""
-        with _one_thread():
-            done = sfumato.edit(
-                model, source, source_prompt=edit.source_prompt, target_prompt=edit.target_prompt, method=self.teacher,
-                num_inference_steps=steps, seed=self.seed, watch=QUIET,
-            )  # fmt: skip
+        with one_thread():
+            done = sfumato.edit(model, source, **{**self._request(edit), "num_inference_steps": steps})
         return float(done.cost.seconds)
+
+    def _request(self, edit: SceneEdit) -> dict[str, Any]:
+        """Arguments of `sfumato.edit` for the teacher."""
+        prompts = {"source_prompt": edit.source_prompt, "target_prompt": edit.target_prompt}
+        return {**prompts, **self._taught_by, "watch": QUIET}
+
+    def bars(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Sequence[Bar]:
+        """What is asked for of each edit; student and teacher are compared on the cases that both have done."""
+        found = []
+        for kind in self.kinds:
+            done = [row for row in rows if row["kind"] == kind and row["status"] == "done"]
+            of = {name: {row["case"]: row for row in done if row["configuration"] == name} for name in CONFIGURATIONS}
+            file = Path(self.student).expanduser() if self._given else folder / STUDENTS / f"{kind}.safetensors"
+            found += _bars(kind, of[TEACHER], of[STUDENT], file)
+        if self._given is None:
+            count = len({row["kind"] for row in rows if row["configuration"] == STUDENT and row["status"] == "done"})
+            found.append(Bar("", "different edits", count, len(EDITS), "higher", 0))
+        return found
 
     def summarise(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Mapping[str, float | None]:
         return {}
@@ -280,7 +315,9 @@ MEASURES = (
         "kept_within", "kept outside", "higher",
         "Share of the pixels that the exact edit leaves alone that differ by at most 15 from the source.", "keep", 3,
     ),
-    Measure("milliseconds", "ms an image", "lower", "Of one image; a student's on one thread.", "", 1),
+    Measure(
+        "milliseconds", "ms an image", "lower", "Of one image, from image to image; a student's on one thread.", "", 1,
+    ),
     Measure("milliseconds_16", "ms of 16", "lower", "For one image of a batch of 16; likewise.", "", 1),
     Measure(
         "times_faster", "times faster", "higher",
@@ -302,28 +339,56 @@ def _told(card: Card, world: World) -> tuple[str, str]:
     return (gone[0], come[0]) if len(gone) == len(come) == 1 else SWAP
 
 
-def _timed(distilled: Distilled, image: Image.Image) -> dict[str, float]:
-    """Milliseconds an image of a student on one thread, alone and in a batch."""
-    one = to_pixels(image)
-    many = one.expand(BATCH, -1, -1, -1).contiguous()
-    with _one_thread():
-        return {"milliseconds": _best(distilled, one, 3), "milliseconds_16": _best(distilled, many, 1) / BATCH}
+def _teacher_of(card: Card, file: str, steps: int | None) -> dict[str, Any]:
+    """Arguments of `sfumato.edit` by which a student's teacher made its pairs.
+
+    Raises:
+        UsageError: Other steps are asked for, or it took a file or a network, which a file does not name by itself.
+    """
+    if steps not in (None, card.num_inference_steps):
+        raise UsageError(f"the teacher of {file} took steps={card.num_inference_steps}: leave out --steps")
+    options = METHODS[card.method].check_options(dict(card.options))
+    if named := sorted({*FILES, *NETWORKS} & {*options, *card.inversion_options}):
+        raise UsageError(f"the teacher of {file} took {named[0]}, which is not opened by a file's word")
+    return {
+        "method": card.method, "inversion": card.inversion, "inversion_options": dict(card.inversion_options) or None,
+        "num_inference_steps": card.num_inference_steps, "guidance_scale": card.guidance_scale,
+        "negative_prompt": card.negative_prompt, "seed": card.seed, **options,
+    }  # fmt: skip
 
 
-def _best(distilled: Distilled, pixels: torch.Tensor, tries: int) -> float:
-    found = []
-    for _ in range(tries):
-        start = time.perf_counter()
-        distilled(pixels)
-        found.append(1000.0 * (time.perf_counter() - start))
-    return min(found)
+def _bars(kind: str, teacher: Mapping[str, Any], student: Mapping[str, Any], file: Path) -> list[Bar]:
+    """What is asked for of one edit; rows by case."""
+    shared = [case for case in student if case in teacher]
+
+    def means(measure: str) -> tuple[float | None, float | None]:
+        """Of the teacher and the student."""
+        of_teacher, of_student = ([figure(rows[case], measure) for case in shared] for rows in (teacher, student))
+        return _mean(of_teacher), _mean(of_student)
+
+    (near, far), (there, seen) = means("target_distance"), means("edit_seen")
+    further = None if near is None or far is None else far - near
+    share = None if not there or seen is None else seen / there
+    card = load_card(file) if file.is_file() else None
+    own = {} if card is None else card.figures
+    as_asked = card is not None and card.pairs_made >= PAIRS and 0 < own.get("cores", 0) <= CORES
+    alone, faster = (
+        _mean([figure(row, name) for row in student.values()]) for name in ("milliseconds", "times_faster")
+    )
+    return [
+        Bar(
+            kind, f"minutes for {PAIRS} pairs and training, on {CORES} cores",
+            own.get("minutes") if as_asked else None, 25, "lower", 1,
+        ),
+        Bar(kind, "distance to the truth, beyond the teacher's", further, 0.03, "lower", 3),
+        Bar(kind, "edit seen by the judge, as a share of the teacher's", share, 0.9, "higher"),
+        Bar(kind, "ms an image, on one thread", alone, 10, "lower", 1),
+        Bar(kind, f"times faster than an edit of {LONG} steps, on one thread", faster, 200, "higher", 0),
+        Bar(kind, "MB of the file", file.stat().st_size / 1e6 if file.is_file() else None, 5, "lower", 1),
+    ]  # fmt: skip
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Of the figures that are there; None: there are none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

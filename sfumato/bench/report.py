@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sfumato.bench.benchmark import Measure
+from sfumato.bench.benchmark import Bar, Measure
 from sfumato.bench.data import path_inside
 from sfumato.bench.rows import by_configuration, figure
 from sfumato.bench.statistics import Change, shared_cases, summarise
@@ -37,6 +37,7 @@ def write_report(
     about: str,
     totals: Mapping[str, Mapping[str, float | None]] | None = None,
     changes: Sequence[Change] = (),
+    bars: Sequence[Bar] = (),
     most_cases: int = 40,
     find: Callable[[str], Path] | None = None,
 ) -> Path:
@@ -51,6 +52,7 @@ def write_report(
         title, about: Of the benchmark.
         totals: Figures that only all rows of a configuration together have, by configuration.
         changes: Against an earlier run.
+        bars: What is asked for, and whether it is met.
         most_cases: Cases of each configuration whose images are shown: the worst by the first measure.
         find: Gives where an image lies that rows name; None: in the folder.
 
@@ -76,6 +78,7 @@ def write_report(
         ],
         "totals": totals or {},
         "changes": [asdict(change) for change in changes],
+        "bars": [{**asdict(bar), "met": bar.met} for bar in bars],
         "cases": [
             {key: row.get(key) for key in ("case", "kind", "configuration", "title", "figures", "pictures", "notes")}
             for row in shown

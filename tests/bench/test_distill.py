@@ -33,6 +33,8 @@ from sfumato.emoji.scenes import Scene, World, held_out
 from sfumato.errors import UsageError
 from sfumato.images import to_images
 from sfumato.metrics.distance import PixelDistance
+from sfumato.watch import Watch
+from tests.distillation.test_distilled import made
 from tests.emoji.toy_world import toy_atlas, write_toy_atlas
 
 
@@ -118,6 +120,12 @@ def test_one_run_trains_and_measures_and_can_be_continued(
     assert by_name["swap-000", TEACHER]["milliseconds_16"] > 0
     assert "times_faster" not in by_name["swap-001", STUDENT]
     assert by_name["swap-001", UNEDITED]["kept_within"] == 1
+    bars = {bar.title: bar for bar in benchmark.bars(rows, tmp_path / "run")}  # type: ignore[attr-defined]
+    assert bars["ms an image, on one thread"].value == pytest.approx(
+        (by_name["swap-000", STUDENT]["milliseconds"] + by_name["swap-001", STUDENT]["milliseconds"]) / 2
+    )
+    assert bars["MB of the file"].met
+    assert bars["minutes for 400 pairs and training, on 2 cores"].met is None  # they are 34
     cards = [load_distilled(tmp_path / "run" / "students" / f"swap{end}.safetensors").card for end in ("", "-of-truth")]
     assert [card.method for card in cards] == ["sdedit", "exact answers"]
     assert cards[0].pairs_kept == cards[1].pairs_kept == 34
@@ -129,16 +137,23 @@ def test_one_run_trains_and_measures_and_can_be_continued(
     assert len(more) == len(rows) + 2
     assert toy_model.evaluations == evaluations  # nothing is trained or edited again
 
-    own = {**given, "student": str(tmp_path / "run" / "students" / "swap.safetensors")}
-    benchmark = make_benchmark("distill", texts=own, steps=2, seed=0)
+    own = {**given, "teacher": "ddib", "student": str(tmp_path / "run" / "students" / "swap.safetensors")}
+    benchmark = make_benchmark("distill", texts=own, seed=0)
     found = run(benchmark, benchmark.configurations([], []), tmp_path / "own", lambda: toy_model)
     assert {row["configuration"] for row in found} == {TEACHER, STUDENT, UNEDITED}
     assert not (tmp_path / "own" / "students").exists()
     figures = {(row["case"], row["configuration"]): row["figures"]["target_distance"] for row in found}
     for case in ("swap-000", "swap-001"):
-        assert figures[case, STUDENT] == by_name[case, STUDENT]["target_distance"]
+        for name in (STUDENT, TEACHER):  # the card names the teacher
+            assert figures[case, name] == by_name[case, name]["target_distance"]
     with pytest.raises(UsageError, match="measured on one edit"):
         make_benchmark("distill", texts={**own, "edits": "swap,style"})
+    assert benchmark.settings["taught_by"]["method"] == "sdedit"
+    with pytest.raises(UsageError, match="took steps=2"):
+        make_benchmark("distill", texts=own, steps=3, seed=0)
+    monkeypatch.setattr(toy_model, "revision", "another")
+    with pytest.raises(UsageError, match=r"learned from revision .* and this is revision another"):
+        benchmark.make(toy_model, tmp_path / "own", Watch())  # type: ignore[attr-defined]
 
 
 def test_the_swap_of_a_distilled_edit_is_the_one_that_its_prompts_name(atlas: Atlas) -> None:
@@ -150,6 +165,42 @@ def test_the_swap_of_a_distilled_edit_is_the_one_that_its_prompts_name(atlas: At
     assert _told(replace(card, source_prompt="a house"), atlas.world) == SWAP
     (edit,) = scene_edits(atlas.world, "swap", 1, 0, swap=(second, first))
     assert (f" {second}" in edit.source_prompt, f" {first}" in edit.target_prompt) == (True, True)
+
+
+def a_row(kind: str, number: int, configuration: str, **figures: float) -> dict[str, Any]:
+    case = f"{kind}-{number:03d}"
+    return {"case": case, "kind": kind, "configuration": configuration, "status": "done", "figures": figures}
+
+
+def test_what_is_asked_for_is_held_against_the_teacher_on_shared_cases(tmp_path: Path) -> None:
+    (tmp_path / "students").mkdir()
+    distilled = made()
+    rows = []
+    for kind, minutes, cores in (("swap", 20.0, 2), ("style", 26.0, 2), ("recolour", 20.0, 16)):
+        distilled.card = replace(distilled.card, pairs_made=400, figures={"minutes": minutes, "cores": cores})
+        distilled.save(tmp_path / "students" / f"{kind}.safetensors")
+        for number in range(10):
+            rows.append(a_row(kind, number, TEACHER, target_distance=0.1, edit_seen=1.0))
+            more = {"times_faster": 300.0} if number == 0 else {}
+            own = {"target_distance": 0.12, "edit_seen": float(number > 0), "milliseconds": 4.0, **more}
+            rows.append(a_row(kind, number, STUDENT, **own))
+        rows.append(a_row(kind, 10, TEACHER, target_distance=0.9, edit_seen=0.0))  # the student has not done it
+    rows[1]["figures"]["target_distance"] = 0.4  # of swap
+    bars = Distill().bars(rows, tmp_path)
+    found = {(bar.kind, bar.title.partition(",")[0]): (bar.value, bar.met) for bar in bars}
+    assert len(bars) == 3 * 6 + 1
+    minutes = "minutes for 400 pairs and training"
+    assert found["swap", minutes] == (20.0, True)
+    assert found["style", minutes] == (26.0, False)
+    assert found["recolour", minutes] == (None, None)  # not on two cores
+    assert found["swap", "distance to the truth"] == (pytest.approx(0.048), False)
+    assert found["style", "distance to the truth"] == (pytest.approx(0.02), True)
+    assert found["swap", "edit seen by the judge"] == (pytest.approx(0.9), True)
+    assert found["swap", "ms an image"] == (4.0, True)
+    assert found["swap", "times faster than an edit of 50 steps"] == (300.0, True)
+    assert found["swap", "MB of the file"][1]
+    assert found["", "different edits"] == (3, True)
+    assert {bar.met for bar in Distill().bars([], tmp_path / "none")} == {None, False}
 
 
 def a_card() -> Card:
