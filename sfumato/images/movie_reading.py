@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ _DEMUXERS = {".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".webm": "matroska", "
 _ANIMATIONS = (".gif", ".webp", ".apng", ".png")
 MOVIE_ENDINGS = (*_DEMUXERS, ".gif", ".webp", ".apng")
 USUAL_FPS, LEAST_FPS, MOST_FPS = 12.0, 0.1, 240.0
+_LEAST_THERE = 0.9
+"""Share of the frames below which a movie that ffmpeg complained of was cut off."""
 
 
 @dataclass(frozen=True)
@@ -71,36 +74,53 @@ def open_movie(path: str | os.PathLike[str]) -> Iterator[MovieFrames]:
 def _stream(path: Path) -> Iterator[MovieFrames]:
     # the container is that of the name, and nothing but this file is opened: a playlist could name others
     source = ["-protocol_whitelist", "file,pipe", "-f", _DEMUXERS[path.suffix.lower()], "-i", f"file:{path}"]
-    fps = _fps(source)
+    fps, count = _told(source)
     command = [ffmpeg(), "-hide_banner", "-loglevel", "error", *source, "-map", "0:v:0", "-fps_mode", "passthrough"]
-    process = subprocess.Popen(
-        # by itself ffmpeg writes frames of more than 8 bits a channel as PPM of two bytes
-        [*command, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        frames = _ppm(process.stdout, path)
-        first = next(frames, None)
-        if first is None:
-            raise ImageError(f"{path} is no movie that ffmpeg can read; make or download it again")
-        yield MovieFrames(itertools.chain([first], frames), first.size, fps)
-    finally:
-        process.kill()
-        process.stdout.close()
-        process.wait()
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(
+            # by itself ffmpeg writes frames of more than 8 bits a channel as PPM of two bytes
+            [*command, "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints,
+        )  # fmt: skip
+        assert process.stdout is not None
+        stream = process.stdout
+
+        def whole(read: Iterator[Image.Image]) -> Iterator[Image.Image]:
+            """The frames; where ffmpeg complained and some are missing at the end, that is an error."""
+            number = 0
+            for frame in read:
+                number += 1
+                yield frame
+            stream.close()
+            process.wait()
+            if number and number < _LEAST_THERE * count and os.fstat(complaints.fileno()).st_size:
+                raise ImageError(f"{path} is damaged after frame {number} of about {count}; make or download it again")
+
+        try:
+            frames = whole(_ppm(stream, path))
+            first = next(frames, None)
+            if first is None:
+                raise ImageError(f"{path} is no movie that ffmpeg can read; make or download it again")
+            yield MovieFrames(itertools.chain([first], frames), first.size, fps)
+        finally:
+            process.kill()
+            stream.close()
+            process.wait()
 
 
-def _fps(source: list[str]) -> float:
-    """Frames a second, as ffmpeg says of its input."""
+def _told(source: list[str]) -> tuple[float, int]:
+    """Frames a second, and about how many there are (0: unknown), as ffmpeg says of its input."""
     told = subprocess.run(
         [ffmpeg(), "-hide_banner", *source], capture_output=True, stdin=subprocess.DEVNULL, check=False
     ).stderr.decode("utf-8", "replace")
     video = next((line for line in told.splitlines() if " Video: " in line), "")
     found = re.search(r", (\d+(?:\.\d+)?)(k?) fps", video)
     if found is None:
-        return USUAL_FPS
-    return min(MOST_FPS, max(LEAST_FPS, float(found[1]) * (1000.0 if found[2] else 1.0)))
+        return USUAL_FPS, 0
+    fps = float(found[1]) * (1000.0 if found[2] else 1.0)
+    length = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", told)
+    seconds = 0.0 if length is None else 3600 * int(length[1]) + 60 * int(length[2]) + float(length[3])
+    return min(MOST_FPS, max(LEAST_FPS, fps)), round(fps * seconds)
 
 
 def _ppm(stream: Any, path: Path) -> Iterator[Image.Image]:

@@ -93,3 +93,16 @@ def test_a_movie_of_more_than_8_bits_a_channel_is_read_as_its_frames(codec: str,
     for before, after in zip(frames(), read, strict=True):
         near = np.asarray(after.convert("L"), int) - np.asarray(before.convert("L"), int)
         assert np.abs(near).mean() < 8
+
+
+def test_a_movie_that_was_cut_off_is_damaged_and_not_short(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    drawn = ["-f", "lavfi", "-i", "testsrc2=size=64x64:rate=12:duration=12", "-g", "6", "-bf", "0"]
+    subprocess.run([ffmpeg(), "-loglevel", "error", *drawn, "-movflags", "+faststart", whole], check=True)
+    cut.write_bytes(whole.read_bytes()[: int(0.6 * whole.stat().st_size)])
+    with open_movie(whole) as movie:
+        assert len(list(movie.frames)) == 144
+    with open_movie(cut) as movie, pytest.raises(ImageError, match=r"damaged after frame \d+ of about 144"):
+        list(movie.frames)
+    with open_movie(cut) as movie:
+        assert next(movie.frames).size == (64, 64)
