@@ -117,7 +117,10 @@ class Distill:
             raise UsageError(f"student is measured on one edit: give edits, one of {', '.join(EDITS)}")
         self._taught_by: dict[str, Any] = {"method": self.teacher, "num_inference_steps": self.steps, "seed": self.seed}
         if self._given is not None:
-            self._taught_by = _teacher_of(self._given.card, self.student, self.steps)
+            card = self._given.card
+            self._taught_by = _teacher_of(card, self.student, self.steps)
+            taught = f"{card.source_prompt!r} → {card.target_prompt!r}"
+            self.notes = (f"{self.student} was taught {taught}; it is measured on the edit {self.kinds[0]}",)
 
     @property
     def settings(self) -> Mapping[str, Any]:

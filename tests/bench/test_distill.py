@@ -148,6 +148,7 @@ def test_one_run_trains_and_measures_and_can_be_continued(
             assert figures[case, name] == by_name[case, name]["target_distance"]
     with pytest.raises(UsageError, match="measured on one edit"):
         make_benchmark("distill", texts={**own, "edits": "swap,style"})
+    assert "; it is measured on the edit swap" in benchmark.notes[0]
     assert benchmark.settings["taught_by"]["method"] == "sdedit"
     with pytest.raises(UsageError, match="took steps=2"):
         make_benchmark("distill", texts=own, steps=3, seed=0)
