@@ -24,7 +24,7 @@ from sfumato.api.distill_pairs import Made, draw_sources, make_pairs, write_verd
 from sfumato.checks import optional
 from sfumato.distillation.distilled import Card, Distilled, domain_of, rounded
 from sfumato.distillation.one_step import BATCH, ONE_STEP, RATE, OneStepArch, OneStepStudent
-from sfumato.distillation.pairs import Pairs, check_count
+from sfumato.distillation.pairs import Pairs, check_count, check_enough
 from sfumato.distillation.selection import Limits, Verdict, judged
 from sfumato.distillation.student import Arch, Student, fresh
 from sfumato.distillation.templates import check_alternatives, has_alternatives
@@ -199,12 +199,16 @@ def distill(
     if workers > 1 and loading is None:
         raise UsageError("several workers load the model themselves: give loading, the arguments of load_model")
     limits, looking, more = _looking(model, a)
+    if images is None:
+        check_enough(a["draw"], limits.keep)
     perceptual, noted = _perceptual(model, a["distance"])
     with progress_bar(watch=a["watch"]) as watching, _folder(folder) as place:
         inputs = _inputs(model, images, a, place, watching)
         defaults = {name: a[name] for name in _DEFAULTS if a[name] not in (None, "")}
         defaults |= {"options": checked} if checked else {}
-        made = make_pairs(model, inputs, defaults, place, loading=loading, workers=workers, watch=watching)
+        made = make_pairs(
+            model, inputs, defaults, place, keep=limits.keep, loading=loading, workers=workers, watch=watching
+        )
         verdicts = judged(made.pairs, made.prompts, made.psnrs, limits, looking)
         write_verdicts(made, verdicts, place)
         kept = made.pairs.some([row for row, one in enumerate(verdicts) if not one.reason])

@@ -26,7 +26,7 @@ from sfumato.api.batch_work import Begin, Worker
 from sfumato.api.common import following
 from sfumato.api.generate import generate
 from sfumato.api.manifest import Line
-from sfumato.distillation.pairs import FEWEST, Pairs
+from sfumato.distillation.pairs import Pairs, check_enough
 from sfumato.distillation.selection import Verdict
 from sfumato.distillation.templates import filled
 from sfumato.errors import Cancelled, ImageError, UsageError
@@ -111,6 +111,7 @@ def make_pairs(
     defaults: Mapping[str, Any],
     folder: Path,
     *,
+    keep: float = 1.0,
     loading: Mapping[str, Any] | None = None,
     workers: int = 1,
     watch: Watch | None = None,
@@ -122,6 +123,7 @@ def make_pairs(
         inputs: The images, or the rows of a manifest.
         defaults: Arguments of `sfumato.edit` for rows that have none of their own.
         folder: Of the distillation.
+        keep: Share of the pairs that will be kept at most.
         loading: What the model was loaded with, by the names of `load_model`; needed by several workers.
         workers: 1: this process.
         watch: Progress and cancellation.
@@ -138,7 +140,7 @@ def make_pairs(
     # an image without its row has no PSNR to be chosen by
     options = Options(workers=workers, threads=1 if workers > 1 else None, retry_errors=True, adopt=False)
     items = laid_out(inputs.lines, defaults, settings, options, {})
-    _check(items, model)
+    _check(items, model, keep)
 
     def tick(state: Progress) -> None:
         if watch.progress is not None:
@@ -174,15 +176,11 @@ def write_verdicts(made: Made, verdicts: Sequence[Verdict], folder: Path) -> Non
     write_whole(folder / VERDICTS, "".join(f"{line}\n" for line in lines))
 
 
-def _check(items: Sequence[Item], model: Model) -> None:
+def _check(items: Sequence[Item], model: Model, keep: float) -> None:
     """Refuses what cannot become pairs, before the first edit."""
     good = {item.key: item for item in items if not item.error}
-    if len(good) < FEWEST:
-        reason = next((f"; the first error: {item.error}" for item in items if item.error), "")
-        raise UsageError(
-            f"there are {len(good)} different images to edit, and a student needs {FEWEST} pairs: give at least"
-            f" {FEWEST - len(good)} more{reason}"
-        )
+    reason = next((f"; the first error: {item.error}" for item in items if item.error), "")
+    check_enough(len(good), keep, reason)
     for item in good.values():
         before, after = _prompts(item)
         if before.strip() == after.strip() and not item.arguments.get("options"):

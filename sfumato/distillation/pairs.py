@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +91,26 @@ def check_count(kept: int, reasons: Sequence[str]) -> None:
         raise UsageError(
             f"{kept} of {len(reasons)} pairs can be used, and a student needs {FEWEST}: give at least {FEWEST - kept}"
             f" more images, or keep more of the pairs{most}"
+        )
+
+
+def check_enough(images: int, keep: float, more: str = "") -> None:
+    """Refuses images that are too few to learn from, before anything is made of them.
+
+    Args:
+        images: How many there are, all different.
+        keep: Share of the pairs that is kept at most.
+        more: What else to say.
+
+    Raises:
+        UsageError: Says how many are missing.
+    """
+    if round(keep * images) < FEWEST:
+        least = next(count for count in itertools.count(FEWEST) if round(keep * count) >= FEWEST)
+        share = "" if keep == 1.0 else f", of which {keep:g} are kept at most (keep)"
+        raise UsageError(
+            f"there are {images} different images to edit{share}, and a student needs {FEWEST} pairs: give at least"
+            f" {least - images} more{more}"
         )
 
 

@@ -152,6 +152,13 @@ def test_the_model_draws_its_own_sources_once(toy_model: Any, tmp_path: Path) ->
     assert torch.equal(weights_of(again), weights_of(result))
 
 
+def test_too_few_images_to_draw_are_refused_before_one_is_drawn(toy_model: Any, tmp_path: Path) -> None:
+    before = toy_model.evaluations
+    with pytest.raises(UsageError, match="give at least 1 more"):
+        sfumato.distill(toy_model, **TEXTS, **QUICK, folder=tmp_path, draw=31)
+    assert toy_model.evaluations == before
+
+
 def test_images_that_the_model_draws_differ_by_the_alternatives_of_the_prompts(toy_model: Any, tmp_path: Path) -> None:
     texts = {"source_prompt": "a {red|blue} cat", "target_prompt": "a {red|blue} dog"}
     given = {**texts, **QUICK, "folder": tmp_path, "draw": 32, "size": (16, 16)}

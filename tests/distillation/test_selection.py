@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.distillation.pairs import Pairs, check_count
+from sfumato.distillation.pairs import Pairs, check_count, check_enough
 from sfumato.distillation.selection import Limits, agreement_of, change_of, judged
 from sfumato.errors import UsageError
 from tests.distillation.toy_pairs import squares
@@ -76,6 +76,14 @@ def test_too_few_pairs_are_an_error_that_says_how_many_are_missing() -> None:
     said = "20 of 23 pairs can be used.* needs 32: give at least 12 more .* 2 hardly changed, 1 bad reconstruction"
     with pytest.raises(UsageError, match=said):
         check_count(20, reasons)
+
+
+def test_too_few_images_for_what_is_kept_are_an_error_before_any_edit() -> None:
+    check_enough(32, 1.0)
+    check_enough(38, 0.85)
+    for images, keep, words in ((30, 1.0, "30 different images to edit, and .* at least 2 more"), (34, 0.85, "4 more")):
+        with pytest.raises(UsageError, match=words):
+            check_enough(images, keep)
 
 
 def test_held_out_pairs_follow_from_their_names() -> None:
