@@ -135,7 +135,7 @@ def test_read_back_it_has_the_prompt_that_it_was_trained_by(toy_model: Any, tmp_
         draw(tmp_path / f"{seed:02d}.png", seed, 16)
         lines.append(f"{seed:02d}.png,a red cat,a red dog")
     (tmp_path / "edits.csv").write_text("\n".join(lines))
-    given = {**QUICK, "student": "one-step", "rank": 2, "training_steps": 1, "num_inference_steps": 1}
+    given: dict[str, Any] = {**QUICK, "student": "one-step", "rank": 2, "training_steps": 1, "num_inference_steps": 1}
     result = sfumato.distill(toy_model, tmp_path / "edits.csv", source_prompt="a cat", target_prompt="a dog", **given)
     again = load_distilled(result.distilled.save(tmp_path / "edit.safetensors"), model=toy_model)
     image = tmp_path / "00.png"
