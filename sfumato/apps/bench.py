@@ -122,14 +122,14 @@ def bench(
         note(line)
 
     folder = out or Path(f"bench-{name}")
-    loading = partial(
-        load_model, model or "emoji", device=device, dtype=dtype, revision=revision, variant=variant,
-        compile=compile_, offload=offload, **parts(lora, embedding, vae, clip_skip),
-    )  # fmt: skip
+    loading = {
+        "name": model or "emoji", "device": device, "dtype": dtype, "revision": revision, "variant": variant,
+        "compile": compile_, "offload": offload, **parts(lora, embedding, vae, clip_skip),
+    }  # fmt: skip
     with progress_bar() as watch:
         rows = run(
-            benchmark, configurations, folder, loading,
-            limit=limit, workers=workers, retry_errors=retry_errors, earlier=compare, watch=watch,
+            benchmark, configurations, folder, partial(load_model, **loading),
+            limit=limit, workers=workers, retry_errors=retry_errors, earlier=compare, loading=loading, watch=watch,
         )  # fmt: skip
     changes = [] if before is None else compare_runs(rows, before, benchmark.measures)
     _note_other_machine(compare, folder)

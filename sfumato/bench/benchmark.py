@@ -205,13 +205,17 @@ class Benchmark(Protocol):
 class MakesFirst(Protocol):
     """A benchmark that has to make something before its first case, such as networks to compare."""
 
-    def make(self, model: Model, folder: Path, watch: Watch) -> None:
-        """Makes what is missing, once a run, in the main process; other processes get the benchmark afterwards.
+    def make(
+        self, model: Model, folder: Path, watch: Watch, *, workers: int = 1, loading: Mapping[str, Any] | None = None
+    ) -> None:
+        """Makes what is missing, once a run, from the main process; other processes get the benchmark afterwards.
 
         Args:
             model: The one that is measured.
             folder: Of the run.
             watch: Progress and cancellation.
+            workers: Processes that may work for it.
+            loading: What the model was loaded with, by the names of `load_model`; needed by several workers.
         """
 
 

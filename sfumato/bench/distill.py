@@ -158,7 +158,9 @@ class Distill:
         there = [name for name in CONFIGURATIONS if self._given is None or name != OF_TRUTH]
         return [Configuration(name) for name in there if not methods or name in methods]
 
-    def make(self, model: Model, folder: Path, watch: Watch) -> None:
+    def make(
+        self, model: Model, folder: Path, watch: Watch, *, workers: int = 1, loading: Mapping[str, Any] | None = None
+    ) -> None:
         """Trains the students that are missing, each with a teacher's pairs and on the exact answers."""
         self._students = folder / STUDENTS
         if self._given is not None:
@@ -179,7 +181,8 @@ class Distill:
             result = sfumato.distill(
                 model, place / "edits.csv", method=self.teacher, num_inference_steps=self.steps, seed=self.seed,
                 least_psnr=self.least_psnr, distance=self._judge.distance, minutes=self.minutes,
-                training_steps=self.training_steps, width=self.width, folder=place, watch=watch,
+                training_steps=self.training_steps, width=self.width, folder=place, loading=loading,
+                workers=workers, watch=watch,
             )  # fmt: skip
             result.distilled.save(student)
             card, planned = result.distilled.card, result.trained.planned

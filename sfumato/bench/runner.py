@@ -48,6 +48,7 @@ def run(
     workers: int = 1,
     retry_errors: bool = False,
     earlier: Path | None = None,
+    loading: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
 ) -> list[Row]:
     """Runs what has no row yet, and returns all rows of the run.
@@ -61,6 +62,7 @@ def run(
         workers: Processes, one thread each; 1: this process, with the threads that torch has.
         retry_errors: Try rows again that ended in an error.
         earlier: Folder of a run that this one will be compared with; it is looked at before the first case.
+        loading: What `load` gives to `load_model`, for a benchmark that makes something first with several workers.
         watch: Progress and cancellation.
 
     Raises:
@@ -94,7 +96,7 @@ def run(
             done = {(row["case"], row["configuration"]) for row in kept}
             jobs = [job for pair, job in planned.items() if pair not in done]
             if jobs and isinstance(benchmark, MakesFirst):
-                benchmark.make(model, out, watch)
+                benchmark.make(model, out, watch, workers=workers if loading else 1, loading=loading)
             if jobs:
                 benchmark.prepare(model)  # here too when others work, so that what is missing is said
             if workers > 1:
