@@ -26,10 +26,12 @@ from sfumato.distillation.distilled import Card, Distilled, domain_of, rounded
 from sfumato.distillation.one_step import BATCH, ONE_STEP, RATE, OneStepArch, OneStepStudent
 from sfumato.distillation.pairs import Pairs, check_count, check_enough
 from sfumato.distillation.selection import Limits, Verdict, judged
+from sfumato.distillation.settling import settled
 from sfumato.distillation.student import Arch, Student, fresh
 from sfumato.distillation.templates import check_alternatives, has_alternatives
 from sfumato.distillation.timing import milliseconds
 from sfumato.distillation.training import Plan, Standing, Trained, train
+from sfumato.edits.default_method import default_method
 from sfumato.edits.method import METHODS
 from sfumato.errors import UsageError
 from sfumato.files import at_home
@@ -52,7 +54,8 @@ SHOWN = 8
 
 _share = partial(checks.number, above=0.0, high=1.0)
 _CHECKS: Mapping[str, checks.Check] = {
-    **{name: ARGUMENTS[name] for name in ("watch", "method", "inversion", "inversion_options", "num_inference_steps")},
+    **{name: ARGUMENTS[name] for name in ("watch", "inversion", "inversion_options", "num_inference_steps")},
+    "method": optional(ARGUMENTS["method"]),
     **{name: ARGUMENTS[name] for name in ("guidance_scale", "negative_prompt", "seed", "size", "fit", "distance")},
     "source_prompt": optional(ARGUMENTS["source_prompt"]),
     "target_prompt": optional(partial(checks.text, empty="say what the result should show, such as 'a dog'")),
@@ -61,6 +64,7 @@ _CHECKS: Mapping[str, checks.Check] = {
     "agreement": optional(partial(checks.number, low=-1.0, high=1.0)),
     "least_change": _share,
     "least_psnr": partial(checks.number, low=0.0, high=100.0),
+    "unchanged": partial(checks.number, low=0.0, high=2.0),
     "encoder": optional(partial(checks.text, most=500)),
     "minutes": optional(partial(checks.number, above=0.0, high=100_000.0)),
     "training_steps": optional(partial(checks.whole, low=1, high=10_000_000)),
@@ -116,7 +120,7 @@ def distill(
     source_prompt: str | None = None,
     target_prompt: str | None = None,
     draw: int = 400,
-    method: str = "ddib",
+    method: str | None = None,
     inversion: str | None = None,
     inversion_options: Mapping[str, Any] | None = None,
     num_inference_steps: int | None = None,
@@ -129,6 +133,7 @@ def distill(
     agreement: float | None = None,
     least_change: float = 0.02,
     least_psnr: float = 20.0,
+    unchanged: float = 0.25,
     encoder: str | None = None,
     distance: str | Distance | None = None,
     minutes: float | None = 10.0,
@@ -159,12 +164,14 @@ def distill(
             have alternatives, such as "a cat on a {red|blue} background", of which each run of 8 images gets one.
         draw: Images to draw where none are given.
         method, inversion, inversion_options, num_inference_steps, guidance_scale, negative_prompt: As of
-            `sfumato.edit`.
+            `sfumato.edit`; method None: the one that suits the model.
         seed, size, fit, options: Likewise. All images are edited with one seed: a student blurs what it cannot foresee.
         keep: Share of the pairs kept, the worst by agreement left out, in (0, 1]; None: 0.85 under emoji-clip, else 1.
         agreement: Least cosine of the changes of image and text, in [-1, 1]; None: 0.2 under CLIP, else no bound.
         least_change: Least root mean squared change of a pair, as share of the pixels' range.
         least_psnr: Of the source's reconstruction by the teacher, dB.
+        unchanged: Largest difference from the autoencoder's reconstruction that is no change, in the mean of 5x5 pixels
+            in [-1, 1]: there, a pair has the source's own pixels. 0: pairs stay as the teacher made them.
         encoder: Dual encoder that looks at agreement, as energies take it; None: the model's own, or none.
         distance: Perceptual distance whose features the student is trained by; None: the model's own, or LPIPS.
         minutes: Time for training; the steps that fit into it are found before the first one.
@@ -193,6 +200,7 @@ def distill(
     given, start = {name: value for name, value in locals().items() if name in _CHECKS}, time.perf_counter()
     check_model("model", model, negative_prompt)
     a = {name: _CHECKS[name](name, value) for name, value in given.items()}
+    a["method"] = a["method"] or default_method(model)
     entry = METHODS[a["method"]]
     checked = entry.check_options(options)
     _pupil(model, a, "")  # raises
@@ -209,6 +217,7 @@ def distill(
         made = make_pairs(
             model, inputs, defaults, place, keep=limits.keep, loading=loading, workers=workers, watch=watching
         )
+        made = replace(made, pairs=settled(made.pairs, model, a["unchanged"], watching))
         verdicts = judged(made.pairs, made.prompts, made.psnrs, limits, looking)
         write_verdicts(made, verdicts, place)
         kept = made.pairs.some([row for row, one in enumerate(verdicts) if not one.reason])

@@ -73,7 +73,10 @@ def distill(
     draw: Annotated[
         int, typer.Option(min=1, help="Images that the model draws of the source prompt where none are given.")
     ] = 400,
-    method: Annotated[str, typer.Option(help="Method that makes the edits; see: sfumato methods.")] = "ddib",
+    method: Annotated[
+        str | None,
+        typer.Option(help="Method that makes the edits; see: sfumato methods.", show_default="what suits the model"),
+    ] = None,
     inversion: Annotated[
         str | None, typer.Option(help="Inversion that it starts from.", show_default="the method's first choice")
     ] = None,
@@ -104,6 +107,13 @@ def distill(
     least_psnr: Annotated[
         float, typer.Option(help="Smallest reconstruction PSNR of a pair's source by the teacher, dB.")
     ] = 20.0,
+    unchanged: Annotated[
+        float,
+        typer.Option(
+            help="Largest difference that is no change, of values in [-1, 1]: there, a pair has the source's pixels."
+            " 0: pairs as the teacher made them."
+        ),
+    ] = 0.25,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -178,14 +188,15 @@ def distill(
     with working("starting"):
         from sfumato.api.distill import distill as distilled
         from sfumato.apps.distill_watch import progress
+        from sfumato.edits.default_method import default_method
         from sfumato.edits.method import METHODS
         from sfumato.images import save_image
 
-    entry = METHODS[method]
-    options = parse_options(entry, settings)
+    name = model or "emoji"
+    method = method or default_method(name, revision=revision, variant=variant)
+    options = parse_options(METHODS[method], settings)
     of_inversion = parse_inversion_options(inversion_settings, inversion, method)
     added = parts(lora, embedding, vae, clip_skip)
-    name = model or "emoji"
     loaded = load(name, device, dtype, revision=revision, variant=variant, added=added)
     loading = {"name": name, "device": device, "dtype": dtype, "revision": revision, "variant": variant, **added}
     with progress() as (watch, tell):
@@ -194,7 +205,8 @@ def distill(
             source_prompt=source, target_prompt=target, draw=draw, method=method, inversion=inversion,
             inversion_options=of_inversion or None, num_inference_steps=steps, guidance_scale=guidance,
             negative_prompt=negative, seed=seed, size=size_pixels, fit=None if fit is None else fit.value, keep=keep,
-            agreement=agreement, least_change=least_change, least_psnr=least_psnr, encoder=encoder, distance=distance,
+            agreement=agreement, least_change=least_change, least_psnr=least_psnr, unchanged=unchanged,
+            encoder=encoder, distance=distance,
             minutes=minutes, training_steps=training_steps, student=student.value, width=width, rank=rank,
             features=features, adversarial=adversarial, mirror=mirror, hue=hue,
             folder=work or path.with_suffix(WORK), loading=loading, workers=workers, watch=watch, tell=tell, **options,

@@ -76,7 +76,7 @@ class Distill:
         edits: Which of `EDITS`, separated by commas.
         pairs: Scenes that the teacher edits for each.
         per_edit: Scenes that are measured of each.
-        minutes, training_steps, width, least_psnr: As of `sfumato.distill`.
+        minutes, training_steps, width, least_psnr, unchanged: As of `sfumato.distill`.
         student: File of a distilled edit to measure on the one edit that is named, in place of training; "": none. The
             teacher is the one of its card, with all its arguments.
         judges: Folder of `judge.safetensors` and `emoji-clip.safetensors`.
@@ -85,7 +85,7 @@ class Distill:
 
     steps: Steps = None
     seed: Seed = 0
-    teacher: Annotated[str, Option("method that is distilled, with its own options")] = "ddib"
+    teacher: Annotated[str, Option("method that is distilled, with its own options")] = "prompt-to-prompt"
     edits: Annotated[str, Option("edits to distill, separated by commas")] = ",".join(EDITS)
     pairs: Annotated[int, Option("scenes that the teacher edits for each student", low=32, high=100_000)] = 400
     per_edit: Annotated[int, Option("scenes to measure of each edit", low=1, high=10_000)] = 200
@@ -93,6 +93,7 @@ class Distill:
     training_steps: Annotated[int | None, Option("steps of training; none: as many as fit into minutes", low=1)] = None
     width: Annotated[int, Option("channels of a student's first level, a multiple of 8", low=8, high=256)] = 32
     least_psnr: Annotated[float, Option("smallest reconstruction PSNR of a pair's source, dB", low=0)] = 20.0
+    unchanged: Annotated[float, Option("largest difference that is no change, in [-1, 1]", low=0, high=2)] = 0.25
     student: Annotated[
         str, Option("distilled edit to measure, NAME.safetensors, in place of training; name one of edits")
     ] = ""
@@ -134,6 +135,7 @@ class Distill:
             "training_steps",
             "width",
             "least_psnr",
+            "unchanged",
             "student",
         )
         given = {}
@@ -180,9 +182,9 @@ class Distill:
             exact = self._drawn(edits, place)
             result = sfumato.distill(
                 model, place / "edits.csv", method=self.teacher, num_inference_steps=self.steps, seed=self.seed,
-                least_psnr=self.least_psnr, distance=self._judge.distance, minutes=self.minutes,
-                training_steps=self.training_steps, width=self.width, folder=place, loading=loading,
-                workers=workers, watch=watch,
+                least_psnr=self.least_psnr, unchanged=self.unchanged, distance=self._judge.distance,
+                minutes=self.minutes, training_steps=self.training_steps, width=self.width, folder=place,
+                loading=loading, workers=workers, watch=watch,
             )  # fmt: skip
             result.distilled.save(student)
             card, planned = result.distilled.card, result.trained.planned

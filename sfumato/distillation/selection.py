@@ -78,7 +78,7 @@ def judged(
         raise UsageError(
             f"the teacher changed nothing: of {len(pairs)} pairs the largest change is {max(changes):.4f}, below"
             f" {limits.least_change:g}; try the edit with `sfumato edit` first, with more guidance or another method;"
-            " an edit that changes little needs a smaller least_change"
+            " an edit that changes little needs a smaller least_change and unchanged"
         )
     agreements: list[float | None] = [None] * len(pairs)
     if encoder is not None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 TEXTS = {"source_prompt": "a photo of a cat", "target_prompt": "a photo of a dog"}
 QUICK = {
     "method": "sdedit", "strength": 0.5, "num_inference_steps": 2, "guidance_scale": 3.0, "training_steps": 4,
-    "minutes": None, "width": 8, "distance": PixelDistance(), "least_psnr": 0.0,
+    "minutes": None, "width": 8, "distance": PixelDistance(), "least_psnr": 0.0, "unchanged": 0.0,
 }  # fmt: skip
 
 

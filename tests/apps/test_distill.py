@@ -53,7 +53,7 @@ def command(toy: Path, *more: Any) -> list[str]:
     given: list[Any] = [
         "distill", "--source", "a cat", "--target", "a dog", "--model", toy, "--device", "cpu", "--steps", 2,
         "--method", "sdedit", "--set", "strength=0.5", "--training-steps", 3, "--width", 8, "--distance", "pixel",
-        "--least-psnr", 0, *more,
+        "--least-psnr", 0, "--unchanged", 0, *more,
     ]  # fmt: skip
     return [str(one) for one in given]
 

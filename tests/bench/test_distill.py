@@ -108,7 +108,7 @@ def test_one_run_trains_and_measures_and_can_be_continued(
     monkeypatch.setattr(distill, "BATCH", 4)
     given = {
         "teacher": "sdedit", "edits": "swap", "pairs": "34", "per_edit": "2", "training_steps": "2", "width": "8",
-        "least_psnr": "0", "atlas": str(write_toy_atlas(tmp_path / "toy.png")),
+        "least_psnr": "0", "unchanged": "0", "atlas": str(write_toy_atlas(tmp_path / "toy.png")),
     }  # fmt: skip
     benchmark = make_benchmark("distill", texts=given, steps=2, seed=0)
     rows = run(benchmark, benchmark.configurations([], []), tmp_path / "run", lambda: toy_model)
