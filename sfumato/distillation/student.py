@@ -139,9 +139,10 @@ class Student(nn.Module):
     def forward(self, pixels: Tensor) -> Edited:
         """Edits pixels in [-1, 1], (batch, 3, height, width), of any size; see `Edited`."""
         height, width = pixels.shape[2:]
-        multiple = self.arch.multiple
-        padded = F.pad(pixels, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        hidden = self.stem(F.pixel_unshuffle(padded, self.arch.block))
+        right, below = -width % self.arch.multiple, -height % self.arch.multiple
+        if right or below:  # to pad by nothing takes a fifth of the time
+            pixels = F.pad(pixels, (0, right, 0, below), mode="replicate")
+        hidden = self.stem(F.pixel_unshuffle(pixels, self.arch.block))
         kept = []
         for seen, smaller in zip(self.seen, self.smaller, strict=True):
             hidden = seen(hidden)
@@ -152,9 +153,10 @@ class Student(nn.Module):
         for larger, drawn in zip(reversed(self.larger), reversed(self.drawn), strict=True):
             grown = F.interpolate(larger(hidden), scale_factor=2.0, mode="nearest")
             hidden = drawn(torch.cat([grown, kept.pop()], dim=1))
-        output = F.pixel_shuffle(self.head(hidden), self.arch.block)[..., :height, :width]
+        output = F.pixel_shuffle(self.head(hidden), self.arch.block)
         colours, gate = output[:, :3].tanh(), output[:, 3:]
-        return Edited(torch.lerp(colours, pixels, gate.sigmoid()), gate, features)
+        edited = torch.lerp(colours, pixels, gate.sigmoid())
+        return Edited(edited[..., :height, :width], gate[..., :height, :width], features)
 
 
 def fresh(arch: Arch, seed: int) -> Student:
