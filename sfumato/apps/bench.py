@@ -144,17 +144,12 @@ def bench(
     if as_json:
         print_json(
             {
-                "command": "bench",
-                "benchmark": name,
-                "folder": str(folder),
-                "report": str(page),
-                "summaries": [vars(summary) for summary in summaries],
-                "totals": totals,
+                "command": "bench", "benchmark": name, "folder": str(folder), "report": str(page),
+                "summaries": [vars(summary) for summary in summaries], "totals": totals,
                 "changes": [vars(change) for change in changes],
-                "bars": [{**vars(bar), "met": bar.met} for bar in bars],
-                "notes": list(benchmark.notes),
+                "bars": [{**vars(bar), "met": bar.met} for bar in bars], "notes": list(benchmark.notes),
             }
-        )
+        )  # fmt: skip
     else:
         _show(benchmark, summaries, changes)
         _show_bars(bars)

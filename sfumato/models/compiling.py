@@ -79,7 +79,7 @@ def compile_blocks(
 
 
 def _limits() -> dict[str, Any]:
-    """What lets torch.compile compile a block so often; earlier versions of torch are told for the whole process."""
+    """What lets torch.compile compile a block so often; in earlier versions of torch it holds for the whole process."""
     config = torch._dynamo.config
     most = max(_MOST, config.recompile_limit)
     if "recompile_limit" in signature(torch.compile).parameters:

@@ -38,7 +38,7 @@ def test_a_weight_in_the_target_is_a_weight_of_the_method(toy_model: Any) -> Non
 def test_equal_weighted_prompts_change_nothing(toy_model: Any) -> None:
     for prompt in (SOURCE.replace("cat", "(cat:1.6)"), "[photo] of a (cat:0) (house:1.5)"):
         found = run(toy_model, prompt, prompt, cross_replace_steps=1.0, self_replace_steps=1.0)
-        assert torch.allclose(found.latents[1], found.latents[0], atol=1e-5)
+        assert torch.allclose(found.latents[1], found.latents[0], atol=1e-4)  # of values up to 13
 
 
 def test_without_injected_attention_weights_stay_in_the_text(toy_model: Any) -> None:
