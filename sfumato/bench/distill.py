@@ -29,12 +29,12 @@ from sfumato.adaptation.store import Store
 from sfumato.api.distill import finished
 from sfumato.api.recipe import FILES, NETWORKS
 from sfumato.bench.benchmark import Bar, Case, Configuration, Measure, Outcome, Seed, Steps
+from sfumato.bench.distill_bars import LONG, bars_of
 from sfumato.bench.distill_judge import DistillJudge
 from sfumato.bench.distill_scenes import EDITS, SWAP, scene_edits
 from sfumato.bench.editing import QUIET
-from sfumato.bench.rows import figure
-from sfumato.distillation.distilled import Card, Distilled, load_card, load_distilled
-from sfumato.distillation.pairs import Pairs
+from sfumato.distillation.distilled import Card, Distilled, load_distilled
+from sfumato.distillation.pairs import Pairs, as_bytes
 from sfumato.distillation.student import Arch, fresh
 from sfumato.distillation.timing import milliseconds, one_thread
 from sfumato.distillation.training import Plan, train
@@ -58,11 +58,9 @@ ABOUT = (__doc__ or "").partition("\n\n")[2].partition("\n\n`make`")[0]
 TEACHER, STUDENT, OF_TRUTH, UNEDITED = "teacher", "student", "student-of-truth", "unedited"
 CONFIGURATIONS = (TEACHER, STUDENT, OF_TRUTH, UNEDITED)
 TRAINING_SEED, TEST_SEED = 1, 2024
-BATCH, LONG = 16, 50
-"""Images in the batch that is timed, and steps of the edit that a student is held against."""
+BATCH = 16
+"""Images in the batch that is timed."""
 STUDENTS = "students"
-PAIRS, CORES = 400, 2
-"""With as many pairs, and on so many cores at most, the minutes are asked for."""
 
 
 @dataclass
@@ -237,7 +235,7 @@ class Distill:
             rows.writerow(("image", "source_prompt", "target_prompt"))
             rows.writerows((name, one.source_prompt, one.target_prompt) for name, one in zip(names, edits, strict=True))
         before, after = (torch.cat([to_pixels(pair[side]) for pair in sides]) for side in (0, 1))
-        return Pairs(tuple(names), *(((one + 1.0) * 127.5).round().to(torch.uint8) for one in (before, after)))
+        return Pairs(tuple(names), as_bytes(before), as_bytes(after))
 
     def _of_truth(self, exact: Pairs, card: Card, steps: int, place: Path, watch: Watch) -> Distilled:
         """A student of the exact answers, trained as long on as many pairs."""
@@ -301,7 +299,7 @@ class Distill:
             done = [row for row in rows if row["kind"] == kind and row["status"] == "done"]
             of = {name: {row["case"]: row for row in done if row["configuration"] == name} for name in CONFIGURATIONS}
             file = Path(self.student).expanduser() if self._given else folder / STUDENTS / f"{kind}.safetensors"
-            found += _bars(kind, of[TEACHER], of[STUDENT], file)
+            found += bars_of(kind, of[TEACHER], of[STUDENT], file)
         if self._given is None:
             count = len({row["kind"] for row in rows if row["configuration"] == STUDENT and row["status"] == "done"})
             found.append(Bar("", "different edits", count, len(EDITS), "higher", 0))
@@ -363,40 +361,3 @@ def _teacher_of(card: Card, file: str, steps: int | None) -> dict[str, Any]:
         "num_inference_steps": card.num_inference_steps, "guidance_scale": card.guidance_scale,
         "negative_prompt": card.negative_prompt, "seed": card.seed, **options,
     }  # fmt: skip
-
-
-def _bars(kind: str, teacher: Mapping[str, Any], student: Mapping[str, Any], file: Path) -> list[Bar]:
-    """What is asked for of one edit; rows by case."""
-    shared = [case for case in student if case in teacher]
-
-    def means(measure: str) -> tuple[float | None, float | None]:
-        """Of the teacher and the student."""
-        of_teacher, of_student = ([figure(rows[case], measure) for case in shared] for rows in (teacher, student))
-        return _mean(of_teacher), _mean(of_student)
-
-    (near, far), (there, seen) = means("target_distance"), means("edit_seen")
-    further = None if near is None or far is None else far - near
-    share = None if not there or seen is None else seen / there
-    card = load_card(file) if file.is_file() else None
-    own = {} if card is None else card.figures
-    as_asked = card is not None and card.pairs_made >= PAIRS and 0 < own.get("cores", 0) <= CORES
-    alone, faster = (
-        _mean([figure(row, name) for row in student.values()]) for name in ("milliseconds", "times_faster")
-    )
-    return [
-        Bar(
-            kind, f"minutes for {PAIRS} pairs and training, on {CORES} cores",
-            own.get("minutes") if as_asked else None, 25, "lower", 1,
-        ),
-        Bar(kind, "distance to the truth, beyond the teacher's", further, 0.03, "lower", 3),
-        Bar(kind, "edit seen by the judge, as a share of the teacher's", share, 0.9, "higher"),
-        Bar(kind, "ms an image, on one thread", alone, 10, "lower", 1),
-        Bar(kind, f"times faster than an edit of {LONG} steps, on one thread", faster, 200, "higher", 0),
-        Bar(kind, "MB of the file", file.stat().st_size / 1e6 if file.is_file() else None, 5, "lower", 1),
-    ]  # fmt: skip
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Of the figures that are there; None: there are none."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -119,6 +119,11 @@ def as_pixels(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1.0
 
 
+def as_bytes(pixels: Tensor) -> Tensor:
+    """Pixels in [-1, 1] to uint8."""
+    return ((pixels + 1.0) * 127.5).round().to(torch.uint8)
+
+
 def rows_of_step(step: int, batch: int, count: int, seed: int) -> list[int]:
     """Which pairs are in the batch of a step: every epoch sees each pair once, in an order of its own."""
     rows = []

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.distillation.pairs import Pairs
+from sfumato.distillation.pairs import Pairs, as_bytes
 from sfumato.models.base import Model
 from sfumato.watch import Watch
 
@@ -66,8 +66,3 @@ def reconstructed(model: Model, pixels: Tensor) -> Tensor:
     padded = F.pad(pixels, (0, -width % multiple, 0, -height % multiple), mode="replicate")
     decoded = model.decode_latents(model.encode_image(padded.to(model.device)))
     return decoded[..., :height, :width].float().clamp(-1.0, 1.0).to(pixels.device)
-
-
-def as_bytes(pixels: Tensor) -> Tensor:
-    """Pixels in [-1, 1] to uint8."""
-    return ((pixels + 1.0) * 127.5).round().to(torch.uint8)

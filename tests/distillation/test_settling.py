@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.distillation.pairs import Pairs, as_pixels
-from sfumato.distillation.settling import as_bytes, settled
+from sfumato.distillation.pairs import Pairs, as_bytes, as_pixels
+from sfumato.distillation.settling import settled
 from sfumato.errors import Cancelled
 from sfumato.watch import Watch
 from tests.distillation.toy_pairs import squares
